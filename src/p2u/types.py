@@ -1,0 +1,66 @@
+"""Plain data shared by all layers. Imports nothing of ours."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+#: Bytes per element of the dtypes that safetensors names; others are carried as opaque bytes.
+ITEMSIZE: dict[str, int] = {
+    "F64": 8,
+    "F32": 4,
+    "F16": 2,
+    "BF16": 2,
+    "F8_E4M3": 1,
+    "F8_E5M2": 1,
+    "F8_E8M0": 1,
+    "I64": 8,
+    "I32": 4,
+    "I16": 2,
+    "I8": 1,
+    "U64": 8,
+    "U32": 4,
+    "U16": 2,
+    "U8": 1,
+    "BOOL": 1,
+    "C64": 8,
+}
+
+#: The dtypes that have progressive levels; every other dtype is exact from the base on.
+PROGRESSIVE = ("F32", "F16", "BF16")
+
+
+@dataclass(frozen=True, slots=True)
+class TensorSpan:
+    """Where one tensor's bytes lie.
+
+    Attributes:
+        name: Unique within the model directory.
+        dtype: safetensors' name of the element type (``"BF16"``); unknown names are opaque.
+        shape: Dimensions, outermost (output channel) first.
+        file: Path relative to the model directory, ``/``-separated.
+        offset: First byte in the file.
+        length: Number of bytes.
+    """
+
+    name: str
+    dtype: str
+    shape: tuple[int, ...]
+    file: str
+    offset: int
+    length: int
+
+
+@dataclass(frozen=True, slots=True)
+class ModelFile:
+    """One file of a model directory.
+
+    Attributes:
+        path: Relative to the model directory, ``/``-separated.
+        size: Bytes.
+        spans: Its tensors in order of offset; empty for a file that is only carried. The bytes
+            between spans (headers, padding) are carried too.
+    """
+
+    path: str
+    size: int
+    spans: tuple[TensorSpan, ...] = field(default=())
