@@ -1,0 +1,211 @@
+//! The C ABI: pointers become slices here, panics become status codes, and nowhere else.
+
+use crate::chunk::{self, Dtype, KIND_OPAQUE};
+use crate::encode::{encode_chunk, Encoded, Plan};
+use crate::float::{BF16, F16, F32};
+use crate::opaque;
+use crate::rows::{self, Rows, Segment};
+use crate::scale::row_scales;
+use crate::simd;
+use crate::Error;
+use std::panic::{catch_unwind, AssertUnwindSafe};
+use std::slice::{from_raw_parts, from_raw_parts_mut};
+
+/// Changes with every incompatible change of the functions below.
+const ABI_VERSION: u32 = 1;
+
+/// Whole rows of one tensor in the caller's memory.
+#[repr(C)]
+pub struct RawSegment {
+    mem: *mut u8,
+    bytes: usize,
+    elems: usize,
+    cols: usize,
+}
+
+fn guard(f: impl FnOnce() -> Result<(), Error>) -> i32 {
+    match catch_unwind(AssertUnwindSafe(f)) {
+        Ok(Ok(())) => 0,
+        Ok(Err(e)) => e as i32,
+        Err(_) => Error::Internal as i32,
+    }
+}
+
+unsafe fn slice<'a, T>(p: *const T, n: usize) -> &'a [T] {
+    if n == 0 {
+        &[]
+    } else {
+        from_raw_parts(p, n)
+    }
+}
+
+unsafe fn sources<'a>(segs: *const RawSegment, n: usize) -> Vec<Segment<&'a [u8]>> {
+    let segs = slice(segs, n);
+    segs.iter().map(|s| Segment { mem: slice(s.mem, s.bytes), elems: s.elems, cols: s.cols }).collect()
+}
+
+unsafe fn targets<'a>(segs: *const RawSegment, n: usize) -> Vec<rows::Target<'a>> {
+    let segs = slice(segs, n);
+    let mem = |s: &RawSegment| {
+        if s.bytes == 0 {
+            &mut [][..]
+        } else {
+            from_raw_parts_mut(s.mem, s.bytes)
+        }
+    };
+    segs.iter().map(|s| Segment { mem: mem(s), elems: s.elems, cols: s.cols }).collect()
+}
+
+#[no_mangle]
+pub extern "C" fn p2u_abi_version() -> u32 {
+    ABI_VERSION
+}
+
+/// The instruction set used for `wish` (0: the best one), or 0 if this machine lacks it.
+#[no_mangle]
+pub extern "C" fn p2u_isa(wish: u32) -> u32 {
+    simd::resolve(wish).unwrap_or(0)
+}
+
+/// Applies a chunk in place: previous bytes of the segments in, next bytes out.
+///
+/// # Safety
+/// `payload` has `len` bytes; `segs` has `count` segments of distinct, writable memory.
+#[no_mangle]
+pub unsafe extern "C" fn p2u_apply(
+    isa: u32, dtype: u32, item: u32, payload: *const u8, len: usize, segs: *const RawSegment, count: usize,
+) -> i32 {
+    guard(|| {
+        let dtype = Dtype::from_code(dtype)?;
+        let (payload, mut segs) = (slice(payload, len), targets(segs, count));
+        let item = item as usize;
+        match simd::resolve(isa)? {
+            #[cfg(target_arch = "x86_64")]
+            simd::AVX2 => chunk::apply::<simd::avx2::Avx2>(payload, dtype, item, &mut segs),
+            #[cfg(p2u_avx512)]
+            simd::AVX512 => chunk::apply::<simd::avx512::Avx512>(payload, dtype, item, &mut segs),
+            #[cfg(target_arch = "aarch64")]
+            simd::NEON => chunk::apply::<simd::neon::Neon>(payload, dtype, item, &mut segs),
+            _ => chunk::apply::<simd::Scalar>(payload, dtype, item, &mut segs),
+        }
+    })
+}
+
+/// Row scales by root mean square (`scale.rs`); `out` has one place per row.
+///
+/// # Safety
+/// `segs` has `count` segments; `out` has `rows` places.
+#[no_mangle]
+pub unsafe extern "C" fn p2u_row_scales(
+    dtype: u32, offset: i32, segs: *const RawSegment, count: usize, out: *mut i16, rows: usize,
+) -> i32 {
+    guard(|| {
+        let segs = sources(segs, count);
+        let all = |item| Rows::new(&segs, item);
+        let scales = match Dtype::from_code(dtype)? {
+            Dtype::F32 => row_scales::<F32>(&segs, &all(4)?, offset),
+            Dtype::F16 => row_scales::<F16>(&segs, &all(2)?, offset),
+            Dtype::BF16 => row_scales::<BF16>(&segs, &all(2)?, offset),
+            Dtype::Opaque => return Err(Error::Argument),
+        };
+        if scales.len() != rows {
+            return Err(Error::Argument);
+        }
+        from_raw_parts_mut(out, rows).copy_from_slice(&scales);
+        Ok(())
+    })
+}
+
+/// What to encode; see `encode::Plan`.
+#[repr(C)]
+pub struct RawPlan {
+    scales: *const i16,
+    scale_count: usize,
+    /// Null, or one code per element.
+    codes: *const i16,
+    code_count: usize,
+    levels: *const u8,
+    level_count: usize,
+    full: u32,
+}
+
+/// Encodes a float chunk. The result is read with `p2u_encoded_*` and freed with `p2u_free`.
+///
+/// # Safety
+/// `segs` has `count` segments, `plan` is valid, `out` is writable.
+#[no_mangle]
+pub unsafe extern "C" fn p2u_encode(
+    dtype: u32, segs: *const RawSegment, count: usize, plan: *const RawPlan, out: *mut *mut Encoded,
+) -> i32 {
+    guard(|| {
+        let (segs, raw) = (sources(segs, count), &*plan);
+        let plan = Plan {
+            scales: slice(raw.scales, raw.scale_count),
+            codes: if raw.codes.is_null() { None } else { Some(slice(raw.codes, raw.code_count)) },
+            levels: slice(raw.levels, raw.level_count),
+            full: raw.full != 0,
+        };
+        let dtype = Dtype::from_code(dtype)?;
+        let done = match dtype {
+            Dtype::F32 => encode_chunk::<F32>(dtype, &segs, &plan)?,
+            Dtype::F16 => encode_chunk::<F16>(dtype, &segs, &plan)?,
+            Dtype::BF16 => encode_chunk::<BF16>(dtype, &segs, &plan)?,
+            Dtype::Opaque => return Err(Error::Argument),
+        };
+        *out = Box::into_raw(Box::new(done));
+        Ok(())
+    })
+}
+
+/// Encodes an opaque chunk of elements of `item` bytes.
+///
+/// # Safety
+/// As for `p2u_encode`.
+#[no_mangle]
+pub unsafe extern "C" fn p2u_encode_opaque(
+    item: u32, segs: *const RawSegment, count: usize, out: *mut *mut Encoded,
+) -> i32 {
+    guard(|| {
+        let mut payload = vec![KIND_OPAQUE, Dtype::Opaque as u8];
+        opaque::encode_planes(&mut payload, item as usize, &sources(segs, count))?;
+        *out = Box::into_raw(Box::new(Encoded { payloads: vec![payload], squares: vec![0.0, 0.0] }));
+        Ok(())
+    })
+}
+
+/// Payload `index` and its length, or null past the last one.
+///
+/// # Safety
+/// `encoded` comes from an encode function and was not freed; `len` is writable.
+#[no_mangle]
+pub unsafe extern "C" fn p2u_encoded_payload(encoded: *const Encoded, index: usize, len: *mut usize) -> *const u8 {
+    let encoded = &*encoded;
+    match encoded.payloads.get(index) {
+        Some(p) => {
+            *len = p.len();
+            p.as_ptr()
+        }
+        None => std::ptr::null(),
+    }
+}
+
+/// Sum of squares of the weights (0) or of the errors after payload `index - 1`.
+///
+/// # Safety
+/// As for `p2u_encoded_payload`.
+#[no_mangle]
+pub unsafe extern "C" fn p2u_encoded_squares(encoded: *const Encoded, index: usize) -> f64 {
+    let encoded = &*encoded;
+    encoded.squares.get(index).copied().unwrap_or(0.0)
+}
+
+/// Frees what an encode function returned.
+///
+/// # Safety
+/// `encoded` comes from an encode function and was not freed before.
+#[no_mangle]
+pub unsafe extern "C" fn p2u_free(encoded: *mut Encoded) {
+    if !encoded.is_null() {
+        drop(Box::from_raw(encoded));
+    }
+}

@@ -1,0 +1,323 @@
+//! The encoder of one chunk: base and every refinement in one pass over the tensor.
+//!
+//! Which step a row gets and which code a weight gets is the caller's recipe; whatever it is, the
+//! last level is exact. What the levels cannot say (infinities, NaNs, outliers) is patched.
+
+use crate::chunk::{is_zero, Dtype, RefineHead, CLASSES, ESCAPE, KIND_BASE, KIND_FULL, KIND_REFINE};
+use crate::float::{pow2, Format};
+use crate::level::{
+    apply_shift, bin_value, classify, combine_cells, layouts, own_bin, row_constants, split_cells,
+    split_exact, zigzag, Row, Target, CONTEXTS, KNOWN, K_MAX, Q_MAX,
+};
+use crate::rans::{encode, write_ints};
+use crate::raw::RawWriter;
+use crate::rows::{Cursor, Rows, Segment};
+use crate::table::Layout;
+use crate::wire::put_varint;
+use crate::Error;
+
+/// What the caller decided for a chunk.
+pub struct Plan<'a> {
+    /// `4 * e + class` of each row.
+    pub scales: &'a [i16],
+    /// Signed base codes, or `None` for each weight's nearest bin.
+    pub codes: Option<&'a [i16]>,
+    /// Halvings of the base step at each level after the base, growing; 0 is exact and last.
+    pub levels: &'a [u8],
+    /// Base and exact in one chunk.
+    pub full: bool,
+}
+
+/// Payloads in order of level, and the squared errors of their states.
+#[derive(Default)]
+pub struct Encoded {
+    pub payloads: Vec<Vec<u8>>,
+    /// Sum of squares of the finite weights, then of the error at each level.
+    pub squares: Vec<f64>,
+}
+
+fn header(kind: u8, dtype: Dtype, rows: &Rows) -> Vec<u8> {
+    let mut out = vec![kind, dtype as u8];
+    out.extend_from_slice(&(rows.count() as u32).to_le_bytes());
+    out.extend_from_slice(&(rows.elements() as u32).to_le_bytes());
+    out
+}
+
+#[inline(always)]
+pub fn encode_chunk<F: Format>(dtype: Dtype, segs: &[Segment<&[u8]>], plan: &Plan) -> Result<Encoded, Error> {
+    let rows = Rows::new(segs, F::BYTES)?;
+    let n = rows.elements();
+    check_plan::<F>(plan, &rows)?;
+    let mut bits = vec![0u32; n];
+    Cursor::default().load::<F, _>(segs, &mut bits);
+    let mut e: Vec<i16> = plan.scales.iter().map(|v| v >> 2).collect();
+
+    let mut done = Encoded::default();
+    done.squares.push(squares::<F>(&bits, &vec![0; n]));
+    let mut out = header(if plan.full { KIND_FULL } else { KIND_BASE }, dtype, &rows);
+    let mut cur = vec![0u32; n];
+    encode_base::<F>(&mut out, &rows, plan, &e, &bits, &mut cur);
+    if plan.full {
+        refine::<F, false>(&mut out, &rows, &e, &bits, &mut cur, Target::Exact, true);
+        done.payloads.push(out);
+        done.squares.push(0.0);
+        return Ok(done);
+    }
+    done.payloads.push(out);
+    done.squares.push(squares::<F>(&bits, &cur));
+    let mut halved = 0;
+    for &level in plan.levels {
+        let k = u32::from(level);
+        let target = if k == 0 { Target::Exact } else { Target::Cells { k: k - halved } };
+        let mut out = header(KIND_REFINE, dtype, &rows);
+        if halved == 0 {
+            refine::<F, false>(&mut out, &rows, &e, &bits, &mut cur, target, false);
+        } else {
+            refine::<F, true>(&mut out, &rows, &e, &bits, &mut cur, target, false);
+        }
+        done.payloads.push(out);
+        done.squares.push(if k == 0 { 0.0 } else { squares::<F>(&bits, &cur) });
+        e.iter_mut().for_each(|e| *e -= (k.max(halved) - halved) as i16);
+        halved = k;
+    }
+    Ok(done)
+}
+
+fn check_plan<F: Format>(plan: &Plan, rows: &Rows) -> Result<(), Error> {
+    let growing = plan.levels.windows(2).all(|w| w[0] < w[1] || w[1] == 0);
+    let ok = plan.scales.len() == rows.count()
+        && plan.codes.map_or(true, |c| c.len() == rows.elements())
+        && plan.scales.iter().all(|v| (F::E_MIN..=F::E_MAX).contains(&i32::from(v >> 2)))
+        && growing
+        && plan.levels.iter().rev().skip(1).all(|&k| k > 0)
+        && plan.levels.iter().all(|&k| u32::from(k) <= K_MAX);
+    if ok {
+        Ok(())
+    } else {
+        Err(Error::Argument)
+    }
+}
+
+/// Sum of squared differences of finite values, in a fixed order.
+#[inline(always)]
+fn squares<F: Format>(a: &[u32], b: &[u32]) -> f64 {
+    let value = |bits: u32| {
+        let u = bits & F::MASK;
+        let v = if u < F::INF { F::value(u) } else { 0.0 };
+        f64::from(if bits & F::SIGN != 0 { -v } else { v })
+    };
+    let mut sum = [0f64; 8];
+    for (a, b) in a.chunks(8).zip(b.chunks(8)) {
+        for ((s, &a), &b) in sum.iter_mut().zip(a).zip(b) {
+            let d = value(a) - value(b);
+            *s += d * d;
+        }
+    }
+    ((sum[0] + sum[1]) + (sum[2] + sum[3])) + ((sum[4] + sum[5]) + (sum[6] + sum[7]))
+}
+
+fn write_patches<F: Format>(out: &mut Vec<u8>, at: &[u32], bits: &[u32]) {
+    put_varint(out, at.len() as u32);
+    let mut next = 0;
+    for &i in at {
+        put_varint(out, i - next);
+        out.extend_from_slice(&bits[i as usize].to_le_bytes()[..F::BYTES]);
+        next = i + 1;
+    }
+}
+
+#[inline(always)]
+fn encode_base<F: Format>(out: &mut Vec<u8>, rows: &Rows, plan: &Plan, e: &[i16], bits: &[u32], cur: &mut [u32]) {
+    let n = bits.len();
+    let (mut sym, mut ctx) = (vec![0u8; n], vec![0u8; n]);
+    let mut patches = Vec::new();
+    for r in 0..rows.count() {
+        let (range, e) = (rows.range(r), i32::from(e[r]));
+        let (scale, step) = (pow2(-e), pow2(e));
+        ctx[range.clone()].fill((plan.scales[r] & 3) as u8);
+        for i in range {
+            let u = bits[i] & F::MASK;
+            match own_bin::<F>(u, scale) {
+                Some(q) => {
+                    let q = if bits[i] & F::SIGN != 0 { -q } else { q };
+                    let q = plan.codes.map_or(q, |c| i32::from(c[i]).max(-Q_MAX).min(Q_MAX));
+                    sym[i] = (q + 128) as u8;
+                    cur[i] = bin_value::<F>(q, step);
+                }
+                None => {
+                    sym[i] = ESCAPE;
+                    cur[i] = bits[i];
+                    patches.push(i as u32);
+                }
+            }
+        }
+    }
+    write_ints(out, plan.scales);
+    encode(out, &sym, &ctx, &[Layout::Plain; CLASSES]);
+    write_patches::<F>(out, &patches, bits);
+}
+
+/// Encodes one refinement; leaves the refined state in `cur` unless it is the exact one.
+#[inline(always)]
+fn refine<F: Format, const CELLS: bool>(
+    out: &mut Vec<u8>, rows: &Rows, e: &[i16], bits: &[u32], cur: &mut [u32], target: Target, full: bool,
+) {
+    let n = bits.len();
+    let (mut h, mut ctx) = (vec![0i32; n], vec![0u8; n]);
+    for r in 0..rows.count() {
+        let p = rows.range(r);
+        classify::<F, CELLS>(&cur[p.clone()], i32::from(e[r]), &mut h[p.clone()], &mut ctx[p]);
+    }
+    let shift = if CELLS { None } else { shifts::<F>(rows, e, bits, cur, &h, &ctx) };
+    let before = ctx.clone();
+    if let Some(s) = &shift {
+        apply_shift::<F>(s, cur, &mut h, &mut ctx);
+    }
+    let zeros = (0..n).filter(|&i| ctx[i] == KNOWN || (!CELLS && ctx[i] == 0 && bits[i] & F::MASK == 0));
+    let sparse = zeros.count() > n / 64;
+    let (raw, raw_zero) = raw_widths::<F, CELLS>(&h, &ctx, target);
+    let head = RefineHead { from_cells: CELLS, target, shifted: shift.is_some(), sparse, raw, raw_zero };
+
+    let tz: Vec<i16> = match target {
+        Target::Exact => (0..rows.count()).map(|r| trailing_zeros::<F>(&bits[rows.range(r)])).collect(),
+        Target::Cells { .. } => vec![0; rows.count()],
+    };
+    head.write(out);
+    if !full {
+        write_ints(out, e);
+    }
+    if target == Target::Exact {
+        write_ints(out, &tz);
+    }
+    if let Some(s) = &shift {
+        encode(out, s, &before, &[Layout::Plain; CONTEXTS]);
+    }
+
+    let mut sym = vec![0u8; n];
+    let (mut below, mut patches) = (vec![0u32; n], Vec::new());
+    let (mut fields, mut extra) = (RawWriter::default(), RawWriter::default());
+    for r in 0..rows.count() {
+        let t = tz[r] as u32;
+        let row = Row {
+            e: i32::from(e[r]),
+            tz: t,
+            raw: raw.saturating_sub(t),
+            raw_zero: raw_zero.saturating_sub(t),
+        };
+        let (half, top) = row_constants::<F, CELLS>(&row);
+        fields.row(row.raw);
+        let p = rows.range(r);
+        for i in p.clone() {
+            if ctx[i] != KNOWN {
+                let split = match target {
+                    Target::Exact => split_exact::<F, CELLS>(bits[i], h[i], ctx[i], &row, half, top),
+                    Target::Cells { k } => split_cells::<F, CELLS>(bits[i], h[i], ctx[i], &row, k),
+                };
+                match split {
+                    Some((s, b)) => {
+                        sym[i] = s;
+                        below[i] = b;
+                    }
+                    None => patches.push(i as u32),
+                }
+            }
+            if !(sparse && is_zero(CELLS, ctx[i], sym[i])) {
+                fields.put(below[i] & ((1 << row.raw) - 1));
+            }
+            if row.raw_zero > row.raw && ctx[i] == 0 && !is_zero(CELLS, 0, sym[i]) {
+                extra.put_width(below[i] >> row.raw, row.raw_zero - row.raw);
+            }
+        }
+        if let Target::Cells { k } = target {
+            let (h, ctx, sym, below) = (&h[p.clone()], &ctx[p.clone()], &sym[p.clone()], &below[p.clone()]);
+            combine_cells::<F, CELLS>(&mut cur[p], h, ctx, sym, below, row, k);
+        }
+    }
+    for &i in &patches {
+        cur[i as usize] = bits[i as usize];
+    }
+    encode(out, &sym, &ctx, &layouts(CELLS));
+    fields.flush();
+    put_varint(out, fields.out.len() as u32);
+    out.extend_from_slice(&fields.out);
+    if raw_zero > raw {
+        extra.flush();
+        put_varint(out, extra.out.len() as u32);
+        out.extend_from_slice(&extra.out);
+    }
+    write_patches::<F>(out, &patches, bits);
+}
+
+/// By how many bins each weight's own bin lies beside its base code; `None` if none does.
+fn shifts<F: Format>(rows: &Rows, e: &[i16], bits: &[u32], cur: &[u32], h: &[i32], ctx: &[u8]) -> Option<Vec<u8>> {
+    let mut out = vec![0u8; bits.len()];
+    let mut any = false;
+    for r in 0..rows.count() {
+        let scale = pow2(-i32::from(e[r]));
+        for i in rows.range(r) {
+            if ctx[i] == KNOWN {
+                continue;
+            }
+            let signed = |q: i32, bits: u32| if bits & F::SIGN != 0 { -q } else { q };
+            let base = signed((h[i] + 1) / 2, cur[i]);
+            if let Some(own) = own_bin::<F>(bits[i] & F::MASK, scale) {
+                out[i] = zigzag(signed(own, bits[i]) - base).unwrap_or(0);
+                any |= out[i] != 0;
+            }
+        }
+    }
+    if any {
+        Some(out)
+    } else {
+        None
+    }
+}
+
+/// Width of the raw fields: as wide as they can be while hardly any element needs fewer bits.
+#[inline(always)]
+fn raw_widths<F: Format, const CELLS: bool>(h: &[i32], ctx: &[u8], target: Target) -> (u32, u32) {
+    let mut octaves = [0u64; 33];
+    for (&h, &c) in h.iter().zip(ctx) {
+        if c != 0 && c != KNOWN {
+            let bin = (h + i32::from(!CELLS)) / 2;
+            octaves[(31 - (bin as u32 | 1).leading_zeros()) as usize] += 1;
+        }
+    }
+    // Floats in a bin of octave `o`: about 2^(MANT - o).
+    let waste = |raw: u32, cap: u32| -> u64 {
+        let bits = |o: usize| raw.saturating_sub(cap.min(F::MANT.saturating_sub(o as u32)));
+        octaves.iter().enumerate().map(|(o, &n)| n * u64::from(bits(o))).sum()
+    };
+    let fit = |most: u32, least: u32, cap: u32| {
+        let mut raw = most;
+        while raw > least && waste(raw, cap) * 256 > h.len() as u64 {
+            raw -= 1;
+        }
+        raw
+    };
+    match target {
+        Target::Exact => {
+            let most = F::MANT - 3;
+            (fit(most, F::MANT.saturating_sub(7), F::MANT), most)
+        }
+        Target::Cells { k } => {
+            let raw = fit(k.saturating_sub(4), k.saturating_sub(7), k);
+            (raw, raw)
+        }
+    }
+}
+
+/// Low bits that are zero in every finite float of the row; fewer than three are not worth it.
+fn trailing_zeros<F: Format>(bits: &[u32]) -> i16 {
+    let mut all = 0;
+    for &b in bits {
+        let u = b & F::MASK;
+        all |= if u < F::INF { u } else { 0 };
+    }
+    let tz = if all == 0 { 0 } else { all.trailing_zeros().min(F::MANT) };
+    if tz < 3 {
+        0
+    } else {
+        tz as i16
+    }
+}

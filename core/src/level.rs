@@ -1,0 +1,242 @@
+//! What a decoder knows of a weight at one level, and how it learns more (SPEC.md, "Levels").
+//!
+//! At the *base* a weight is known to lie in the bin `q` of width `2^e` around `q * 2^e`; at a
+//! *cell* level in the cell `c` of width `2^e` from `c * 2^e` up, with its sign. Both lower edges
+//! are `h * 2^(e-1)` with the integer `h = 2q - 1` or `h = 2c`. Refining codes the position of
+//! the finer cell, or of the float itself in ordered integers, from that edge on.
+
+use crate::float::{pow2, Format};
+use crate::table::Layout;
+
+/// Largest bin number; what lies outside travels exactly in the base.
+pub const Q_MAX: i32 = 127;
+/// Most halvings between the base step and any cell level.
+pub const K_MAX: u32 = 15;
+/// Context of an element that is known exactly already: one symbol, no bits.
+pub const KNOWN: u8 = 13;
+/// Contexts of a refine stream.
+pub const CONTEXTS: usize = 14;
+
+/// Truncation for values that are known to fit an `i32`.
+#[inline(always)]
+fn trunc(v: f32) -> i32 {
+    debug_assert!(v.abs() < 2_147_483_000.0);
+    // SAFETY: every caller passes a finite value below 2^24 in magnitude.
+    unsafe { v.to_int_unchecked() }
+}
+
+/// Context of bin `q >= 0`: 0..=8 themselves, then 9-15, 16-31, 32-63, 64 and more.
+#[inline(always)]
+pub fn bin_context(q: i32) -> u8 {
+    let fine = if q < 8 { q } else { 8 };
+    (fine + i32::from(q > 8) + i32::from(q > 15) + i32::from(q > 31) + i32::from(q > 63)) as u8
+}
+
+/// Finds what is known of the elements of one row piece: lower edge `h` and context.
+#[inline(always)]
+pub fn classify<F: Format, const CELLS: bool>(cur: &[u32], e: i32, h: &mut [i32], ctx: &mut [u8]) {
+    let scale = pow2(-e);
+    for ((&bits, h), ctx) in cur.iter().zip(h).zip(ctx) {
+        let u = bits & F::MASK;
+        let a = F::value(u) * scale;
+        if CELLS {
+            let open = (u != 0) & (u < F::INF) & (a < 8_388_608.0);
+            let a = if open { a } else { 0.0 };
+            let c = trunc(a);
+            let octave = (a.to_bits() >> 23) as i32 - 126;
+            let octave = if octave < 0 { 0 } else { octave };
+            let octave = if octave > 12 { 12 } else { octave };
+            *h = 2 * c;
+            *ctx = if open { octave as u8 } else { KNOWN };
+        } else {
+            let open = a < 127.5;
+            let a = if open { a } else { 0.0 };
+            let q = trunc(a + 0.5);
+            *h = 2 * q - 1;
+            *ctx = if open { bin_context(q) } else { KNOWN };
+        }
+    }
+}
+
+/// Number of the bin a magnitude belongs to, or `None` outside the bins (also NaN, infinity).
+#[inline(always)]
+pub fn own_bin<F: Format>(u: u32, scale: f32) -> Option<i32> {
+    let a = F::value(u) * scale;
+    if a < 127.5 {
+        let q = trunc(a);
+        Some(q + i32::from(a - q as f32 >= 0.5))
+    } else {
+        None
+    }
+}
+
+/// Base value of signed bin `q`.
+#[inline(always)]
+pub fn bin_value<F: Format>(q: i32, step: f32) -> u32 {
+    let sign = if q < 0 { F::SIGN } else { 0 };
+    F::floor(q.abs() as f32 * step) | sign
+}
+
+/// Moves elements to the bin `shift` (zigzag coded) beside their base code.
+pub fn apply_shift<F: Format>(shift: &[u8], cur: &mut [u32], h: &mut [i32], ctx: &mut [u8]) {
+    for (((&s, cur), h), ctx) in shift.iter().zip(cur).zip(h).zip(ctx) {
+        if s == 0 || *ctx == KNOWN {
+            continue;
+        }
+        let q = (*h + 1) / 2;
+        let q = if *cur & F::SIGN != 0 { -q } else { q } + unzigzag(s);
+        *cur = (*cur & F::MASK) | if q < 0 { F::SIGN } else { 0 };
+        *h = 2 * q.abs() - 1;
+        *ctx = bin_context(q.abs());
+    }
+}
+
+pub fn zigzag(d: i32) -> Option<u8> {
+    u8::try_from(if d < 0 { -2 * d - 1 } else { 2 * d }).ok()
+}
+
+fn unzigzag(s: u8) -> i32 {
+    let s = i32::from(s);
+    if s % 2 == 0 {
+        s / 2
+    } else {
+        -(s + 1) / 2
+    }
+}
+
+/// What a refinement leads to.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Target {
+    /// Cells of width `2^(e - k)`.
+    Cells { k: u32 },
+    Exact,
+}
+
+/// One row's parameters in a refinement.
+#[derive(Clone, Copy)]
+pub struct Row {
+    /// Step exponent of what is known.
+    pub e: i32,
+    /// Low bits that are zero in every float of the row.
+    pub tz: u32,
+    /// Width of the raw fields.
+    pub raw: u32,
+    /// Width of what stands below the symbol in context 0.
+    pub raw_zero: u32,
+}
+
+/// Symbol layouts: from the base, context 0 lists exact zeros (+0, -0) and then magnitude and sign.
+pub fn layouts(cells: bool) -> [Layout; CONTEXTS] {
+    let mut l = [Layout::Plain; CONTEXTS];
+    if !cells {
+        l[0] = Layout::Paired;
+    }
+    l
+}
+
+/// Upper part of the largest ordered integer in the zero bin, as symbols count down from it.
+#[inline(always)]
+fn zero_top<F: Format, const CELLS: bool>(row: &Row) -> u32 {
+    let edge = pow2(if CELLS { row.e } else { row.e - 1 });
+    ((F::ceil(edge) - 1) >> row.tz) >> row.raw_zero
+}
+
+/// Known position + symbol + raw field -> exact floats.
+#[inline(always)]
+pub fn combine_exact<F: Format, const CELLS: bool>(
+    cur: &mut [u32], h: &[i32], ctx: &[u8], sym: &[u8], raw: &[u32], row: Row,
+) {
+    let half = pow2(row.e - 1);
+    let top = zero_top::<F, CELLS>(&row);
+    let below = (1u32 << row.tz) - 1;
+    for ((((cur, &h), &ctx), &sym), &raw) in cur.iter_mut().zip(h).zip(ctx).zip(sym).zip(raw) {
+        let sym = u32::from(sym);
+        let lo = (F::ceil(h as f32 * half).wrapping_add(below)) >> row.tz;
+        let inside = lo.wrapping_add((sym << row.raw) | raw);
+        let z = if CELLS { sym } else { sym.wrapping_sub(2) >> 1 };
+        let near = (top.wrapping_sub(z) << row.raw_zero) | raw;
+        let u = if ctx == 0 { near } else { inside };
+        let u = (u << row.tz) & F::MASK;
+        let zero = !CELLS && ctx == 0 && sym < 2;
+        let u = if zero { 0 } else { u };
+        let sign = if !CELLS && ctx == 0 { (sym & 1) << (F::BYTES as u32 * 8 - 1) } else { *cur & F::SIGN };
+        *cur = if ctx == KNOWN { *cur } else { u | sign };
+    }
+}
+
+/// Known position + symbol + raw field -> representatives of finer cells.
+#[inline(always)]
+pub fn combine_cells<F: Format, const CELLS: bool>(
+    cur: &mut [u32], h: &[i32], ctx: &[u8], sym: &[u8], raw: &[u32], row: Row, k: u32,
+) {
+    let cell = pow2(row.e - k as i32 - 1);
+    for ((((cur, &h), &ctx), &sym), &raw) in cur.iter_mut().zip(h).zip(ctx).zip(sym).zip(raw) {
+        let sym = u32::from(sym);
+        let inside = ((h << (k - 1)) as u32).wrapping_add((sym << row.raw) | raw);
+        let z = sym.wrapping_sub(2) >> 1;
+        let near = (z << row.raw) | raw;
+        let c = if !CELLS && ctx == 0 { near } else { inside };
+        // A hostile chunk may name any cell; keep the arithmetic exact for it, too.
+        let c = (c & 0x7f_ffff) as i32;
+        let u = F::floor((2 * c + 1) as f32 * cell) & F::MASK;
+        let zero = !CELLS && ctx == 0 && sym < 2;
+        let u = if zero { 0 } else { u };
+        let sign = if !CELLS && ctx == 0 { (sym & 1) << (F::BYTES as u32 * 8 - 1) } else { *cur & F::SIGN };
+        *cur = if ctx == KNOWN { *cur } else { u | sign };
+    }
+}
+
+/// The inverse of [`combine_exact`] for one element: symbol and what stands below it, if they exist.
+#[inline(always)]
+pub fn split_exact<F: Format, const CELLS: bool>(
+    bits: u32, h: i32, ctx: u8, row: &Row, half: f32, top: u32,
+) -> Option<(u8, u32)> {
+    let u = bits & F::MASK;
+    let sign = bits >> (F::BYTES as u32 * 8 - 1);
+    if ctx == 0 && u == 0 {
+        return if CELLS { None } else { Some((sign as u8, 0)) };
+    }
+    let ut = u >> row.tz;
+    let (sym, below) = if ctx == 0 {
+        let z = top.checked_sub(ut >> row.raw_zero)?;
+        let sym = if CELLS { z } else { 2 + 2 * z + sign };
+        (sym, ut & ((1 << row.raw_zero) - 1))
+    } else {
+        let lo = (F::ceil(h as f32 * half).wrapping_add((1 << row.tz) - 1)) >> row.tz;
+        let d = ut.checked_sub(lo)?;
+        (d >> row.raw, d & ((1 << row.raw) - 1))
+    };
+    u8::try_from(sym).ok().map(|s| (s, below))
+}
+
+/// The inverse of [`combine_cells`] for one element.
+#[inline(always)]
+pub fn split_cells<F: Format, const CELLS: bool>(
+    bits: u32, h: i32, ctx: u8, row: &Row, k: u32,
+) -> Option<(u8, u32)> {
+    let u = bits & F::MASK;
+    let sign = bits >> (F::BYTES as u32 * 8 - 1);
+    if !CELLS && ctx == 0 && u == 0 {
+        return Some((sign as u8, 0));
+    }
+    let a = F::value(u) * pow2(k as i32 - row.e);
+    if !(a < 8_388_608.0) {
+        return None;
+    }
+    let c = trunc(a);
+    let raw = |v: i32| v as u32 & ((1 << row.raw) - 1);
+    if !CELLS && ctx == 0 {
+        let s = 2 + 2 * (c >> row.raw) + sign as i32;
+        return u8::try_from(s).ok().map(|s| (s, raw(c)));
+    }
+    let d = c - (h << (k - 1));
+    if d < 0 {
+        return None;
+    }
+    u8::try_from(d >> row.raw).ok().map(|s| (s, raw(d)))
+}
+
+/// [`zero_top`] and the half step, for the encoder's loop over a row.
+pub fn row_constants<F: Format, const CELLS: bool>(row: &Row) -> (f32, u32) {
+    (pow2(row.e - 1), zero_top::<F, CELLS>(row))
+}

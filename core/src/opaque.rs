@@ -1,0 +1,100 @@
+//! Tensors that have no levels: bytes by significance, each plane coded on its own.
+
+use crate::rans::{encode, Stream};
+use crate::rows::{Segment, Target, BLOCK, MAX_ELEMENTS};
+use crate::simd::Isa;
+use crate::table::Layout;
+use crate::wire::{put_varint, Reader};
+use crate::Error;
+
+pub const MAX_ITEM: usize = 16;
+const CONSTANT: u8 = 0;
+const STORED: u8 = 1;
+const CODED: u8 = 2;
+
+fn elements<M: AsRef<[u8]>>(segs: &[Segment<M>], item: usize) -> Result<usize, Error> {
+    if item == 0 || item > MAX_ITEM {
+        return Err(Error::Argument);
+    }
+    let mut n = 0usize;
+    for s in segs {
+        if s.elems == 0 || s.elems > MAX_ELEMENTS || s.mem.as_ref().len() != s.elems * item {
+            return Err(Error::Argument);
+        }
+        n += s.elems;
+    }
+    if n > MAX_ELEMENTS {
+        return Err(Error::Argument);
+    }
+    Ok(n)
+}
+
+/// Calls `f` with every byte of plane `plane`, in order.
+#[inline(always)]
+fn plane_bytes(segs: &mut [Target], item: usize, plane: usize, mut f: impl FnMut(&mut u8)) {
+    for s in segs {
+        for b in s.mem[plane..].iter_mut().step_by(item) {
+            f(b);
+        }
+    }
+}
+
+pub fn decode<I: Isa>(r: &mut Reader, item: usize, segs: &mut [Target]) -> Result<(), Error> {
+    let n = elements(segs, item)?;
+    if r.u8()? as usize != item || r.varint()? as usize != n {
+        return Err(Error::Mismatch);
+    }
+    for plane in 0..item {
+        match r.u8()? {
+            CONSTANT => {
+                let v = r.u8()?;
+                plane_bytes(segs, item, plane, |b| *b = v);
+            }
+            STORED => {
+                let mut src = r.bytes(n)?.iter();
+                plane_bytes(segs, item, plane, |b| *b = *src.next().unwrap_or(&0));
+            }
+            CODED => {
+                let mut stream = Stream::open(r, &[Layout::Plain])?;
+                let mut out = vec![0u8; n];
+                I::run(|| {
+                    let ctx = [0u8; BLOCK];
+                    out.chunks_mut(BLOCK).try_for_each(|o| I::decode(&mut stream, &ctx[..o.len()], o))
+                })?;
+                stream.finish()?;
+                let mut src = out.iter();
+                plane_bytes(segs, item, plane, |b| *b = *src.next().unwrap_or(&0));
+            }
+            _ => return Err(Error::Malformed),
+        }
+    }
+    Ok(())
+}
+
+/// Encodes the segments' bytes after the chunk's kind and dtype.
+pub fn encode_planes(out: &mut Vec<u8>, item: usize, segs: &[Segment<&[u8]>]) -> Result<(), Error> {
+    let n = elements(segs, item)?;
+    out.push(item as u8);
+    put_varint(out, n as u32);
+    let mut bytes = Vec::with_capacity(n);
+    for plane in 0..item {
+        bytes.clear();
+        for s in segs {
+            bytes.extend(s.mem[plane..].iter().step_by(item));
+        }
+        if bytes.iter().all(|&b| b == bytes[0]) {
+            out.extend_from_slice(&[CONSTANT, bytes[0]]);
+            continue;
+        }
+        let at = out.len();
+        out.push(CODED);
+        encode(out, &bytes, &vec![0; n], &[Layout::Plain]);
+        // Decoding costs time; it must save something.
+        if out.len() - at > n - n / 128 {
+            out.truncate(at);
+            out.push(STORED);
+            out.extend_from_slice(&bytes);
+        }
+    }
+    Ok(())
+}

@@ -1,0 +1,161 @@
+//! Nearly uniform low bits, stored as fixed-width fields (SPEC.md, "Raw fields").
+//!
+//! Fields of one width follow each other without gaps, LSB first; where the width changes from one
+//! row to the next the stream goes on at a byte border.
+
+use crate::level::Row;
+use crate::Error;
+
+/// Widest field: one unaligned 32-bit load must hold it with its bit offset.
+pub const MAX_WIDTH: u32 = 25;
+
+/// Position in a stream of fields.
+pub struct RawReader<'a> {
+    buf: &'a [u8],
+    bit: usize,
+    width: u32,
+}
+
+impl<'a> RawReader<'a> {
+    pub fn new(buf: &'a [u8]) -> Self {
+        RawReader { buf, bit: 0, width: 0 }
+    }
+    /// Announces the width of the next row's fields.
+    #[inline(always)]
+    pub fn row(&mut self, width: u32) {
+        if width != self.width {
+            self.bit = (self.bit + 7) & !7;
+            self.width = width;
+        }
+    }
+    #[inline(always)]
+    fn one(&mut self) -> Result<u32, Error> {
+        let at = self.bit >> 3;
+        let mut word = [0u8; 8];
+        let end = (self.bit + self.width as usize + 7) >> 3;
+        let src = self.buf.get(at..end).ok_or(Error::Truncated)?;
+        word[..src.len()].copy_from_slice(src);
+        let v = (u64::from_le_bytes(word) >> (self.bit & 7)) as u32 & ((1 << self.width) - 1);
+        self.bit += self.width as usize;
+        Ok(v)
+    }
+    /// Fields of consecutive elements of one row.
+    #[inline(always)]
+    pub fn take(&mut self, out: &mut [u32]) -> Result<(), Error> {
+        if self.width == 0 {
+            out.fill(0);
+            return Ok(());
+        }
+        let mut i = 0;
+        while i < out.len() && self.bit & 7 != 0 {
+            out[i] = self.one()?;
+            i += 1;
+        }
+        let w = self.width as usize;
+        let groups = (out.len() - i) / 8;
+        let start = self.bit >> 3;
+        let src = self.buf.get(start..).unwrap_or(&[]);
+        // Eight fields fill `w` bytes; each is inside an 8-byte load at its first byte.
+        let safe = src.len().saturating_sub(8) / w;
+        let groups = groups.min(safe);
+        unpack(src, w, &mut out[i..i + 8 * groups]);
+        self.bit += 8 * groups * w;
+        for o in &mut out[i + 8 * groups..] {
+            *o = self.one()?;
+        }
+        Ok(())
+    }
+    /// Like [`RawReader::take`], for elements that have no field where `skip` says so.
+    #[inline(always)]
+    pub fn take_some(&mut self, out: &mut [u32], skip: impl Fn(usize) -> bool) -> Result<(), Error> {
+        for (i, o) in out.iter_mut().enumerate() {
+            *o = if self.width == 0 || skip(i) { 0 } else { self.one()? };
+        }
+        Ok(())
+    }
+    /// Puts the upper parts of context 0's low bits, from this stream, above the raw fields.
+    pub fn add_upper(&mut self, out: &mut [u32], row: Row, open: impl Fn(usize) -> bool) -> Result<(), Error> {
+        self.width = row.raw_zero - row.raw;
+        for (i, o) in out.iter_mut().enumerate() {
+            if self.width > 0 && open(i) {
+                *o |= self.one()? << row.raw;
+            }
+        }
+        Ok(())
+    }
+    pub fn finish(&self) -> Result<(), Error> {
+        if (self.bit + 7) >> 3 == self.buf.len() {
+            Ok(())
+        } else {
+            Err(Error::Malformed)
+        }
+    }
+}
+
+/// Unpacks groups of eight `w`-bit fields; `src` has 8 readable bytes past the last group.
+#[inline(always)]
+fn unpack(src: &[u8], w: usize, out: &mut [u32]) {
+    let mask = (1u64 << w) - 1;
+    match w {
+        4 => {
+            for (o, b) in out.chunks_exact_mut(8).zip(src.chunks_exact(4)) {
+                let v = u32::from_le_bytes([b[0], b[1], b[2], b[3]]);
+                for (j, o) in o.iter_mut().enumerate() {
+                    *o = (v >> (4 * j)) & 15;
+                }
+            }
+        }
+        _ => {
+            for (g, o) in out.chunks_exact_mut(8).enumerate() {
+                let src = &src[g * w..g * w + w + 8];
+                for (j, o) in o.iter_mut().enumerate() {
+                    let bit = j * w;
+                    let at = bit >> 3;
+                    let b = &src[at..at + 8];
+                    let v = u64::from_le_bytes([b[0], b[1], b[2], b[3], b[4], b[5], b[6], b[7]]);
+                    *o = ((v >> (bit & 7)) & mask) as u32;
+                }
+            }
+        }
+    }
+}
+
+#[derive(Default)]
+pub struct RawWriter {
+    pub out: Vec<u8>,
+    acc: u64,
+    fill: u32,
+    width: u32,
+}
+
+impl RawWriter {
+    pub fn row(&mut self, width: u32) {
+        if width != self.width {
+            self.flush();
+            self.width = width;
+        }
+    }
+    #[inline(always)]
+    pub fn put(&mut self, v: u32) {
+        self.acc |= u64::from(v) << self.fill;
+        self.fill += self.width;
+        if self.fill >= 32 {
+            self.out.extend_from_slice(&(self.acc as u32).to_le_bytes());
+            self.acc >>= 32;
+            self.fill -= 32;
+        }
+    }
+    /// Appends a field of a width of its own, without a byte border.
+    pub fn put_width(&mut self, v: u32, width: u32) {
+        self.width = width;
+        self.put(v);
+    }
+    pub fn flush(&mut self) {
+        while self.fill > 0 {
+            self.out.push(self.acc as u8);
+            self.acc >>= 8;
+            self.fill = self.fill.saturating_sub(8);
+        }
+        self.acc = 0;
+    }
+}

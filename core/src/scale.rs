@@ -1,0 +1,57 @@
+//! Row scales: which power-of-two step a row gets, and its quarter-octave class.
+
+use crate::float::Format;
+use crate::rows::{Cursor, Rows, Segment};
+
+/// `2^(i / 64)` for `0 <= i < 64` by repeated square roots, which IEEE 754 rounds correctly.
+fn root(i: u32) -> f64 {
+    let mut v = 1.0;
+    let mut r = 2.0f64;
+    for bit in (0..6).rev() {
+        r = r.sqrt();
+        if i >> bit & 1 == 1 {
+            v *= r;
+        }
+    }
+    v
+}
+
+/// Scale of each row as `4 * e + class`: the base step is `2^e`, and the row's root mean square
+/// lies `2^(offset / 64)` times lower than `2^(e + class / 4)` or up to a quarter octave above.
+///
+/// Sums run in a fixed order in `f64`, so every machine gets the same scales.
+pub fn row_scales<F: Format>(segs: &[Segment<&[u8]>], rows: &Rows, offset: i32) -> Vec<i16> {
+    let mut cursor = Cursor::default();
+    let mut buf = Vec::new();
+    let mut out = Vec::with_capacity(rows.count());
+    // rms^2 * 2^(offset / 32)
+    let (whole, part) = (offset.div_euclid(32), offset.rem_euclid(32) as u32);
+    let gain = root(2 * part);
+    for r in 0..rows.count() {
+        buf.resize(rows.range(r).len(), 0);
+        cursor.load::<F, _>(segs, &mut buf);
+        let mut sum = [0f64; 8];
+        for lane in buf.chunks(8) {
+            for (s, &bits) in sum.iter_mut().zip(lane) {
+                let u = bits & F::MASK;
+                let v = if u < F::INF { f64::from(F::value(u)) } else { 0.0 };
+                *s += v * v;
+            }
+        }
+        let sum = ((sum[0] + sum[1]) + (sum[2] + sum[3])) + ((sum[4] + sum[5]) + (sum[6] + sum[7]));
+        let mean = sum / buf.len() as f64 * gain;
+        out.push(scale_of(mean, whole, F::E_MIN, F::E_MAX));
+    }
+    out
+}
+
+/// `floor(4 * log2(sqrt(mean * 2^whole)))`, kept within the exponents.
+fn scale_of(mean: f64, whole: i32, e_min: i32, e_max: i32) -> i16 {
+    let bits = mean.to_bits();
+    let exp = (bits >> 52) as i32 - 1023;
+    let m = f64::from_bits((bits & ((1 << 52) - 1)) | (1023 << 52));
+    // mean = m * 2^exp; twice its root's log2 in halves: each is a quarter octave of the root.
+    let half = i32::from(m >= root(32));
+    let v = if exp == -1023 { i32::MIN / 2 } else { 2 * (exp + whole) + half };
+    v.max(4 * e_min).min(4 * e_max + 3) as i16
+}

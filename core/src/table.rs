@@ -1,0 +1,316 @@
+//! Static frequency tables of one symbol stream: normalisation, wire form, decode tables.
+//!
+//! A stream has up to 16 contexts, each with a table of 8-bit symbols whose frequencies add up to
+//! 4096. A *coarse* table has frequencies that are multiples of 16, so its decode table has 256
+//! entries instead of 4096 and stays in the first-level cache.
+
+use crate::wire::{BitReader, BitWriter};
+use crate::Error;
+
+pub const PROB_BITS: u32 = 12;
+pub const TOTAL: u32 = 1 << PROB_BITS;
+pub const MAX_CTX: usize = 16;
+const COARSE: u32 = 4;
+
+/// How the symbols of a context are listed on the wire.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Layout {
+    /// One frequency per symbol.
+    Plain,
+    /// Symbols 0 and 1 have their own; `2 + 2z` and `3 + 2z` share one (a magnitude and its sign).
+    Paired,
+}
+
+impl Layout {
+    /// Entry of a symbol.
+    fn entry(self, sym: usize) -> usize {
+        if self == Layout::Paired && sym >= 2 {
+            1 + sym / 2
+        } else {
+            sym
+        }
+    }
+    fn weight(self, entry: usize) -> u32 {
+        if self == Layout::Paired && entry >= 2 {
+            2
+        } else {
+            1
+        }
+    }
+    fn symbols(self, entry: usize) -> core::ops::Range<usize> {
+        if self == Layout::Paired && entry >= 2 {
+            2 * entry - 2..2 * entry
+        } else {
+            entry..entry + 1
+        }
+    }
+    fn limit(self) -> usize {
+        self.entry(255) + 1
+    }
+}
+
+/// Frequencies of one context. `freq` has 256 places and adds up to `TOTAL`.
+#[derive(Clone)]
+pub struct Freqs {
+    pub freq: [u16; 256],
+    pub coarse: bool,
+}
+
+impl Freqs {
+    fn unused() -> Self {
+        let mut freq = [0; 256];
+        freq[0] = TOTAL as u16;
+        Freqs { freq, coarse: true }
+    }
+}
+
+/// A frequency on the wire keeps its leading bit and three more.
+fn round_wire(f: u32) -> u32 {
+    let k = 32 - f.leading_zeros();
+    if k <= 4 {
+        f
+    } else {
+        f >> (k - 4) << (k - 4)
+    }
+}
+
+/// Frequencies adding up to `total` (with weights) for `counts`; the largest entry takes the rest.
+fn normalise(counts: &[u64], layout: Layout, total: u32) -> Option<(Vec<u32>, usize)> {
+    let sum: u64 = counts.iter().sum();
+    let weight = |i: usize| u64::from(layout.weight(i));
+    let top = (0..counts.len()).max_by_key(|&i| (counts[i] / weight(i), usize::MAX - i))?;
+    let parity = layout.weight(top);
+    let mut scale = u64::from(total);
+    for _ in 0..64 {
+        let mut out = vec![0u32; counts.len()];
+        let mut rest = i64::from(total);
+        for i in 0..counts.len() {
+            if i == top || counts[i] == 0 {
+                continue;
+            }
+            let den = sum * weight(i);
+            let f = ((counts[i] * scale + den / 2) / den).max(1) as u32;
+            // Round to nearest on the wire's grid.
+            let step = 1u32 << (32 - f.leading_zeros()).saturating_sub(4);
+            out[i] = round_wire(f + step / 2);
+            rest -= i64::from(out[i]) * weight(i) as i64;
+        }
+        if parity == 2 && rest % 2 != 0 {
+            // Entries 0 and 1 are the only single ones: make their sum even.
+            let i = usize::from(out[0] % 2 == 0);
+            let grow = i64::from(round_wire(out[i] + 1) != out[i]);
+            if grow == 0 {
+                out[i] -= 1;
+                rest += 1;
+            } else {
+                out[i] += 1;
+                rest -= 1;
+            }
+        }
+        if rest >= i64::from(parity) {
+            out[top] = rest as u32 / parity;
+            return Some((out, top));
+        }
+        scale = scale * 15 / 16;
+    }
+    None
+}
+
+/// Estimated bits of coding `counts` with `freqs` (in 1/256 bit; integer, so every host agrees).
+fn cost(counts: &[u64], freqs: &[u32], total: u32) -> u64 {
+    let mut bits = 0;
+    for (&c, &f) in counts.iter().zip(freqs) {
+        if c > 0 {
+            bits += c * u64::from(log2_q8(total) - log2_q8(f));
+        }
+    }
+    bits
+}
+
+/// `256 * log2(v)`, rounded down to the grid of a piecewise-linear mantissa; `v >= 1`.
+fn log2_q8(v: u32) -> u32 {
+    let k = 31 - v.leading_zeros();
+    let frac = ((u64::from(v) << 32 >> k) - (1 << 32)) as f64 / 4_294_967_296.0;
+    // log2(1 + x) to three places; exact operations in a fixed order.
+    let l = frac * (1.442_5 - frac * (0.718_0 - frac * (0.455_0 - frac * 0.180_0)));
+    k * 256 + (l * 256.0) as u32
+}
+
+/// Chooses the table of one context and writes it.
+pub fn write_table(bits: &mut BitWriter, counts: &[u32; 256], layout: Layout) -> Freqs {
+    let mut entries = vec![0u64; layout.limit()];
+    for (sym, &c) in counts.iter().enumerate() {
+        entries[layout.entry(sym)] += u64::from(c);
+    }
+    let lo = match entries.iter().position(|&c| c > 0) {
+        None => {
+            bits.put(0, 1);
+            return Freqs::unused();
+        }
+        // Pairs are counted from entry 0 so that weights stay with their entries.
+        Some(_) if layout == Layout::Paired => 0,
+        Some(lo) => lo,
+    };
+    let hi = entries.iter().rposition(|&c| c > 0).unwrap();
+    let shown = &entries[lo..=hi];
+    let fine = normalise(shown, layout, TOTAL).expect("4096 slots hold 256 symbols");
+    let coarse = normalise(shown, layout, TOTAL >> COARSE);
+    // A fine table must save what its cache misses cost: 1/512 bit per symbol.
+    let sum: u64 = shown.iter().sum();
+    let chosen = coarse.filter(|c| {
+        let t = TOTAL >> COARSE;
+        cost(shown, &c.0, t) <= cost(shown, &fine.0, TOTAL) + sum / 2
+    });
+    let coarse = chosen.is_some();
+    let (freqs, top) = chosen.unwrap_or(fine);
+    bits.put(1, 1);
+    bits.put(u32::from(coarse), 1);
+    bits.put(lo as u32, 8);
+    bits.put((hi - lo) as u32, 8);
+    if hi > lo {
+        bits.put(top as u32, 8);
+    }
+    let mut prev = 6;
+    for (i, &f) in freqs.iter().enumerate() {
+        if i == top {
+            continue;
+        }
+        let k = 32 - f.leading_zeros() as i32;
+        let d = k - prev;
+        bits.unary(if d < 0 { (-2 * d - 1) as u32 } else { 2 * d as u32 });
+        prev = k;
+        let m = (k - 1).clamp(0, 3) as u32;
+        if k > 1 {
+            bits.put(f >> (k as u32 - 1 - m), m);
+        }
+    }
+    expand(&freqs, lo, layout, coarse).expect("normalised")
+}
+
+/// Per-symbol 12-bit frequencies from listed entries; fails unless they fill the range exactly.
+fn expand(entries: &[u32], lo: usize, layout: Layout, coarse: bool) -> Result<Freqs, Error> {
+    let mut freq = [0u16; 256];
+    let unit = if coarse { 1 << COARSE } else { 1 };
+    let mut sum = 0u32;
+    for (i, &f) in entries.iter().enumerate() {
+        for sym in layout.symbols(lo + i) {
+            let slot = freq.get_mut(sym).ok_or(Error::Malformed)?;
+            *slot = (f * unit) as u16;
+            sum += f * unit;
+        }
+    }
+    if sum != TOTAL {
+        return Err(Error::Malformed);
+    }
+    Ok(Freqs { freq, coarse })
+}
+
+pub fn read_table(bits: &mut BitReader, layout: Layout) -> Result<Freqs, Error> {
+    if bits.bit()? == 0 {
+        return Ok(Freqs::unused());
+    }
+    let coarse = bits.bit()? == 1;
+    let lo = bits.take(8)? as usize;
+    let count = bits.take(8)? as usize + 1;
+    let top = if count > 1 { bits.take(8)? as usize } else { 0 };
+    if lo + count > layout.limit() || top >= count || (layout == Layout::Paired && lo != 0) {
+        return Err(Error::Malformed);
+    }
+    let total = if coarse { TOTAL >> COARSE } else { TOTAL };
+    let mut entries = vec![0u32; count];
+    let mut rest = total;
+    let mut prev = 6i32;
+    for i in (0..count).filter(|&i| i != top) {
+        let z = bits.unary(26)? as i32;
+        let k = prev + if z % 2 == 0 { z / 2 } else { -(z + 1) / 2 };
+        if !(0..=PROB_BITS as i32).contains(&k) {
+            return Err(Error::Malformed);
+        }
+        prev = k;
+        if k > 0 {
+            let m = (k - 1).clamp(0, 3) as u32;
+            entries[i] = ((1 << m) | bits.take(m)?) << (k as u32 - 1 - m);
+            let used = entries[i] * layout.weight(lo + i);
+            rest = rest.checked_sub(used).ok_or(Error::Malformed)?;
+        }
+    }
+    let weight = layout.weight(lo + top);
+    if rest == 0 || rest % weight != 0 {
+        return Err(Error::Malformed);
+    }
+    entries[top] = rest / weight;
+    expand(&entries, lo, layout, coarse)
+}
+
+/// Decode tables of all contexts of a stream, laid out for vector gathers.
+///
+/// An entry is `symbol | (freq - 1) << 8 | start << 20`. Context `c` has its entries from
+/// `256 * base[c]`, one per `1 << shift[c]` slots.
+pub struct DecodeTables {
+    pub entries: Vec<u32>,
+    pub base: [u8; MAX_CTX],
+    pub shift: [u8; MAX_CTX],
+}
+
+impl DecodeTables {
+    pub fn new(freqs: &[Freqs]) -> Self {
+        assert!(!freqs.is_empty() && freqs.len() <= MAX_CTX);
+        let mut t = DecodeTables { entries: Vec::new(), base: [0; MAX_CTX], shift: [0; MAX_CTX] };
+        for (c, f) in freqs.iter().enumerate() {
+            let shift = if f.coarse { COARSE } else { 0 };
+            t.base[c] = (t.entries.len() / 256) as u8;
+            t.shift[c] = shift as u8;
+            let mut start = 0u32;
+            for (sym, &n) in f.freq.iter().enumerate().filter(|(_, &n)| n > 0) {
+                let n = u32::from(n);
+                let entry = sym as u32 | (n - 1) << 8 | start << 20;
+                let fill = t.entries.len() + (n >> shift) as usize;
+                t.entries.resize(fill, entry);
+                start += n;
+            }
+        }
+        // A context the caller never uses still decodes to something in bounds.
+        for c in freqs.len()..MAX_CTX {
+            t.base[c] = t.base[0];
+            t.shift[c] = t.shift[0];
+        }
+        t
+    }
+}
+
+/// Per-symbol constants of the encoder.
+#[derive(Clone, Copy, Default)]
+pub struct EncodeSymbol {
+    /// `ceil(2^44 / freq)`: `x * rcp >> 44 == x / freq` for all `x < freq << 20`, `freq < 4096`.
+    pub rcp: u64,
+    /// `(freq << 20) - 1`: renormalise above this.
+    pub max: u32,
+    /// `4096 - freq`
+    pub cmpl: u16,
+    pub start: u16,
+}
+
+pub fn encode_tables(freqs: &[Freqs]) -> Vec<[EncodeSymbol; 256]> {
+    let mut out = Vec::with_capacity(freqs.len());
+    for f in freqs {
+        let mut t = [EncodeSymbol::default(); 256];
+        let mut start = 0u32;
+        for (sym, &n) in f.freq.iter().enumerate().filter(|(_, &n)| n > 0) {
+            let n = u32::from(n);
+            t[sym] = if n == TOTAL {
+                // The only symbol: leaves the state as it is.
+                EncodeSymbol { rcp: 0, max: u32::MAX, cmpl: 0, start: 0 }
+            } else {
+                EncodeSymbol {
+                    rcp: ((1u64 << 44) + u64::from(n) - 1) / u64::from(n),
+                    max: (n << 20) - 1,
+                    cmpl: (TOTAL - n) as u16,
+                    start: start as u16,
+                }
+            };
+            start += n;
+        }
+        out.push(t);
+    }
+    out
+}

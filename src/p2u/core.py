@@ -1,0 +1,260 @@
+"""The native core, through ctypes: the only module that knows its C ABI.
+
+Every call releases the GIL. Buffers are any objects with the buffer protocol; nothing is copied on
+the way in, and :func:`apply` writes in place. NumPy is not needed.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import sys
+from collections.abc import Sequence
+from ctypes import POINTER, byref, c_double, c_int16, c_int32, c_size_t, c_uint8, c_uint32, c_void_p
+from dataclasses import dataclass
+from functools import lru_cache
+from pathlib import Path
+from typing import Any
+
+from p2u.errors import CoreError, FormatError, UsageError
+
+ABI_VERSION = 1
+
+#: Element type codes of chunks; every other dtype is opaque (0).
+CODES = {"F32": 1, "F16": 2, "BF16": 3}
+OPAQUE = 0
+
+#: Instruction sets for :func:`apply`; ``AUTO`` takes the best one of this machine.
+AUTO, SCALAR, AVX2, AVX512, NEON = range(5)
+
+_REASONS = {
+    1: "it ends before its content does",
+    2: "a field has a value that the format does not allow",
+    3: "it is not for these tensors (other dtype, element size or number of elements)",
+}
+
+
+class _Segment(ctypes.Structure):
+    _fields_ = (("mem", c_void_p), ("bytes", c_size_t), ("elems", c_size_t), ("cols", c_size_t))
+
+
+class _Plan(ctypes.Structure):
+    _fields_ = (
+        ("scales", POINTER(c_int16)),
+        ("scale_count", c_size_t),
+        ("codes", POINTER(c_int16)),
+        ("code_count", c_size_t),
+        ("levels", POINTER(c_uint8)),
+        ("level_count", c_size_t),
+        ("full", c_uint32),
+    )
+
+
+@dataclass(frozen=True, slots=True)
+class Segment:
+    """Whole rows of one tensor.
+
+    Attributes:
+        mem: Contiguous buffer of ``elems`` elements; writable for :func:`apply`.
+        elems: Number of elements, at least 1.
+        cols: Elements per row; the last row may be shorter.
+    """
+
+    mem: Any
+    elems: int
+    cols: int
+
+    @property
+    def rows(self) -> int:
+        return -(-self.elems // self.cols)
+
+
+@dataclass(frozen=True, slots=True)
+class Encoded:
+    """One chunk's payloads: base first, then one per level.
+
+    Attributes:
+        payloads: Bytes of each level.
+        signal: Sum of squares of the finite weights.
+        errors: Sum of squared errors of the state after each payload.
+    """
+
+    payloads: list[bytes]
+    signal: float
+    errors: list[float]
+
+
+@lru_cache(maxsize=1)
+def _lib() -> ctypes.CDLL:
+    name = {"win32": "p2u_core.dll", "darwin": "libp2u_core.dylib"}.get(
+        sys.platform, "libp2u_core.so"
+    )
+    path = Path(__file__).parent / "_core" / name
+    hint = "Reinstall p2u-models (pip install --force-reinstall .); it builds the core with cargo"
+    try:
+        lib = ctypes.CDLL(str(path))
+    except OSError as e:
+        raise CoreError(f"cannot load the native core: {e}", file=str(path), hint=hint) from None
+    if lib.p2u_abi_version() != ABI_VERSION:
+        found = lib.p2u_abi_version()
+        raise CoreError(
+            f"native core has ABI {found}, expected {ABI_VERSION}", file=str(path), hint=hint
+        )
+    segments = (POINTER(_Segment), c_size_t)
+    lib.p2u_apply.argtypes = (c_uint32, c_uint32, c_uint32, c_void_p, c_size_t, *segments)
+    lib.p2u_row_scales.argtypes = (c_uint32, c_int32, *segments, c_void_p, c_size_t)
+    lib.p2u_encode.argtypes = (c_uint32, *segments, POINTER(_Plan), POINTER(c_void_p))
+    lib.p2u_encode_opaque.argtypes = (c_uint32, *segments, POINTER(c_void_p))
+    lib.p2u_encoded_payload.argtypes = (c_void_p, c_size_t, POINTER(c_size_t))
+    lib.p2u_encoded_payload.restype = c_void_p
+    lib.p2u_encoded_squares.argtypes = (c_void_p, c_size_t)
+    lib.p2u_encoded_squares.restype = c_double
+    lib.p2u_free.argtypes = (c_void_p,)
+    lib.p2u_free.restype = None
+    return lib
+
+
+def isa(wish: int = AUTO) -> int:
+    """The instruction set that :func:`apply` uses for ``wish``; 0 if this machine lacks it."""
+    return int(_lib().p2u_isa(wish))
+
+
+class _Pinned:
+    """Addresses of buffers, kept alive and unmoved while this object lives."""
+
+    def __init__(self, segments: Sequence[Segment], writable: bool) -> None:
+        self._holds: list[Any] = []
+        self.array = (_Segment * len(segments))()
+        for raw, s in zip(self.array, segments, strict=True):
+            raw.mem, raw.bytes = self.address(s.mem, writable)
+            raw.elems, raw.cols = s.elems, s.cols
+
+    def address(self, buffer: Any, writable: bool) -> tuple[int, int]:
+        if isinstance(buffer, bytes) and not writable:
+            self._holds.append(buffer)
+            return ctypes.cast(buffer, c_void_p).value or 0, len(buffer)
+        view = memoryview(buffer)
+        if not view.contiguous:
+            raise UsageError("a tensor's buffer is not contiguous")
+        if view.nbytes == 0:
+            return 0, 0
+        if view.readonly:
+            if writable:
+                raise UsageError("a tensor's buffer is read-only")
+            import numpy as np
+
+            array = np.frombuffer(view, np.uint8)
+            self._holds.append(array)
+            return array.ctypes.data, view.nbytes
+        view = view.cast("B")
+        held = (c_uint8 * view.nbytes).from_buffer(view)
+        self._holds.append(held)
+        return ctypes.addressof(held), view.nbytes
+
+
+def _check(status: int, what: str) -> None:
+    if status == 0:
+        return
+    if status in _REASONS:
+        raise FormatError(f"{what} is malformed: {_REASONS[status]}")
+    if status == 4:
+        raise UsageError(f"{what}: the arguments do not fit together")
+    raise CoreError(f"{what}: internal error {status} of the native core")
+
+
+def apply(
+    payload: bytes | memoryview,
+    dtype: str,
+    item: int,
+    segments: Sequence[Segment],
+    wish: int = AUTO,
+) -> None:
+    """Apply one chunk in place: previous bytes of the segments in, next bytes out.
+
+    Args:
+        payload: The chunk, hash checked by the caller.
+        dtype: Its tensors' dtype; one without levels is carried as opaque elements.
+        item: Bytes per element.
+        segments: The chunk's rows, in order; their buffers are written.
+        wish: Instruction set.
+
+    Raises:
+        FormatError: The chunk is malformed; the segments hold no valid state then.
+    """
+    pinned = _Pinned(segments, writable=True)
+    address, size = pinned.address(payload, writable=False)
+    status = _lib().p2u_apply(
+        wish, CODES.get(dtype, OPAQUE), item, address, size, pinned.array, len(segments)
+    )
+    _check(status, "chunk")
+
+
+def row_scales(dtype: str, offset: int, segments: Sequence[Segment]) -> bytes:
+    """Scales of all rows by their root mean square, as native ``int16``.
+
+    Each is ``4 * e + class``: the base step is ``2**e``. Raising ``offset`` by 64 doubles the step.
+    """
+    pinned = _Pinned(segments, writable=False)
+    out = (c_int16 * sum(s.rows for s in segments))()
+    status = _lib().p2u_row_scales(
+        CODES[dtype], offset, pinned.array, len(segments), ctypes.addressof(out), len(out)
+    )
+    _check(status, "row scales")
+    return bytes(out)
+
+
+def encode(
+    dtype: str,
+    segments: Sequence[Segment],
+    scales: bytes,
+    levels: Sequence[int],
+    *,
+    codes: bytes | None = None,
+    full: bool = False,
+) -> Encoded:
+    """Encode rows of a float dtype: base and every refinement.
+
+    Args:
+        dtype: ``F32``, ``F16`` or ``BF16``.
+        segments: The rows.
+        scales: One native ``int16`` per row, see :func:`row_scales`.
+        levels: Halvings of the base step at each level after the base; 0, the last, is exact.
+        codes: One native ``int16`` base code per element instead of each weight's nearest.
+        full: Put everything into one payload, for tensors that are exact from the base on.
+    """
+    pinned = _Pinned(segments, writable=False)
+    plan = _Plan(full=int(full))
+    level_array = (c_uint8 * len(levels))(*levels)
+    plan.levels, plan.level_count = ctypes.cast(level_array, POINTER(c_uint8)), len(levels)
+    address, size = pinned.address(scales, writable=False)
+    plan.scales, plan.scale_count = ctypes.cast(address, POINTER(c_int16)), size // 2
+    if codes is not None:
+        address, size = pinned.address(codes, writable=False)
+        plan.codes, plan.code_count = ctypes.cast(address, POINTER(c_int16)), size // 2
+    out = c_void_p()
+    status = _lib().p2u_encode(
+        CODES[dtype], pinned.array, len(segments), byref(plan), byref(out)
+    )
+    _check(status, "encode")
+    return _take(out)
+
+
+def encode_opaque(item: int, segments: Sequence[Segment]) -> Encoded:
+    """Encode elements of ``item`` bytes (1 to 16) that have no levels."""
+    pinned = _Pinned(segments, writable=False)
+    out = c_void_p()
+    status = _lib().p2u_encode_opaque(item, pinned.array, len(segments), byref(out))
+    _check(status, "encode")
+    return _take(out)
+
+
+def _take(handle: c_void_p) -> Encoded:
+    lib = _lib()
+    try:
+        payloads: list[bytes] = []
+        size = c_size_t()
+        while at := lib.p2u_encoded_payload(handle, len(payloads), byref(size)):
+            payloads.append(ctypes.string_at(at, size.value))
+        squares = [lib.p2u_encoded_squares(handle, i) for i in range(len(payloads) + 1)]
+    finally:
+        lib.p2u_free(handle)
+    return Encoded(payloads, squares[0], squares[1:])
