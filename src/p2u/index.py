@@ -1,0 +1,296 @@
+"""``<label>.index``: what each chunk of an update is. Binary, about 37 to 40 bytes per chunk.
+
+Layout: ``"P2UI"``, a version byte, varint number of chunks; then per chunk a type byte, varint
+length of its payload, 32 bytes SHA-256 of it, and
+
+- type 0, rows: varint number of segments; per segment the zigzag varint tensor number minus that
+  of the index's previous segment (0 at first), varint first row, varint number of rows;
+- type 1, bytes of a file that belong to no tensor: varint file, varint offset, varint size. The
+  payload is one zstd frame.
+
+Chunks lie back to back in the update's blobs; none crosses from one blob to the next.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+from itertools import pairwise
+
+from p2u.errors import FormatError
+from p2u.layout import MAX_ELEMENTS, Layout, decompress
+from p2u.manifest import HINT, Manifest, Update
+
+MAGIC = b"P2UI"
+VERSION = 1
+ROWS, BYTES = 0, 1
+
+#: Limits per chunk, in bytes: decoded, carried as a piece, and of the payload.
+MAX_DECODED = 64 << 20
+MAX_PIECE = 4 << 20
+MAX_PAYLOAD = 128 << 20
+
+#: Fewest bytes that a chunk and a segment take, to check counts before anything is allocated.
+_LEAST_CHUNK = 1 + 1 + 32 + 3
+_LEAST_SEGMENT = 3
+
+
+@dataclass(frozen=True, slots=True)
+class Seg:
+    """Rows of one tensor: its number in the layout, the first row, the number of rows."""
+
+    tensor: int
+    first_row: int
+    rows: int
+
+
+@dataclass(frozen=True, slots=True)
+class Piece:
+    """Bytes of a file that belong to no tensor; ``file`` is its number in the manifest."""
+
+    file: int
+    offset: int
+    size: int
+
+
+@dataclass(frozen=True, slots=True)
+class Chunk:
+    """The unit of fetching, checking and decoding.
+
+    Attributes:
+        number: Its place in the index.
+        blob: Number of its blob in the update.
+        start: First byte of the payload in the blob.
+        length: Bytes of the payload.
+        sha256: Digest of the payload, 32 bytes.
+        segments: The rows that it holds, empty if it is a piece.
+        piece: The piece that it holds, if it is one.
+    """
+
+    number: int
+    blob: int
+    start: int
+    length: int
+    sha256: bytes
+    segments: tuple[Seg, ...]
+    piece: Piece | None
+
+
+def decode_piece(payload: bytes | memoryview, piece: Piece, key: str) -> bytes:
+    """The bytes of a piece, from its payload.
+
+    Raises:
+        FormatError: The payload is malformed or of another size; ``key`` is for the message.
+    """
+    data = decompress(payload, piece.size, key)
+    if len(data) != piece.size:
+        raise FormatError(
+            f"a piece has {len(data)} bytes, {piece.size} expected", file=key, hint=HINT
+        )
+    return data
+
+
+def encode_index(chunks: Iterable[Chunk]) -> bytes:
+    """The index of these chunks. Their number, blob and start follow from order and length."""
+    chunks = list(chunks)
+    out = bytearray(MAGIC)
+    out.append(VERSION)
+    _put(out, len(chunks))
+    last = 0
+    for chunk in chunks:
+        out.append(ROWS if chunk.piece is None else BYTES)
+        _put(out, chunk.length)
+        out += chunk.sha256
+        if chunk.piece is not None:
+            for value in (chunk.piece.file, chunk.piece.offset, chunk.piece.size):
+                _put(out, value)
+            continue
+        _put(out, len(chunk.segments))
+        for seg in chunk.segments:
+            step = seg.tensor - last
+            last = seg.tensor
+            _put(out, 2 * step if step >= 0 else -2 * step - 1)
+            _put(out, seg.first_row)
+            _put(out, seg.rows)
+    return bytes(out)
+
+
+def _put(out: bytearray, value: int) -> None:
+    while value >= 0x80:
+        out.append(value & 0x7F | 0x80)
+        value >>= 7
+    out.append(value)
+
+
+class _Reader:
+    """A cursor over the index that never runs over its end."""
+
+    def __init__(self, data: bytes, key: str) -> None:
+        self._data = data
+        self._at = 0
+        self._key = key
+
+    @property
+    def left(self) -> int:
+        return len(self._data) - self._at
+
+    def wrong(self, message: str) -> FormatError:
+        return FormatError(message, file=self._key, hint=HINT)
+
+    def take(self, count: int) -> bytes:
+        if count > self.left:
+            raise self.wrong("it ends before its content does")
+        self._at += count
+        return self._data[self._at - count : self._at]
+
+    def byte(self) -> int:
+        return self.take(1)[0]
+
+    def varint(self) -> int:
+        """An integer below 2**56."""
+        value = 0
+        for shift in range(0, 56, 7):
+            byte = self.byte()
+            value |= (byte & 0x7F) << shift
+            if byte < 0x80:
+                if byte == 0 and shift:
+                    break  # one way only to write a number: equal indices are equal bytes
+                return value
+        raise self.wrong("a number is malformed")
+
+    def count(self, what: str, least: int) -> int:
+        """A number of things that take at least ``least`` bytes each."""
+        value = self.varint()
+        if value * least > self.left:
+            raise self.wrong(f"it states {value} {what}, more than it has room for")
+        return value
+
+
+def parse_index(
+    data: bytes, update: Update, layout: Layout, manifest: Manifest
+) -> tuple[Chunk, ...]:
+    """Parse and validate the index of an update.
+
+    Args:
+        data: The object ``update.index``, its digest checked by the caller.
+        update: One of ``manifest.updates``.
+        layout: The package's tensors.
+        manifest: The package.
+
+    Returns:
+        The chunks in order of their place in the blobs. Those of an update from nothing cover
+        every byte of every file exactly once, those of others no row twice.
+
+    Raises:
+        FormatError: It is malformed or does not fit manifest and layout.
+    """
+    r = _Reader(data, update.index.key)
+    if r.take(len(MAGIC)) != MAGIC:
+        raise r.wrong("not an index of a P2U package")
+    if (version := r.byte()) != VERSION:
+        raise r.wrong(f"an index of version {version}, {VERSION} expected")
+    count = r.count("chunks", _LEAST_CHUNK)
+    if count != update.chunks:
+        raise r.wrong(f"it has {count} chunks, the manifest states {update.chunks}")
+    chunks = []
+    blob = start = last = 0
+    for number in range(count):
+        kind, length, sha256 = r.byte(), r.varint(), r.take(32)
+        if not 1 <= length <= MAX_PAYLOAD:
+            raise r.wrong(f"chunk {number} has {length} bytes, 1 to {MAX_PAYLOAD} are allowed")
+        if blob < len(update.blobs) and start == update.blobs[blob].size:
+            blob, start = blob + 1, 0
+        if blob == len(update.blobs) or start + length > update.blobs[blob].size:
+            raise r.wrong(f"chunk {number} does not fit the sizes of the blobs")
+        segments: tuple[Seg, ...] = ()
+        piece = None
+        if kind == ROWS:
+            segments = _segments(r, number, last, layout)
+            last = segments[-1].tensor
+        elif kind == BYTES and update.source is None:
+            piece = _piece(r, number, manifest)
+        else:
+            raise r.wrong(f"chunk {number} has type {kind}, which has no place here")
+        chunks.append(Chunk(number, blob, start, length, sha256, segments, piece))
+        start += length
+    if r.left:
+        raise r.wrong(f"{r.left} bytes follow its last chunk")
+    if update.blobs and (blob, start) != (len(update.blobs) - 1, update.blobs[-1].size):
+        raise r.wrong("the blobs are longer than their chunks")
+    if update.source is None:
+        _check_complete(r, chunks, layout, manifest)
+    else:
+        _check_disjoint(r, chunks)
+    return tuple(chunks)
+
+
+def _segments(r: _Reader, number: int, last: int, layout: Layout) -> tuple[Seg, ...]:
+    segments = []
+    elems = 0
+    kind = None
+    for _ in range(r.count("segments", _LEAST_SEGMENT)):
+        step = r.varint()
+        last += step // 2 if step % 2 == 0 else -(step // 2) - 1
+        if not 0 <= last < len(layout.tensors):
+            raise r.wrong(f"chunk {number} is of tensor {last} of {len(layout.tensors)}")
+        tensor = layout.tensors[last]
+        first, rows = r.varint(), r.varint()
+        if rows < 1 or first + rows > tensor.rows:
+            raise r.wrong(
+                f"chunk {number} holds rows {first} to {first + rows} of tensor "
+                f"{tensor.name[:200]!r}, which has {tensor.rows}"
+            )
+        if kind not in (None, (tensor.dtype, tensor.item)):
+            raise r.wrong(f"chunk {number} mixes tensors of different dtypes")
+        kind = tensor.dtype, tensor.item
+        elems += tensor.span(first, rows)[1]
+        if elems > MAX_ELEMENTS or elems * tensor.item > MAX_DECODED:
+            raise r.wrong(f"chunk {number} has more than {MAX_ELEMENTS} elements")
+        segments.append(Seg(last, first, rows))
+    if not segments:
+        raise r.wrong(f"chunk {number} is empty")
+    return tuple(segments)
+
+
+def _piece(r: _Reader, number: int, manifest: Manifest) -> Piece:
+    file, offset, size = r.varint(), r.varint(), r.varint()
+    if (
+        file >= len(manifest.files)
+        or not 1 <= size <= MAX_PIECE
+        or offset + size > manifest.files[file].size
+    ):
+        raise r.wrong(f"chunk {number} holds bytes that do not exist or are too many")
+    return Piece(file, offset, size)
+
+
+def _check_disjoint(r: _Reader, chunks: Iterable[Chunk]) -> None:
+    """Raise FormatError if two chunks, or one twice, hold the same row."""
+    rows = sorted((s.tensor, s.first_row, s.rows) for c in chunks for s in c.segments)
+    for (tensor, first, count), (other, second, _) in pairwise(rows):
+        if tensor == other and first + count > second:
+            raise r.wrong(f"row {second} of tensor number {tensor} appears twice")
+
+
+def _check_complete(
+    r: _Reader, chunks: Iterable[Chunk], layout: Layout, manifest: Manifest
+) -> None:
+    """Raise FormatError unless the chunks tile all files."""
+    spans = []
+    for chunk in chunks:
+        if chunk.piece is not None:
+            spans.append((chunk.piece.file, chunk.piece.offset, chunk.piece.size))
+        for seg in chunk.segments:
+            t = layout.tensors[seg.tensor]
+            first, elems = t.span(seg.first_row, seg.rows)
+            spans.append((t.file, t.offset + first * t.item, elems * t.item))
+    spans.sort()
+    at = 0
+    for file, entry in enumerate(manifest.files):
+        covered = 0
+        while at < len(spans) and spans[at][0] == file:
+            if spans[at][1] != covered:
+                raise r.wrong(f"{entry.path}: byte {covered} is missing or appears twice")
+            covered += spans[at][2]
+            at += 1
+        if covered != entry.size:
+            raise r.wrong(f"{entry.path}: the chunks hold {covered} of {entry.size} bytes")
