@@ -1,0 +1,307 @@
+"""One-shot lossless compressors for model weights: the rivals, at their best settings.
+
+    python bench/rivals.py minilm-bf16 minilm-fp32       # sizes and one-core speeds
+    python bench/rivals.py --runs 1 --fast whisper-bf16  # quick: sizes, no zstd -19
+
+Each rival runs in its defaults and in every setting that its documentation offers and that helped
+on some model; column by column, the best number of any of its settings counts. Other scripts put
+their own :class:`measure.Rival` into the same run: ``measure([*rivals(), mine])``.
+"""
+
+from __future__ import annotations
+
+import argparse
+import contextlib
+import importlib
+import io
+import json
+import os
+import sys
+from collections.abc import Callable
+from dataclasses import asdict
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+from measure import BUDGET, Result, Rival, best, dtype_of, measure, same_tensors, table
+from models import FLOATS, WEIGHTS, cache_dir
+
+# BigSmall asks the network for newer versions on import.
+os.environ.setdefault("BIGSMALL_DISABLE_VERSION_CHECK", "1")
+
+
+class ZipNN(Rival):
+    """ZipNN on the bytes of the whole file, as its file scripts do."""
+
+    name = "zipnn"
+
+    @property
+    def version(self) -> str:
+        return version("zipnn")
+
+    def codec(self, threads: int, **more: Any) -> Any:
+        make = importlib.import_module("zipnn").ZipNN
+        return make(threads=threads, **{**self.options, **more})
+
+    def pack(self, weights: Path, folder: Path, threads: int) -> Callable[[], Any]:
+        dtype = FLOATS[dtype_of(weights)][1]
+        codec = self.codec(threads, input_format="byte", bytearray_dtype=dtype)
+        # Read anew each time: the C code reorders the bits of its input in place.
+        data = weights.read_bytes()
+        return lambda: codec.compress(data)
+
+    def unpack(self, packed: Any, threads: int) -> Callable[[], Any]:
+        # The header says the dtype; the chunk size must be the compressor's.
+        codec = self.codec(threads, input_format="byte")
+        return lambda: codec.decompress(packed)
+
+    def size(self, packed: Any) -> int:
+        return len(packed)
+
+
+class ZipNNTensors(ZipNN):
+    """ZipNN tensor by tensor, as its safetensors plug-in does (and recommends)."""
+
+    def pack(self, weights: Path, folder: Path, threads: int) -> Callable[[], Any]:
+        originals = importlib.import_module("safetensors.torch").load_file(weights)
+        tensors = {name: tensor.clone() for name, tensor in originals.items()}
+        codec = self.codec(threads, input_format="torch", method="HUFFMAN")
+
+        def run() -> dict[str, tuple[Any, Any]]:
+            out: dict[str, tuple[Any, Any]] = {}
+            for name, tensor in tensors.items():
+                size = tensor.numel() * tensor.element_size()
+                coded = codec.compress(tensor) if tensor.is_floating_point() and size else None
+                # None: stored as it is. The original tells its dtype and shape later.
+                out[name] = (coded if coded and len(coded) < size else None, originals[name])
+            return out
+
+        return run
+
+    def unpack(self, packed: Any, threads: int) -> Callable[[], Any]:
+        codec = self.codec(threads, input_format="torch", method="HUFFMAN")
+        return lambda: {
+            name: original if coded is None else codec.decompress(coded)
+            for name, (coded, original) in packed.items()
+        }
+
+    def size(self, packed: Any) -> int:
+        """The size of the safetensors file that the plug-in reads, metadata included."""
+        torch = importlib.import_module("torch")
+        about = importlib.import_module("zipnn.util_safetensors")
+        tensors, info = {}, {}
+        for name, (coded, original) in packed.items():
+            tensors[name] = original
+            if coded is not None:
+                tensors[name] = torch.frombuffer(bytearray(coded), dtype=torch.uint8)
+                info[name] = about.build_compressed_tensor_info(original)
+        save = importlib.import_module("safetensors.torch").save
+        return len(save(tensors, {about.METADATA_KEY: json.dumps(info)}))
+
+    def same(self, unpacked: Any, weights: Path) -> bool:
+        return same_tensors(unpacked, weights)
+
+
+class Lmz(Rival):
+    """lmz (``lmzip`` on PyPI): archives on disk, decoded chunk by chunk from memory."""
+
+    name = "lmz"
+
+    @property
+    def version(self) -> str:
+        return version("lmzip")
+
+    def pack(self, weights: Path, folder: Path, threads: int) -> Callable[[], Any]:
+        lmz = importlib.import_module("lmz")
+        out = folder / "model.lmz"
+        out.unlink(missing_ok=True)
+
+        def run() -> Path:
+            lmz.compress(str(weights), str(out), workers=threads, **self.options)
+            return out
+
+        return run
+
+    def unpack(self, packed: Any, threads: int) -> Callable[[], Any]:
+        lmz = importlib.import_module("lmz")
+        index = lmz.ArchiveIndex(str(packed))
+        archive = memoryview(Path(packed).read_bytes())
+
+        def run() -> Any:
+            if threads > 1:
+                return via_file()
+            buffer = bytearray(index.original_size)
+            out = memoryview(buffer)
+            for chunk in index.chunks():
+                place = out[chunk.dst : chunk.dst + chunk.rlen]
+                coded = archive[chunk.off : chunk.off + chunk.clen]
+                try:
+                    done = index.decode(chunk, coded, out=place)
+                except lmz.ArchiveIndex.NeedsSource:  # a tensor that is there twice
+                    return via_file()
+                if getattr(done, "obj", None) is not buffer:
+                    place[:] = done  # not every kind of chunk decodes in place
+            return buffer
+
+        def via_file() -> bytes:
+            target = Path(packed).with_suffix(".out")
+            lmz.decompress(str(packed), str(target), workers=threads, overwrite=True)
+            return target.read_bytes()
+
+        return run
+
+    def size(self, packed: Any) -> int:
+        return int(packed.stat().st_size)
+
+
+class BigSmall(Rival):
+    """BigSmall's ``.bs`` files; gives back tensors, not the file."""
+
+    name = "bigsmall"
+
+    @property
+    def version(self) -> str:
+        return version("bigsmall")
+
+    def pack(self, weights: Path, folder: Path, threads: int) -> Callable[[], Any]:
+        compress = importlib.import_module("bigsmall").compress
+        out = folder / "model.bs"
+
+        def run() -> Path:
+            with contextlib.redirect_stdout(io.StringIO()):
+                compress(weights, out, workers=threads, progress=False, **self.options)
+            return out
+
+        return run
+
+    def unpack(self, packed: Any, threads: int) -> Callable[[], Any]:
+        decompress = importlib.import_module("bigsmall").decompress
+        return lambda: decompress(packed, progress=False)
+
+    def size(self, packed: Any) -> int:
+        return int(packed.stat().st_size)
+
+    def same(self, unpacked: Any, weights: Path) -> bool:
+        return same_tensors(unpacked, weights)
+
+
+class BigSmallSpeed(BigSmall):
+    """BigSmall's faster coder, which it has for bfloat16 only."""
+
+    dtypes = ("bf16",)
+
+
+class Duo(BigSmall):
+    """BigSmall's "Ferrell Duo": an INT4 model and what makes it exact, in one ``.bsd`` file.
+
+    The one rival with two states. Only bfloat16 tensors get the INT4 part; in models of other
+    dtypes all is stored once, exactly.
+    """
+
+    name = "bigsmall duo"
+    dtypes = ("bf16",)
+
+    def pack(self, weights: Path, folder: Path, threads: int) -> Callable[[], Any]:
+        create = importlib.import_module("bigsmall.dual").create_dual
+        out = folder / "model.bsd"
+
+        def run() -> Path:
+            create(weights, out, workers=threads, progress=False, **self.options)
+            return out
+
+        return run
+
+    def unpack(self, packed: Any, threads: int) -> Callable[[], Any]:
+        load = importlib.import_module("bigsmall.dual").load_dual
+        return lambda: load(packed, mode="perfect")
+
+    def base_size(self, packed: Any) -> int:
+        """Bytes to read for the INT4 model, the file's header included."""
+        info = importlib.import_module("bigsmall.dual").dual_info(packed)
+        return int(info["data_offset"]) + int(info["modes"]["fast"]["bytes"])
+
+
+class Zstd(Rival):
+    """Zstandard, as the reference that knows nothing of floats."""
+
+    name = "zstd"
+
+    def __init__(self, level: int) -> None:
+        super().__init__(f"-{level}")
+        self.level = level
+        self.slow = level > 9
+
+    @property
+    def version(self) -> str:
+        numbers = importlib.import_module("zstandard").ZSTD_VERSION
+        return ".".join(map(str, numbers))
+
+    def pack(self, weights: Path, folder: Path, threads: int) -> Callable[[], Any]:
+        zstd = importlib.import_module("zstandard")
+        # 0 is zstd's word for "no worker threads".
+        codec = zstd.ZstdCompressor(level=self.level, threads=threads if threads > 1 else 0)
+        data = weights.read_bytes()
+        return lambda: codec.compress(data)
+
+    def unpack(self, packed: Any, threads: int) -> Callable[[], Any]:
+        codec = importlib.import_module("zstandard").ZstdDecompressor()
+        return lambda: codec.decompress(packed)
+
+    def size(self, packed: Any) -> int:
+        return len(packed)
+
+
+def rivals(*, fast: bool = False) -> list[Rival]:
+    """All rivals in all settings that are worth measuring, defaults first."""
+    every: list[Rival] = [
+        ZipNN("file"),
+        ZipNN("file, 128 KiB chunks", compression_chunk=128 << 10),
+        ZipNNTensors("per tensor"),
+        ZipNNTensors("per tensor, 128 KiB chunks", compression_chunk=128 << 10),
+        Lmz(),
+        Lmz("2 MiB chunks", chunk_size=2 << 20),
+        Lmz("1 MiB chunks", chunk_size=1 << 20),
+        BigSmall(),
+        BigSmall("group streams", group_streams=True, mode="storage"),
+        BigSmallSpeed("prefer speed", prefer_speed=True),
+        Duo("group 128"),
+        Duo("group 256", group=256),
+        Zstd(3),
+        Zstd(19),
+    ]
+    return [rival for rival in every if not (fast and rival.slow)]
+
+
+def main() -> int:
+    """Command line: measure the rivals on models of the cache folder, by name."""
+    parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
+    parser.add_argument("models", nargs="+", help="directories in the cache, like minilm-bf16")
+    parser.add_argument("--runs", type=int, default=5, help="rounds; the best counts (5)")
+    parser.add_argument("--threads", type=int, default=1, help="threads and cores (1)")
+    parser.add_argument("--budget", type=float, default=BUDGET, help="seconds per step (30)")
+    parser.add_argument("--fast", action="store_true", help="leave out what is very slow")
+    parser.add_argument("--only", help="only rivals whose name begins so")
+    parser.add_argument("--json", type=Path, help="also write all results to this file")
+    args = parser.parse_args()
+    entrants = [r for r in rivals(fast=args.fast) if r.name.startswith(args.only or "")]
+    everything: list[Result] = []
+    for name in args.models:
+        weights = cache_dir() / name / WEIGHTS
+        if not weights.is_file():
+            print(f"no {weights}; fetch it with bench/models.py", file=sys.stderr)
+            return 1
+        print(f"\n{name}, {weights.stat().st_size:,} bytes, {args.threads} thread(s)", flush=True)
+        results = measure(
+            weights, entrants, runs=args.runs, threads=args.threads, budget=args.budget
+        )
+        print(table(results), flush=True)
+        for rival, (ratio, pack, unpack) in best(results).items():
+            print(f"best of {rival}: {ratio:.5f}, pack {pack:.3f}, unpack {unpack:.3f} GB/s")
+        everything += results
+    if args.json:
+        args.json.write_text(json.dumps([asdict(r) for r in everything], indent=1) + "\n")
+    return int(any(r.error for r in everything))
+
+
+if __name__ == "__main__":
+    sys.exit(main())
