@@ -1,12 +1,12 @@
 //! The C ABI: pointers become slices here, panics become status codes, and nowhere else.
 
 use crate::chunk::{self, Dtype, KIND_OPAQUE};
-use crate::encode::{encode_chunk, Encoded, Plan};
+use crate::encode::{Encoded, Plan};
 use crate::float::{BF16, F16, F32};
 use crate::opaque;
 use crate::rows::{self, Rows, Segment};
 use crate::scale::row_scales;
-use crate::simd;
+use crate::simd::{self, Isa};
 use crate::Error;
 use std::panic::{catch_unwind, AssertUnwindSafe};
 use std::slice::{from_raw_parts, from_raw_parts_mut};
@@ -129,6 +129,15 @@ pub struct RawPlan {
     full: u32,
 }
 
+fn encode_with<I: Isa>(dtype: Dtype, segs: &[Segment<&[u8]>], plan: &Plan) -> Result<Encoded, Error> {
+    match dtype {
+        Dtype::F32 => I::encode::<F32>(dtype, segs, plan),
+        Dtype::F16 => I::encode::<F16>(dtype, segs, plan),
+        Dtype::BF16 => I::encode::<BF16>(dtype, segs, plan),
+        Dtype::Opaque => Err(Error::Argument),
+    }
+}
+
 /// Encodes a float chunk. The result is read with `p2u_encoded_*` and freed with `p2u_free`.
 ///
 /// # Safety
@@ -146,11 +155,12 @@ pub unsafe extern "C" fn p2u_encode(
             full: raw.full != 0,
         };
         let dtype = Dtype::from_code(dtype)?;
-        let done = match dtype {
-            Dtype::F32 => encode_chunk::<F32>(dtype, &segs, &plan)?,
-            Dtype::F16 => encode_chunk::<F16>(dtype, &segs, &plan)?,
-            Dtype::BF16 => encode_chunk::<BF16>(dtype, &segs, &plan)?,
-            Dtype::Opaque => return Err(Error::Argument),
+        let done = match simd::resolve(0)? {
+            #[cfg(target_arch = "x86_64")]
+            simd::AVX2 => encode_with::<simd::avx2::Avx2>(dtype, &segs, &plan)?,
+            #[cfg(p2u_avx512)]
+            simd::AVX512 => encode_with::<simd::avx512::Avx512>(dtype, &segs, &plan)?,
+            _ => encode_with::<simd::Scalar>(dtype, &segs, &plan)?,
         };
         *out = Box::into_raw(Box::new(done));
         Ok(())

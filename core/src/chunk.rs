@@ -8,7 +8,7 @@ use crate::level::{
 use crate::opaque;
 use crate::rans::{read_ints, Stream};
 use crate::raw::{RawReader, MAX_WIDTH};
-use crate::rows::{self, element, Cursor, Rows, BLOCK};
+use crate::rows::{self, Cursor, Rows, BLOCK};
 use crate::simd::Isa;
 use crate::table::Layout;
 use crate::wire::Reader;
@@ -26,8 +26,10 @@ pub const SHIFTED: u8 = 4;
 /// Elements that are exact zeros have no raw field.
 pub const SPARSE: u8 = 8;
 
-/// Row scale classes: the base step's exponent and a quarter octave.
-pub const CLASSES: usize = 4;
+/// Contexts of a base stream: quarter octave of the row's scale, times four, plus column class.
+pub const CLASSES: usize = 16;
+/// Column classes: how a column's scale compares with the others of its tensor.
+pub const COLUMN_CLASSES: i16 = 4;
 /// Base symbol of an element that is patched; a bin `q` is symbol `q + 128`.
 pub const ESCAPE: u8 = 0;
 
@@ -65,15 +67,15 @@ pub fn apply<I: Isa>(payload: &[u8], dtype: Dtype, item: usize, segs: &mut [rows
     match dtype {
         Dtype::Opaque if kind == KIND_OPAQUE => opaque::decode::<I>(&mut r, item, segs)?,
         Dtype::Opaque => return Err(Error::Mismatch),
-        Dtype::F32 => I::run(|| apply_float::<F32, I>(kind, &mut r, segs))?,
-        Dtype::F16 => I::run(|| apply_float::<F16, I>(kind, &mut r, segs))?,
-        Dtype::BF16 => I::run(|| apply_float::<BF16, I>(kind, &mut r, segs))?,
+        Dtype::F32 => I::apply::<F32>(kind, &mut r, segs)?,
+        Dtype::F16 => I::apply::<F16>(kind, &mut r, segs)?,
+        Dtype::BF16 => I::apply::<BF16>(kind, &mut r, segs)?,
     }
     r.end()
 }
 
 #[inline(always)]
-fn apply_float<F: Format, I: Isa>(kind: u8, r: &mut Reader, segs: &mut [rows::Target]) -> Result<(), Error> {
+pub fn apply_float<F: Format, I: Isa>(kind: u8, r: &mut Reader, segs: &mut [rows::Target]) -> Result<(), Error> {
     let rows = Rows::new(segs, F::BYTES)?;
     if r.u32()? as usize != rows.count() || r.u32()? as usize != rows.elements() {
         return Err(Error::Mismatch);
@@ -114,6 +116,7 @@ fn decode_base<F: Format, I: Isa>(r: &mut Reader, rows: &Rows, segs: &mut [rows:
     let scales = read_ints(r, rows.count())?;
     let e: Vec<i16> = scales.iter().map(|v| v >> 2).collect();
     check_exponents::<F>(&e, F::E_MIN)?;
+    let columns = read_columns(r, segs)?;
     let mut stream = Stream::open(r, &[Layout::Plain; CLASSES])?;
     let n = rows.elements();
     let (mut ctx, mut sym, mut bits) = ([0u8; BLOCK], [0u8; BLOCK], [0u32; BLOCK]);
@@ -122,7 +125,11 @@ fn decode_base<F: Format, I: Isa>(r: &mut Reader, rows: &Rows, segs: &mut [rows:
         let len = BLOCK.min(n - start);
         let (mut at, first) = (0, row);
         while let Some(p) = rows.next_piece(start, len, at, &mut row) {
-            ctx[p.from..p.to].fill((scales[p.row] & 3) as u8);
+            let class = ((scales[p.row] & 3) << 2) as u8;
+            let (seg, skip) = rows.place(p.row, start + p.from);
+            for (c, col) in ctx[p.from..p.to].iter_mut().zip(&columns[seg][skip..]) {
+                *c = class | col;
+            }
             at = p.to;
         }
         I::decode(&mut stream, &ctx[..len], &mut sym[..len])?;
@@ -144,17 +151,37 @@ fn decode_base<F: Format, I: Isa>(r: &mut Reader, rows: &Rows, segs: &mut [rows:
     Ok(e)
 }
 
-/// Elements that travel whole: index gaps and bits.
-fn read_patches<F: Format>(r: &mut Reader, n: usize, segs: &mut [rows::Target]) -> Result<(), Error> {
-    let count = r.varint()? as usize;
-    let mut next = 0usize;
-    for _ in 0..count {
-        let index = next + r.varint()? as usize;
-        let bits = r.bytes(F::BYTES)?;
-        if index >= n {
+/// Column classes of every segment.
+fn read_columns(r: &mut Reader, segs: &[rows::Target]) -> Result<Vec<Vec<u8>>, Error> {
+    let mut out = Vec::with_capacity(segs.len());
+    for s in segs {
+        let v = read_ints(r, s.cols.min(s.elems))?;
+        if v.iter().any(|c| !(0..COLUMN_CLASSES).contains(c)) {
             return Err(Error::Malformed);
         }
-        element(segs, index, F::BYTES).ok_or(Error::Malformed)?.copy_from_slice(bits);
+        out.push(v.iter().map(|&c| c as u8).collect());
+    }
+    Ok(out)
+}
+
+/// Elements that travel whole: index gaps and bits.
+fn read_patches<F: Format>(r: &mut Reader, n: usize, segs: &mut [rows::Target]) -> Result<(), Error> {
+    let count = r.varint()?;
+    // Patches come in order, so their segments are found by walking on.
+    let (mut next, mut seg, mut before) = (0usize, 0, 0);
+    for _ in 0..count {
+        let gap = r.varint()? as usize;
+        let bits = r.bytes(F::BYTES)?;
+        if gap >= n - next {
+            return Err(Error::Malformed);
+        }
+        let index = next + gap;
+        while index - before >= segs[seg].elems {
+            before += segs[seg].elems;
+            seg += 1;
+        }
+        let at = (index - before) * F::BYTES;
+        segs[seg].mem[at..at + F::BYTES].copy_from_slice(bits);
         next = index + 1;
     }
     Ok(())

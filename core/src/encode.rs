@@ -12,6 +12,7 @@ use crate::level::{
 use crate::rans::{encode, write_ints};
 use crate::raw::RawWriter;
 use crate::rows::{Cursor, Rows, Segment};
+use crate::scale::column_classes;
 use crate::table::Layout;
 use crate::wire::put_varint;
 use crate::Error;
@@ -44,7 +45,7 @@ fn header(kind: u8, dtype: Dtype, rows: &Rows) -> Vec<u8> {
 }
 
 #[inline(always)]
-pub fn encode_chunk<F: Format>(dtype: Dtype, segs: &[Segment<&[u8]>], plan: &Plan) -> Result<Encoded, Error> {
+pub fn encode_float<F: Format>(dtype: Dtype, segs: &[Segment<&[u8]>], plan: &Plan) -> Result<Encoded, Error> {
     let rows = Rows::new(segs, F::BYTES)?;
     let n = rows.elements();
     check_plan::<F>(plan, &rows)?;
@@ -56,7 +57,8 @@ pub fn encode_chunk<F: Format>(dtype: Dtype, segs: &[Segment<&[u8]>], plan: &Pla
     done.squares.push(squares::<F>(&bits, &vec![0; n]));
     let mut out = header(if plan.full { KIND_FULL } else { KIND_BASE }, dtype, &rows);
     let mut cur = vec![0u32; n];
-    encode_base::<F>(&mut out, &rows, plan, &e, &bits, &mut cur);
+    let columns = column_classes::<F, _>(segs, &rows, &e, &bits);
+    encode_base::<F>(&mut out, &rows, plan, &e, &columns, &bits, &mut cur);
     if plan.full {
         refine::<F, false>(&mut out, &rows, &e, &bits, &mut cur, Target::Exact, true);
         done.payloads.push(out);
@@ -127,14 +129,20 @@ fn write_patches<F: Format>(out: &mut Vec<u8>, at: &[u32], bits: &[u32]) {
 }
 
 #[inline(always)]
-fn encode_base<F: Format>(out: &mut Vec<u8>, rows: &Rows, plan: &Plan, e: &[i16], bits: &[u32], cur: &mut [u32]) {
+fn encode_base<F: Format>(
+    out: &mut Vec<u8>, rows: &Rows, plan: &Plan, e: &[i16], columns: &[Vec<i16>], bits: &[u32], cur: &mut [u32],
+) {
     let n = bits.len();
     let (mut sym, mut ctx) = (vec![0u8; n], vec![0u8; n]);
     let mut patches = Vec::new();
     for r in 0..rows.count() {
         let (range, e) = (rows.range(r), i32::from(e[r]));
         let (scale, step) = (pow2(-e), pow2(e));
-        ctx[range.clone()].fill((plan.scales[r] & 3) as u8);
+        let class = ((plan.scales[r] & 3) << 2) as u8;
+        let (seg, _) = rows.place(r, range.start);
+        for (c, &col) in ctx[range.clone()].iter_mut().zip(&columns[seg]) {
+            *c = class | col as u8;
+        }
         for i in range {
             let u = bits[i] & F::MASK;
             match own_bin::<F>(u, scale) {
@@ -153,6 +161,9 @@ fn encode_base<F: Format>(out: &mut Vec<u8>, rows: &Rows, plan: &Plan, e: &[i16]
         }
     }
     write_ints(out, plan.scales);
+    for c in columns {
+        write_ints(out, c);
+    }
     encode(out, &sym, &ctx, &[Layout::Plain; CLASSES]);
     write_patches::<F>(out, &patches, bits);
 }

@@ -23,7 +23,7 @@ fn elements<M: AsRef<[u8]>>(segs: &[Segment<M>], item: usize) -> Result<usize, E
         }
         n += s.elems;
     }
-    if n > MAX_ELEMENTS {
+    if n == 0 || n > MAX_ELEMENTS {
         return Err(Error::Argument);
     }
     Ok(n)
@@ -57,10 +57,10 @@ pub fn decode<I: Isa>(r: &mut Reader, item: usize, segs: &mut [Target]) -> Resul
             CODED => {
                 let mut stream = Stream::open(r, &[Layout::Plain])?;
                 let mut out = vec![0u8; n];
-                I::run(|| {
-                    let ctx = [0u8; BLOCK];
-                    out.chunks_mut(BLOCK).try_for_each(|o| I::decode(&mut stream, &ctx[..o.len()], o))
-                })?;
+                let ctx = [0u8; BLOCK];
+                for block in out.chunks_mut(BLOCK) {
+                    I::decode(&mut stream, &ctx[..block.len()], block)?;
+                }
                 stream.finish()?;
                 let mut src = out.iter();
                 plane_bytes(segs, item, plane, |b| *b = *src.next().unwrap_or(&0));

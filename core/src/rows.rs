@@ -21,6 +21,8 @@ pub struct Segment<M> {
 /// End of every row in the chunk's linear order.
 pub struct Rows {
     ends: Vec<u32>,
+    /// Segment of every row.
+    segs: Vec<u32>,
 }
 
 /// Part of one row within a block: positions `from..to` of the block.
@@ -32,9 +34,9 @@ pub struct Piece {
 
 impl Rows {
     pub fn new<M: AsRef<[u8]>>(segments: &[Segment<M>], item: usize) -> Result<Self, Error> {
-        let mut ends = Vec::new();
+        let (mut ends, mut of) = (Vec::new(), Vec::new());
         let mut at = 0usize;
-        for s in segments {
+        for (i, s) in segments.iter().enumerate() {
             if s.cols == 0 || s.elems == 0 || s.mem.as_ref().len() != s.elems * item {
                 return Err(Error::Argument);
             }
@@ -45,9 +47,10 @@ impl Rows {
             while at < stop {
                 at = stop.min(at + s.cols);
                 ends.push(at as u32);
+                of.push(i as u32);
             }
         }
-        Ok(Rows { ends })
+        Ok(Rows { ends, segs: of })
     }
     pub fn count(&self) -> usize {
         self.ends.len()
@@ -59,6 +62,11 @@ impl Rows {
     pub fn range(&self, r: usize) -> core::ops::Range<usize> {
         let from = if r == 0 { 0 } else { self.ends[r - 1] as usize };
         from..self.ends[r] as usize
+    }
+    /// Segment and column of element `at`, which is in row `r`.
+    #[inline(always)]
+    pub fn place(&self, r: usize, at: usize) -> (usize, usize) {
+        (self.segs[r] as usize, at - self.range(r).start)
     }
     /// The pieces of the block that starts at `start`; `row` is where the last block stopped.
     #[inline(always)]
@@ -121,15 +129,4 @@ impl Cursor {
             done += n;
         }
     }
-}
-
-/// Element `index` of the chunk's linear order, as memory.
-pub fn element<'m>(segs: &'m mut [Target], mut index: usize, item: usize) -> Option<&'m mut [u8]> {
-    for s in segs {
-        if index < s.elems {
-            return Some(&mut s.mem[index * item..(index + 1) * item]);
-        }
-        index -= s.elems;
-    }
-    None
 }

@@ -1,6 +1,6 @@
 //! Row scales: which power-of-two step a row gets, and its quarter-octave class.
 
-use crate::float::Format;
+use crate::float::{pow2, Format};
 use crate::rows::{Cursor, Rows, Segment};
 
 /// `2^(i / 64)` for `0 <= i < 64` by repeated square roots, which IEEE 754 rounds correctly.
@@ -54,4 +54,52 @@ fn scale_of(mean: f64, whole: i32, e_min: i32, e_max: i32) -> i16 {
     let half = i32::from(m >= root(32));
     let v = if exp == -1023 { i32::MIN / 2 } else { 2 * (exp + whole) + half };
     v.max(4 * e_min).min(4 * e_max + 3) as i16
+}
+
+/// Fewest rows for which telling a column's class pays.
+const MIN_ROWS: usize = 128;
+
+/// Class 0 to 3 of every column of every segment, by its mean square in units of the rows' steps:
+/// split at the mean and one standard deviation of the columns' logarithms.
+pub fn column_classes<F: Format, M: AsRef<[u8]>>(
+    segs: &[Segment<M>], rows: &Rows, e: &[i16], bits: &[u32],
+) -> Vec<Vec<i16>> {
+    let mut out = Vec::with_capacity(segs.len());
+    let mut row = 0;
+    for s in segs {
+        let count = (s.elems + s.cols - 1) / s.cols;
+        let cols = s.cols.min(s.elems);
+        let first = row;
+        row += count;
+        if count < MIN_ROWS {
+            out.push(vec![0; cols]);
+            continue;
+        }
+        let mut sums = vec![0f64; cols];
+        for r in first..row {
+            let scale = pow2(-i32::from(e[r]));
+            for (sum, &b) in sums.iter_mut().zip(&bits[rows.range(r)]) {
+                let u = b & F::MASK;
+                let a = if u < F::INF { F::value(u) * scale } else { 0.0 };
+                let a = f64::from(if a < 16.0 { a } else { 16.0 });
+                *sum += a * a;
+            }
+        }
+        let logs: Vec<i64> = sums.iter().map(|&s| log2_q4(s)).collect();
+        let n = cols as i64;
+        let mean = logs.iter().sum::<i64>().div_euclid(n);
+        let var = logs.iter().map(|l| (l - mean) * (l - mean)).sum::<i64>() / n;
+        let dev = (var as f64).sqrt() as i64;
+        let class = |&l: &i64| i16::from(l >= mean - dev) + i16::from(l >= mean) + i16::from(l > mean + dev);
+        out.push(logs.iter().map(class).collect());
+    }
+    out
+}
+
+/// `floor(16 * log2(v))` of a non-negative number.
+fn log2_q4(v: f64) -> i64 {
+    let bits = v.to_bits();
+    let exp = (bits >> 52) as i64 - 1023;
+    let m = f64::from_bits((bits & ((1 << 52) - 1)) | (1023 << 52));
+    16 * exp.max(-64) + (1..16).filter(|&i| m >= root(4 * i)).count() as i64
 }

@@ -1,8 +1,13 @@
 //! AVX2 twin: eight lanes a vector, eight vectors in flight.
 
-use super::Isa;
+use super::{entry_points, Isa};
+use crate::chunk::{apply_float, Dtype};
+use crate::encode::{encode_float, Encoded, Plan};
+use crate::float::Format;
 use crate::rans::{Stream, MAX_LANES};
+use crate::rows::{Segment, Target};
 use crate::table::{PROB_BITS, TOTAL};
+use crate::wire::Reader;
 use crate::Error;
 use core::arch::x86_64::*;
 
@@ -35,22 +40,24 @@ impl Isa for Avx2 {
         let out = &mut out[..ctx.len()];
         let mut done = 0;
         if stream.lanes == MAX_LANES {
-            // SAFETY: only reached through `run`, after `available(AVX2)`.
+            // SAFETY: only reached through `apply`, after `available(AVX2)`.
             done = unsafe { decode64(stream, ctx, out) };
         }
         stream.decode_scalar(&ctx[done..], &mut out[done..])
     }
-    #[inline(always)]
-    fn run<R>(f: impl FnOnce() -> R) -> R {
-        // SAFETY: `abi` chooses this type only when `available(AVX2)`.
-        unsafe { run(f) }
+    fn apply<F: Format>(kind: u8, r: &mut Reader, segs: &mut [Target]) -> Result<(), Error> {
+        // SAFETY: `abi` chooses this type only when it is available.
+        unsafe { apply::<F>(kind, r, segs) }
+    }
+    fn encode<F: Format>(
+        dtype: Dtype, segs: &[Segment<&[u8]>], plan: &Plan,
+    ) -> Result<Encoded, Error> {
+        // SAFETY: `abi` chooses this type only when it is available.
+        unsafe { encode::<F>(dtype, segs, plan) }
     }
 }
 
-#[target_feature(enable = "avx2,bmi1,bmi2,popcnt,lzcnt")]
-unsafe fn run<R>(f: impl FnOnce() -> R) -> R {
-    f()
-}
+entry_points!(Avx2, "avx2,bmi1,bmi2,popcnt,lzcnt");
 
 /// Decodes whole groups of 64 symbols while the words last for certain; returns how many symbols.
 #[target_feature(enable = "avx2,bmi1,bmi2,popcnt,lzcnt")]

@@ -1,6 +1,11 @@
 //! Instruction sets: one [`Isa`] per twin of the decoder, chosen at run time.
 
+use crate::chunk::{apply_float, Dtype};
+use crate::encode::{encode_float, Encoded, Plan};
+use crate::float::Format;
 use crate::rans::Stream;
+use crate::rows::{Segment, Target};
+use crate::wire::Reader;
 use crate::Error;
 
 #[cfg(target_arch = "x86_64")]
@@ -14,9 +19,32 @@ pub mod neon;
 pub trait Isa {
     /// Decodes a block of symbols; the same bytes as [`Stream::decode_scalar`] for every input.
     fn decode(stream: &mut Stream, ctx: &[u8], out: &mut [u8]) -> Result<(), Error>;
-    /// Runs `f` compiled for this instruction set, so that its plain loops use wide vectors.
-    fn run<R>(f: impl FnOnce() -> R) -> R;
+    /// [`chunk::apply_float`] compiled for this instruction set: its plain loops use wide vectors.
+    fn apply<F: Format>(kind: u8, r: &mut Reader, segs: &mut [Target]) -> Result<(), Error>;
+    /// [`encode::encode_float`], likewise.
+    fn encode<F: Format>(
+        dtype: Dtype, segs: &[Segment<&[u8]>], plan: &Plan,
+    ) -> Result<Encoded, Error>;
 }
+
+/// The two entry points of an instruction set, as functions that enable its features.
+#[allow(unused_macros)]
+macro_rules! entry_points {
+    ($isa:ty, $features:literal) => {
+        #[target_feature(enable = $features)]
+        unsafe fn apply<F: Format>(kind: u8, r: &mut Reader, segs: &mut [Target]) -> Result<(), Error> {
+            apply_float::<F, $isa>(kind, r, segs)
+        }
+        #[target_feature(enable = $features)]
+        unsafe fn encode<F: Format>(
+            dtype: Dtype, segs: &[Segment<&[u8]>], plan: &Plan,
+        ) -> Result<Encoded, Error> {
+            encode_float::<F>(dtype, segs, plan)
+        }
+    };
+}
+#[allow(unused_imports)]
+pub(crate) use entry_points;
 
 /// The portable reference.
 pub struct Scalar;
@@ -26,9 +54,13 @@ impl Isa for Scalar {
     fn decode(stream: &mut Stream, ctx: &[u8], out: &mut [u8]) -> Result<(), Error> {
         stream.decode_scalar(ctx, out)
     }
-    #[inline(always)]
-    fn run<R>(f: impl FnOnce() -> R) -> R {
-        f()
+    fn apply<F: Format>(kind: u8, r: &mut Reader, segs: &mut [Target]) -> Result<(), Error> {
+        apply_float::<F, Self>(kind, r, segs)
+    }
+    fn encode<F: Format>(
+        dtype: Dtype, segs: &[Segment<&[u8]>], plan: &Plan,
+    ) -> Result<Encoded, Error> {
+        encode_float::<F>(dtype, segs, plan)
     }
 }
 

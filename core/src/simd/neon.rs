@@ -1,8 +1,13 @@
 //! NEON twin: the lanes' arithmetic in vectors of four, table look-ups one by one.
 
-use super::Isa;
+use super::{entry_points, Isa};
+use crate::chunk::{apply_float, Dtype};
+use crate::encode::{encode_float, Encoded, Plan};
+use crate::float::Format;
 use crate::rans::{Stream, MAX_LANES};
+use crate::rows::{Segment, Target};
 use crate::table::{MAX_CTX, PROB_BITS, TOTAL};
+use crate::wire::Reader;
 use crate::Error;
 use core::arch::aarch64::*;
 
@@ -19,11 +24,19 @@ impl Isa for Neon {
         }
         stream.decode_scalar(&ctx[done..], &mut out[done..])
     }
-    #[inline(always)]
-    fn run<R>(f: impl FnOnce() -> R) -> R {
-        f()
+    fn apply<F: Format>(kind: u8, r: &mut Reader, segs: &mut [Target]) -> Result<(), Error> {
+        // SAFETY: `abi` chooses this type only when it is available.
+        unsafe { apply::<F>(kind, r, segs) }
+    }
+    fn encode<F: Format>(
+        dtype: Dtype, segs: &[Segment<&[u8]>], plan: &Plan,
+    ) -> Result<Encoded, Error> {
+        // SAFETY: `abi` chooses this type only when it is available.
+        unsafe { encode::<F>(dtype, segs, plan) }
     }
 }
+
+entry_points!(Neon, "neon");
 
 /// Decodes whole groups of 64 symbols while the words last for certain; returns how many symbols.
 #[target_feature(enable = "neon")]
