@@ -201,7 +201,8 @@ NAME = st.lists(SEGMENT | st.text(max_size=4), max_size=5).map(".".join) | st.te
 def test_any_names_have_one_order(names: list[str]) -> None:
     # Comparing never fails, and the order does not depend on the order of the input.
     ordered = sorted(names, key=forward_key)
-    assert sorted(names[::-1], key=forward_key) == ordered
+    backwards = list(reversed(names))
+    assert sorted(backwards, key=forward_key) == ordered
     assert sorted(ordered) == sorted(names)
 
 
