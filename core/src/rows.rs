@@ -50,6 +50,9 @@ impl Rows {
                 of.push(i as u32);
             }
         }
+        if ends.is_empty() {
+            return Err(Error::Argument);
+        }
         Ok(Rows { ends, segs: of })
     }
     pub fn count(&self) -> usize {
