@@ -1,0 +1,141 @@
+"""What the status and the headers of an HTTP response mean."""
+
+from __future__ import annotations
+
+import re
+import time
+from collections.abc import Mapping
+from dataclasses import dataclass
+from email.utils import parsedate_to_datetime
+
+from p2u.errors import IntegrityError, NotFoundError, StoreError
+
+#: A server that asks for more is as good as down.
+MAX_RETRY_AFTER = 86_400.0
+
+_RETRYABLE = frozenset({408, 421, 425, 429, 500, 502, 503, 504, 507, 509, 520, 521, 522, 523, 524})
+_CONTENT_RANGE = re.compile(r"bytes (?:(\d{1,19})-(\d{1,19})|\*)/(\d{1,19}|\*)", re.IGNORECASE)
+_SHOWN_REASON = re.compile(r"[^\x20-\x7e]")
+
+
+def parse_retry_after(value: str | None, now: float | None = None) -> float | None:
+    """Seconds to wait, from seconds or an HTTP date; None when absent or not understood."""
+    text = (value or "").strip()
+    if re.fullmatch(r"\d{1,9}(\.\d{1,9})?", text):
+        return min(float(text), MAX_RETRY_AFTER)
+    if not text:
+        return None
+    try:
+        when = parsedate_to_datetime(text).timestamp()
+    except (ValueError, TypeError, IndexError, OverflowError, OSError):
+        return None
+    return min(max(0.0, when - (time.time() if now is None else now)), MAX_RETRY_AFTER)
+
+
+def content_length(headers: Mapping[str, str]) -> int | None:
+    """Bytes of the body, if the header says so."""
+    text = headers.get("Content-Length", "").strip()
+    return int(text) if re.fullmatch(r"\d{1,19}", text, re.ASCII) else None
+
+
+@dataclass(frozen=True)
+class ContentRange:
+    """``bytes first-last/size``; ``size`` None for ``*``, first and last None for ``*/size``."""
+
+    first: int | None
+    last: int | None
+    size: int | None
+
+    @classmethod
+    def parse(cls, value: str | None) -> ContentRange | None:
+        """None when the header is absent or malformed."""
+        match = _CONTENT_RANGE.fullmatch((value or "").strip())
+        if match is None:
+            return None
+        first, last, size = match.groups()
+        return cls(
+            int(first) if first else None,
+            int(last) if last else None,
+            None if size == "*" else int(size),
+        )
+
+
+def status_error(
+    status: int, reason: str | None, headers: Mapping[str, str], file: str
+) -> StoreError:
+    """The error for a response that is neither 200, 206 nor a redirect."""
+    said = _SHOWN_REASON.sub("?", reason or "")[:60]
+    answer = f"the server answered {status} {said}".rstrip()
+    if status in (404, 410):
+        return NotFoundError(f"not found ({answer})", file=file, hint="Check the URL")
+    if status in (401, 403):
+        hint = (
+            "Check the credentials; a presigned URL may have expired, a missing file may be hidden"
+        )
+        return StoreError(f"access denied ({answer})", file=file, hint=hint)
+    if status == 407:
+        hint = "Check http_proxy and https_proxy"
+        return StoreError(f"the proxy wants credentials ({answer})", file=file, hint=hint)
+    if status == 416:
+        return _not_satisfiable(headers, file)
+    if status in _RETRYABLE:
+        wait = parse_retry_after(headers.get("Retry-After"))
+        hint = "The server is busy or down; try again later"
+        return StoreError(answer, file=file, hint=hint, retryable=True, retry_after=wait)
+    return StoreError(answer, file=file, hint="Check the URL and the server")
+
+
+def _not_satisfiable(headers: Mapping[str, str], file: str) -> StoreError:
+    found = ContentRange.parse(headers.get("Content-Range"))
+    size = f"{found.size} bytes" if found and found.size is not None else "fewer bytes"
+    return StoreError(
+        f"has {size} than expected: the server answered 416 to a range"
+        if size == "fewer bytes"
+        else f"has only {size}: the server answered 416 to a range",
+        file=file,
+        hint="The package is incomplete or not the one of this manifest; publish it again",
+    )
+
+
+def check_encoding(headers: Mapping[str, str], file: str) -> None:
+    """Raises StoreError unless the body is the object's own bytes."""
+    encoding = headers.get("Content-Encoding", "").strip().lower()
+    if encoding not in ("", "identity"):
+        raise StoreError(
+            f"came with Content-Encoding {_SHOWN_REASON.sub('?', encoding)[:40]!r},"
+            " expected the file's own bytes",
+            file=file,
+            hint="Switch compression off for this folder on the server or its proxy",
+        )
+
+
+@dataclass(frozen=True)
+class Version:
+    """What identifies one version of an object; None: the server did not say."""
+
+    etag: str | None
+    size: int | None
+
+    @property
+    def strong_etag(self) -> str | None:
+        """The ETag if it may be used in If-Range."""
+        strong = self.etag and re.fullmatch(r'"[\x21\x23-\x7e]*"', self.etag)
+        return self.etag if strong else None
+
+    def joined(self, newer: Version) -> Version:
+        """This, with what it does not know taken from a newer response."""
+        return Version(self.etag or newer.etag, self.size if self.size is not None else newer.size)
+
+    def check_same(self, newer: Version, file: str) -> None:
+        """Raises IntegrityError if both are known and not the same."""
+        if self.etag and newer.etag and self.etag != newer.etag:
+            was, now = f"ETag {self.etag}", newer.etag
+        elif None not in (self.size, newer.size) and self.size != newer.size:
+            was, now = f"{self.size} bytes", f"{newer.size}"
+        else:
+            return
+        raise IntegrityError(
+            _SHOWN_REASON.sub("?", f"changed while downloading: it had {was}, now {now}"),
+            file=file,
+            hint="The package was replaced on the server; run the same command again",
+        )

@@ -1,0 +1,144 @@
+"""Stores for tests: slow ones, flaky ones, and one that counts what was asked for."""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Callable, Generator
+from dataclasses import dataclass, field
+
+from p2u.errors import StoreError
+from p2u.stores import Store
+
+
+class WrapperStore(Store):
+    """Another store, unchanged: the base of the others."""
+
+    def __init__(self, store: Store) -> None:
+        self.store = store
+        self.url = store.url
+
+    def read(self, key: str, *, limit: int) -> bytes:
+        return self.store.read(key, limit=limit)
+
+    def stream(self, key: str, start: int, length: int) -> Generator[bytes, None, None]:
+        return self.store.stream(key, start, length)
+
+    @property
+    def supports_ranges(self) -> bool:
+        return self.store.supports_ranges
+
+    def close(self) -> None:
+        self.store.close()
+
+
+class LatencyStore(WrapperStore):
+    """Waits before each request's first byte."""
+
+    def __init__(self, store: Store, seconds: float) -> None:
+        super().__init__(store)
+        self.seconds = seconds
+
+    def read(self, key: str, *, limit: int) -> bytes:
+        time.sleep(self.seconds)
+        return super().read(key, limit=limit)
+
+    def stream(self, key: str, start: int, length: int) -> Generator[bytes, None, None]:
+        pieces = super().stream(key, start, length)
+        time.sleep(self.seconds)
+        return pieces
+
+
+@dataclass
+class CountingStore(WrapperStore):
+    """Notes each request and how many bytes were really taken from it.
+
+    Attributes:
+        reads: Keys read whole.
+        ranges: ``[key, start, length, taken]`` for each stream, in order of their begin.
+    """
+
+    store: Store
+    reads: list[str] = field(default_factory=list)
+    ranges: list[list[object]] = field(default_factory=list)
+    taken: int = 0
+
+    def __post_init__(self) -> None:
+        super().__init__(self.store)
+        self._lock = threading.Lock()
+
+    def read(self, key: str, *, limit: int) -> bytes:
+        data = super().read(key, limit=limit)
+        with self._lock:
+            self.reads.append(key)
+            self.taken += len(data)
+        return data
+
+    def stream(self, key: str, start: int, length: int) -> Generator[bytes, None, None]:
+        pieces = super().stream(key, start, length)
+        entry: list[object] = [key, start, length, 0]
+        with self._lock:
+            self.ranges.append(entry)
+        done = 0
+        try:
+            for piece in pieces:
+                done += len(piece)
+                with self._lock:
+                    entry[3] = done
+                    self.taken += len(piece)
+                yield piece
+        finally:
+            pieces.close()
+
+
+class FlakyStore(WrapperStore):
+    """Breaks off requests: ``fails(key, start, n)`` says whether the ``n``-th (from 0) does.
+
+    A broken stream yields half of its first piece before the error, which is retryable.
+    """
+
+    def __init__(
+        self,
+        store: Store,
+        fails: Callable[[str, int, int], bool],
+        retry_after: float | None = None,
+    ) -> None:
+        super().__init__(store)
+        self._fails = fails
+        self._retry_after = retry_after
+        self._lock = threading.Lock()
+        self.requests = 0
+        self.failures = 0
+
+    def _breaks(self, key: str, start: int) -> bool:
+        with self._lock:
+            number = self.requests
+            self.requests += 1
+            broken = self._fails(key, start, number)
+            self.failures += broken
+            return broken
+
+    def _error(self, key: str) -> StoreError:
+        return StoreError(
+            "the connection broke (on purpose)",
+            file=f"{self.url}/{key}",
+            retryable=True,
+            retry_after=self._retry_after,
+        )
+
+    def read(self, key: str, *, limit: int) -> bytes:
+        if self._breaks(key, 0):
+            raise self._error(key)
+        return super().read(key, limit=limit)
+
+    def stream(self, key: str, start: int, length: int) -> Generator[bytes, None, None]:
+        broken = self._breaks(key, start)
+        pieces = super().stream(key, start, length)
+        try:
+            for piece in pieces:
+                if broken:
+                    yield piece[: len(piece) // 2]
+                    raise self._error(key)
+                yield piece
+        finally:
+            pieces.close()
