@@ -37,6 +37,10 @@ pub struct Encoded {
     pub squares: Vec<f64>,
 }
 
+/// One element in so many is looked at for decisions that only cost bytes if they are wrong. Prime,
+/// so that no usual row length hides a column.
+const SAMPLE: usize = 13;
+
 fn header(kind: u8, dtype: Dtype, rows: &Rows) -> Vec<u8> {
     let mut out = vec![kind, dtype as u8];
     out.extend_from_slice(&(rows.count() as u32).to_le_bytes());
@@ -60,7 +64,7 @@ pub fn encode_float<F: Format>(dtype: Dtype, segs: &[Segment<&[u8]>], plan: &Pla
     let columns = column_classes::<F, _>(segs, &rows, &e, &bits);
     encode_base::<F>(&mut out, &rows, plan, &e, &columns, &bits, &mut cur);
     if plan.full {
-        refine::<F, false>(&mut out, &rows, &e, &bits, &mut cur, Target::Exact, true);
+        refine::<F, false>(&mut out, &rows, &e, &bits, &mut cur, Target::Exact, true, plan.codes.is_some());
         done.payloads.push(out);
         done.squares.push(0.0);
         return Ok(done);
@@ -73,9 +77,9 @@ pub fn encode_float<F: Format>(dtype: Dtype, segs: &[Segment<&[u8]>], plan: &Pla
         let target = if k == 0 { Target::Exact } else { Target::Cells { k: k - halved } };
         let mut out = header(KIND_REFINE, dtype, &rows);
         if halved == 0 {
-            refine::<F, false>(&mut out, &rows, &e, &bits, &mut cur, target, false);
+            refine::<F, false>(&mut out, &rows, &e, &bits, &mut cur, target, false, plan.codes.is_some());
         } else {
-            refine::<F, true>(&mut out, &rows, &e, &bits, &mut cur, target, false);
+            refine::<F, true>(&mut out, &rows, &e, &bits, &mut cur, target, false, false);
         }
         done.payloads.push(out);
         done.squares.push(if k == 0 { 0.0 } else { squares::<F>(&bits, &cur) });
@@ -136,27 +140,18 @@ fn encode_base<F: Format>(
     let (mut sym, mut ctx) = (vec![0u8; n], vec![0u8; n]);
     let mut patches = Vec::new();
     for r in 0..rows.count() {
-        let (range, e) = (rows.range(r), i32::from(e[r]));
-        let (scale, step) = (pow2(-e), pow2(e));
+        let p = rows.range(r);
         let class = ((plan.scales[r] & 3) << 2) as u8;
-        let (seg, _) = rows.place(r, range.start);
-        for (c, &col) in ctx[range.clone()].iter_mut().zip(&columns[seg]) {
+        let (seg, _) = rows.place(r, p.start);
+        for (c, &col) in ctx[p.clone()].iter_mut().zip(&columns[seg]) {
             *c = class | col as u8;
         }
-        for i in range {
-            let u = bits[i] & F::MASK;
-            match own_bin::<F>(u, scale) {
-                Some(q) => {
-                    let q = if bits[i] & F::SIGN != 0 { -q } else { q };
-                    let q = plan.codes.map_or(q, |c| i32::from(c[i]).max(-Q_MAX).min(Q_MAX));
-                    sym[i] = (q + 128) as u8;
-                    cur[i] = bin_value::<F>(q, step);
-                }
-                None => {
-                    sym[i] = ESCAPE;
-                    cur[i] = bits[i];
-                    patches.push(i as u32);
-                }
+        let codes = plan.codes.map(|c| &c[p.clone()]);
+        let (bits, sym, cur) = (&bits[p.clone()], &mut sym[p.clone()], &mut cur[p.clone()]);
+        if base_row::<F>(bits, codes, i32::from(e[r]), sym, cur) {
+            for i in (0..sym.len()).filter(|&i| sym[i] == ESCAPE) {
+                cur[i] = bits[i];
+                patches.push((p.start + i) as u32);
             }
         }
     }
@@ -168,10 +163,32 @@ fn encode_base<F: Format>(
     write_patches::<F>(out, &patches, bits);
 }
 
+/// Base symbols and values of one row; says whether some element is outside the bins.
+#[inline(always)]
+fn base_row<F: Format>(bits: &[u32], codes: Option<&[i16]>, e: i32, sym: &mut [u8], cur: &mut [u32]) -> bool {
+    let (scale, step) = (pow2(-e), pow2(e));
+    let mut escapes = false;
+    for ((&bits, sym), cur) in bits.iter().zip(sym.iter_mut()).zip(cur.iter_mut()) {
+        let (q, fits) = own_bin::<F>(bits & F::MASK, scale);
+        let q = if bits & F::SIGN != 0 { -q } else { q };
+        *sym = if fits { (q + 128) as u8 } else { ESCAPE };
+        *cur = bin_value::<F>(q, step);
+        escapes |= !fits;
+    }
+    if let Some(codes) = codes {
+        for ((sym, cur), &c) in sym.iter_mut().zip(cur).zip(codes).filter(|((s, _), _)| **s != ESCAPE) {
+            let q = i32::from(c).max(-Q_MAX).min(Q_MAX);
+            *sym = (q + 128) as u8;
+            *cur = bin_value::<F>(q, step);
+        }
+    }
+    escapes
+}
+
 /// Encodes one refinement; leaves the refined state in `cur` unless it is the exact one.
 #[inline(always)]
 fn refine<F: Format, const CELLS: bool>(
-    out: &mut Vec<u8>, rows: &Rows, e: &[i16], bits: &[u32], cur: &mut [u32], target: Target, full: bool,
+    out: &mut Vec<u8>, rows: &Rows, e: &[i16], bits: &[u32], cur: &mut [u32], target: Target, full: bool, coded: bool,
 ) {
     let n = bits.len();
     let (mut h, mut ctx) = (vec![0i32; n], vec![0u8; n]);
@@ -179,13 +196,14 @@ fn refine<F: Format, const CELLS: bool>(
         let p = rows.range(r);
         classify::<F, CELLS>(&cur[p.clone()], i32::from(e[r]), &mut h[p.clone()], &mut ctx[p]);
     }
-    let shift = if CELLS { None } else { shifts::<F>(rows, e, bits, cur, &h, &ctx) };
-    let before = ctx.clone();
+    let shift = if coded { shifts::<F>(rows, e, bits, cur, &h, &ctx) } else { None };
+    let mut before = Vec::new();
     if let Some(s) = &shift {
+        before = ctx.clone();
         apply_shift::<F>(s, cur, &mut h, &mut ctx);
     }
-    let zeros = (0..n).filter(|&i| ctx[i] == KNOWN || (!CELLS && ctx[i] == 0 && bits[i] & F::MASK == 0));
-    let sparse = zeros.count() > n / 64;
+    let zeros = (0..n).step_by(SAMPLE).filter(|&i| ctx[i] == KNOWN || bits[i] & F::MASK == 0);
+    let sparse = zeros.count() * SAMPLE > n / 64;
     let (raw, raw_zero) = raw_widths::<F, CELLS>(&h, &ctx, target);
     let head = RefineHead { from_cells: CELLS, target, shifted: shift.is_some(), sparse, raw, raw_zero };
 
@@ -215,33 +233,27 @@ fn refine<F: Format, const CELLS: bool>(
             raw: raw.saturating_sub(t),
             raw_zero: raw_zero.saturating_sub(t),
         };
-        let (half, top) = row_constants::<F, CELLS>(&row);
-        fields.row(row.raw);
         let p = rows.range(r);
-        for i in p.clone() {
-            if ctx[i] != KNOWN {
-                let split = match target {
-                    Target::Exact => split_exact::<F, CELLS>(bits[i], h[i], ctx[i], &row, half, top),
-                    Target::Cells { k } => split_cells::<F, CELLS>(bits[i], h[i], ctx[i], &row, k),
-                };
-                match split {
-                    Some((s, b)) => {
-                        sym[i] = s;
-                        below[i] = b;
-                    }
-                    None => patches.push(i as u32),
-                }
-            }
-            if !(sparse && is_zero(CELLS, ctx[i], sym[i])) {
-                fields.put(below[i] & ((1 << row.raw) - 1));
-            }
-            if row.raw_zero > row.raw && ctx[i] == 0 && !is_zero(CELLS, 0, sym[i]) {
-                extra.put_width(below[i] >> row.raw, row.raw_zero - row.raw);
-            }
+        let (bits, h, ctx) = (&bits[p.clone()], &h[p.clone()], &ctx[p.clone()]);
+        let (sym, below) = (&mut sym[p.clone()], &mut below[p.clone()]);
+        if split_row::<F, CELLS>(bits, h, ctx, sym, below, &row, target) {
+            patch_row::<F, CELLS>(bits, h, ctx, &row, target, p.start, &mut patches);
         }
         if let Target::Cells { k } = target {
-            let (h, ctx, sym, below) = (&h[p.clone()], &ctx[p.clone()], &sym[p.clone()], &below[p.clone()]);
             combine_cells::<F, CELLS>(&mut cur[p], h, ctx, sym, below, row, k);
+        }
+        fields.row(row.raw);
+        if sparse {
+            for i in (0..sym.len()).filter(|&i| !is_zero(CELLS, ctx[i], sym[i])) {
+                fields.put(&[below[i]]);
+            }
+        } else {
+            fields.put(below);
+        }
+        if row.raw_zero > row.raw {
+            for i in (0..sym.len()).filter(|&i| ctx[i] == 0 && !is_zero(CELLS, 0, sym[i])) {
+                extra.put_width(below[i] >> row.raw, row.raw_zero - row.raw);
+            }
         }
     }
     for &i in &patches {
@@ -259,6 +271,51 @@ fn refine<F: Format, const CELLS: bool>(
     write_patches::<F>(out, &patches, bits);
 }
 
+/// Symbols and low bits of one row; says whether some element has to be patched.
+#[inline(always)]
+fn split_row<F: Format, const CELLS: bool>(
+    bits: &[u32], h: &[i32], ctx: &[u8], sym: &mut [u8], below: &mut [u32], row: &Row, target: Target,
+) -> bool {
+    let (half, top) = row_constants::<F, CELLS>(row);
+    let mut all = 0;
+    let items = bits.iter().zip(h).zip(ctx).zip(sym).zip(below);
+    match target {
+        Target::Exact => {
+            for ((((&bits, &h), &ctx), sym), below) in items {
+                let (s, b) = split_exact::<F, CELLS>(bits, h, ctx, row, half, top);
+                *sym = s as u8;
+                *below = b;
+                all |= s;
+            }
+        }
+        Target::Cells { k } => {
+            for ((((&bits, &h), &ctx), sym), below) in items {
+                let (s, b) = split_cells::<F, CELLS>(bits, h, ctx, row, k);
+                *sym = s as u8;
+                *below = b;
+                all |= s;
+            }
+        }
+    }
+    all & !255 != 0
+}
+
+/// Which elements of a row have to be patched.
+fn patch_row<F: Format, const CELLS: bool>(
+    bits: &[u32], h: &[i32], ctx: &[u8], row: &Row, target: Target, start: usize, patches: &mut Vec<u32>,
+) {
+    let (half, top) = row_constants::<F, CELLS>(row);
+    for (i, ((&bits, &h), &ctx)) in bits.iter().zip(h).zip(ctx).enumerate() {
+        let (s, _) = match target {
+            Target::Exact => split_exact::<F, CELLS>(bits, h, ctx, row, half, top),
+            Target::Cells { k } => split_cells::<F, CELLS>(bits, h, ctx, row, k),
+        };
+        if s & !255 != 0 {
+            patches.push((start + i) as u32);
+        }
+    }
+}
+
 /// By how many bins each weight's own bin lies beside its base code; `None` if none does.
 fn shifts<F: Format>(rows: &Rows, e: &[i16], bits: &[u32], cur: &[u32], h: &[i32], ctx: &[u8]) -> Option<Vec<u8>> {
     let mut out = vec![0u8; bits.len()];
@@ -271,7 +328,8 @@ fn shifts<F: Format>(rows: &Rows, e: &[i16], bits: &[u32], cur: &[u32], h: &[i32
             }
             let signed = |q: i32, bits: u32| if bits & F::SIGN != 0 { -q } else { q };
             let base = signed((h[i] + 1) / 2, cur[i]);
-            if let Some(own) = own_bin::<F>(bits[i] & F::MASK, scale) {
+            let (own, fits) = own_bin::<F>(bits[i] & F::MASK, scale);
+            if fits {
                 out[i] = zigzag(signed(own, bits[i]) - base).unwrap_or(0);
                 any |= out[i] != 0;
             }
@@ -288,7 +346,7 @@ fn shifts<F: Format>(rows: &Rows, e: &[i16], bits: &[u32], cur: &[u32], h: &[i32
 #[inline(always)]
 fn raw_widths<F: Format, const CELLS: bool>(h: &[i32], ctx: &[u8], target: Target) -> (u32, u32) {
     let mut octaves = [0u64; 33];
-    for (&h, &c) in h.iter().zip(ctx) {
+    for (&h, &c) in h.iter().zip(ctx).step_by(SAMPLE) {
         if c != 0 && c != KNOWN {
             let bin = (h + i32::from(!CELLS)) / 2;
             octaves[(31 - (bin as u32 | 1).leading_zeros()) as usize] += 1;
@@ -301,7 +359,7 @@ fn raw_widths<F: Format, const CELLS: bool>(h: &[i32], ctx: &[u8], target: Targe
     };
     let fit = |most: u32, least: u32, cap: u32| {
         let mut raw = most;
-        while raw > least && waste(raw, cap) * 256 > h.len() as u64 {
+        while raw > least && waste(raw, cap) * 256 * SAMPLE as u64 > h.len() as u64 {
             raw -= 1;
         }
         raw

@@ -58,16 +58,15 @@ pub fn classify<F: Format, const CELLS: bool>(cur: &[u32], e: i32, h: &mut [i32]
     }
 }
 
-/// Number of the bin a magnitude belongs to, or `None` outside the bins (also NaN, infinity).
+/// Number of the bin a magnitude belongs to, and whether it is inside the bins at all (NaN and
+/// infinity are not).
 #[inline(always)]
-pub fn own_bin<F: Format>(u: u32, scale: f32) -> Option<i32> {
+pub fn own_bin<F: Format>(u: u32, scale: f32) -> (i32, bool) {
     let a = F::value(u) * scale;
-    if a < 127.5 {
-        let q = trunc(a);
-        Some(q + i32::from(a - q as f32 >= 0.5))
-    } else {
-        None
-    }
+    let fits = a < 127.5;
+    let a = if fits { a } else { 0.0 };
+    let q = trunc(a);
+    (q + i32::from(a - q as f32 >= 0.5), fits)
 }
 
 /// Base value of signed bin `q`.
@@ -186,54 +185,49 @@ pub fn combine_cells<F: Format, const CELLS: bool>(
     }
 }
 
-/// The inverse of [`combine_exact`] for one element: symbol and what stands below it, if they exist.
+/// The inverse of [`combine_exact`] for one element: symbol and what stands below it. A symbol
+/// outside 0..=255 says that the element has to be patched.
 #[inline(always)]
 pub fn split_exact<F: Format, const CELLS: bool>(
     bits: u32, h: i32, ctx: u8, row: &Row, half: f32, top: u32,
-) -> Option<(u8, u32)> {
+) -> (i32, u32) {
     let u = bits & F::MASK;
-    let sign = bits >> (F::BYTES as u32 * 8 - 1);
-    if ctx == 0 && u == 0 {
-        return if CELLS { None } else { Some((sign as u8, 0)) };
-    }
+    let sign = (bits >> (F::BYTES as u32 * 8 - 1)) as i32;
     let ut = u >> row.tz;
-    let (sym, below) = if ctx == 0 {
-        let z = top.checked_sub(ut >> row.raw_zero)?;
-        let sym = if CELLS { z } else { 2 + 2 * z + sign };
-        (sym, ut & ((1 << row.raw_zero) - 1))
-    } else {
-        let lo = (F::ceil(h as f32 * half).wrapping_add((1 << row.tz) - 1)) >> row.tz;
-        let d = ut.checked_sub(lo)?;
-        (d >> row.raw, d & ((1 << row.raw) - 1))
-    };
-    u8::try_from(sym).ok().map(|s| (s, below))
+    let z = top.wrapping_sub(ut >> row.raw_zero) as i32;
+    let near = if CELLS { z } else { z.wrapping_mul(2).wrapping_add(2 + sign) };
+    let near = if !CELLS && u == 0 { sign } else { near };
+    let lo = (F::ceil(h as f32 * half).wrapping_add((1 << row.tz) - 1)) >> row.tz;
+    let d = ut.wrapping_sub(lo);
+    let inside = (d as i32) >> row.raw;
+    let zero = ctx == 0;
+    let sym = if zero { near } else { inside };
+    let mask = (1u32 << if zero { row.raw_zero } else { row.raw }) - 1;
+    let below = if zero { ut } else { d } & mask;
+    let known = ctx == KNOWN;
+    (if known { 0 } else { sym }, if known { 0 } else { below })
 }
 
-/// The inverse of [`combine_cells`] for one element.
+/// The inverse of [`combine_cells`] for one element, like [`split_exact`].
 #[inline(always)]
 pub fn split_cells<F: Format, const CELLS: bool>(
     bits: u32, h: i32, ctx: u8, row: &Row, k: u32,
-) -> Option<(u8, u32)> {
+) -> (i32, u32) {
     let u = bits & F::MASK;
-    let sign = bits >> (F::BYTES as u32 * 8 - 1);
-    if !CELLS && ctx == 0 && u == 0 {
-        return Some((sign as u8, 0));
-    }
+    let sign = (bits >> (F::BYTES as u32 * 8 - 1)) as i32;
     let a = F::value(u) * pow2(k as i32 - row.e);
-    if !(a < 8_388_608.0) {
-        return None;
-    }
-    let c = trunc(a);
-    let raw = |v: i32| v as u32 & ((1 << row.raw) - 1);
-    if !CELLS && ctx == 0 {
-        let s = 2 + 2 * (c >> row.raw) + sign as i32;
-        return u8::try_from(s).ok().map(|s| (s, raw(c)));
-    }
+    let fits = a < 8_388_608.0;
+    let c = trunc(if fits { a } else { 0.0 });
+    let mask = (1i32 << row.raw) - 1;
+    let near = 2 + 2 * (c >> row.raw) + sign;
+    let near = if u == 0 { sign } else { near };
     let d = c - (h << (k - 1));
-    if d < 0 {
-        return None;
-    }
-    u8::try_from(d >> row.raw).ok().map(|s| (s, raw(d)))
+    let zero = !CELLS && ctx == 0;
+    let sym = if zero { near } else { d >> row.raw };
+    let sym = if fits { sym } else { -1 };
+    let below = (if zero { c } else { d } & mask) as u32;
+    let known = ctx == KNOWN;
+    (if known { 0 } else { sym }, if known { 0 } else { below })
 }
 
 /// [`zero_top`] and the half step, for the encoder's loop over a row.

@@ -94,28 +94,33 @@ impl<'a> Stream<'a> {
     }
 }
 
-/// Encodes `syms` under `ctx` (same length) and appends the stream to `out`.
-pub fn encode(out: &mut Vec<u8>, syms: &[u8], ctx: &[u8], layouts: &[Layout]) {
-    let mut counts = vec![[0u32; 256]; MAX_CTX];
-    for (&s, &c) in syms.iter().zip(ctx) {
-        counts[usize::from(c)][usize::from(s)] += 1;
+/// Symbols of each context. Two histograms take turns, so that runs of a symbol do not stall.
+fn count(syms: &[u8], ctx: &[u8]) -> Vec<[u32; 256]> {
+    let mut counts = vec![[0u32; 256]; 2 * MAX_CTX];
+    let (even, odd) = counts.split_at_mut(MAX_CTX);
+    for (s, c) in syms.chunks(2).zip(ctx.chunks(2)) {
+        even[usize::from(c[0]) & (MAX_CTX - 1)][usize::from(s[0])] += 1;
+        if let ([_, s], [_, c]) = (s, c) {
+            odd[usize::from(*c) & (MAX_CTX - 1)][usize::from(*s)] += 1;
+        }
     }
-    encode_counted(out, syms, ctx, layouts, &counts);
+    for (e, o) in even.iter_mut().flatten().zip(odd.iter().flatten()) {
+        *e += o;
+    }
+    counts.truncate(MAX_CTX);
+    counts
 }
 
-/// [`encode`] with the histogram already at hand.
-pub fn encode_counted(
-    out: &mut Vec<u8>,
-    syms: &[u8],
-    ctx: &[u8],
-    layouts: &[Layout],
-    counts: &[[u32; 256]],
-) {
+/// Encodes `syms` under `ctx` (same length, below the number of layouts) and appends the stream.
+#[inline(always)]
+pub fn encode(out: &mut Vec<u8>, syms: &[u8], ctx: &[u8], layouts: &[Layout]) {
+    assert_eq!(syms.len(), ctx.len());
+    let counts = count(syms, ctx);
     let log2 = lanes_log2(syms.len());
     out.push(log2 as u8);
     let mut bits = BitWriter::default();
     let freqs: Vec<Freqs> =
-        layouts.iter().zip(counts).map(|(&l, c)| write_table(&mut bits, c, l)).collect();
+        layouts.iter().zip(&counts).map(|(&l, c)| write_table(&mut bits, c, l)).collect();
     out.extend_from_slice(&bits.out);
     let tables = encode_tables(&freqs);
 
@@ -124,16 +129,19 @@ pub fn encode_counted(
     // Words are made last first; at most one per symbol.
     let mut words = vec![0u16; syms.len() + 1];
     let mut at = syms.len();
-    for i in (0..syms.len()).rev() {
-        let s = &tables[usize::from(ctx[i])][usize::from(syms[i])];
-        let x = states[i & (lanes - 1)];
-        words[at] = x as u16;
+    let mut lane = (syms.len() + lanes - 1) & (lanes - 1);
+    for (&sym, &c) in syms.iter().zip(ctx).rev() {
+        let s = &tables[usize::from(c) & (MAX_CTX - 1)][usize::from(sym)];
+        let x = states[lane];
+        // SAFETY: `at` starts at the last place and falls by at most one per symbol.
+        unsafe { *words.get_unchecked_mut(at) = x as u16 };
         let full = x > s.max;
         at -= usize::from(full);
         let x = if full { x >> 16 } else { x };
         // x < freq << 20 keeps the product below 2^64.
         let q = ((u64::from(x) * s.rcp) >> 44) as u32;
-        states[i & (lanes - 1)] = x + q * u32::from(s.cmpl) + u32::from(s.start);
+        states[lane] = x + q * u32::from(s.cmpl) + u32::from(s.start);
+        lane = lane.wrapping_sub(1) & (lanes - 1);
     }
     let words = &words[at + 1..];
     for s in &states[..lanes] {

@@ -120,9 +120,11 @@ fn unpack(src: &[u8], w: usize, out: &mut [u32]) {
     }
 }
 
+/// Writer of both streams; the twin of [`RawReader`].
 #[derive(Default)]
 pub struct RawWriter {
     pub out: Vec<u8>,
+    /// Bits not yet written; fewer than 8 between calls.
     acc: u64,
     fill: u32,
     width: u32,
@@ -135,27 +137,47 @@ impl RawWriter {
             self.width = width;
         }
     }
+    /// Appends the low bits of each value.
     #[inline(always)]
-    pub fn put(&mut self, v: u32) {
-        self.acc |= u64::from(v) << self.fill;
-        self.fill += self.width;
-        if self.fill >= 32 {
-            self.out.extend_from_slice(&(self.acc as u32).to_le_bytes());
-            self.acc >>= 32;
-            self.fill -= 32;
+    pub fn put(&mut self, values: &[u32]) {
+        let w = self.width;
+        if w == 0 {
+            return;
         }
+        let mask = (1u32 << w) - 1;
+        let mut at = self.out.len();
+        self.out.resize(at + (values.len() * w as usize + 7) / 8 + 8, 0);
+        let (mut acc, mut fill) = (self.acc, self.fill);
+        let pairs = values.chunks_exact(2);
+        let odd = pairs.remainder();
+        let mut push = |v: u64, bits: u32| {
+            acc |= v << fill;
+            fill += bits;
+            self.out[at..at + 8].copy_from_slice(&acc.to_le_bytes());
+            at += (fill >> 3) as usize;
+            acc >>= fill & !7;
+            fill &= 7;
+        };
+        for p in pairs {
+            push(u64::from(p[0] & mask) | u64::from(p[1] & mask) << w, 2 * w);
+        }
+        for &v in odd {
+            push(u64::from(v & mask), w);
+        }
+        self.acc = acc;
+        self.fill = fill;
+        self.out.truncate(at);
     }
     /// Appends a field of a width of its own, without a byte border.
     pub fn put_width(&mut self, v: u32, width: u32) {
         self.width = width;
-        self.put(v);
+        self.put(&[v]);
     }
     pub fn flush(&mut self) {
-        while self.fill > 0 {
+        if self.fill > 0 {
             self.out.push(self.acc as u8);
-            self.acc >>= 8;
-            self.fill = self.fill.saturating_sub(8);
         }
         self.acc = 0;
+        self.fill = 0;
     }
 }

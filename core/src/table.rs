@@ -290,10 +290,9 @@ pub struct EncodeSymbol {
     pub start: u16,
 }
 
-pub fn encode_tables(freqs: &[Freqs]) -> Vec<[EncodeSymbol; 256]> {
-    let mut out = Vec::with_capacity(freqs.len());
-    for f in freqs {
-        let mut t = [EncodeSymbol::default(); 256];
+pub fn encode_tables(freqs: &[Freqs]) -> Box<[[EncodeSymbol; 256]; MAX_CTX]> {
+    let mut out = Box::new([[EncodeSymbol::default(); 256]; MAX_CTX]);
+    for (t, f) in out.iter_mut().zip(freqs) {
         let mut start = 0u32;
         for (sym, &n) in f.freq.iter().enumerate().filter(|(_, &n)| n > 0) {
             let n = u32::from(n);
@@ -310,7 +309,6 @@ pub fn encode_tables(freqs: &[Freqs]) -> Vec<[EncodeSymbol; 256]> {
             };
             start += n;
         }
-        out.push(t);
     }
     out
 }

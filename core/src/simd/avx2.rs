@@ -6,25 +6,24 @@ use crate::encode::{encode_float, Encoded, Plan};
 use crate::float::Format;
 use crate::rans::{Stream, MAX_LANES};
 use crate::rows::{Segment, Target};
-use crate::table::{PROB_BITS, TOTAL};
+use crate::table::{MAX_CTX, PROB_BITS, TOTAL};
 use crate::wire::Reader;
 use crate::Error;
 use core::arch::x86_64::*;
 
 pub struct Avx2;
 
-/// For each set of starved lanes, which of the next eight words each lane takes (3 bits a lane,
-/// one byte a lane).
-static SPREAD: [u64; 256] = spread();
+/// For each set of starved lanes, which of the next eight words each lane takes.
+static SPREAD: [[u32; 8]; 256] = spread();
 
-const fn spread() -> [u64; 256] {
-    let mut t = [0u64; 256];
+const fn spread() -> [[u32; 8]; 256] {
+    let mut t = [[0; 8]; 256];
     let mut m = 0;
     while m < 256 {
-        let (mut lane, mut word) = (0, 0u64);
+        let (mut lane, mut word) = (0, 0);
         while lane < 8 {
             if m >> lane & 1 == 1 {
-                t[m] |= word << (8 * lane);
+                t[m][lane] = word;
                 word += 1;
             }
             lane += 1;
@@ -59,70 +58,94 @@ impl Isa for Avx2 {
 
 entry_points!(Avx2, "avx2,bmi1,bmi2,popcnt,lzcnt");
 
+/// Eight table entries. Single loads: the gather instruction is slower on every AVX2 machine that
+/// lacks AVX-512.
+#[inline(always)]
+unsafe fn look_up(tables: *const i32, index: __m256i) -> __m256i {
+    let mut i = [0u32; 8];
+    _mm256_storeu_si256(i.as_mut_ptr() as *mut _, index);
+    // SAFETY: `DecodeTables` lists all slots of all 16 contexts.
+    let at = |j: usize| _mm_cvtsi32_si128(*tables.add(i[j] as usize));
+    let lo = _mm_unpacklo_epi64(_mm_unpacklo_epi32(at(0), at(1)), _mm_unpacklo_epi32(at(2), at(3)));
+    let hi = _mm_unpacklo_epi64(_mm_unpacklo_epi32(at(4), at(5)), _mm_unpacklo_epi32(at(6), at(7)));
+    _mm256_inserti128_si256::<1>(_mm256_castsi128_si256(lo), hi)
+}
+
 /// Decodes whole groups of 64 symbols while the words last for certain; returns how many symbols.
 #[target_feature(enable = "avx2,bmi1,bmi2,popcnt,lzcnt")]
 unsafe fn decode64(stream: &mut Stream, ctx: &[u8], out: &mut [u8]) -> usize {
+    if stream.tables.shift == [0; MAX_CTX] {
+        decode64_with::<false>(stream, ctx, out)
+    } else {
+        decode64_with::<true>(stream, ctx, out)
+    }
+}
+
+/// [`decode64`]; without `COARSE` all tables have one entry per slot.
+#[target_feature(enable = "avx2,bmi1,bmi2,popcnt,lzcnt")]
+unsafe fn decode64_with<const COARSE: bool>(stream: &mut Stream, ctx: &[u8], out: &mut [u8]) -> usize {
     let words = stream.words;
-    let mut at = 0usize;
+    let mut at = words.as_ptr();
     // A group takes at most 64 words, and a load may look at 8 more.
-    let limit = words.len().saturating_sub(2 * (MAX_LANES + 8));
+    let limit = at.add(words.len().saturating_sub(2 * (MAX_LANES + 8)));
     let tables = stream.tables.entries.as_ptr() as *const i32;
     let base = _mm256_broadcastsi128_si256(_mm_loadu_si128(stream.tables.base.as_ptr() as *const _));
     let shift = _mm256_broadcastsi128_si256(_mm_loadu_si128(stream.tables.shift.as_ptr() as *const _));
     let slot_mask = _mm256_set1_epi32(TOTAL as i32 - 1);
-    let zero = _mm256_setzero_si256();
-    let low_byte = _mm256_setr_epi8(
-        0, 4, 8, 12, -1, -1, -1, -1, -1, -1, -1, -1, -1, -1, -1, -1, //
-        0, 4, 8, 12, -1, -1, -1, -1, -1, -1, -1, -1, -1, -1, -1, -1,
-    );
-    let mut x = [zero; 8];
+    let byte = _mm256_set1_epi32(255);
+    let order = _mm256_setr_epi32(0, 4, 1, 5, 2, 6, 3, 7);
+    let mut x = [_mm256_setzero_si256(); 8];
     for (j, x) in x.iter_mut().enumerate() {
         *x = _mm256_loadu_si256(stream.states.as_ptr().add(8 * j) as *const _);
     }
     let mut i = 0;
     while i + MAX_LANES <= ctx.len() && at < limit {
-        let c = _mm256_set1_epi8(15);
-        let c0 = _mm256_and_si256(_mm256_loadu_si256(ctx.as_ptr().add(i) as *const _), c);
-        let c1 = _mm256_and_si256(_mm256_loadu_si256(ctx.as_ptr().add(i + 32) as *const _), c);
         let (mut b, mut s) = ([0u8; 64], [0u8; 64]);
-        _mm256_storeu_si256(b.as_mut_ptr() as *mut _, _mm256_shuffle_epi8(base, c0));
-        _mm256_storeu_si256(b.as_mut_ptr().add(32) as *mut _, _mm256_shuffle_epi8(base, c1));
-        _mm256_storeu_si256(s.as_mut_ptr() as *mut _, _mm256_shuffle_epi8(shift, c0));
-        _mm256_storeu_si256(s.as_mut_ptr().add(32) as *mut _, _mm256_shuffle_epi8(shift, c1));
-        for (j, x) in x.iter_mut().enumerate() {
+        for half in 0..2 {
+            let c = _mm256_loadu_si256(ctx.as_ptr().add(i + 32 * half) as *const _);
+            let c = _mm256_and_si256(c, _mm256_set1_epi8(15));
+            _mm256_storeu_si256(b.as_mut_ptr().add(32 * half) as *mut _, _mm256_shuffle_epi8(base, c));
+            if COARSE {
+                _mm256_storeu_si256(s.as_mut_ptr().add(32 * half) as *mut _, _mm256_shuffle_epi8(shift, c));
+            }
+        }
+        let mut step = |j: usize, x: &mut __m256i| {
             let bytes = |p: &[u8; 64]| {
                 _mm256_cvtepu8_epi32(_mm_loadl_epi64(p.as_ptr().add(8 * j) as *const __m128i))
             };
             let slot = _mm256_and_si256(*x, slot_mask);
-            let index = _mm256_add_epi32(
-                _mm256_slli_epi32::<8>(bytes(&b)),
-                _mm256_srlv_epi32(slot, bytes(&s)),
-            );
-            // SAFETY (gather): `DecodeTables` lists all slots of all 16 contexts.
-            let e = _mm256_i32gather_epi32::<4>(tables, index);
+            let entry = if COARSE { _mm256_srlv_epi32(slot, bytes(&s)) } else { slot };
+            let e = look_up(tables, _mm256_add_epi32(_mm256_slli_epi32::<8>(bytes(&b)), entry));
             let high = _mm256_srli_epi32::<{ PROB_BITS as i32 }>(*x);
             let less = _mm256_and_si256(_mm256_srli_epi32::<8>(e), slot_mask);
             let next = _mm256_add_epi32(_mm256_mullo_epi32(less, high), high);
-            let next = _mm256_sub_epi32(_mm256_add_epi32(next, slot), _mm256_srli_epi32::<20>(e));
-            let starved = _mm256_cmpeq_epi32(_mm256_srli_epi32::<16>(next), zero);
+            let next = _mm256_add_epi32(next, _mm256_sub_epi32(slot, _mm256_srli_epi32::<20>(e)));
+            let starved = _mm256_cmpeq_epi32(_mm256_srli_epi32::<16>(next), _mm256_setzero_si256());
             let m = _mm256_movemask_ps(_mm256_castsi256_ps(starved)) as usize;
-            let fresh = _mm256_cvtepu16_epi32(_mm_loadu_si128(words.as_ptr().add(at) as *const _));
-            let order = _mm256_cvtepu8_epi32(_mm_cvtsi64_si128(SPREAD[m] as i64));
-            let fresh = _mm256_permutevar8x32_epi32(fresh, order);
+            let fresh = _mm256_cvtepu16_epi32(_mm_loadu_si128(at as *const _));
+            let spread = _mm256_loadu_si256(SPREAD.get_unchecked(m).as_ptr() as *const _);
+            let fresh = _mm256_permutevar8x32_epi32(fresh, spread);
             let filled = _mm256_or_si256(_mm256_slli_epi32::<16>(next), fresh);
             *x = _mm256_blendv_epi8(next, filled, starved);
-            at += 2 * m.count_ones() as usize;
-            let packed = _mm256_shuffle_epi8(e, low_byte);
-            let lo = _mm256_castsi256_si128(packed);
-            let hi = _mm256_extracti128_si256::<1>(packed);
-            let sym = _mm_unpacklo_epi32(lo, hi);
-            _mm_storel_epi64(out.as_mut_ptr().add(i + 8 * j) as *mut _, sym);
+            at = at.add(2 * m.count_ones() as usize);
+            _mm256_and_si256(e, byte)
+        };
+        for half in 0..2 {
+            let x = &mut x[4 * half..4 * half + 4];
+            let a = step(4 * half, &mut x[0]);
+            let b = step(4 * half + 1, &mut x[1]);
+            let c = step(4 * half + 2, &mut x[2]);
+            let d = step(4 * half + 3, &mut x[3]);
+            let packed = _mm256_packus_epi16(_mm256_packus_epi32(a, b), _mm256_packus_epi32(c, d));
+            let packed = _mm256_permutevar8x32_epi32(packed, order);
+            _mm256_storeu_si256(out.as_mut_ptr().add(i + 32 * half) as *mut _, packed);
         }
         i += MAX_LANES;
     }
     for (j, x) in x.iter().enumerate() {
         _mm256_storeu_si256(stream.states.as_mut_ptr().add(8 * j) as *mut _, *x);
     }
-    stream.words = &words[at..];
+    let read = at.offset_from(words.as_ptr()) as usize;
+    stream.words = &words[read..];
     i
 }
