@@ -196,7 +196,7 @@ fn refine<F: Format, const CELLS: bool>(
         let p = rows.range(r);
         classify::<F, CELLS>(&cur[p.clone()], i32::from(e[r]), &mut h[p.clone()], &mut ctx[p]);
     }
-    let shift = if coded { shifts::<F>(rows, e, bits, cur, &h, &ctx) } else { None };
+    let (shift, far) = if coded { shifts::<F>(rows, e, bits, cur, &h, &ctx) } else { (None, Vec::new()) };
     let mut before = Vec::new();
     if let Some(s) = &shift {
         before = ctx.clone();
@@ -255,6 +255,11 @@ fn refine<F: Format, const CELLS: bool>(
                 extra.put_width(below[i] >> row.raw, row.raw_zero - row.raw);
             }
         }
+    }
+    if !far.is_empty() {
+        patches.extend_from_slice(&far);
+        patches.sort_unstable();
+        patches.dedup();
     }
     for &i in &patches {
         cur[i as usize] = bits[i as usize];
@@ -316,10 +321,11 @@ fn patch_row<F: Format, const CELLS: bool>(
     }
 }
 
-/// By how many bins each weight's own bin lies beside its base code; `None` if none does.
-fn shifts<F: Format>(rows: &Rows, e: &[i16], bits: &[u32], cur: &[u32], h: &[i32], ctx: &[u8]) -> Option<Vec<u8>> {
+/// By how many bins each weight's own bin lies beside its base code; `None` if none does. Also the
+/// elements whose own bin is too far away to be said: they would end on the wrong side of zero.
+fn shifts<F: Format>(rows: &Rows, e: &[i16], bits: &[u32], cur: &[u32], h: &[i32], ctx: &[u8]) -> (Option<Vec<u8>>, Vec<u32>) {
     let mut out = vec![0u8; bits.len()];
-    let mut any = false;
+    let (mut any, mut far) = (false, Vec::new());
     for r in 0..rows.count() {
         let scale = pow2(-i32::from(e[r]));
         for i in rows.range(r) {
@@ -330,16 +336,15 @@ fn shifts<F: Format>(rows: &Rows, e: &[i16], bits: &[u32], cur: &[u32], h: &[i32
             let base = signed((h[i] + 1) / 2, cur[i]);
             let (own, fits) = own_bin::<F>(bits[i] & F::MASK, scale);
             if fits {
-                out[i] = zigzag(signed(own, bits[i]) - base).unwrap_or(0);
+                match zigzag(signed(own, bits[i]) - base) {
+                    Some(s) => out[i] = s,
+                    None => far.push(i as u32),
+                }
                 any |= out[i] != 0;
             }
         }
     }
-    if any {
-        Some(out)
-    } else {
-        None
-    }
+    (if any { Some(out) } else { None }, far)
 }
 
 /// Width of the raw fields: as wide as they can be while hardly any element needs fewer bits.
