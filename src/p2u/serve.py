@@ -104,16 +104,17 @@ def _file_response(file: FileIO, key: str, environ: WSGIEnvironment) -> Response
     """200, 206, 304 or 416 for an open file, which the response closes."""
     status = os.fstat(file.fileno())
     response = Response(FileWrapper(file, PIECE), direct_passthrough=True)
-    response.content_type = _content_type(key)
+    response.mimetype = _media_type(key)
     response.content_length = status.st_size
     response.last_modified = datetime.fromtimestamp(status.st_mtime, timezone.utc)
     response.set_etag(f"{status.st_mtime_ns:x}-{status.st_size:x}-{status.st_ino:x}")
     response.headers["Cache-Control"] = "no-cache"
-    asked = environ.get("HTTP_RANGE")
-    if asked is not None and not _ONE_RANGE.fullmatch(asked):
-        environ = {name: value for name, value in environ.items() if name != "HTTP_RANGE"}
     try:
-        response.make_conditional(environ, accept_ranges=True, complete_length=status.st_size)
+        response.make_conditional(
+            _with_plain_range(environ, status.st_size),
+            accept_ranges=True,
+            complete_length=status.st_size,
+        )
     except RequestedRangeNotSatisfiable:
         response.close()
         return _plain(
@@ -122,7 +123,21 @@ def _file_response(file: FileIO, key: str, environ: WSGIEnvironment) -> Response
     return response
 
 
-def _content_type(key: str) -> str:
+def _with_plain_range(environ: WSGIEnvironment, size: int) -> WSGIEnvironment:
+    """The environ with a Range header that Werkzeug understands as RFC 9110 means it, or none."""
+    asked = environ.get("HTTP_RANGE")
+    if asked is None:
+        return environ
+    environ = dict(environ)
+    if not _ONE_RANGE.fullmatch(asked):
+        del environ["HTTP_RANGE"]
+    elif suffix := re.fullmatch(r"bytes=\s*-\s*(\d+)\s*", asked):
+        # Werkzeug refuses a suffix that is longer than the file.
+        environ["HTTP_RANGE"] = f"bytes=-{min(int(suffix[1]), size)}"
+    return environ
+
+
+def _media_type(key: str) -> str:
     suffix = os.path.splitext(key)[1].lower()  # noqa: PTH122 - a key is not a path
     kind, encoding = mimetypes.guess_type(key)
     if encoding or not kind:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import random
 import re
 import socket
@@ -69,7 +70,7 @@ class Request:
         """End the connection with a TCP reset."""
         linger = struct.pack("ii", 1, 0)
         self.connection.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, linger)
-        self.connection.close()
+        os.close(self.connection.detach())  # close() would wait for the reading side's file
 
 
 Fault = Callable[[Request], object]
@@ -116,7 +117,7 @@ def no_content_range(request: Request) -> None:
 @fault
 def cut_header(request: Request) -> None:
     request.send(b"HTTP/1.1 206 Partial Content\r\nServer: x\r\n")
-    request.connection.close()
+    request.connection.shutdown(socket.SHUT_RDWR)
 
 
 @fault
@@ -146,6 +147,13 @@ def announced_too_much(request: Request) -> None:
 def extra_body(request: Request) -> None:
     request.partial()
     request.send(b"more bytes than announced")
+
+
+@fault
+def closes_silently(request: Request) -> None:
+    """Keep-alive by its header, but the connection is closed after each answer."""
+    request.partial()
+    request.connection.shutdown(socket.SHUT_RDWR)
 
 
 @fault
@@ -326,7 +334,13 @@ def etag_changes_politely(request: Request) -> None:
 
 @fault
 def weak_etag(request: Request) -> None:
-    request.partial(ETag=f'W/"{request.count // 2}"')
+    request.partial(ETag=f'W/"{(request.count - 1) // 2}"')
+
+
+@fault
+def etag_becomes_strong(request: Request) -> None:
+    """As Apache does when a file is more than a second old."""
+    request.partial(ETag='W/"1"' if request.count == 1 else '"1"')
 
 
 @fault

@@ -109,6 +109,10 @@ def check_encoding(headers: Mapping[str, str], file: str) -> None:
         )
 
 
+def _opaque(etag: str) -> str:
+    return etag.strip().removeprefix("W/")
+
+
 @dataclass(frozen=True)
 class Version:
     """What identifies one version of an object; None: the server did not say."""
@@ -128,7 +132,8 @@ class Version:
 
     def check_same(self, newer: Version, file: str) -> None:
         """Raises IntegrityError if both are known and not the same."""
-        if self.etag and newer.etag and self.etag != newer.etag:
+        # Weak comparison: servers switch between W/"x" and "x" for the same bytes.
+        if self.etag and newer.etag and _opaque(self.etag) != _opaque(newer.etag):
             was, now = f"ETag {self.etag}", newer.etag
         elif None not in (self.size, newer.size) and self.size != newer.size:
             was, now = f"{self.size} bytes", f"{newer.size}"

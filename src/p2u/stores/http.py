@@ -12,7 +12,7 @@ from urllib3.exceptions import HTTPError, NameResolutionError, SSLError
 from urllib3.exceptions import ProxyError as Urllib3ProxyError
 from urllib3.exceptions import TimeoutError as Urllib3TimeoutError
 
-from p2u.errors import StoreError, UsageError
+from p2u.errors import P2UError, StoreError, UsageError
 from p2u.stores.base import PIECE, Store, check_key, check_range, too_large, too_short
 from p2u.stores.connection import Connections
 from p2u.stores.headers import (
@@ -214,6 +214,8 @@ class HttpStore(Store):
             raise closed_error(name)
         try:
             response = self._connections.get(url, sent)
+        except P2UError:  # the proxy setting
+            raise
         except _NETWORK as error:
             if self._dog.ended:
                 raise closed_error(name) from None

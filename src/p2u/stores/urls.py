@@ -114,5 +114,9 @@ def redirect_target(url: str, location: str | None, shown: str) -> str:
             hint="Check the URL and the server",
         )
     if not location:
-        raise StoreError("was redirected without saying where", file=shown)
+        raise StoreError(
+            "was redirected without saying where",
+            file=shown,
+            hint="Check the URL and the server",
+        )
     return parts._replace(netloc=parts.netloc.rpartition("@")[2], fragment="").geturl()
