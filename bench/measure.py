@@ -2,9 +2,11 @@
 
 The rule for times: wall clock, best of the runs, the entrants taking turns within each round.
 The process is pinned to as many cores as it may use threads. Packed bytes lie in memory (or in
-a RAM-backed folder, for packages that only know files); each call allocates its own output.
-Copies that are needed because an entrant destroys its input are not timed. GB/s are 1e9 bytes
-of the original file per second. Every result is checked bit for bit.
+a RAM-backed folder, for packages that only know files); each call allocates its own output,
+out of memory that the process already has (:func:`warm_memory`): the first touch of fresh pages
+costs as much as decoding, and whose call happens to get them is chance. Copies that are needed
+because an entrant destroys its input are not timed. GB/s are 1e9 bytes of the original file per
+second. Every result is checked bit for bit.
 """
 
 from __future__ import annotations
@@ -13,6 +15,7 @@ import contextlib
 import gc
 import importlib
 import os
+import sys
 import tempfile
 import time
 import warnings
@@ -144,6 +147,22 @@ class Result:
 def ram_folder() -> str | None:
     """A RAM-backed folder where there is one; None for the default temporary folder."""
     return "/dev/shm" if os.access("/dev/shm", os.W_OK) else None
+
+
+def warm_memory() -> None:
+    """Start this script anew with a C library that keeps the memory it frees (glibc only).
+
+    Call it first in ``main``. It makes ZipNN decode up to twice as fast as it does otherwise.
+    """
+    keep = {
+        "MALLOC_MMAP_THRESHOLD_": str(4 << 30),
+        "MALLOC_TRIM_THRESHOLD_": str(64 << 30),
+        "MALLOC_TOP_PAD_": str(1 << 30),
+    }
+    if sys.platform == "linux" and keep.items() - os.environ.items():
+        os.environ.update(keep)
+        sys.stdout.flush()
+        os.execv(sys.executable, [sys.executable, *sys.orig_argv[1:]])
 
 
 @contextlib.contextmanager

@@ -358,7 +358,7 @@ def main() -> int:
         try:
             folders = ensure(name)
         except BenchError as error:
-            print(f"{name}: {error}", file=sys.stderr)
+            print(error, file=sys.stderr)
             status = 1
             continue
         for folder in folders.values():

@@ -23,7 +23,18 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
-from measure import BUDGET, Result, Rival, best, dtype_of, measure, same_tensors, table
+import numpy as np
+from measure import (
+    BUDGET,
+    Result,
+    Rival,
+    best,
+    dtype_of,
+    measure,
+    same_tensors,
+    table,
+    warm_memory,
+)
 from models import FLOATS, WEIGHTS, cache_dir
 
 # BigSmall asks the network for newer versions on import.
@@ -130,8 +141,8 @@ class Lmz(Rival):
         def run() -> Any:
             if threads > 1:
                 return via_file()
-            buffer = bytearray(index.original_size)
-            out = memoryview(buffer)
+            buffer = np.empty(index.original_size, np.uint8)
+            out = buffer.data
             for chunk in index.chunks():
                 place = out[chunk.dst : chunk.dst + chunk.rlen]
                 coded = archive[chunk.off : chunk.off + chunk.clen]
@@ -141,7 +152,7 @@ class Lmz(Rival):
                     return via_file()
                 if getattr(done, "obj", None) is not buffer:
                     place[:] = done  # not every kind of chunk decodes in place
-            return buffer
+            return out
 
         def via_file() -> bytes:
             target = Path(packed).with_suffix(".out")
@@ -280,10 +291,13 @@ def main() -> int:
     parser.add_argument("--threads", type=int, default=1, help="threads and cores (1)")
     parser.add_argument("--budget", type=float, default=BUDGET, help="seconds per step (30)")
     parser.add_argument("--fast", action="store_true", help="leave out what is very slow")
-    parser.add_argument("--only", help="only rivals whose name begins so")
+    parser.add_argument("--only", nargs="+", default=[""], help="only rivals that begin so")
     parser.add_argument("--json", type=Path, help="also write all results to this file")
+    parser.add_argument("--cold", action="store_true", help="memory as the C library likes it")
     args = parser.parse_args()
-    entrants = [r for r in rivals(fast=args.fast) if r.name.startswith(args.only or "")]
+    if not args.cold:
+        warm_memory()
+    entrants = [r for r in rivals(fast=args.fast) if r.name.startswith(tuple(args.only))]
     everything: list[Result] = []
     for name in args.models:
         weights = cache_dir() / name / WEIGHTS
