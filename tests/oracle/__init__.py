@@ -1,0 +1,25 @@
+"""The codec of SPEC.md section 6 once more: plain, slow, and independent of the core.
+
+`decode_chunk` and the `encode_*` functions follow the text of SPEC.md, in NumPy and plain Python,
+whole chunk at a time. Where the format leaves the writer a choice (widths, tables, lanes), the
+writer asks a `Choices`: a random one, or a `Replay` of those that a decoder met in a payload.
+"""
+
+from __future__ import annotations
+
+from oracle.choices import Choices, Replay
+from oracle.decode import decode_chunk
+from oracle.encode import encode, encode_opaque
+from oracle.floats import FORMATS, Format
+from oracle.wire import Malformed
+
+__all__ = [
+    "FORMATS",
+    "Choices",
+    "Format",
+    "Malformed",
+    "Replay",
+    "decode_chunk",
+    "encode",
+    "encode_opaque",
+]
