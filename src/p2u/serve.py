@@ -176,6 +176,8 @@ def _passed_on(
 class _Handler(WSGIRequestHandler):
     #: Seconds: a client that says or takes nothing for so long is dropped.
     timeout = 60
+    #: Header and body are sent apart: a short body must not wait for the header's receipt.
+    disable_nagle_algorithm = True
 
     def version_string(self) -> str:
         return "p2u"

@@ -406,6 +406,8 @@ class FaultServer:
         outer = self
 
         class Handler(socketserver.StreamRequestHandler):
+            disable_nagle_algorithm = True
+
             def handle(self) -> None:
                 outer.connections += 1
                 try:

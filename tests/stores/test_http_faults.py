@@ -14,7 +14,7 @@ from p2u.stores import Store, open_store
 from .faults import DATA, FaultServer
 
 #: Seconds; short only for servers that are slow on purpose, so that a busy machine is no fault.
-STALL = 0.3
+STALL = 0.2
 PATIENT = 10.0
 SLOW = {"drip-body", "drip-header", "drip-chunk-size", "silent", "stops-mid-body"}
 START, LENGTH = 1000, 2000

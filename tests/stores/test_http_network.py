@@ -94,6 +94,17 @@ def test_tls_with_an_unknown_authority(tls_server: FaultServer) -> None:
     assert "SSL_CERT_FILE" in str(caught.value)
 
 
+def test_authorities_that_cannot_be_read(
+    tls_server: FaultServer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "nonsense").write_text("no certificate")
+    for name in ("absent", "nonsense"):
+        monkeypatch.setenv("REQUESTS_CA_BUNDLE", str(tmp_path / name))
+        with open_store(f"{tls_server.url}/good") as store, pytest.raises(UsageError) as caught:
+            store.read("object", limit=len(DATA))
+        assert "REQUESTS_CA_BUNDLE" in str(caught.value)
+
+
 def test_http_spoken_on_a_tls_port_and_the_other_way_round(tls_server: FaultServer) -> None:
     with FaultServer() as plain:
         for url in (tls_server.url.replace("https", "http"), plain.url.replace("http", "https")):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import threading
 import time
 from concurrent.futures import ThreadPoolExecutor
@@ -68,30 +69,36 @@ def test_the_rate_holds_over_all_threads(threads: int) -> None:
     cpu = time.process_time()
     begun = time.monotonic()
     with ThreadPoolExecutor(threads) as pool:
-        list(pool.map(limiter.acquire, [500_000 // threads] * threads))
+        list(pool.map(limiter.acquire, [320_000 // threads] * threads))
     seconds = time.monotonic() - begun
-    assert 0.45 <= seconds < 1.5  # never faster; slower only as much as a busy machine is
+    assert 0.27 <= seconds < 1.3  # never faster; slower only as much as a busy machine is
     assert time.process_time() - cpu < 0.2  # it sleeps
 
 
 def test_threads_take_turns() -> None:
     """One that wants little does not wait for another that wants much."""
     limiter = RateLimiter(1e6)
-    thread = threading.Thread(target=limiter.acquire, args=(600_000,))
+
+    def want_much() -> None:
+        with contextlib.suppress(Cancelled):
+            limiter.acquire(10_000_000)
+
+    thread = threading.Thread(target=want_much)
     thread.start()
     time.sleep(0.02)
     begun = time.monotonic()
     limiter.acquire(1000)
-    assert time.monotonic() - begun < 0.3
+    assert time.monotonic() - begun < 2
+    limiter.cancel()
     thread.join()
 
 
 def test_idle_time_is_not_saved_up() -> None:
     limiter = RateLimiter(1e6)
-    time.sleep(0.5)
+    time.sleep(0.3)
     begun = time.monotonic()
-    limiter.acquire(400_000)
-    assert time.monotonic() - begun >= 0.3
+    limiter.acquire(250_000)
+    assert time.monotonic() - begun >= 0.19
 
 
 def test_cancel_wakes_everybody() -> None:

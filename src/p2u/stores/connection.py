@@ -8,6 +8,8 @@ import socket
 import sys
 import threading
 from collections.abc import Callable
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
 from urllib.parse import unquote, urlsplit
 
 import urllib3
@@ -18,6 +20,9 @@ from urllib3.response import HTTPResponse
 from p2u.errors import UnsupportedError, UsageError
 from p2u.stores.urls import display_url
 from p2u.stores.watchdog import Watchdog
+
+if TYPE_CHECKING:
+    import ssl
 
 #: Connections kept open per host; more are opened when more threads ask, but not kept.
 POOL_SIZE = 32
@@ -71,14 +76,14 @@ class Connections:
         self._dog = dog
         self._timeout = urllib3.Timeout(connect=connect_timeout, read=stall_timeout)
         self._lock = threading.Lock()
-        self._managers: dict[str | None, urllib3.PoolManager] = {}
+        self._managers: dict[tuple[str | None, str], urllib3.PoolManager] = {}
 
     def get(self, url: str, headers: dict[str, str]) -> urllib3.BaseHTTPResponse:
         """Send a GET and return the response with its body not read; redirects are not followed.
 
         Raises:
             urllib3.exceptions.HTTPError, OSError, http.client.HTTPException: No response.
-            UnsupportedError, UsageError: The proxy of the environment cannot be used.
+            UnsupportedError, UsageError: The environment's proxy or authorities cannot be used.
         """
         return self._manager(url).request(
             "GET",
@@ -97,42 +102,39 @@ class Connections:
                 manager.clear()
 
     def _manager(self, url: str) -> urllib3.PoolManager:
-        proxy = proxy_for(url)
+        which = proxy_for(url), urlsplit(url).scheme
         with self._lock:
-            manager = self._managers.get(proxy)
+            manager = self._managers.get(which)
             if manager is None:
-                manager = self._managers[proxy] = self._new_manager(proxy)
+                manager = self._managers[which] = self._new_manager(*which)
             return manager
 
-    def _new_manager(self, proxy: str | None) -> urllib3.PoolManager:
-        manager: urllib3.PoolManager
-        ca_certs = _ca_certs()
+    def _new_manager(self, proxy: str | None, scheme: str) -> urllib3.PoolManager:
+        # One TLS context for all connections: urllib3 would load the authorities for each anew.
+        options: dict[str, Any] = {"num_pools": 16, "maxsize": POOL_SIZE, "timeout": self._timeout}
+        if scheme == "https":
+            options["ssl_context"] = _tls_context()
         if proxy is None:
-            manager = urllib3.PoolManager(
-                num_pools=16, maxsize=POOL_SIZE, timeout=self._timeout, ca_certs=ca_certs
-            )
+            manager = urllib3.PoolManager(**options)
         else:
-            parts = urlsplit(proxy)
-            login = f"{unquote(parts.username or '')}:{unquote(parts.password or '')}"
-            headers = urllib3.make_headers(proxy_basic_auth=login) if parts.username else None
-            bare = parts._replace(netloc=parts.netloc.rpartition("@")[2]).geturl()
-            try:
-                manager = urllib3.ProxyManager(
-                    bare,
-                    num_pools=16,
-                    maxsize=POOL_SIZE,
-                    timeout=self._timeout,
-                    ca_certs=ca_certs,
-                    proxy_headers=headers,
-                )
-            except (urllib3.exceptions.HTTPError, ValueError) as error:
-                raise UsageError(
-                    "the proxy setting of the environment is not valid",
-                    file=display_url(proxy),
-                    hint="Check http_proxy and https_proxy",
-                ) from error
+            manager = _proxy_manager(proxy, options)
         manager.pool_classes_by_scheme = _pool_classes(self._dog)
         return manager
+
+
+def _proxy_manager(proxy: str, options: dict[str, Any]) -> urllib3.PoolManager:
+    try:
+        parts = urlsplit(proxy)
+        login = f"{unquote(parts.username or '')}:{unquote(parts.password or '')}"
+        headers = urllib3.make_headers(proxy_basic_auth=login) if parts.username else None
+        bare = parts._replace(netloc=parts.netloc.rpartition("@")[2]).geturl()
+        return urllib3.ProxyManager(bare, proxy_headers=headers, **options)
+    except (urllib3.exceptions.HTTPError, ValueError) as error:
+        raise UsageError(
+            "the proxy setting of the environment is not valid",
+            file=display_url(proxy),
+            hint="Check http_proxy and https_proxy",
+        ) from error
 
 
 def proxy_for(url: str) -> str | None:
@@ -169,18 +171,25 @@ def proxy_for(url: str) -> str | None:
     return proxy
 
 
-def _ca_certs() -> str | None:
-    """A bundle of certificate authorities where the platform's own has none; else None."""
-    named = os.environ.get("REQUESTS_CA_BUNDLE") or os.environ.get("CURL_CA_BUNDLE")
-    if named:  # SSL_CERT_FILE is read by OpenSSL itself
-        return named
+def _tls_context() -> ssl.SSLContext:
+    """Certificates are verified against the platform's authorities or those the user names."""
     import ssl
 
+    # SSL_CERT_FILE and SSL_CERT_DIR are read by OpenSSL itself.
+    named = os.environ.get("REQUESTS_CA_BUNDLE") or os.environ.get("CURL_CA_BUNDLE")
     paths = ssl.get_default_verify_paths()
-    if paths.cafile or paths.capath or sys.platform == "win32":
-        return None
+    if not (named or paths.cafile or paths.capath or sys.platform == "win32"):
+        with contextlib.suppress(ImportError):  # a Python of its own, as python.org's for macOS
+            import certifi
+
+            named = certifi.where()
     try:
-        import certifi
-    except ImportError:
-        return None
-    return certifi.where()
+        if named and Path(named).is_dir():
+            return ssl.create_default_context(capath=named)
+        return ssl.create_default_context(cafile=named)
+    except OSError as error:
+        raise UsageError(
+            f"the certificate authorities could not be read ({error.strerror or error})",
+            file=named,
+            hint="Check REQUESTS_CA_BUNDLE and CURL_CA_BUNDLE",
+        ) from error
