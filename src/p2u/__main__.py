@@ -1,0 +1,5 @@
+"""``python -m p2u``."""
+
+from p2u.cli import main
+
+main()

@@ -1,0 +1,212 @@
+"""The command line: ``p2u pack | inspect | verify | pull | serve``.
+
+Only words and tables live here; every command is one call of the Python API. Errors of ours are
+shown as one message without a traceback, with exit status 1; Ctrl-C ends with 130.
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+from pathlib import Path
+from typing import Annotated, Optional
+
+import typer
+
+from p2u.errors import Cancelled, P2UError, UsageError
+
+app = typer.Typer(
+    name="p2u",
+    help="Progressive precision updates for model files: usable first, bit-exact at the end.",
+    no_args_is_help=True,
+    add_completion=False,
+    rich_markup_mode="rich",
+    pretty_exceptions_enable=False,
+    context_settings={"help_option_names": ["-h", "--help"]},
+)
+
+Jobs = Annotated[Optional[int], typer.Option("--jobs", "-j", help="Threads.", min=1)]  # noqa: UP045
+Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="Print nothing but errors.")]
+Rate = Annotated[
+    Optional[str],  # noqa: UP045 - typer reads this on 3.10, too
+    typer.Option("--limit-rate", metavar="RATE", help="Most bytes per second: 2MB/s, 16Mbit/s."),
+]
+
+
+def _size(text: str) -> int:
+    """Bytes of ``24MiB``, ``25MB``, ``1000000``."""
+    number = text.strip().rstrip("iBbKkMmGg")
+    unit = text.strip()[len(number) :].lower()
+    scale = {"": 1, "b": 1, "k": 1000, "m": 1000**2, "g": 1000**3}
+    scale |= {f"{u}b": scale[u] for u in "kmg"}
+    scale |= {f"{u}ib": 1024 ** (i + 1) for i, u in enumerate("kmg")}
+    try:
+        return int(float(number) * scale[unit])
+    except (KeyError, ValueError, OverflowError):
+        raise UsageError(f"{text!r} is not a size", hint="Write it like 24MiB or 25MB") from None
+
+
+def _version(wanted: bool) -> None:
+    if wanted:
+        from importlib.metadata import PackageNotFoundError, version
+
+        try:
+            print(f"p2u {version('p2u-models')}")
+        except PackageNotFoundError:
+            print("p2u (not installed)")
+        raise typer.Exit
+
+
+@app.callback()
+def _root(
+    version: Annotated[
+        bool, typer.Option("--version", callback=_version, is_eager=True, help="Show the version.")
+    ] = False,
+) -> None:
+    pass
+
+
+@app.command(
+    epilog="Examples:\n\n  p2u pack model.safetensors model.p2u\n\n"
+    "  p2u pack ./MiniLM ./MiniLM.p2u --bits 4 --levels base,exact --blob-size 100MiB"
+)
+def pack(
+    src: Annotated[Path, typer.Argument(help="A .safetensors file or a model directory.")],
+    dst: Annotated[Path, typer.Argument(help="The package: a directory of static files.")],
+    bits: Annotated[float, typer.Option(help="Average bits per weight of the base.")] = 3.5,
+    levels: Annotated[str, typer.Option(help="States, from base to exact.")] = "base,8bit,exact",
+    jobs: Jobs = None,
+    blob_size: Annotated[str, typer.Option(help="Most bytes of one blob.")] = "24MiB",
+    quiet: Quiet = False,
+) -> None:
+    """Pack a model: base first, then its updates up to the exact original."""
+    from p2u import pack as pack_model
+    from p2u.cli import show
+
+    names = [name.strip() for name in levels.split(",")]
+    with show.phases(quiet) as progress:
+        report = pack_model(
+            src, dst, bits=bits, levels=names, jobs=jobs, blob_size=_size(blob_size),
+            progress=progress,
+        )  # fmt: skip
+    if not quiet:
+        show.packed(report, dst)
+
+
+@app.command(
+    epilog="Examples:\n\n  p2u inspect model.p2u --tensors\n\n"
+    "  p2u inspect https://example.org/model.p2u --json"
+)
+def inspect(
+    package: Annotated[str, typer.Argument(help="Path or URL of a package.")],
+    tensors: Annotated[bool, typer.Option("--tensors", help="List the tensors, too.")] = False,
+    as_json: Annotated[bool, typer.Option("--json", help="Machine-readable.")] = False,
+) -> None:
+    """Show what a package holds: states, sizes, quality, tensors."""
+    from p2u.cli import show
+
+    show.inspect(package, tensors=tensors, as_json=as_json)
+
+
+@app.command(epilog="Examples:\n\n  p2u verify model.p2u\n\n  p2u verify ./MiniLM")
+def verify(
+    target: Annotated[str, typer.Argument(help="A package (path or URL) or a pulled directory.")],
+    jobs: Jobs = None,
+    quiet: Quiet = False,
+) -> None:
+    """Check every byte of a package, or of a directory that was pulled, against its SHA-256."""
+    from p2u import verify as verify_bytes
+    from p2u.cli import show
+
+    with show.transfer(quiet) as view:
+        result = verify_bytes(target, jobs=jobs, progress=view.progress)
+    if not quiet:
+        show.verified(result, target)
+
+
+@app.command(
+    epilog="Examples:\n\n  p2u pull https://example.org/model.p2u ./model\n\n"
+    "  p2u pull model.p2u ./model --until base\n\n"
+    "  p2u pull URL ./model --limit-rate 2MB/s --in-place"
+)
+def pull(
+    src: Annotated[str, typer.Argument(help="Path or http(s) URL of a package.")],
+    dst: Annotated[Path, typer.Argument(help="The model directory to make or to sharpen.")],
+    until: Annotated[str, typer.Option(help="State to stop at.")] = "exact",
+    jobs: Jobs = None,
+    limit_rate: Rate = None,
+    in_place: Annotated[
+        bool,
+        typer.Option(
+            "--in-place", help="Refine the files where they lie: no room for two copies needed."
+        ),
+    ] = False,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Only say what it would do.")] = False,
+    quiet: Quiet = False,
+) -> None:
+    """Fetch a model, usable first; run it again to go on where it stopped."""
+    from p2u import pull as pull_model
+    from p2u.cli import show
+
+    with show.transfer(quiet or dry_run) as view:
+        report = pull_model(
+            src, dst, until=until, jobs=jobs, limit_rate=limit_rate, in_place=in_place,
+            dry_run=dry_run, progress=view.progress, on_state=view.reached,
+        )  # fmt: skip
+    if dry_run or not quiet:
+        show.pulled(report, dst, dry_run=dry_run)
+
+
+@app.command(
+    epilog="Example:\n\n  p2u serve model.p2u --port 8000 --limit-rate 20Mbit/s\n\n"
+    "For development; in production any static file host serves a package."
+)
+def serve(
+    package: Annotated[Path, typer.Argument(help="A package, or a folder of packages.")],
+    port: Annotated[int, typer.Option(help="Port; 0 takes a free one.")] = 8000,
+    host: Annotated[str, typer.Option(help="Address to listen on.")] = "127.0.0.1",
+    limit_rate: Rate = None,
+    quiet: Quiet = False,
+) -> None:
+    """Serve a package over HTTP with ranges and CORS, for development."""
+    from p2u.serve import make_server
+    from p2u.stores.throttle import parse_rate
+
+    rate = parse_rate(limit_rate) if limit_rate else None
+    server = make_server(package, host=host, port=port, limit_rate=rate, quiet=quiet)
+    if not quiet:
+        print(f"serving {package} at {server.url}  (Ctrl-C ends)", flush=True)
+    try:
+        server.serve_forever()
+    finally:
+        server.shutdown()
+
+
+def _fail(message: str, status: int) -> int:
+    print(f"p2u: {message}", file=sys.stderr)
+    return status
+
+
+def main() -> None:
+    """Entry point of the ``p2u`` command."""
+    try:
+        app(standalone_mode=True)
+    except KeyboardInterrupt:
+        status = _fail("interrupted; run the same command again to go on", 130)
+    except Cancelled as e:
+        status = _fail(str(e), 130)
+    except UsageError as e:
+        status = _fail(str(e), 2)
+    except P2UError as e:
+        status = _fail(str(e), 1)
+    except BrokenPipeError:
+        # The reader of our output went away (`p2u inspect PKG | head`).
+        os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
+        status = 1
+    else:
+        return
+    raise SystemExit(status)
+
+
+if __name__ == "__main__":
+    main()

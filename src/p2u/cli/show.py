@@ -1,0 +1,74 @@
+"""Tables and sentences of the commands' results."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from rich.console import Console
+from rich.table import Table
+
+from p2u.cli.bars import human, phases, transfer
+
+if TYPE_CHECKING:
+    from p2u.manifest import Manifest
+    from p2u.pack import PackReport
+
+__all__ = ["inspect", "packed", "phases", "pulled", "transfer", "verified"]
+
+_console = Console(highlight=False)
+
+
+def _quality(snr_db: float | None) -> str:
+    return "exact" if snr_db is None else f"{snr_db:.1f} dB"
+
+
+def _states(manifest: Manifest, original: int) -> Table:
+    table = Table(box=None, pad_edge=False)
+    table.add_column("state", style="bold")
+    for name in ("bytes", "of the original", "bits/weight", "SNR"):
+        table.add_column(name, justify="right")
+    for s in manifest.states:
+        share = f"{100 * s.bytes / original:.2f} %" if original else ""
+        table.add_row(s.label, f"{s.bytes:,}", share, f"{s.bits:.2f}", _quality(s.snr_db))
+    return table
+
+
+def packed(report: PackReport, dst: Path) -> None:
+    """What `pack` made."""
+    m = report.manifest
+    _console.print(f"[bold]{m.name}[/]: {human(report.source_bytes)} → {dst}")
+    _console.print(_states(m, report.source_bytes))
+
+
+def inspect(source: str, *, tensors: bool, as_json: bool) -> None:
+    """Manifest, and on request the layout, of a package."""
+    from p2u._client.package import Package
+
+    package = Package(source)
+    with package.store:
+        m = package.manifest
+        layout = package.layout.tensors if tensors else ()
+    original = sum(f.size for f in m.files)
+    if as_json:
+        tree: dict[str, Any] = json.loads(m.to_bytes())
+        tree["original_bytes"] = original
+        if tensors:
+            names = ("name", "dtype", "shape", "length")
+            tree["tensors"] = [{n: getattr(t, n) for n in names} for t in layout]
+        print(json.dumps(tree, indent=1))
+        return
+    chunks = sum(u.chunks for u in m.updates)
+    blobs = sum(len(u.blobs) for u in m.updates)
+    _console.print(
+        f"[bold]{m.name}[/]: {len(m.files)} files, {human(original)}; {chunks} chunks in {blobs} blobs"
+    )
+    _console.print(_states(m, original))
+    if tensors:
+        table = Table(box=None, pad_edge=False)
+        for name, justify in (("tensor", "left"), ("dtype", "left"), ("shape", "left"), ("bytes", "right")):
+            table.add_column(name, justify=justify)  # type: ignore[arg-type]
+        for t in layout:
+            table.add_row(t.name, t.dtype, "×".join(map(str, t.shape)) or "scalar", f"{t.length:,}")
+        _console.print(table)
