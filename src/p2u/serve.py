@@ -106,6 +106,7 @@ def _file_response(file: FileIO, key: str, environ: WSGIEnvironment) -> Response
     response = Response(FileWrapper(file, PIECE), direct_passthrough=True)
     response.mimetype = _media_type(key)
     response.content_length = status.st_size
+    response.accept_ranges = "bytes"
     response.last_modified = datetime.fromtimestamp(status.st_mtime, timezone.utc)
     response.set_etag(f"{status.st_mtime_ns:x}-{status.st_size:x}-{status.st_ino:x}")
     response.headers["Cache-Control"] = "no-cache"
