@@ -208,6 +208,15 @@ def test_opaque_round_trip(item: int, elems: list[int], family: str, seed: int) 
     assert joined(memory) == planes.tobytes()
 
 
+@pytest.mark.parametrize("dtype", sorted(FORMATS))
+def test_floats_can_travel_without_levels(dtype: str) -> None:
+    sample = Sample(dtype, "noise", ((500, 50), (7, 7)), 5)
+    payload = core.encode_opaque(sample.item, sample.segments()).payloads[0]
+    memory = sample.blank()
+    core.apply(payload, dtype, sample.item, memory)
+    assert joined(memory) == joined(sample.segments())
+
+
 def test_many_tiny_segments() -> None:
     sample = Sample("BF16", "normal", tuple((1 + i % 3, 1 + i % 2) for i in range(3000)), 5)
     _, done = encode(sample, [4, 0], -160)

@@ -138,6 +138,8 @@ def flipped(payload: bytes, rng: np.random.Generator) -> bytes:
     """A payload with one to three changes, most of them near its beginning."""
     out = bytearray(payload)
     for _ in range(rng.integers(1, 4)):
+        if not out:
+            break
         at = int(rng.integers(min(len(out), int(rng.choice([40, 400, len(out)])))))
         how = rng.integers(4)
         if how == 0:
@@ -286,6 +288,7 @@ BAD = {
     "kind 4": (BASE, {"kind": b"\4"}),
     "kind 255": (BASE, {"kind": b"\xff"}),
     "kind opaque": (BASE, {"kind": b"\0"}),
+    "opaque in elements of another size": (BASE, {"kind": b"\0", "dtype": b"\0", "rows": b"\2\4"}),
     "dtype of others": (BASE, {"dtype": b"\3"}),
     "dtype unknown": (BASE, {"dtype": b"\4"}),
     "huge row count": (BASE, {"rows": u32(2**32 - 1)}),

@@ -35,7 +35,7 @@ def decode_chunk(
 
     Args:
         payload: One chunk.
-        dtype: Of its tensors; all but F32, F16 and BF16 are opaque.
+        dtype: Of its tensors.
         item: Bytes per element.
         segments: Objects with ``mem`` (previous bytes), ``elems`` and ``cols``.
         log: Receives the writer's choices as ``(name, value)``, for a `Replay`.
@@ -46,12 +46,12 @@ def decode_chunk(
     log = [] if log is None else log
     source = Source(payload)
     kind, code = source.u8(), source.u8()
-    if dtype not in FORMATS:
-        if (kind, code) != (OPAQUE, 0):
-            raise Malformed("not an opaque chunk")
+    if (kind, code) == (OPAQUE, 0):
         out = _opaque(source, item, [s.elems for s in segments], log)
         source.end()
         return out
+    if dtype not in FORMATS:
+        raise Malformed("levels for elements that have none")
     f = FORMATS[dtype]
     rows = Rows.of([(s.elems, s.cols) for s in segments])
     if code != f.code or source.u32() != len(rows.lengths) or source.u32() != len(rows.row):
