@@ -1,0 +1,55 @@
+"""One chunk: previous bytes and payload in, next bytes out."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+from p2u import core
+from p2u._client.package import Span
+from p2u.errors import FormatError
+from p2u.index import Chunk, decode_piece, payload_dtype
+from p2u.layout import Layout
+
+
+def decode(
+    chunk: Chunk,
+    payload: bytearray,
+    layout: Layout,
+    spans: Sequence[Span],
+    buffers: Sequence[Any],
+    key: str,
+) -> None:
+    """Apply a chunk in place.
+
+    Args:
+        chunk: One of an update.
+        payload: Its bytes, hash checked.
+        layout: The package's.
+        spans: ``chunk_spans`` of it.
+        buffers: One writable buffer per span with the previous state's bytes; any content if the
+            update begins at nothing.
+        key: Of the blob, for messages.
+
+    Raises:
+        FormatError: The payload is malformed; the buffers' content is undefined then.
+    """
+    if chunk.piece is not None:
+        buffers[0][:] = decode_piece(memoryview(payload), chunk.piece, key)
+        return
+    tensor = layout.tensors[chunk.segments[0].tensor]
+    view = memoryview(payload)
+    dtype = payload_dtype(view, tensor.dtype)
+    segments = [
+        core.Segment(buffer, span.elems, span.cols)
+        for buffer, span in zip(buffers, spans, strict=True)
+    ]
+    try:
+        core.apply(view, dtype, tensor.item, segments)
+    except FormatError as error:
+        raise FormatError(
+            f"chunk {chunk.number}: {error.message}",
+            file=key,
+            tensor=tensor.name,
+            hint="The package was made by a faulty program; pack the model again",
+        ) from None

@@ -1,0 +1,288 @@
+"""One pull from beginning to end: look, plan, lock, and update by update to disk."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+
+from p2u._client.beside import Beside
+from p2u._client.control import Progress
+from p2u._client.files import allocated_bytes, disk_errors, free_bytes
+from p2u._client.inplace import REDO_LIMIT, InPlace, LostError
+from p2u._client.journal import read_journal
+from p2u._client.local import Local, inspect
+from p2u._client.package import Package, find_state
+from p2u._client.target import Target, changed_files, journal_header
+from p2u._client.workdir import WorkDir
+from p2u.errors import DiskError
+from p2u.manifest import Manifest, State, Update
+from p2u.plan import find_path, leads_to, plan_requests, request_size
+
+#: Bytes of free space that are left alone: state file, journal, folders.
+_SLACK = 2 << 20
+
+
+@dataclass(frozen=True, slots=True)
+class Step:
+    """One update of a plan.
+
+    Attributes:
+        state: Label of the state that it leads to.
+        bytes: Of the package, its index included.
+        missing: Of these, not fetched by an earlier run.
+        requests: Byte ranges to ask for.
+        in_place: Whether the files are refined where they lie.
+    """
+
+    state: str
+    bytes: int
+    missing: int
+    requests: int
+    in_place: bool
+
+
+@dataclass(frozen=True, slots=True)
+class PullPlan:
+    """What a pull would do.
+
+    Attributes:
+        here: Label of the state that the target holds; None for none.
+        steps: The updates, in order; empty if there is nothing to do.
+        disk: Bytes of free space needed.
+        free: Bytes of free space there are.
+    """
+
+    here: str | None
+    steps: tuple[Step, ...]
+    disk: int
+    free: int
+
+    @property
+    def missing(self) -> int:
+        """Bytes to fetch."""
+        return sum(step.missing for step in self.steps)
+
+
+@dataclass(frozen=True, slots=True)
+class Way:
+    """Updates to make; ``resume`` if the first goes on with an interrupted ``--in-place``."""
+
+    updates: tuple[Update, ...]
+    resume: bool = False
+
+
+class Engine:
+    """A pull of a package to a folder.
+
+    Args:
+        package: Open; closed by the caller.
+        target: The folder.
+        until: Label or id of the state wanted.
+        in_place: Refine files where they lie.
+        repair: Overwrite files that were changed after they were pulled.
+        progress: Called about ten times a second, in this thread.
+        on_state: Called with the label of each state as soon as the target is it.
+    """
+
+    def __init__(
+        self,
+        package: Package,
+        target: str | os.PathLike[str],
+        *,
+        until: str,
+        in_place: bool,
+        repair: bool,
+        progress: Callable[[Progress], None] | None = None,
+        on_state: Callable[[str], None] | None = None,
+    ) -> None:
+        self.package = package
+        # The work folder lies beside the folder itself, not beside a link to it.
+        self.target = Path(target).resolve()
+        self.work = WorkDir(self.target)
+        self.in_place = in_place
+        self.repair = repair
+        self.manifest: Manifest = package.manifest
+        self.want: State = find_state(self.manifest, until)
+        self._progress = progress
+        self._on_state = on_state or (lambda label: None)
+        self._labels = {state.id: state.label for state in self.manifest.states}
+        self._reached: str | None = None
+        self._marks: tuple[tuple[str, int], ...] = ()
+
+    def run(self) -> str:
+        """Pull; returns the label of the state that the target holds then.
+
+        Raises:
+            See ``p2u.pull``.
+        """
+        local = self._inspect()
+        if self._satisfied(local) and not self.work.exists():
+            return self._stay(local)
+        self.work.acquire()
+        complete = False
+        try:
+            if self.work.settle():
+                local = self._inspect()
+            if not self._satisfied(local):
+                local = self._update(local)
+            complete = True
+        finally:
+            self.work.release(remove=complete)
+        return self._stay(local)
+
+    def plan(self) -> PullPlan:
+        """What `run` would do; nothing is changed."""
+        local = self._inspect()
+        here = local.state.label if local.state else None
+        way = Way(()) if self._satisfied(local) else self._way(local)
+        found = read_journal(self.work.journal)
+        steps = []
+        for number, update in enumerate(way.updates):
+            in_place = self._is_in_place(way, number)
+            chunks = self.package.index(update)
+            header = journal_header(self.manifest, update, in_place=in_place)
+            done = found.done if found is not None and found.header == header else {}
+            left = [chunk for chunk in chunks if chunk.number not in done]
+            size = request_size(sum(c.length for c in left), self.package.fetcher.jobs)
+            requests = plan_requests(
+                left, ranges=self.package.store.supports_ranges, max_bytes=size
+            )
+            steps.append(
+                Step(
+                    self._labels[update.target],
+                    update.bytes + update.index.size,
+                    sum(c.length for c in left) + update.index.size,
+                    len(requests),
+                    in_place,
+                )
+            )
+        return PullPlan(here, tuple(steps), self._disk(way, local), self._free())
+
+    def _inspect(self) -> Local:
+        return inspect(
+            self.target, self.manifest, repair=self.repair, check=self.package.stop.check
+        )
+
+    def _satisfied(self, local: Local) -> bool:
+        """Whether the target holds the state wanted or a better one."""
+        return local.state is not None and leads_to(
+            self.manifest.updates, self.want.id, local.state.id
+        )
+
+    def _stay(self, local: Local) -> str:
+        assert local.state is not None
+        if local.recorded is not None and not local.fresh:
+            # So that the next run need not hash the files again.
+            with disk_errors(self.target):
+                local.recorded.with_hints(self.target).write(self.target)
+        if self._reached is None:
+            self._on_state(local.state.label)
+        return local.state.label
+
+    def _way(self, local: Local) -> Way:
+        updates = self.manifest.updates
+        if local.refining is not None:
+            found = read_journal(self.work.journal)
+            for update in updates:
+                header = journal_header(self.manifest, update, in_place=True)
+                if found is not None and found.header == header:
+                    rest: tuple[Update, ...] = ()
+                    if not leads_to(updates, self.want.id, update.target):
+                        rest = find_path(updates, update.target, self.want.id)
+                    return Way((update, *rest), resume=True)
+        have = local.state.id if local.state is not None else None
+        return Way(find_path(updates, have, self.want.id))
+
+    def _is_in_place(self, way: Way, number: int) -> bool:
+        if number == 0 and way.resume:
+            return True
+        return self.in_place and way.updates[number].source is not None
+
+    def _update(self, local: Local) -> Local:
+        way = self._way(local)
+        self._check_disk(way, local)
+        self.package.cache = self.work.cache
+        try:
+            self._go(way)
+        except LostError:
+            way = Way(find_path(self.manifest.updates, None, self.want.id))
+            self._check_disk(way, local)
+            self._go(way)
+        return self._inspect()
+
+    def _go(self, way: Way) -> None:
+        self._marks = self.package.marks(way.updates)
+        for number, update in enumerate(way.updates):
+            kind: type[Target] = InPlace if self._is_in_place(way, number) else Beside
+            target = kind(self.package, self.work, update)
+            try:
+                missing = target.prepare()
+                self.package.fetcher.run(
+                    update.blobs, missing, target.apply, partial(self._tick, update)
+                )
+                target.finish()
+            finally:
+                target.close()
+            self._reached = self._labels[update.target]
+            self._tick(update)
+            self._on_state(self._reached)
+
+    def _tick(self, update: Update) -> None:
+        if self._progress is None:
+            return
+        meter = self.package.meter
+        self._progress(
+            Progress(
+                self._reached,
+                self._labels[update.target],
+                meter.done,
+                self._marks[-1][1],
+                meter.rate(),
+                meter.seconds,
+                self._marks,
+            )
+        )
+
+    def _free(self) -> int:
+        with disk_errors(self.work.parent, "read"):
+            return free_bytes(self.work.parent)
+
+    def _disk(self, way: Way, local: Local) -> int:
+        """Most bytes that the way needs on the disk at any moment, beyond those taken now."""
+        if not way.updates:
+            return 0
+        files = self.manifest.files
+        taken = peak = 0
+        there = local.state is not None or local.recorded is not None
+        for number, update in enumerate(way.updates):
+            size = sum(files[n].size for n in changed_files(self.manifest, update))
+            if self._is_in_place(way, number):
+                peak = max(peak, taken + min(size, 2 * REDO_LIMIT))
+                continue
+            peak = max(peak, taken + size)
+            # The former files go when the new ones are in their place.
+            taken += 0 if there else size
+            there = True
+        peak -= allocated_bytes(self.work.next)
+        objects = sum(u.index.size for u in way.updates) + self.manifest.layout.size
+        return max(0, peak) + objects + _SLACK
+
+    def _check_disk(self, way: Way, local: Local) -> None:
+        needed, free = self._disk(way, local), self._free()
+        if needed <= free:
+            return
+        hint = "Free some space or choose another disk"
+        if not self.in_place and any(u.source is not None for u in way.updates):
+            hint = f"{hint}, or use --in-place, which does not need room for two states"
+        raise DiskError(
+            f"{_mib(needed)} of free space are needed, {_mib(free)} are there",
+            file=str(self.target),
+            hint=hint,
+        )
+
+
+def _mib(count: int) -> str:
+    return f"{count / (1 << 20):.1f} MiB"

@@ -1,0 +1,145 @@
+"""The journal of one update on its way to disk: which chunks are done, checked when read back.
+
+Append-only. A header of 72 bytes, then records of 25 bytes, each with a CRC, so that a record cut
+off by a crash is recognised. What a record says is a claim: the caller checks it with its hash.
+"""
+
+from __future__ import annotations
+
+import os
+import struct
+import threading
+import zlib
+from dataclasses import dataclass
+from pathlib import Path
+
+_HEADER = struct.Struct("<4sBB2x32s28s")
+_RECORD = struct.Struct("<BI16s")
+_CRC = struct.Struct("<I")
+_MAGIC = b"P2UJ"
+_VERSION = 1
+_CHUNK, _READY = 1, 2
+
+#: Bytes of a chunk's digest that the journal keeps.
+DIGEST = 16
+
+
+@dataclass(frozen=True, slots=True)
+class Header:
+    """What a journal is about.
+
+    Attributes:
+        in_place: Whether files are refined where they lie.
+        identity: 32 bytes: digest of all that determines what the chunks' numbers mean.
+        target: 28 bytes: beginning of the digest of the state that the update leads to.
+    """
+
+    in_place: bool
+    identity: bytes
+    target: bytes
+
+    def pack(self) -> bytes:
+        """The header's bytes."""
+        head = _HEADER.pack(_MAGIC, _VERSION, int(self.in_place), self.identity, self.target)
+        return head + _CRC.pack(zlib.crc32(head))
+
+
+_HEADER_SIZE = _HEADER.size + _CRC.size
+_RECORD_SIZE = _RECORD.size + _CRC.size
+
+
+@dataclass(frozen=True, slots=True)
+class Content:
+    """A journal as it was found.
+
+    Attributes:
+        header: Its header.
+        done: Chunk number to digest of its decoded bytes.
+        ready: Whether the update was seen complete, checked and on the disk.
+        size: Bytes of the file that are valid.
+    """
+
+    header: Header
+    done: dict[int, bytes]
+    ready: bool
+    size: int
+
+
+def read_journal(path: Path) -> Content | None:
+    """What a journal says, as far as it is valid; None if there is none."""
+    try:
+        with open(path, "rb") as file:
+            data = file.read()
+    except FileNotFoundError:
+        return None
+    head = data[: _HEADER.size]
+    if len(data) < _HEADER_SIZE or _CRC.unpack_from(data, _HEADER.size)[0] != zlib.crc32(head):
+        return None
+    magic, version, in_place, identity, target = _HEADER.unpack(head)
+    if magic != _MAGIC or version != _VERSION:
+        return None
+    done: dict[int, bytes] = {}
+    ready = False
+    at = _HEADER_SIZE
+    seed = zlib.crc32(data[:_HEADER_SIZE])
+    while at + _RECORD_SIZE <= len(data):
+        record = data[at : at + _RECORD.size]
+        if _CRC.unpack_from(data, at + _RECORD.size)[0] != zlib.crc32(record, seed):
+            break
+        kind, number, digest = _RECORD.unpack(record)
+        if kind == _CHUNK:
+            done[number] = digest
+        ready = ready or kind == _READY
+        at += _RECORD_SIZE
+    return Content(Header(bool(in_place), identity, target), done, ready, at)
+
+
+class Journal:
+    """A journal to append to. Thread-safe.
+
+    Args:
+        path: The file; replaced unless ``keep`` is its content.
+        header: What it is about.
+        keep: The content to go on with; a torn end is cut off.
+    """
+
+    def __init__(self, path: Path, header: Header, keep: Content | None = None) -> None:
+        head = header.pack()
+        self._seed = zlib.crc32(head)
+        self._lock = threading.Lock()
+        self._file = open(path, "rb+" if keep else "wb", buffering=0)  # noqa: SIM115
+        if keep is None:
+            self._file.write(head)
+            os.fsync(self._file.fileno())
+        else:
+            self._file.truncate(keep.size)
+            self._file.seek(keep.size)
+
+    def done(self, number: int, digest: bytes) -> None:
+        """The chunk's decoded bytes, with this digest, are in their file."""
+        self._append(_CHUNK, number, digest)
+
+    def ready(self) -> None:
+        """All is complete, checked and on the disk."""
+        self._append(_READY, 0, b"")
+        self.sync()
+
+    def sync(self) -> None:
+        """Wait until the records are on the disk."""
+        os.fsync(self._file.fileno())
+
+    def _append(self, kind: int, number: int, digest: bytes) -> None:
+        record = _RECORD.pack(kind, number, digest)
+        data = record + _CRC.pack(zlib.crc32(record, self._seed))
+        with self._lock:
+            at = self._file.tell()
+            written = self._file.write(data)
+            if written != len(data):
+                # A full disk: what is there must not hide the records that follow.
+                self._file.truncate(at)
+                self._file.seek(at)
+                raise OSError(28, "No space left on device", self._file.name)
+
+    def close(self) -> None:
+        """Close the file."""
+        self._file.close()

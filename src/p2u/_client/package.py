@@ -1,0 +1,171 @@
+"""An open package: its manifest, and on demand its layout and the indices of its updates."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from types import TracebackType
+
+from p2u._client.control import Meter, Stop
+from p2u._client.fetch import Fetcher, Retry
+from p2u._client.files import write_whole
+from p2u.errors import UsageError
+from p2u.index import Chunk, parse_index
+from p2u.layout import Layout, parse_layout
+from p2u.manifest import KEY, MAX_MANIFEST, Manifest, Object, State, Update, parse_manifest
+from p2u.stores import RateLimiter, Store, ThrottledStore, open_store, parse_rate
+
+
+@dataclass(frozen=True, slots=True)
+class Span:
+    """Where some of a chunk's decoded bytes lie: file number, offset and size in bytes.
+
+    ``elems`` and ``cols`` are for the core: number of elements, and elements per row.
+    """
+
+    file: int
+    offset: int
+    size: int
+    elems: int = 0
+    cols: int = 0
+
+
+def chunk_spans(chunk: Chunk, layout: Layout) -> list[Span]:
+    """The places of a chunk's decoded bytes, in the order of its segments."""
+    if chunk.piece is not None:
+        return [Span(chunk.piece.file, chunk.piece.offset, chunk.piece.size)]
+    spans = []
+    for seg in chunk.segments:
+        t = layout.tensors[seg.tensor]
+        first, elems = t.span(seg.first_row, seg.rows)
+        spans.append(Span(t.file, t.offset + first * t.item, elems * t.item, elems, t.cols))
+    return spans
+
+
+def default_jobs(remote: bool) -> int:
+    """Threads for a transfer: the processors, and a few more where the link has to be filled."""
+    count = os.cpu_count() or 1
+    return min(8, max(4, count)) if remote else min(8, count)
+
+
+def find_state(manifest: Manifest, wanted: str) -> State:
+    """The state with this id, or the last one with this label.
+
+    Raises:
+        UsageError: There is none.
+    """
+    for state in reversed(manifest.states):
+        if wanted in (state.id, state.label):
+            return state
+    labels = ", ".join(s.label for s in manifest.states)
+    raise UsageError(f"the package has no state {wanted!r}; it has {labels}")
+
+
+class Package:
+    """A package in a store, with the threads to read it.
+
+    Args:
+        source: Path or URL, or a store; a store is closed with this object too.
+        jobs: Threads; None chooses.
+        limit_rate: Bytes per second, or text such as ``"2MB/s"``.
+        stop: Ends all reading early.
+        retry: When to try again.
+
+    Raises:
+        The errors of ``open_store``, and UsageError for a bad argument. Nothing is read yet.
+    """
+
+    def __init__(
+        self,
+        source: str | os.PathLike[str] | Store,
+        *,
+        jobs: int | None = None,
+        limit_rate: float | str | None = None,
+        stop: Stop | None = None,
+        retry: Retry | None = None,
+    ) -> None:
+        if jobs is not None and jobs < 1:
+            raise UsageError(f"jobs must be at least 1, not {jobs}")
+        self.stop = stop or Stop()
+        self.meter = Meter()
+        limiter = None
+        if limit_rate is not None:
+            rate = parse_rate(limit_rate) if isinstance(limit_rate, str) else limit_rate
+            limiter = RateLimiter(rate)
+        store = source if isinstance(source, Store) else open_store(source)
+        self.url = store.url
+        remote = "://" in store.url
+        if limiter is not None:
+            self.stop.on_call(limiter.cancel)
+            store = ThrottledStore(store, limiter)
+        self.stop.on_call(store.close)
+        self.store = store
+        self.fetcher = Fetcher(store, jobs or default_jobs(remote), self.stop, self.meter, retry)
+        #: A folder that keeps layout and indices for the next run; their digests are checked.
+        self.cache: Path | None = None
+        self._manifest: Manifest | None = None
+        self._layout: Layout | None = None
+
+    @property
+    def manifest(self) -> Manifest:
+        """The manifest, read when it is first asked for."""
+        if self._manifest is None:
+            self._manifest = parse_manifest(self.fetcher.read(KEY, MAX_MANIFEST))
+        return self._manifest
+
+    @property
+    def layout(self) -> Layout:
+        """The layout, read when it is first asked for."""
+        if self._layout is None:
+            self._layout = parse_layout(self._object(self.manifest.layout), self.manifest)
+        return self._layout
+
+    def index(self, update: Update) -> tuple[Chunk, ...]:
+        """The chunks of an update."""
+        return parse_index(self._object(update.index), update, self.layout, self.manifest)
+
+    def marks(self, way: Sequence[Update]) -> tuple[tuple[str, int], ...]:
+        """``(label, bytes)``: how much of this way has to be here for each state."""
+        labels = {state.id: state.label for state in self.manifest.states}
+        at = self.manifest.layout.size if way else 0
+        found = []
+        for update in way:
+            at += update.index.size + update.bytes
+            found.append((labels[update.target], at))
+        return tuple(found)
+
+    def _object(self, wanted: Object) -> bytes:
+        path = None
+        if self.cache is not None:
+            path = self.cache / wanted.sha256
+            try:
+                with open(path, "rb") as file:
+                    data = file.read(wanted.size + 1)
+            except OSError:
+                data = b""
+            if hashlib.sha256(data).hexdigest() == wanted.sha256:
+                self.meter.add(len(data))
+                return data
+        data = self.fetcher.read_object(wanted)
+        self.meter.add(len(data))
+        if path is not None:
+            write_whole(path, data)
+        return data
+
+    def close(self) -> None:
+        """Close the store."""
+        self.store.close()
+
+    def __enter__(self) -> Package:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        self.close()

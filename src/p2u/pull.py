@@ -1,0 +1,98 @@
+"""``p2u.pull``: bring a package to a folder, state by state."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable
+from dataclasses import dataclass
+
+from p2u._client.control import Progress
+from p2u._client.engine import Engine, PullPlan, Step
+from p2u._client.fetch import Retry
+from p2u._client.package import Package
+from p2u.stores import Store
+
+__all__ = ["Progress", "PullPlan", "PullResult", "Step", "pull"]
+
+
+@dataclass(frozen=True, slots=True)
+class PullResult:
+    """What a pull did.
+
+    Attributes:
+        state: Label of the state that the target holds; None if none (after a dry run).
+        fetched: Bytes that came from the store.
+        requests: Requests made.
+        seconds: Time taken.
+        plan: What would be done; of a dry run only.
+    """
+
+    state: str | None
+    fetched: int
+    requests: int
+    seconds: float
+    plan: PullPlan | None = None
+
+
+def pull(
+    source: str | os.PathLike[str] | Store,
+    target: str | os.PathLike[str],
+    *,
+    until: str = "exact",
+    jobs: int | None = None,
+    limit_rate: float | str | None = None,
+    in_place: bool = False,
+    dry_run: bool = False,
+    repair: bool = False,
+    progress: Callable[[Progress], None] | None = None,
+    on_state: Callable[[str], None] | None = None,
+    retry: Retry | None = None,
+) -> PullResult:
+    """Pull a package to a folder; go on where an earlier run, even a killed one, ended.
+
+    The folder is always exactly one state: the next one is built beside it, checked against its
+    SHA-256, and takes its place in one step. Files in it that are not the package's stay. One
+    hidden file, ``.p2u-state.json``, says what the folder holds.
+
+    Args:
+        source: Path or URL of the package, or an open store (which is closed then). It may be
+            another one than last time, if it has the same package.
+        target: The folder; made if missing.
+        until: Label or id of the state wanted. A better state that is there already stays.
+        jobs: Threads; by default the processors, and a few more for a remote source.
+        limit_rate: Bytes per second, or text such as ``"2MB/s"``.
+        in_place: Refine files where they lie instead of beside: needs little free space. Readers
+            then see valid files whose rows are of either state, and a row being written may be a
+            mixture. A killed run loses nothing.
+        dry_run: Change nothing; the result has the plan.
+        repair: Overwrite files that were changed after they were pulled.
+        progress: Called about ten times a second with a `Progress`, in this thread.
+        on_state: Called with the label of each state as soon as the folder is it, in this thread.
+        retry: When to try again after failures of the store.
+
+    Raises:
+        UsageError: An argument is wrong, or the folder holds something else; nothing is changed.
+        StoreError: The package could not be read. What was fetched is kept for the next run.
+        IntegrityError, FormatError, UnsupportedError: The package is damaged or not one.
+        DiskError: No space, no permission.
+        BusyError: Another process pulls to the same folder.
+    """
+    with Package(source, jobs=jobs, limit_rate=limit_rate, retry=retry) as package:
+        engine = Engine(
+            package,
+            target,
+            until=until,
+            in_place=in_place,
+            repair=repair,
+            progress=progress,
+            on_state=on_state,
+        )
+        plan = None
+        state: str | None
+        if dry_run:
+            plan = engine.plan()
+            state = plan.here
+        else:
+            state = engine.run()
+        meter = package.meter
+        return PullResult(state, meter.received, meter.requests, meter.seconds, plan)
