@@ -8,6 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from oracle.floats import FORMATS
+from oracle.rans import Log
 from oracle.samples import LEVELS, Sample, joined, samples
 
 from p2u import core
@@ -68,7 +69,7 @@ def test_the_oracle_repeats_the_cores_bytes(
     state = sample.blank()
     choices = []
     for payload in done.payloads:
-        log: list[tuple[str, object]] = []
+        log: Log = []
         oracle.decode_chunk(payload, sample.dtype, sample.item, state, log)
         core.apply(payload, sample.dtype, sample.item, state)
         choices.append(oracle.Replay(log))
@@ -89,7 +90,7 @@ def test_the_oracle_repeats_the_cores_bytes(
 def test_full_chunks(sample: Sample, offset: int, random_codes: bool, seed: int) -> None:
     scales, done = encode(sample, [0], offset, random_codes, full=True)
     weights = joined(sample.segments())
-    log: list[tuple[str, object]] = []
+    log: Log = []
     (payload,) = done.payloads
     parts = oracle.decode_chunk(payload, sample.dtype, sample.item, sample.blank(), log)
     assert b"".join(parts) == weights
@@ -112,7 +113,7 @@ def test_sixty_four_lanes(dtype: str, family: str) -> None:
     _, done = encode(sample, [4, 0], -160, family == "normal")
     state = sample.blank()
     for payload in done.payloads:
-        log: list[tuple[str, object]] = []
+        log: Log = []
         expected = oracle.decode_chunk(payload, dtype, sample.item, state, log)
         core.apply(payload, dtype, sample.item, state)
         assert [bytes(s.mem) for s in state] == expected
@@ -133,7 +134,7 @@ def test_opaque_chunks(item: int, elems: list[int], most: int, seed: int) -> Non
     ]
     weights = joined(segments)
     payload = core.encode_opaque(item, segments).payloads[0]
-    log: list[tuple[str, object]] = []
+    log: Log = []
     assert b"".join(oracle.decode_chunk(payload, "I8", item, segments, log)) == weights
     assert oracle.encode_opaque(item, segments, oracle.Replay(log)) == payload
     own = oracle.encode_opaque(item, segments, oracle.Choices(seed))

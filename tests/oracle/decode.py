@@ -166,13 +166,13 @@ def _fields(source: Source, rows: Rows, r: Refinement, known: Known, symbol: Int
     for i in range(len(symbol)):
         if raw[i] != width:
             fields.align()
-            width = raw[i]
+            width = int(raw[i])
         if has[i]:
-            below[i] = fields.take(int(width))
+            below[i] = fields.take(width)
     fields.end()
     if r.zero_chunk > r.raw_chunk:
         upper = _Fields(source.take(source.varint()))
-        for i in np.flatnonzero(r.has_upper(known, symbol)):
+        for i in np.flatnonzero(r.has_upper(known, symbol)).tolist():
             below[i] += upper.take(int(r.zero[i] - raw[i])) << int(raw[i])
         upper.end()
     return below

@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 
 from oracle.decode import BASE, FROM_CELLS, FULL, OPAQUE, REFINE, SHIFTED, SPARSE, TO_CELLS
-from oracle.floats import FORMATS, Format, Ints
+from oracle.floats import FORMATS, Flags, Format, Ints
 from oracle.levels import (
     CONTEXTS,
     KNOWN,
@@ -118,7 +118,7 @@ def _base(
     return np.where(escaped, bits, bin_bits(f, q, scale >> 2))
 
 
-def _patch(sink: Sink, f: Format, bits: Ints, which: Ints) -> None:
+def _patch(sink: Sink, f: Format, bits: Ints, which: Flags) -> None:
     at = np.flatnonzero(which)
     sink.varint(len(at))
     for i, gap in zip(at, np.diff(at, prepend=-1) - 1, strict=True):
@@ -193,11 +193,11 @@ def _fields(sink: Sink, rows: Rows, r: Refinement, known: Known, symbol: Ints, b
     for i, has in enumerate(r.has_field(known, symbol)):
         if raw[i] != width:
             fields.align()
-            width = raw[i]
+            width = int(raw[i])
         if has:
-            fields.put(int(below[i]) % (1 << int(width)), int(width))
+            fields.put(int(below[i]) % (1 << width), width)
     upper = Bits()
-    for i in np.flatnonzero(r.has_upper(known, symbol)):
+    for i in np.flatnonzero(r.has_upper(known, symbol)).tolist():
         upper.put(int(below[i]) >> int(raw[i]), int(r.zero[i] - raw[i]))
     for part in (fields, upper) if r.zero_chunk > r.raw_chunk else (fields,):
         sink.varint(len(part.to_bytes()))

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from oracle.floats import Floats, Format, Ints
+from oracle.floats import Flags, Floats, Format, Ints
 
 #: Context of an element that is exact already.
 KNOWN = 13
@@ -78,16 +78,19 @@ class Refinement:
         edge = np.ldexp(np.maximum(known.edge, 0).astype(float), self.e - 1)
         return (self.f.ceil(edge) + (1 << self.tz) - 1) >> self.tz
 
-    def listed_zero(self, known: Known, symbol: Ints) -> Ints:
+    def listed_zero(self, known: Known, symbol: Ints) -> Flags:
         """Whether the symbol says +0 or -0."""
-        return (not self.from_cells) & (known.context == 0) & (symbol < 2)
+        out: Flags = (known.context == 0) & (symbol < 2) & (not self.from_cells)
+        return out
 
-    def has_field(self, known: Known, symbol: Ints) -> Ints:
+    def has_field(self, known: Known, symbol: Ints) -> Flags:
         nothing = (known.context == KNOWN) | self.listed_zero(known, symbol)
-        return ~(self.sparse & nothing)
+        out: Flags = ~(nothing & self.sparse)
+        return out
 
-    def has_upper(self, known: Known, symbol: Ints) -> Ints:
-        return (known.context == 0) & ~self.listed_zero(known, symbol) & (self.zero > self.raw)
+    def has_upper(self, known: Known, symbol: Ints) -> Flags:
+        near: Flags = (known.context == 0) & ~self.listed_zero(known, symbol)
+        return near & (self.zero > self.raw)
 
 
 def bin_context(q: Ints) -> Ints:
@@ -185,5 +188,5 @@ def split(r: Refinement, known: Known, bits: Ints) -> tuple[Ints, Ints]:
     wrong_side = ~listed & (bits // f.sign != known.bits // f.sign)
     impossible = (symbol < 0) | (symbol > 255) | wrong_side
     known_already = known.context == KNOWN
-    symbol = np.where(known_already, 0, np.where(impossible, -1, symbol))
-    return symbol, np.where(known_already | impossible, 0, below)
+    out = np.where(known_already, 0, np.where(impossible, -1, symbol)).astype(np.int64)
+    return out, np.where(known_already | impossible, 0, below).astype(np.int64)

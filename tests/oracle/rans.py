@@ -121,10 +121,10 @@ def read_stream(
         table = read_table(bits, layout)
         log.append(("table", table))
         f = np.array(table.frequencies(layout) if table else NO_TABLE)
-        symbol = np.repeat(np.arange(256), f)
+        coded = np.repeat(np.arange(256), f)
         start = np.cumsum(f) - f
         slots.append(
-            list(zip(symbol.tolist(), f[symbol].tolist(), start[symbol].tolist(), strict=True))
+            list(zip(coded.tolist(), f[coded].tolist(), start[coded].tolist(), strict=True))
         )
     states = [source.u32() for _ in range(lanes)]
     if min(states) < LOW:
@@ -188,7 +188,7 @@ def read_ints(source: Source, count: int, log: Log) -> list[int]:
         symbols = read_stream(source, [0] * count, [PLAIN], log)
         return [(low + s + 0x8000) % 0x10000 - 0x8000 for s in symbols]
     if mode == 2:
-        return np.frombuffer(source.take(2 * count), "<i2").tolist()
+        return [source.i16() for _ in range(count)]
     raise Malformed("an array of integers has an unknown mode")
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
@@ -40,7 +41,7 @@ def _on_edges(rng: np.random.Generator, dtype: str, n: int) -> Ints:
     return np.where(bits % FORMATS[dtype].sign > 0, bits + rng.integers(-1, 2, n), bits)
 
 
-FAMILIES = {
+FAMILIES: dict[str, Callable[[np.random.Generator, str, int], Ints]] = {
     "normal": lambda g, d, n: bits_of(d, g.normal(0, 0.02, n)),
     "sparse": lambda g, d, n: bits_of(d, g.normal(0, 1, n) * (g.random(n) < 0.1)),
     "cauchy": lambda g, d, n: bits_of(d, g.standard_cauchy(n)),
