@@ -14,6 +14,7 @@ from p2u.cli.bars import human, phases, transfer
 if TYPE_CHECKING:
     from p2u.manifest import Manifest
     from p2u.pack import PackReport
+    from p2u.pull import PullResult
 
 __all__ = ["inspect", "packed", "phases", "pulled", "transfer", "verified"]
 
@@ -72,3 +73,30 @@ def inspect(source: str, *, tensors: bool, as_json: bool) -> None:
         for t in layout:
             table.add_row(t.name, t.dtype, "×".join(map(str, t.shape)) or "scalar", f"{t.length:,}")
         _console.print(table)
+
+
+def pulled(result: PullResult, dst: Path, *, dry_run: bool) -> None:
+    """What `pull` did, or with ``dry_run`` would do."""
+    if not dry_run:
+        if result.fetched and result.requests:
+            speed = human(result.fetched / max(result.seconds, 1e-3))
+            _console.print(
+                f"{dst} is [bold]{result.state}[/]: "
+                f"{human(result.fetched)} in {result.seconds:.1f} s ({speed}/s)"
+            )
+        else:
+            _console.print(f"{dst} is [bold]{result.state}[/] already")
+        return
+    plan = result.plan
+    if plan is None or not plan.steps:
+        _console.print(f"{dst} is [bold]{result.state}[/] already: nothing to do")
+        return
+    table = Table(box=None, pad_edge=False)
+    table.add_column("state", style="bold")
+    for name in ("bytes", "to fetch", "requests"):
+        table.add_column(name, justify="right")
+    for step in plan.steps:
+        table.add_row(step.state, f"{step.bytes:,}", f"{step.missing:,}", str(step.requests))
+    _console.print(f"{dst} holds {plan.here or 'nothing'}; to fetch: {human(plan.missing)}")
+    _console.print(table)
+    _console.print(f"disk space needed {human(plan.disk)}, free {human(plan.free)}")

@@ -1,0 +1,120 @@
+"""Model directory -> package.
+
+Scan the model, choose the base's step on a sample, encode chunk by chunk into blobs, decode what
+was written and compare it with the source, publish by rename. Memory holds a few chunks.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from p2u.errors import UsageError
+from p2u.manifest import MAX_NAME, Manifest, is_text
+
+__all__ = ["PackProgress", "PackReport", "StateRow", "pack"]
+
+#: Bytes; static hosts tend to allow 25 MiB per file.
+BLOB_SIZE = 24 << 20
+
+
+@dataclass(frozen=True, slots=True)
+class PackProgress:
+    """How far packing has come.
+
+    Attributes:
+        phase: ``"measure"``, ``"encode"``, ``"verify"`` or ``"publish"``.
+        done: Bytes of the source that this phase is through with.
+        total: Bytes of the source that it has to do.
+    """
+
+    phase: str
+    done: int
+    total: int
+
+
+@dataclass(frozen=True, slots=True)
+class StateRow:
+    """One state of the package.
+
+    Attributes:
+        label: ``"base"``.
+        bytes: What there is to fetch to come here from nothing.
+        fraction: ``bytes`` as a fraction of the original's bytes.
+        bits: Bits per weight of the progressive tensors.
+        snr_db: Signal-to-noise ratio of the progressive tensors; None if exact.
+    """
+
+    label: str
+    bytes: int
+    fraction: float
+    bits: float
+    snr_db: float | None
+
+
+@dataclass(frozen=True, slots=True)
+class PackReport:
+    """What was packed.
+
+    Attributes:
+        manifest: The package's manifest, as written.
+        source_bytes: Size of all files of the model.
+        states: From base to exact.
+        offset: The base step's offset that was chosen, in 1/64 octave.
+    """
+
+    manifest: Manifest
+    source_bytes: int
+    states: tuple[StateRow, ...]
+    offset: int
+
+
+def pack(
+    src: str | Path,
+    dst: str | Path,
+    *,
+    bits: float = 3.5,
+    levels: Sequence[str] = ("base", "8bit", "exact"),
+    jobs: int | None = None,
+    blob_size: int = BLOB_SIZE,
+    name: str | None = None,
+    progress: Callable[[PackProgress], None] | None = None,
+) -> PackReport:
+    """Pack a model. The package appears when it is complete and verified, or not at all.
+
+    Args:
+        src: A ``.safetensors`` file, or a model directory.
+        dst: The package's directory: new, empty, or a package, which is replaced.
+        bits: Bits per weight of the base, about; 1 to 6.
+        levels: Labels of the states, from ``base`` to ``exact``.
+        jobs: Threads; all processors by default. The package does not depend on it.
+        blob_size: Most bytes per blob; a chunk that is larger still gets a blob of its own.
+        name: The model's name; that of ``src`` by default.
+        progress: Called now and then from the calling thread; what it raises ends packing.
+
+    Raises:
+        UsageError: An argument is not valid, or ``dst`` holds something else.
+        FormatError: ``src`` is not a model, or its file names cannot be kept.
+        DiskError: Something could not be read or written.
+        IntegrityError: ``src`` changed meanwhile, or what was written does not decode to it.
+    """
+    if jobs is not None and jobs < 1:
+        raise UsageError(f"{jobs} jobs", hint="Use 1 or more")
+    if blob_size < 1:
+        raise UsageError(f"a blob size of {blob_size} bytes", hint="Use 1 or more")
+    if name is not None and not (is_text(name) and len(name) <= MAX_NAME):
+        raise UsageError(f"a name must be text of at most {MAX_NAME} characters")
+    from p2u.pack.run import Packer, Settings  # loads the core
+
+    settings = Settings(
+        float(bits), tuple(levels), jobs or _processors(), blob_size, name, progress
+    )
+    return Packer(os.fspath(src), os.fspath(dst), settings).run()
+
+
+def _processors() -> int:
+    if hasattr(os, "sched_getaffinity"):
+        return len(os.sched_getaffinity(0))
+    return os.cpu_count() or 1

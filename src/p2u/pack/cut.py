@@ -1,0 +1,149 @@
+"""Which chunks a model is cut into, and their order."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+
+from p2u.formats import Model, forward_key
+from p2u.index import MAX_PIECE, Piece, Seg
+from p2u.layout import Layout, Tensor
+from p2u.recipe import Treatment, item_size, row_length, treatment
+from p2u.types import TensorSpan
+
+#: Most elements per chunk; tables cost little beside this many, and it fits a thread's memory.
+CHUNK_ELEMENTS = 1 << 20
+#: Opaque tensors up to this many bytes come first, with the norms and biases.
+SMALL_OPAQUE = 64 << 10
+
+
+@dataclass(frozen=True, slots=True)
+class Job:
+    """One chunk to make, for all updates at once: rows, or a piece of a file.
+
+    Attributes:
+        how: How the rows are coded.
+        dtype: That of all its tensors; empty for a piece.
+        item: Bytes per element.
+        segments: The rows; empty for a piece.
+        elems: Elements of all segments.
+        piece: The piece.
+        large: The piece is of a large file.
+    """
+
+    how: Treatment
+    dtype: str
+    item: int
+    segments: tuple[Seg, ...]
+    elems: int
+    piece: Piece | None = None
+    large: bool = False
+
+    @property
+    def size(self) -> int:
+        """Bytes of the source."""
+        return self.piece.size if self.piece else self.elems * self.item
+
+    @property
+    def progressive(self) -> bool:
+        """Whether it is meant to have levels."""
+        return self.piece is None and self.how is Treatment.PROGRESSIVE
+
+
+def make_layout(model: Model) -> Layout:
+    """The tensors of a model with their rows, sorted as a layout is."""
+    tensors = [
+        _tensor(span, number) for number, file in enumerate(model.files) for span in file.spans
+    ]
+    return Layout(tuple(sorted(tensors, key=lambda t: (t.file, t.offset, t.length))))
+
+
+def _tensor(span: TensorSpan, file: int) -> Tensor:
+    item = item_size(span.dtype, span.shape, span.length)
+    elems = span.length // item
+    cols = row_length(span.shape, elems, treatment(span.dtype, span.shape, elems))
+    return Tensor(span.name, span.dtype, span.shape, file, span.offset, span.length, cols, item)
+
+
+def cut(model: Model, layout: Layout) -> list[Job]:
+    """All chunks of the base update; those of the refinements are cut alike.
+
+    First the bytes between the tensors and the small files, then norms, biases and other small
+    tensors, then the rest in the order of a forward pass, large carried files at the end.
+    """
+    small: list[Job] = []
+    large: list[Job] = []
+    for job in _pieces(model, layout):
+        (large if job.large else small).append(job)
+    order = sorted(
+        (n for n, t in enumerate(layout.tensors) if t.length),
+        key=lambda n: (forward_key(layout.tensors[n].name), n),
+    )
+    first: list[tuple[int, Tensor, Treatment]] = []
+    rest: list[tuple[int, Tensor, Treatment]] = []
+    for number in order:
+        t = layout.tensors[number]
+        how = treatment(t.dtype, t.shape, t.elems)
+        early = how is Treatment.FULL or (how is Treatment.OPAQUE and t.length <= SMALL_OPAQUE)
+        (first if early else rest).append((number, t, how))
+    return [*small, *_group(first), *_group(rest), *large]
+
+
+class _Group:
+    """Small tensors of a kind, collected for one chunk."""
+
+    def __init__(self) -> None:
+        self.segs: list[Seg] = []
+        self.elems = 0
+
+
+def _group(tensors: Iterable[tuple[int, Tensor, Treatment]]) -> Iterator[Job]:
+    """Chunks of tensors: large ones cut, small ones of a kind together, none later than before."""
+    # In the order of their first tensors.
+    done: list[tuple[Tensor, Treatment, int | _Group]] = []
+    latest: dict[tuple[str, int, Treatment], _Group] = {}
+    for number, t, how in tensors:
+        if t.elems > CHUNK_ELEMENTS:
+            done.append((t, how, number))
+            continue
+        kind = (t.dtype, t.item, how)
+        group = latest.get(kind)
+        if group is None or group.elems + t.elems > CHUNK_ELEMENTS:
+            group = latest[kind] = _Group()
+            done.append((t, how, group))
+        group.segs.append(Seg(number, 0, t.rows))
+        group.elems += t.elems
+    for t, how, found in done:
+        if isinstance(found, int):
+            yield from _rows(found, t, how)
+        else:
+            yield Job(how, t.dtype, t.item, tuple(found.segs), found.elems)
+
+
+def _rows(number: int, t: Tensor, how: Treatment) -> Iterator[Job]:
+    """Nearly equal chunks of a large tensor."""
+    most = max(1, CHUNK_ELEMENTS // t.cols)
+    count = -(-t.rows // most)
+    for k in range(count):
+        first, stop = t.rows * k // count, t.rows * (k + 1) // count
+        elems = t.span(first, stop - first)[1]
+        yield Job(how, t.dtype, t.item, (Seg(number, first, stop - first),), elems)
+
+
+def _pieces(model: Model, layout: Layout) -> Iterator[Job]:
+    """All bytes of all files that belong to no tensor."""
+    at = 0
+    for number, file in enumerate(model.files):
+        covered = 0
+        while at < len(layout.tensors) and layout.tensors[at].file == number:
+            t = layout.tensors[at]
+            yield from _split(number, covered, t.offset, False)
+            covered = t.offset + t.length
+            at += 1
+        yield from _split(number, covered, file.size, file.size > MAX_PIECE and not file.spans)
+
+
+def _split(file: int, start: int, stop: int, large: bool) -> Iterator[Job]:
+    for offset in range(start, stop, MAX_PIECE):
+        piece = Piece(file, offset, min(MAX_PIECE, stop - offset))
+        yield Job(Treatment.OPAQUE, "", 1, (), 0, piece, large)

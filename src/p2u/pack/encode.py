@@ -1,0 +1,150 @@
+"""One chunk: read, encode for all updates, hash."""
+
+from __future__ import annotations
+
+import hashlib
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import zstandard
+
+from p2u import core
+from p2u.layout import Layout
+from p2u.pack.cut import Job
+from p2u.pack.source import Source
+from p2u.recipe import Treatment
+
+#: Of zstd. The bytes depend on zstd's version, too: the only part of a package that does.
+LEVEL, LARGE_LEVEL = 19, 12
+
+#: A progressive chunk may be this many per cent larger than an opaque one before it goes opaque.
+PERCENT = 2
+#: Elements that the guess at the opaque size looks at, and in how many places.
+SAMPLE, PLACES = 1 << 16, 16
+
+
+@dataclass(frozen=True, slots=True)
+class Payload:
+    """A payload and its SHA-256 digest."""
+
+    data: bytes
+    sha256: bytes
+
+
+@dataclass(frozen=True, slots=True)
+class Coded:
+    """A chunk in all updates.
+
+    Attributes:
+        payloads: One per update; the first alone if the chunk is exact from the base on.
+        signal: Sum of squares of its weights, if it is a progressive one.
+        errors: Sum of squared errors in each state.
+    """
+
+    payloads: tuple[Payload, ...]
+    signal: float
+    errors: tuple[float, ...]
+
+
+def buffers(layout: Layout, job: Job, memory: memoryview) -> list[core.Segment]:
+    """The segments of a chunk in memory, back to back."""
+    out = []
+    at = 0
+    for seg in job.segments:
+        t = layout.tensors[seg.tensor]
+        _, elems = t.span(seg.first_row, seg.rows)
+        out.append(core.Segment(memory[at : at + elems * t.item], elems, t.cols))
+        at += elems * t.item
+    return out
+
+
+def read_job(source: Source, layout: Layout, job: Job) -> bytearray:
+    """The bytes of a chunk, back to back.
+
+    Raises:
+        DiskError, IntegrityError: see `Source.read_into`.
+    """
+    if job.piece:
+        return source.read(job.piece.file, job.piece.offset, job.piece.size)
+    out = bytearray(job.size)
+    view = memoryview(out)
+    at = 0
+    for seg in job.segments:
+        t = layout.tensors[seg.tensor]
+        first, elems = t.span(seg.first_row, seg.rows)
+        source.read_into(t.file, t.offset + first * t.item, view[at : at + elems * t.item])
+        at += elems * t.item
+    return out
+
+
+class Encoder:
+    """Makes payloads; used by many threads at once.
+
+    Args:
+        source: The model.
+        layout: Its tensors.
+        halvings: Of each level behind the base.
+        offset: Of the base's step.
+    """
+
+    def __init__(
+        self, source: Source, layout: Layout, halvings: Sequence[int], offset: int
+    ) -> None:
+        self._source = source
+        self._layout = layout
+        self._halvings = tuple(halvings)
+        self._offset = offset
+
+    def cost(self, job: Job) -> int:
+        """Memory that encoding takes, bytes, about."""
+        if job.piece:
+            return 16 << 20 if job.large else 32 << 20
+        # The core works on 32-bit copies: bits, state, bins, contexts, symbols, rests.
+        return job.elems * (3 * job.item + (36 if job.dtype in core.CODES else 8))
+
+    def encode(self, job: Job) -> Coded:
+        """Encode one chunk.
+
+        Raises:
+            DiskError, IntegrityError: The source cannot be read.
+        """
+        data = read_job(self._source, self._layout, job)
+        if job.piece:
+            level = LARGE_LEVEL if job.large else LEVEL
+            return _coded([zstandard.ZstdCompressor(level=level).compress(data)])
+        segments = buffers(self._layout, job, memoryview(data))
+        if job.how is Treatment.OPAQUE:
+            return _coded(core.encode_opaque(job.item, segments).payloads)
+        scales = core.row_scales(job.dtype, self._offset, segments)
+        full = job.how is Treatment.FULL
+        made = core.encode(job.dtype, segments, scales, [0] if full else self._halvings, full=full)
+        size = sum(map(len, made.payloads))
+        states = len(self._halvings) + 1
+        # Encoding twice would take half as long again: only where it seems to pay.
+        if opaque_guess(data, job.item) < size:
+            other = core.encode_opaque(job.item, segments)
+            if size * 100 >= len(other.payloads[0]) * (100 + PERCENT):
+                return _coded(other.payloads, made.signal, [0.0] * states)
+        return _coded(made.payloads, made.signal, [0.0] * states if full else made.errors)
+
+
+def _coded(payloads: Sequence[bytes], signal: float = 0.0, errors: Sequence[float] = ()) -> Coded:
+    hashed = tuple(Payload(p, hashlib.sha256(p).digest()) for p in payloads)
+    return Coded(hashed, signal, tuple(errors))
+
+
+def opaque_guess(data: bytearray, item: int) -> int:
+    """Bytes that the opaque coding would need, about: the entropy of the byte planes, sampled."""
+    planes = np.frombuffer(data, np.uint8).reshape(-1, item)
+    count = len(planes)
+    if count > SAMPLE:
+        part = SAMPLE // PLACES
+        starts = [(count - part) * k // (PLACES - 1) for k in range(PLACES)]
+        planes = np.concatenate([planes[s : s + part] for s in starts])
+    total = 0.0
+    for plane in range(item):
+        seen = np.bincount(planes[:, plane], minlength=256)
+        total += sum(-n * math.log2(n / len(planes)) for n in seen.tolist() if n)
+    return int(total / 8 * count / len(planes))

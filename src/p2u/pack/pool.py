@@ -1,0 +1,54 @@
+"""Work in threads, results in order, memory bounded."""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Callable, Generator, Iterable
+from concurrent.futures import Future, ThreadPoolExecutor
+from typing import TypeVar
+
+T = TypeVar("T")
+R = TypeVar("R")
+
+
+def in_order(
+    items: Iterable[T],
+    work: Callable[[T], R],
+    cost: Callable[[T], int],
+    jobs: int,
+    budget: int,
+) -> Generator[tuple[T, R], None, None]:
+    """Yield each item with what ``work`` makes of it, in the order of the items.
+
+    Args:
+        items: What there is to do.
+        work: Called in one of ``jobs`` threads; in the caller's if there is one job only.
+        cost: Bytes that an item takes, from its start until the next result is asked for.
+        jobs: Threads.
+        budget: Most bytes that all unfinished items take together; one item is always let in.
+
+    Raises:
+        What ``work`` raises, for the first item concerned; the others are not begun then.
+    """
+    if jobs == 1:
+        for item in items:
+            yield item, work(item)
+        return
+    waiting: deque[tuple[T, int, Future[R]]] = deque()
+    taken = 0
+    with ThreadPoolExecutor(jobs, thread_name_prefix="p2u-pack") as pool:
+        try:
+            for item in items:
+                size = cost(item)
+                # Twice as many as threads: the next ones are at hand when one waits its turn.
+                while waiting and (taken + size > budget or len(waiting) >= 2 * jobs):
+                    head, head_size, future = waiting.popleft()
+                    yield head, future.result()
+                    taken -= head_size
+                waiting.append((item, size, pool.submit(work, item)))
+                taken += size
+            while waiting:
+                head, _, future = waiting.popleft()
+                yield head, future.result()
+        finally:
+            pool.shutdown(wait=True, cancel_futures=True)

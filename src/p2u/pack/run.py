@@ -1,0 +1,250 @@
+"""The run from model to package."""
+
+from __future__ import annotations
+
+import hashlib
+import math
+import os
+from collections.abc import Callable
+from dataclasses import dataclass
+from importlib import metadata
+from pathlib import Path
+
+from p2u.errors import UsageError
+from p2u.formats import scan_model
+from p2u.index import Chunk, encode_index
+from p2u.manifest import (
+    KEY,
+    LAYOUT_KEY,
+    MAX_INDEX,
+    MAX_MANIFEST,
+    FileEntry,
+    Manifest,
+    Object,
+    State,
+    Update,
+    check_paths,
+    parse_manifest,
+    state_digest,
+)
+from p2u.pack import PackProgress, PackReport, StateRow
+from p2u.pack.blobs import BlobWriter, write_file
+from p2u.pack.cut import Job, cut, make_layout
+from p2u.pack.encode import Coded, Encoder
+from p2u.pack.pool import in_order
+from p2u.pack.publish import Workplace, check_target
+from p2u.pack.sample import Sample
+from p2u.pack.source import Source
+from p2u.pack.verify import Made, Verifier
+from p2u.recipe import HALVINGS, START, check_bits, check_levels, find_offset
+
+#: Memory for chunks under way, in bytes, beside twice the largest tensor.
+BUDGET = 112 << 20
+FIRST_VERSION = "v1"
+
+
+@dataclass(frozen=True, slots=True)
+class Settings:
+    """See `p2u.pack.pack`."""
+
+    bits: float
+    levels: tuple[str, ...]
+    jobs: int
+    blob_size: int
+    name: str | None
+    progress: Callable[[PackProgress], None] | None
+
+
+class _Sums:
+    """What the progressive tensors of a package add up to."""
+
+    def __init__(self, states: int) -> None:
+        self.weights = 0
+        self.bits = [0] * states
+        self.signal = 0.0
+        self.errors = [0.0] * states
+
+    def add(self, job: Job, coded: Coded) -> None:
+        """Count a chunk."""
+        if not job.progressive:
+            return
+        self.weights += job.elems
+        self.signal += coded.signal
+        for state, error in enumerate(coded.errors):
+            self.errors[state] += error
+            self.bits[state] += sum(8 * len(p.data) for p in coded.payloads[: state + 1])
+
+    def snr_db(self, state: int) -> float | None:
+        """Signal-to-noise ratio in decibels; None if there is no noise."""
+        error = self.errors[state]
+        if error <= 0:
+            return None
+        ratio = self.signal / error
+        if not math.isfinite(ratio) or ratio <= 0:
+            return 0.0  # squares beyond the range of float64
+        return round(10 * math.log10(ratio), 2)
+
+    def average(self, state: int) -> float:
+        """Bits per weight."""
+        return round(self.bits[state] / self.weights, 3) if self.weights else 0.0
+
+
+class Packer:
+    """One run; see `p2u.pack.pack`."""
+
+    def __init__(self, src: str, dst: str, settings: Settings) -> None:
+        self._src = src
+        self._settings = settings
+        self._labels = check_levels(settings.levels)
+        check_bits(settings.bits)
+        self._model = scan_model(src)
+        check_paths([file.path for file in self._model.files])
+        # Of the file, not of its folder: a package may lie beside the file it is made of.
+        self._target = check_target(dst, src)
+        self._source = Source(self._model)
+        self._layout = make_layout(self._model)
+        self._jobs = cut(self._model, self._layout)
+        self._total = sum(job.size for job in self._jobs)
+        largest = max((t.length for t in self._layout.tensors), default=0)
+        self._budget = 2 * largest + BUDGET
+
+    def run(self) -> PackReport:
+        """Pack."""
+        offset = self._offset()
+        with Workplace(self._target) as place:
+            made, blobs, sums = self._encode(place.path, offset)
+            digests = Verifier(
+                place.path,
+                self._source,
+                self._layout,
+                made,
+                [writer.blobs for writer in blobs],
+                self._settings.jobs,
+                self._budget,
+                lambda done: self._tell("verify", done),
+            ).run()
+            self._tell("publish", 0)
+            manifest = self._manifest(place.path, made, blobs, digests, sums)
+            data = manifest.to_bytes()
+            if len(data) > MAX_MANIFEST or parse_manifest(data) != manifest:
+                raise UsageError("the model has too many files for one package", file=self._src)
+            write_file(place.path / KEY, data)
+            place.publish()
+            self._tell("publish", self._total)
+        return self._report(manifest, offset)
+
+    def _tell(self, phase: str, done: int) -> None:
+        if self._settings.progress:
+            self._settings.progress(PackProgress(phase, done, self._total))
+
+    def _offset(self) -> int:
+        self._tell("measure", 0)
+        sample = Sample(self._source, self._layout, self._jobs)
+        if not sample:
+            return START
+        offset = find_offset(
+            lambda at: sample.measure(at, self._settings.jobs), self._settings.bits
+        )
+        self._tell("measure", self._total)
+        return offset
+
+    def _encode(self, folder: Path, offset: int) -> tuple[list[Made], list[BlobWriter], _Sums]:
+        """Write all blobs."""
+        halvings = [HALVINGS[label] for label in self._labels[1:]]
+        encoder = Encoder(self._source, self._layout, halvings, offset)
+        writers = [BlobWriter(folder, label, self._settings.blob_size) for label in self._labels]
+        sums = _Sums(len(self._labels))
+        made: list[Made] = []
+        done = 0
+        results = in_order(
+            self._jobs, encoder.encode, encoder.cost, self._settings.jobs, self._budget
+        )
+        try:
+            for job, coded in results:
+                sums.add(job, coded)
+                chunks = []
+                for writer, payload in zip(writers, coded.payloads, strict=False):
+                    blob, start = writer.add(payload.data)
+                    chunks.append(
+                        Chunk(
+                            len(made),
+                            blob,
+                            start,
+                            len(payload.data),
+                            payload.sha256,
+                            job.segments,
+                            job.piece,
+                        )
+                    )
+                made.append(Made(job, tuple(chunks)))
+                done += job.size
+                self._tell("encode", done)
+        finally:
+            results.close()
+            for writer in writers:
+                writer.close()
+        return made, writers, sums
+
+    def _manifest(
+        self,
+        folder: Path,
+        made: list[Made],
+        writers: list[BlobWriter],
+        digests: list[tuple[str, ...]],
+        sums: _Sums,
+    ) -> Manifest:
+        """Write layout and indices, and describe all."""
+        layout = _write(folder, LAYOUT_KEY, self._layout.to_bytes())
+        files = tuple(
+            FileEntry(file.path, file.size, digest)
+            for file, digest in zip(self._model.files, digests, strict=True)
+        )
+        states: list[State] = []
+        updates: list[Update] = []
+        cost = layout.size
+        for number, (label, writer) in enumerate(zip(self._labels, writers, strict=True)):
+            chunks = [m.chunks[number] for m in made if number < len(m.chunks)]
+            index = _write(folder, f"{label}.index", encode_index(chunks))
+            if index.size > MAX_INDEX:
+                raise UsageError("the model is too large for one package", file=self._src)
+            size = sum(blob.size for blob in writer.blobs)
+            cost += index.size + size
+            states.append(
+                State(
+                    f"{FIRST_VERSION}@{label}",
+                    label,
+                    FIRST_VERSION,
+                    state_digest((f.path, f.size, f.digest(number)) for f in files),
+                    cost,
+                    sums.snr_db(number),
+                    sums.average(number),
+                )
+            )
+            source = states[number - 1].id if number else None
+            updates.append(
+                Update(source, states[-1].id, index, tuple(writer.blobs), size, len(chunks))
+            )
+        name = self._settings.name
+        if name is None:
+            path = Path(os.path.realpath(self._src))
+            name = path.stem if path.is_file() else path.name
+        return Manifest(name, files, layout, tuple(states), tuple(updates), _generator())
+
+    def _report(self, manifest: Manifest, offset: int) -> PackReport:
+        rows = tuple(
+            StateRow(s.label, s.bytes, s.bytes / self._total, s.bits, s.snr_db)
+            for s in manifest.states
+        )
+        return PackReport(manifest, self._total, rows, offset)
+
+
+def _write(folder: Path, key: str, data: bytes) -> Object:
+    write_file(folder / key, data)
+    return Object(key, len(data), hashlib.sha256(data).hexdigest())
+
+
+def _generator() -> str:
+    try:
+        return f"p2u-models {metadata.version('p2u-models')}"
+    except metadata.PackageNotFoundError:  # run from the source tree
+        return "p2u-models"
