@@ -37,7 +37,9 @@ impl Rows {
         let (mut ends, mut of) = (Vec::new(), Vec::new());
         let mut at = 0usize;
         for (i, s) in segments.iter().enumerate() {
-            if s.cols == 0 || s.elems == 0 || s.mem.as_ref().len() != s.elems * item {
+            // Before the product, which would overflow.
+            let counted = s.cols > 0 && s.elems > 0 && s.elems <= MAX_ELEMENTS;
+            if !counted || s.mem.as_ref().len() != s.elems * item {
                 return Err(Error::Argument);
             }
             let stop = at + s.elems;
