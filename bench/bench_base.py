@@ -53,7 +53,7 @@ def main() -> None:
                 p2u.pull(package, out, until=state.label)
                 cosine = (MiniLM(out).embed(words) * reference).sum(1)
                 print(
-                    f"  {state.label:6} {100 * state.fraction:6.2f} %  {state.bits:6.3f} bits/weight"
+                    f"  {state.label:6} {100 * state.fraction:6.2f} % {state.bits:7.3f} bits/weight"
                     f"  cosine mean {cosine.mean():.4f} min {cosine.min():.4f}"
                 )
 

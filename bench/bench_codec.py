@@ -60,7 +60,7 @@ class P2U(Rival):
         return run
 
     def unpack(self, packed: Any, threads: int) -> Callable[[], Any]:
-        from p2u._client.package import Package  # noqa: PLC0415
+        from p2u._client.package import Package
 
         package = Package(packed)
         updates = [(u, package.index(u)) for u in package.manifest.updates]
@@ -85,7 +85,7 @@ def decode(
     size: int,
 ) -> bytearray:
     """All updates of a one-file package, in order, into one buffer."""
-    import zstandard  # noqa: PLC0415
+    import zstandard
 
     out = bytearray(size)
     view = memoryview(out)
@@ -136,7 +136,9 @@ def main() -> int:
         others = np.array([v for k, v in figures.items() if k not in ("zstd", "bigsmall duo")])
         print(f"p2u {ours[0]:.5f}, best rival {others[:, 0].min():.5f}", end="; ")
         for rival, (_, pack, unpack) in figures.items():
-            print(f"{rival}: pack {ours[1] / pack:.2f} x, decode {ours[2] / unpack:.2f} x", end="; ")
+            print(
+                f"{rival}: pack {ours[1] / pack:.2f} x, decode {ours[2] / unpack:.2f} x", end="; "
+            )
         print()
         everything += results
     if args.json:

@@ -1,6 +1,6 @@
 """Start-up time and peak memory of the client and the packer, each in a process of its own.
 
-    python bench/bench_footprint.py [minilm-bf16]
+python bench/bench_footprint.py [minilm-bf16]
 """
 
 from __future__ import annotations
@@ -15,6 +15,7 @@ from pathlib import Path
 from models import WEIGHTS, cache_dir, read_safetensors
 
 MIB = 1 << 20
+HELP = (sys.executable, "-m", "p2u", "--help")
 CHILD = """
 import resource, json, sys
 {code}
@@ -50,7 +51,7 @@ def main() -> None:
     bare = seconds(sys.executable, "-c", "pass")
     python = [sys.executable, "-c", "import p2u"]
     print(f"import p2u          {1000 * (seconds(*python) - bare):6.0f} ms   limit 100")
-    print(f"p2u --help          {1000 * seconds(sys.executable, '-m', 'p2u', '--help'):6.0f} ms   limit 300")
+    print(f"p2u --help          {1000 * seconds(*HELP):6.0f} ms   limit 300")
     with tempfile.TemporaryDirectory() as tmp:
         package, out = Path(tmp, "package"), Path(tmp, "model")
         used = peak(f"import p2u; p2u.pack({str(model)!r}, {str(package)!r})")

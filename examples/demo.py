@@ -69,19 +69,21 @@ def main() -> None:
 
         print(f"\n2. serve it, and pull it over a link of {RATE / 1e6:.0f} MB/s")
         begin = time.monotonic()
-        with make_server(package, limit_rate=RATE, quiet=True) as server:
-            with show.transfer(quiet=False) as view:
+        server = make_server(package, limit_rate=RATE, quiet=True)
+        with server, show.transfer(quiet=False) as view:
 
-                def reached(state: object) -> None:
-                    view.reached(state)
-                    answer(target, exact, time.monotonic() - begin)
+            def reached(state: str) -> None:
+                view.reached(state)
+                answer(target, exact, time.monotonic() - begin)
 
-                p2u.pull(server.url, target, progress=view.progress, on_state=reached)
+            p2u.pull(server.url, target, progress=view.progress, on_state=reached)
         print(f"   the plain file takes {size / RATE:.1f} s on this link")
 
         print("\n3. compare")
         same = sha256(original) == sha256(target / "model.safetensors")
-        print(f"   publisher {sha256(original)}\n   here      {sha256(target / 'model.safetensors')}")
+        print(
+            f"   publisher {sha256(original)}\n   here      {sha256(target / 'model.safetensors')}"
+        )
         total = sum(f.stat().st_size for f in package.rglob("*") if f.is_file())
         print(f"   all updates together: {total / 1e6:.1f} MB = {100 * total / size:.2f} % of it")
         if not same:

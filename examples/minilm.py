@@ -75,7 +75,8 @@ class MiniLM:
         scores /= scores.sum(-1, keepdims=True)
         context = (scores @ v).transpose(0, 2, 1, 3).reshape(b, t, d)
         x = self._norm(
-            x + self._linear(context, p + "attention.output.dense"), p + "attention.output.LayerNorm"
+            x + self._linear(context, p + "attention.output.dense"),
+            p + "attention.output.LayerNorm",
         )
         y = self._linear(x, p + "intermediate.dense")
         y = 0.5 * y * (1 + _erf(y / math.sqrt(2)))
@@ -86,7 +87,6 @@ def _erf(x: Array) -> Array:
     """Abramowitz and Stegun 7.1.26; error below 1.5e-7."""
     t = 1 / (1 + 0.3275911 * np.abs(x))
     poly = t * (
-        0.254829592
-        + t * (-0.284496736 + t * (1.421413741 + t * (-1.453152027 + t * 1.061405429)))
+        0.254829592 + t * (-0.284496736 + t * (1.421413741 + t * (-1.453152027 + t * 1.061405429)))
     )
     return np.asarray(np.sign(x) * (1 - poly * np.exp(-x * x)), np.float32)

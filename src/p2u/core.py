@@ -65,6 +65,7 @@ class Segment:
 
     @property
     def rows(self) -> int:
+        """Number of rows."""
         return -(-self.elems // self.cols)
 
 
@@ -131,7 +132,7 @@ class _Pinned:
     def address(self, buffer: Any, writable: bool) -> tuple[int, int]:
         if isinstance(buffer, bytes) and not writable:
             self._holds.append(buffer)
-            return ctypes.cast(buffer, c_void_p).value or 0, len(buffer)
+            return ctypes.cast(ctypes.c_char_p(buffer), c_void_p).value or 0, len(buffer)
         view = memoryview(buffer)
         if not view.contiguous:
             raise UsageError("a tensor's buffer is not contiguous")
@@ -231,9 +232,7 @@ def encode(
         address, size = pinned.address(codes, writable=False)
         plan.codes, plan.code_count = ctypes.cast(address, POINTER(c_int16)), size // 2
     out = c_void_p()
-    status = _lib().p2u_encode(
-        CODES[dtype], pinned.array, len(segments), byref(plan), byref(out)
-    )
+    status = _lib().p2u_encode(CODES[dtype], pinned.array, len(segments), byref(plan), byref(out))
     _check(status, "encode")
     return _take(out)
 

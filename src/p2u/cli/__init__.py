@@ -111,6 +111,9 @@ def inspect(
 @app.command(epilog="Examples:\n\n  p2u verify model.p2u\n\n  p2u verify ./MiniLM")
 def verify(
     target: Annotated[str, typer.Argument(help="A package (path or URL) or a pulled directory.")],
+    decode: Annotated[
+        bool, typer.Option("--decode", help="Of a package, decode every state, too.")
+    ] = False,
     jobs: Jobs = None,
     quiet: Quiet = False,
 ) -> None:
@@ -119,7 +122,7 @@ def verify(
     from p2u.cli import show
 
     with show.transfer(quiet) as view:
-        result = verify_bytes(target, jobs=jobs, progress=view.progress)
+        result = verify_bytes(target, decode=decode, jobs=jobs, progress=view.progress)
     if not quiet:
         show.verified(result, target)
 

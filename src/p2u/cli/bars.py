@@ -62,7 +62,7 @@ class TransferView:
 
     def reached(self, state: Any) -> None:
         """Say that a state is on disk and usable."""
-        if self._live is None:
+        if self._live is None or not self._done:
             return
         label = getattr(state, "label", state)
         what = "bit-identical to the original" if label == "exact" else "usable now"

@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     from p2u.manifest import Manifest
     from p2u.pack import PackReport
     from p2u.pull import PullResult
+    from p2u.verify import VerifyReport
 
 __all__ = ["inspect", "packed", "phases", "pulled", "transfer", "verified"]
 
@@ -63,22 +64,31 @@ def inspect(source: str, *, tensors: bool, as_json: bool) -> None:
     chunks = sum(u.chunks for u in m.updates)
     blobs = sum(len(u.blobs) for u in m.updates)
     _console.print(
-        f"[bold]{m.name}[/]: {len(m.files)} files, {human(original)}; {chunks} chunks in {blobs} blobs"
+        f"[bold]{m.name}[/]: {len(m.files)} files, {human(original)}; "
+        f"{chunks} chunks in {blobs} blobs"
     )
     _console.print(_states(m, original))
     if tensors:
         table = Table(box=None, pad_edge=False)
-        for name, justify in (("tensor", "left"), ("dtype", "left"), ("shape", "left"), ("bytes", "right")):
+        for name, justify in (
+            ("tensor", "left"),
+            ("dtype", "left"),
+            ("shape", "left"),
+            ("bytes", "right"),
+        ):
             table.add_column(name, justify=justify)  # type: ignore[arg-type]
         for t in layout:
-            table.add_row(t.name, t.dtype, "×".join(map(str, t.shape)) or "scalar", f"{t.length:,}")
+            table.add_row(
+                t.name, t.dtype, " x ".join(map(str, t.shape)) or "scalar", f"{t.length:,}"
+            )
         _console.print(table)
 
 
 def pulled(result: PullResult, dst: Path, *, dry_run: bool) -> None:
     """What `pull` did, or with ``dry_run`` would do."""
     if not dry_run:
-        if result.fetched and result.requests:
+        # The manifest alone takes one request.
+        if result.requests > 1:
             speed = human(result.fetched / max(result.seconds, 1e-3))
             _console.print(
                 f"{dst} is [bold]{result.state}[/]: "
@@ -100,3 +110,13 @@ def pulled(result: PullResult, dst: Path, *, dry_run: bool) -> None:
     _console.print(f"{dst} holds {plan.here or 'nothing'}; to fetch: {human(plan.missing)}")
     _console.print(table)
     _console.print(f"disk space needed {human(plan.disk)}, free {human(plan.free)}")
+
+
+def verified(report: VerifyReport, target: str) -> None:
+    """What `verify` found to be right."""
+    what = f"{report.chunks} chunks, " if report.chunks else ""
+    decoded = ", every state decoded" if report.decoded else ""
+    _console.print(
+        f"[green]✓[/] {target}: {report.kind} [bold]{report.name}[/] ({', '.join(report.states)}): "
+        f"{what}{report.files} files, {human(report.bytes)}{decoded}"
+    )
