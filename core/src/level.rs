@@ -221,7 +221,8 @@ pub fn split_cells<F: Format, const CELLS: bool>(
     let mask = (1i32 << row.raw) - 1;
     let near = 2 + 2 * (c >> row.raw) + sign;
     let near = if u == 0 { sign } else { near };
-    let d = c - (h << (k - 1));
+    // Wraps only where the finer cell does not fit.
+    let d = c.wrapping_sub(h << (k - 1));
     let zero = !CELLS && ctx == 0;
     let sym = if zero { near } else { d >> row.raw };
     let sym = if fits { sym } else { -1 };
