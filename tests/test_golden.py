@@ -1,0 +1,43 @@
+"""Packages of every format version decode to the same bytes forever (see tests/golden)."""
+
+from __future__ import annotations
+
+import base64
+import hashlib
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+import p2u
+from p2u import core
+
+GOLDEN = Path(__file__).parent / "golden" / "v1"
+DIGESTS: dict[str, dict[str, str]] = json.loads((GOLDEN / "sha256.json").read_text())
+CHUNKS: list[dict[str, Any]] = json.loads((GOLDEN / "chunks.json").read_text())
+
+
+def test_every_state_of_the_golden_package(tmp_path: Path) -> None:
+    for state, files in DIGESTS.items():
+        p2u.pull(GOLDEN / "package", tmp_path / "out", until=state)
+        for name, digest in files.items():
+            assert hashlib.sha256((tmp_path / "out" / name).read_bytes()).hexdigest() == digest
+    original = GOLDEN / "model" / "model.safetensors"
+    assert hashlib.sha256(original.read_bytes()).hexdigest() == DIGESTS["exact"][original.name]
+
+
+def test_the_golden_model_in_memory() -> None:
+    tensors = p2u.load(GOLDEN / "package", state="exact")
+    assert tensors["layer.0.weight"].shape == (160, 96)
+    assert tensors["embed.weight"].dtype.name == "bfloat16"
+
+
+@pytest.mark.parametrize("isa", [i for i in range(1, 5) if core.isa(i)])
+@pytest.mark.parametrize("chunk", CHUNKS, ids=lambda c: f"{c['dtype']}-{len(c['payloads'])}")
+def test_chunks_with_codes_beside_the_nearest_bin(chunk: dict[str, Any], isa: int) -> None:
+    state = bytearray(chunk["elems"] * chunk["item"])
+    segment = core.Segment(state, chunk["elems"], chunk["cols"])
+    for text, digest in zip(chunk["payloads"], chunk["sha256"], strict=True):
+        core.apply(base64.b64decode(text), chunk["dtype"], chunk["item"], [segment], isa)
+        assert hashlib.sha256(state).hexdigest() == digest
