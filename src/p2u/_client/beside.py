@@ -82,7 +82,7 @@ class Beside(Target):
                     at = end
 
     def write(
-        self, chunk: Chunk, spans: Sequence[Span], buffers: Sequence[bytearray], digest: bytes
+        self, chunk: Chunk, spans: Sequence[Span], buffers: Sequence[memoryview], digest: bytes
     ) -> None:
         """See `Target.write`. The journal's claims are checked, so nothing is synced here."""
         assert self.log is not None

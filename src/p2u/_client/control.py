@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import mmap
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -12,6 +13,8 @@ from p2u.errors import Cancelled
 
 #: Seconds over which the rate is averaged.
 _RATE_WINDOW = 3.0
+#: Memory is borrowed in multiples of this many bytes.
+_PAGES = 256 << 10
 
 
 @dataclass(frozen=True, slots=True)
@@ -135,8 +138,11 @@ class Meter:
             return (self._received - count) / max(now - then, 1e-3)
 
 
-class Budget:
-    """Lets threads hold at most so many bytes together; one alone may hold more.
+class Buffers:
+    """Lets threads borrow memory, so many bytes together; one alone may have more.
+
+    What is given back is lent again. Freed and new memory would stay in each thread's heap, and
+    every new page has to be cleared by the system.
 
     Args:
         size: Bytes.
@@ -145,8 +151,9 @@ class Budget:
 
     def __init__(self, size: int, stop: Stop) -> None:
         self._size = size
-        self._held = 0
         self._stop = stop
+        self._lent = 0
+        self._idle: list[mmap.mmap] = []
         self._changed = threading.Condition()
         stop.on_call(self._wake)
 
@@ -155,17 +162,36 @@ class Budget:
             self._changed.notify_all()
 
     @contextmanager
-    def hold(self, count: int) -> Iterator[None]:
-        """Wait for ``count`` bytes to be free, and hold them for the time of the block."""
-        with self._changed:
-            while self._held and self._held + count > self._size:
-                self._stop.check()
-                self._changed.wait()
-            self._stop.check()
-            self._held += count
+    def lend(self, count: int) -> Iterator[memoryview]:
+        """Wait for ``count`` bytes, and lend them, of any content, for the time of the block."""
+        memory = self._take(max(count, 1))
         try:
-            yield
+            yield memoryview(memory)[:count]
         finally:
             with self._changed:
-                self._held -= count
+                self._lent -= len(memory)
+                self._idle.append(memory)
                 self._changed.notify_all()
+
+    def _take(self, count: int) -> mmap.mmap:
+        with self._changed:
+            while True:
+                self._stop.check()
+                fits = [memory for memory in self._idle if len(memory) >= count]
+                if fits:
+                    memory = min(fits, key=len)
+                    self._idle.remove(memory)
+                    break
+                # Too small ones make room for a larger one.
+                self._idle.sort(key=len)
+                while self._idle and self._lent + self._held() + count > self._size:
+                    self._idle.pop(0)
+                if not self._lent or self._lent + count <= self._size:
+                    memory = mmap.mmap(-1, -(-count // _PAGES) * _PAGES)
+                    break
+                self._changed.wait()
+            self._lent += len(memory)
+            return memory
+
+    def _held(self) -> int:
+        return sum(len(memory) for memory in self._idle)

@@ -14,7 +14,7 @@ from p2u.layout import Layout
 
 def decode(
     chunk: Chunk,
-    payload: bytearray,
+    payload: memoryview,
     layout: Layout,
     spans: Sequence[Span],
     buffers: Sequence[Any],
@@ -35,17 +35,16 @@ def decode(
         FormatError: The payload is malformed; the buffers' content is undefined then.
     """
     if chunk.piece is not None:
-        buffers[0][:] = decode_piece(memoryview(payload), chunk.piece, key)
+        buffers[0][:] = decode_piece(payload, chunk.piece, key)
         return
     tensor = layout.tensors[chunk.segments[0].tensor]
-    view = memoryview(payload)
-    dtype = payload_dtype(view, tensor.dtype)
+    dtype = payload_dtype(payload, tensor.dtype)
     segments = [
         core.Segment(buffer, span.elems, span.cols)
         for buffer, span in zip(buffers, spans, strict=True)
     ]
     try:
-        core.apply(view, dtype, tensor.item, segments)
+        core.apply(payload, dtype, tensor.item, segments)
     except FormatError as error:
         raise FormatError(
             f"chunk {chunk.number}: {error.message}",

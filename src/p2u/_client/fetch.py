@@ -9,7 +9,7 @@ from collections import deque
 from collections.abc import Callable, Generator, Sequence
 from dataclasses import dataclass
 
-from p2u._client.control import Budget, Meter, Stop
+from p2u._client.control import Buffers, Meter, Stop
 from p2u.errors import Cancelled, IntegrityError, StoreError
 from p2u.index import Chunk
 from p2u.manifest import Blob, Object
@@ -20,7 +20,7 @@ from p2u.stores import Store
 IN_FLIGHT = 12 << 20
 
 #: What a caller does with a payload whose hash is right, in any thread.
-Apply = Callable[[Chunk, bytearray], None]
+Apply = Callable[[Chunk, memoryview], None]
 
 HINT = "The package is damaged or was replaced while it was read; try again or use a mirror"
 
@@ -65,7 +65,7 @@ class Fetcher:
         self.stop = stop
         self.meter = meter
         self.retry = retry or Retry()
-        self.payloads = Budget(IN_FLIGHT, stop)
+        self.payloads = Buffers(IN_FLIGHT, stop)
 
     def read(self, key: str, limit: int) -> bytes:
         """A small object of unknown size, with retries."""
@@ -241,8 +241,8 @@ class _Run:
                 chunk = todo[0]
                 pieces.skip(chunk.start - at)
                 at = chunk.start + chunk.length
-                with self._f.payloads.hold(chunk.length):
-                    payload = pieces.take(chunk.length)
+                with self._f.payloads.lend(chunk.length) as payload:
+                    pieces.fill(payload)
                     if hashlib.sha256(payload).digest() != chunk.sha256:
                         self._f.meter.add(-chunk.length)
                         raise _WrongHashError
@@ -283,20 +283,18 @@ class _Pieces:
         while count:
             count -= len(self._some(count))
 
-    def take(self, count: int) -> bytearray:
+    def fill(self, out: memoryview) -> None:
         """The next bytes, counted as progress; not counted if they do not all come."""
-        out = bytearray(count)
         at = 0
         try:
-            while at < count:
-                piece = self._some(count - at)
+            while at < len(out):
+                piece = self._some(len(out) - at)
                 out[at : at + len(piece)] = piece
                 at += len(piece)
                 self._run.count(len(piece))
         except BaseException:
             self._run.count(-at)
             raise
-        return out
 
     def _some(self, most: int) -> memoryview:
         if not self._rest:

@@ -128,7 +128,7 @@ class InPlace(Target):
         return digest[:DIGEST]
 
     def write(
-        self, chunk: Chunk, spans: Sequence[Span], buffers: Sequence[bytearray], digest: bytes
+        self, chunk: Chunk, spans: Sequence[Span], buffers: Sequence[memoryview], digest: bytes
     ) -> None:
         """See `Target.write`: to the redo file and on the disk first, then in place."""
         assert self.log is not None

@@ -90,7 +90,7 @@ class Files:
             if not self._left[file]:
                 self._hash(file)
 
-    def apply(self, chunk: Chunk, payload: bytearray) -> None:
+    def apply(self, chunk: Chunk, payload: memoryview) -> None:
         """Decode one chunk into place; in any thread."""
         spans = chunk_spans(chunk, self._package.layout)
         buffers = [self.memory[s.file][s.offset : s.offset + s.size] for s in spans]

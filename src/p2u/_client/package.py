@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
 
-from p2u._client.control import Meter, Stop
+from p2u._client.control import Buffers, Meter, Stop
 from p2u._client.fetch import Fetcher, Retry
 from p2u._client.files import write_whole
 from p2u.errors import UsageError
@@ -17,6 +17,9 @@ from p2u.index import Chunk, parse_index
 from p2u.layout import Layout, parse_layout
 from p2u.manifest import KEY, MAX_MANIFEST, Manifest, Object, State, Update, parse_manifest
 from p2u.stores import RateLimiter, Store, ThrottledStore, open_store, parse_rate
+
+#: Bytes of decoded chunks that all threads together hold; a single larger chunk may exceed it.
+DECODED = 12 << 20
 
 
 @dataclass(frozen=True, slots=True)
@@ -104,6 +107,8 @@ class Package:
         self.stop.on_call(store.close)
         self.store = store
         self.fetcher = Fetcher(store, jobs or default_jobs(remote), self.stop, self.meter, retry)
+        #: Memory for decoded chunks on their way to disk.
+        self.decoded = Buffers(DECODED, self.stop)
         #: A folder that keeps layout and indices for the next run; their digests are checked.
         self.cache: Path | None = None
         self._manifest: Manifest | None = None

@@ -12,7 +12,6 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack
 from pathlib import Path
 
-from p2u._client.control import Budget
 from p2u._client.decode import decode
 from p2u._client.files import PIECE, disk_errors, hash_file, open_file, read_at, sync_file
 from p2u._client.journal import DIGEST, Header, Journal
@@ -21,9 +20,6 @@ from p2u._client.workdir import WorkDir, target_prefix
 from p2u.errors import IntegrityError
 from p2u.index import Chunk
 from p2u.manifest import Manifest, State, Update
-
-#: Bytes of decoded chunks that all threads together hold; a single larger chunk may exceed it.
-DECODED = 16 << 20
 
 
 def journal_header(manifest: Manifest, update: Update, *, in_place: bool) -> Header:
@@ -63,7 +59,6 @@ class Target(ABC):
         self.changed = changed_files(self.manifest, update)
         self.chunks: tuple[Chunk, ...] = package.index(update)
         self._number = self.manifest.states.index(self.state)
-        self._budget = Budget(DECODED, package.stop)
         self._lock = threading.Lock()
         self._left: Counter[int] = Counter()
         self._checked: set[int] = set()
@@ -87,7 +82,7 @@ class Target(ABC):
 
     @abstractmethod
     def write(
-        self, chunk: Chunk, spans: Sequence[Span], buffers: Sequence[bytearray], digest: bytes
+        self, chunk: Chunk, spans: Sequence[Span], buffers: Sequence[memoryview], digest: bytes
     ) -> None:
         """Write a decoded chunk, whose SHA-256 is ``digest``, and note it in the journal."""
 
@@ -104,22 +99,20 @@ class Target(ABC):
         for chunk in missing:
             self._left.update({span.file for span in chunk_spans(chunk, self.package.layout)})
 
-    def apply(self, chunk: Chunk, payload: bytearray) -> None:
+    def apply(self, chunk: Chunk, payload: memoryview) -> None:
         """Decode and write one chunk; in any thread."""
         spans = chunk_spans(chunk, self.package.layout)
-        with self._budget.hold(sum(span.size for span in spans)):
-            buffers = [bytearray(span.size) for span in spans]
+        with self.package.decoded.lend(sum(span.size for span in spans)) as memory:
+            buffers = parts(memory, spans)
             if self.update.source is not None:
                 self._read(spans, buffers)
             key = self.update.blobs[chunk.blob].key
             decode(chunk, payload, self.package.layout, spans, buffers, key)
-            digest = hashlib.sha256()
-            for buffer in buffers:
-                digest.update(buffer)
+            digest = hashlib.sha256(memory)
             self.write(chunk, spans, buffers, digest.digest())
         self._complete(spans)
 
-    def _read(self, spans: Sequence[Span], buffers: Sequence[bytearray]) -> None:
+    def _read(self, spans: Sequence[Span], buffers: Sequence[memoryview]) -> None:
         with disk_errors(self.source_folder(), "read"), Opened(self, False) as opened:
             for span, buffer in zip(spans, buffers, strict=True):
                 read_at(opened[span.file], span.offset, buffer)
@@ -197,6 +190,16 @@ class Target(ABC):
         """Close the journal."""
         if self.log is not None:
             self.log.close()
+
+
+def parts(memory: memoryview, spans: Sequence[Span]) -> list[memoryview]:
+    """One part of the memory per span, back to back."""
+    found = []
+    at = 0
+    for span in spans:
+        found.append(memory[at : at + span.size])
+        at += span.size
+    return found
 
 
 class Opened:

@@ -1,0 +1,198 @@
+"""A small model, its package and its states, for the tests of the client."""
+
+from __future__ import annotations
+
+import hashlib
+import importlib
+import json
+import os
+import random
+import struct
+import subprocess
+import sys
+import threading
+from collections.abc import Iterable
+from dataclasses import dataclass
+from pathlib import Path
+
+import pytest
+
+from p2u.manifest import Manifest, Update, parse_manifest
+from p2u.pack import pack
+from p2u.pull import pull
+from p2u.serve import FolderApp, Server
+
+STATES = ("base", "8bit", "exact")
+
+#: Elements per chunk: small, so that a small model has many chunks.
+CHUNK = 1 << 13
+
+
+def floats(count: int, dtype: str, seed: int) -> bytes:
+    """Weights that look like some: normally distributed, a few zeros."""
+    rng = random.Random(seed)
+    values = [rng.gauss(0, 0.05) if rng.random() > 0.02 else 0.0 for _ in range(count)]
+    if dtype == "F16":
+        return struct.pack(f"<{count}e", *values)
+    data = struct.pack(f"<{count}f", *values)
+    if dtype == "F32":
+        return data
+    return b"".join(data[i + 2 : i + 4] for i in range(0, len(data), 4))  # BF16 by truncation
+
+
+def write_safetensors(
+    path: Path, tensors: Iterable[tuple[str, str, tuple[int, ...], bytes]]
+) -> None:
+    """A safetensors file, without the library."""
+    header: dict[str, object] = {"__metadata__": {"format": "pt"}}
+    body = b""
+    for name, dtype, shape, data in tensors:
+        ends = [len(body), len(body) + len(data)]
+        header[name] = {"dtype": dtype, "shape": list(shape), "data_offsets": ends}
+        body += data
+    text = json.dumps(header).encode()
+    text += b" " * (-len(text) % 8)
+    path.write_bytes(struct.pack("<Q", len(text)) + text + body)
+
+
+def write_model(folder: Path) -> None:
+    """A sharded model with several dtypes and some files to carry."""
+    folder.mkdir()
+    first = [
+        ("embed.weight", "F32", (700, 64), floats(700 * 64, "F32", 1)),
+        ("layers.0.w", "F32", (192, 256), floats(192 * 256, "F32", 2)),
+        ("layers.0.norm", "F32", (64,), floats(64, "F32", 3)),
+        ("layers.0.ids", "I64", (1, 16), struct.pack("<16q", *range(16))),
+    ]
+    second = [
+        ("layers.1.w", "F16", (128, 200), floats(128 * 200, "F16", 4)),
+        ("layers.1.b", "BF16", (200, 128), floats(200 * 128, "BF16", 5)),
+        ("layers.2.w", "F32", (32, 512), floats(32 * 512, "F32", 7)),
+        ("head.small", "F32", (8, 8), floats(64, "F32", 6)),
+        ("head.empty", "F32", (0, 4), b""),
+    ]
+    shards = {"model-00001-of-00002.safetensors": first, "model-00002-of-00002.safetensors": second}
+    weights = {}
+    for name, tensors in shards.items():
+        write_safetensors(folder / name, tensors)
+        weights |= {tensor: name for tensor, *_ in tensors}
+    index = {"metadata": {}, "weight_map": weights}
+    (folder / "model.safetensors.index.json").write_text(json.dumps(index))
+    (folder / "config.json").write_text('{"model_type": "test"}')
+    (folder / "tokenizer.json").write_bytes(b"".join(b"word %d\n" % i for i in range(3000)))
+    (folder / "1_Pooling").mkdir()
+    (folder / "1_Pooling" / "config.json").write_text("{}")
+    (folder / "empty.txt").write_text("")
+
+
+#: Prints a process's own peak memory in bytes. Not ru_maxrss on Linux: a child inherits its parent's.
+PRINT_PEAK = """
+import resource, sys
+if sys.platform == "linux":
+    lines = dict(line.split(":", 1) for line in open("/proc/self/status"))
+    print(int(lines["VmHWM"].split()[0]) << 10)
+else:
+    print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss)
+"""
+
+
+def run_python(code: str, *arguments: object) -> str:
+    """What a fresh interpreter prints that imports this p2u."""
+    root = str(Path(importlib.import_module("p2u").__file__).parent.parent)
+    done = subprocess.run(
+        [sys.executable, "-c", code, *map(str, arguments)],
+        capture_output=True,
+        text=True,
+        env={**os.environ, "PYTHONPATH": root},
+        timeout=120,
+    )
+    assert done.returncode == 0, done.stderr
+    return done.stdout
+
+
+@dataclass(frozen=True)
+class Made:
+    """The model, its package, and each state as a folder that an undisturbed pull made."""
+
+    model: Path
+    package: Path
+    states: dict[str, Path]
+
+    @property
+    def manifest(self) -> Manifest:
+        return parse_manifest((self.package / "p2u.json").read_bytes())
+
+    def update(self, label: str) -> Update:
+        return self.manifest.updates[STATES.index(label)]
+
+    def label(self, folder: Path) -> str | None:
+        """The state that a folder holds, by the digests of its files; None if it holds none."""
+        manifest = self.manifest
+        for number, state in enumerate(manifest.states):
+            files = [folder / f.path for f in manifest.files]
+            if all(path.is_file() for path in files) and all(
+                hashlib.sha256(path.read_bytes()).hexdigest() == f.digest(number)
+                for path, f in zip(files, manifest.files, strict=True)
+            ):
+                return state.label
+        return None
+
+
+def make(folder: Path) -> Made:
+    """Build all of it below a folder."""
+
+    model, package = folder / "model", folder / "pkg"
+    write_model(model)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(importlib.import_module("p2u.pack.cut"), "CHUNK_ELEMENTS", CHUNK)
+        pack(model, package, jobs=2)
+    states = {}
+    for label in STATES:
+        states[label] = folder / label
+        pull(package, states[label], until=label)
+    made = Made(model, package, states)
+    assert [made.label(states[label]) for label in STATES] == list(STATES)
+    assert tree(states["exact"]) == tree(model)
+    assert all(update.chunks > 12 for update in made.manifest.updates)
+    return made
+
+
+def tree(folder: Path) -> dict[str, bytes]:
+    """Path to content of all files below a folder, but for the state file."""
+    return {
+        path.relative_to(folder).as_posix(): path.read_bytes()
+        for path in folder.rglob("*")
+        if path.is_file() and path.name != ".p2u-state.json"
+    }
+
+
+class CountingApp(FolderApp):
+    """The development server's application; counts requests and the bytes that it sent."""
+
+    def __init__(self, root: Path) -> None:
+        super().__init__(root)
+        self.lock = threading.Lock()
+        self.sent = 0
+        self.paths: list[str] = []
+
+    def __call__(self, environ, start_response):
+        with self.lock:
+            self.paths.append(environ["PATH_INFO"])
+        pieces = super().__call__(environ, start_response)
+        try:
+            for piece in pieces:
+                with self.lock:
+                    self.sent += len(piece)
+                yield piece
+        finally:
+            pieces.close()
+
+    def reset(self) -> None:
+        with self.lock:
+            self.sent, self.paths = 0, []
+
+
+def counting_server(root: Path) -> tuple[Server, CountingApp]:
+    """A server on loopback, not started, and its application."""
+    app = CountingApp(root)
+    return Server(app, "127.0.0.1", 0, quiet=True), app

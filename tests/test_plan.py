@@ -1,0 +1,122 @@
+"""The planner: which updates, which byte ranges."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from p2u.errors import UsageError
+from p2u.plan import MAX_REQUEST, MIN_REQUEST, find_path, leads_to, plan_requests, request_size
+
+
+@dataclass(frozen=True)
+class Edge:
+    source: str | None
+    target: str
+    bytes: int
+
+
+@dataclass(frozen=True)
+class Span:
+    blob: int
+    start: int
+    length: int
+
+
+CHAIN = [Edge(None, "a", 10), Edge("a", "b", 20), Edge("b", "c", 30)]
+
+
+def way(edges, have, want):
+    return [(e.source, e.target) for e in find_path(edges, have, want)]
+
+
+def test_path_from_nothing_and_from_a_state():
+    assert way(CHAIN, None, "c") == [(None, "a"), ("a", "b"), ("b", "c")]
+    assert way(CHAIN, "b", "c") == [("b", "c")]
+    assert way(CHAIN, "b", "b") == []
+
+
+def test_path_takes_the_cheaper_way():
+    assert way([*CHAIN, Edge("a", "c", 45)], None, "c") == [(None, "a"), ("a", "c")]
+    assert way([*CHAIN, Edge("a", "c", 55)], None, "c")[-1] == ("b", "c")
+    # From nothing, if that is cheaper than what leads on from here.
+    assert way([*CHAIN, Edge(None, "c", 5)], "b", "c") == [(None, "c")]
+
+
+def test_path_begins_anew_where_nothing_leads_on():
+    assert way(CHAIN, "c", "a") == [(None, "a")]
+    assert way(CHAIN, "unknown", "a") == [(None, "a")]
+
+
+def test_no_path():
+    with pytest.raises(UsageError, match="no update leads to the state 'x'"):
+        find_path(CHAIN, None, "x")
+
+
+def test_leads_to():
+    assert leads_to(CHAIN, "a", "c")
+    assert leads_to(CHAIN, "b", "b")
+    assert not leads_to(CHAIN, "c", "a")
+
+
+def test_neighbours_are_joined_up_to_the_limit():
+    chunks = [Span(0, i * 100, 100) for i in range(10)]
+    found = plan_requests(chunks, max_bytes=350)
+    assert [(r.start, r.length) for r in found] == [(0, 300), (300, 300), (600, 300), (900, 100)]
+
+
+def test_a_chunk_larger_than_the_limit_goes_alone():
+    found = plan_requests([Span(0, 0, 10), Span(0, 10, 500), Span(0, 510, 10)], max_bytes=100)
+    assert [(r.start, r.length) for r in found] == [(0, 10), (10, 500), (510, 10)]
+
+
+def test_small_gaps_are_closed_and_large_ones_are_not():
+    chunks = [Span(0, 0, 100), Span(0, 150, 100), Span(0, 301, 100)]
+    found = plan_requests(chunks, max_gap=50)
+    assert [(r.start, r.length, len(r.chunks)) for r in found] == [(0, 250, 2), (301, 100, 1)]
+
+
+def test_blobs_are_apart():
+    found = plan_requests([Span(0, 0, 10), Span(1, 10, 10)])
+    assert [(r.blob, r.start) for r in found] == [(0, 0), (1, 10)]
+
+
+def test_whole_blobs_where_the_store_has_no_ranges():
+    chunks = [Span(0, 50, 10), Span(0, 500_000, 10), Span(1, 7, 3)]
+    found = plan_requests(chunks, ranges=False)
+    assert [(r.blob, r.start, r.length) for r in found] == [(0, 0, 500_010), (1, 0, 10)]
+    assert plan_requests([], ranges=False) == plan_requests([]) == ()
+
+
+def test_request_size_gives_all_threads_work():
+    assert request_size(10 << 30, 4) == MAX_REQUEST
+    assert request_size(1000, 4) == MIN_REQUEST
+    assert 8 * request_size(16 << 20, 2) == 16 << 20
+
+
+@given(
+    st.lists(st.tuples(st.integers(1, 5000), st.booleans()), max_size=60),
+    st.integers(1, 9000),
+    st.integers(0, 6000),
+    st.booleans(),
+)
+def test_every_chunk_is_asked_for_once_and_in_order(sizes, max_bytes, max_gap, ranges):
+    chunks, blob, start = [], 0, 0
+    for number, (size, wanted) in enumerate(sizes):
+        if number % 13 == 12:
+            blob, start = blob + 1, 0
+        if wanted:
+            chunks.append(Span(blob, start, size))
+        start += size
+    found = plan_requests(chunks, ranges=ranges, max_bytes=max_bytes, max_gap=max_gap)
+    assert [c for r in found for c in r.chunks] == chunks
+    for r in found:
+        assert all(c.blob == r.blob for c in r.chunks)
+        assert r.start <= r.chunks[0].start
+        last = r.chunks[-1]
+        assert r.start + r.length == last.start + last.length
+        if ranges:
+            assert len(r.chunks) == 1 or r.length <= max_bytes
