@@ -206,7 +206,7 @@ def check_path(path: str, what: str = "path") -> None:
             f"not a valid {what}: expected a relative name with '/' between its parts, without "
             "'.' and '..', backslashes, control characters and drive letters",
             file=ascii(path[:200]),
-            hint=HINT,
+            hint="Rename the file; if it is a package of somebody else's, do not use it",
         )
     if any(part.lower().startswith(RESERVED) for part in parts):
         raise FormatError(

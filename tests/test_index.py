@@ -1,0 +1,247 @@
+"""The chunk index: compact, canonical, and never trusted."""
+
+from __future__ import annotations
+
+import hashlib
+from dataclasses import replace
+
+import pytest
+import zstandard
+from hypothesis import given
+from hypothesis import strategies as st
+
+from p2u.errors import FormatError, P2UError
+from p2u.index import (
+    Chunk,
+    Piece,
+    Seg,
+    decode_piece,
+    encode_index,
+    parse_index,
+    payload_dtype,
+)
+from p2u.layout import Layout, Tensor
+from p2u.manifest import Blob, FileEntry, Manifest, Object, Update
+
+SHA = "0" * 64
+# File 0 is carried; file 1 has a header of 100 bytes and two tensors, the last row of b is short.
+LAYOUT = Layout(
+    (
+        Tensor("a", "BF16", (10, 20), 1, 100, 400, 20, 2),
+        Tensor("none", "BF16", (0,), 1, 500, 0, 1, 2),
+        Tensor("b", "BF16", (1, 50), 1, 500, 100, 20, 2),
+        Tensor("c", "F32", (5, 5), 1, 600, 100, 25, 4),
+    )
+)
+MANIFEST = Manifest(
+    "m",
+    (
+        FileEntry("config", 10, (SHA,)),
+        FileEntry("model", 700, (SHA,)),
+        FileEntry("zero", 0, (SHA,)),
+    ),
+    Object("layout", 1, SHA),
+    (),
+    (),
+)
+
+
+def update(chunks: int, *blobs: int, source: str | None = None) -> Update:
+    keys = tuple(Blob(f"{n}.bin", size) for n, size in enumerate(blobs))
+    return Update(source, "t", Object("t.index", 1, SHA), keys, sum(blobs), chunks)
+
+
+def chunk(length: int, *segments: tuple[int, int, int], piece: Piece | None = None) -> Chunk:
+    sha = hashlib.sha256(repr((length, segments, piece)).encode()).digest()
+    return Chunk(0, 0, 0, length, sha, tuple(Seg(*s) for s in segments), piece)
+
+
+BASE = [
+    chunk(30, piece=Piece(1, 0, 100)),
+    chunk(9, piece=Piece(0, 0, 10)),
+    chunk(200, (2, 0, 3), (0, 7, 3)),
+    chunk(100, (0, 0, 7)),
+    chunk(300, (3, 0, 1)),
+]
+BASE_UPDATE = update(5, 239, 400)
+REFINE = [chunk(5, (2, 0, 2), (0, 9, 1)), chunk(6, (0, 0, 9))]
+REFINE_UPDATE = update(2, 11, source="s")
+
+
+def test_round_trip() -> None:
+    data = encode_index(BASE)
+    parsed = parse_index(data, BASE_UPDATE, LAYOUT, MANIFEST)
+    places = [(0, 0), (0, 30), (0, 39), (1, 0), (1, 100)]
+    assert list(parsed) == [
+        replace(c, number=n, blob=places[n][0], start=places[n][1]) for n, c in enumerate(BASE)
+    ]
+    assert encode_index(parsed) == data
+    refine = encode_index(REFINE)
+    assert encode_index(parse_index(refine, REFINE_UPDATE, LAYOUT, MANIFEST)) == refine
+
+
+def test_size_and_bytes() -> None:
+    assert encode_index([]) == b"P2UI\x01\x00"
+    one = encode_index([chunk(300, (3, 0, 1))])
+    assert one[6:9] == b"\x00\xac\x02"
+    assert one[41:] == b"\x01\x06\x00\x01"
+    # A large model: one run of rows per chunk.
+    many = encode_index([chunk(400_000, (n // 16, n % 16 * 64, 64)) for n in range(1000)])
+    assert len(many) < 41 * 1000
+
+
+def test_empty_update() -> None:
+    assert parse_index(encode_index([]), update(0, source="s"), LAYOUT, MANIFEST) == ()
+
+
+def wrong(chunks: list[Chunk], of: Update, match: str) -> None:
+    with pytest.raises(FormatError, match=match) as caught:
+        parse_index(encode_index(chunks), of, LAYOUT, MANIFEST)
+    assert caught.value.file == "t.index"
+    assert caught.value.hint
+
+
+def replaced(number: int, new: Chunk) -> list[Chunk]:
+    return [new if n == number else c for n, c in enumerate(BASE)]
+
+
+@pytest.mark.parametrize(
+    ("chunks", "match"),
+    [
+        (replaced(3, chunk(100, (0, 0, 6))), "missing or appears twice"),
+        (replaced(3, chunk(100, (0, 0, 8))), "missing or appears twice"),
+        (replaced(3, chunk(100, (0, 0, 7), (0, 0, 1))), "missing or appears twice"),
+        (replaced(3, chunk(100, (0, 1, 10))), "rows"),
+        (replaced(3, chunk(100, (0, 2**50, 7))), "rows"),
+        (replaced(3, chunk(100, (0, 0, 0))), "rows"),
+        (replaced(3, chunk(100, (1, 0, 1))), "rows"),
+        (replaced(3, chunk(100, (4, 0, 1))), "tensor 4"),
+        (replaced(3, chunk(100, (0, 0, 7), (3, 0, 1))), "mixes"),
+        (replaced(3, chunk(101, (0, 0, 7))), "fit"),
+        (replaced(3, chunk(0, (0, 0, 7))), "0 bytes"),
+        (replaced(1, chunk(9, piece=Piece(0, 0, 9))), "hold 9 of 10 bytes"),
+        (replaced(1, chunk(9, piece=Piece(0, 0, 11))), "do not exist"),
+        (replaced(1, chunk(9, piece=Piece(3, 0, 10))), "do not exist"),
+        (replaced(1, chunk(9, piece=Piece(0, 0, 0))), "do not exist"),
+        (replaced(1, chunk(9, piece=Piece(0, 2**54, 1))), "do not exist"),
+        (replaced(1, chunk(9)), "empty"),
+    ],
+)
+def test_lying_indices(chunks: list[Chunk], match: str) -> None:
+    wrong(chunks, BASE_UPDATE, match)
+
+
+def test_counts_and_sizes_must_agree() -> None:
+    wrong(BASE, update(6, 239, 400), "5 chunks")
+    wrong(BASE, update(5, 239, 401), "longer")
+    wrong(BASE, update(5, 239, 399), "fit")
+    wrong(BASE, update(5, 240, 400), "fit")  # a blob must be full before the next begins
+    wrong(BASE, update(5, 239, 400, 1), "longer")
+    wrong(BASE[:4], update(4, 239, 100), "hold 600 of 700 bytes")
+
+
+def test_refinements_hold_rows_once() -> None:
+    wrong([chunk(5, (0, 0, 5)), chunk(6, (0, 4, 1))], REFINE_UPDATE, "twice")
+    wrong([chunk(5, (0, 0, 5), (0, 4, 1)), chunk(6, (2, 0, 1))], REFINE_UPDATE, "twice")
+    wrong([chunk(5, piece=Piece(0, 0, 10)), chunk(6, (2, 0, 1))], REFINE_UPDATE, "no place")
+
+
+def test_counts_are_checked_before_memory_is_taken() -> None:
+    huge = b"\xff" * 7 + b"\x7f"  # almost 2**56
+    with pytest.raises(FormatError, match="malformed"):
+        parse_index(b"P2UI\x01" + b"\xff" * 8 + b"\x01", BASE_UPDATE, LAYOUT, MANIFEST)
+    with pytest.raises(FormatError, match="more than it has room for"):
+        parse_index(b"P2UI\x01" + huge[1:], BASE_UPDATE, LAYOUT, MANIFEST)
+    data = encode_index([chunk(11, (0, 0, 1))])
+    data = data[:40] + huge[1:] + data[41:]
+    with pytest.raises(FormatError, match="more than it has room for"):
+        parse_index(data, update(1, 11, source="s"), LAYOUT, MANIFEST)
+
+
+def test_large_chunks_are_refused() -> None:
+    layout = Layout((Tensor("a", "F32", (1 << 25,), 1, 0, 1 << 27, 1 << 20, 4),))
+    manifest = replace(MANIFEST, files=(FileEntry("a", 1 << 27, (SHA,)),) * 2)
+    for rows, good in ((16, True), (17, False)):
+        data = encode_index([chunk(11, (0, 0, rows))])
+        if good:
+            assert parse_index(data, update(1, 11, source="s"), layout, manifest)
+        else:
+            with pytest.raises(FormatError, match="more than"):
+                parse_index(data, update(1, 11, source="s"), layout, manifest)
+    with pytest.raises(FormatError, match="bytes"):
+        size = (128 << 20) + 1
+        parse_index(
+            encode_index([chunk(size, (0, 0, 1))]), update(1, size, source="s"), layout, manifest
+        )
+
+
+@pytest.mark.parametrize(
+    ("chunks", "of"), [(BASE, BASE_UPDATE), (REFINE, REFINE_UPDATE)], ids=["base", "refine"]
+)
+def test_every_truncation_and_extension_is_refused(chunks: list[Chunk], of: Update) -> None:
+    data = encode_index(chunks)
+    for length in range(len(data)):
+        with pytest.raises(FormatError):
+            parse_index(data[:length], of, LAYOUT, MANIFEST)
+    with pytest.raises(FormatError):
+        parse_index(data + b"\0", of, LAYOUT, MANIFEST)
+
+
+@pytest.mark.parametrize(
+    ("chunks", "of"), [(BASE, BASE_UPDATE), (REFINE, REFINE_UPDATE)], ids=["base", "refine"]
+)
+def test_every_flipped_bit_is_refused_or_a_digest(chunks: list[Chunk], of: Update) -> None:
+    data = encode_index(chunks)
+    for bit in range(8 * len(data)):
+        raw = bytearray(data)
+        raw[bit // 8] ^= 1 << bit % 8
+        check_any(bytes(raw), of)
+
+
+def check_any(raw: bytes, of: Update) -> None:
+    """Refused, or read to exactly what it says."""
+    try:
+        parsed = parse_index(raw, of, LAYOUT, MANIFEST)
+    except P2UError:
+        return
+    assert encode_index(parsed) == raw
+    assert sum(c.length for c in parsed) == of.bytes
+
+
+@given(st.binary(max_size=300), st.booleans())
+def test_any_bytes(data: bytes, base: bool) -> None:
+    check_any(b"P2UI\x01" + data, BASE_UPDATE if base else REFINE_UPDATE)
+
+
+@given(st.data())
+def test_any_change(data: st.DataObject) -> None:
+    raw = bytearray(encode_index(BASE))
+    for _ in range(data.draw(st.integers(1, 4))):
+        at = data.draw(st.integers(0, len(raw) - 1))
+        raw[at : at + data.draw(st.integers(0, 2))] = data.draw(st.binary(max_size=3))
+    check_any(bytes(raw), BASE_UPDATE)
+
+
+def test_pieces() -> None:
+    compress = zstandard.ZstdCompressor().compress
+    piece = Piece(0, 0, 1000)
+    assert decode_piece(compress(b"x" * 1000), piece, "k") == b"x" * 1000
+    unsized = zstandard.ZstdCompressor(write_content_size=False).compress(b"x" * 1000)
+    for bad in (
+        compress(b"x" * 999),
+        compress(b"x" * 1001),
+        compress(b"x" * 1000) + b"x",
+        compress(b"x" * 500) * 2,
+        compress(b"x" * 1000)[:-1],
+        unsized,
+        b"",
+        b"x" * 1000,
+    ):
+        with pytest.raises(FormatError) as caught:
+            decode_piece(bad, piece, "k")
+        assert caught.value.file == "k"
+
+
+def test_payload_dtype() -> None:
+    assert payload_dtype(b"\0\0", "BF16") == ""
+    assert payload_dtype(memoryview(b"\1\3"), "BF16") == "BF16"

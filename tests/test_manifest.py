@@ -1,0 +1,355 @@
+"""p2u.json and layout.json.zst: what is written is read back, whatever lies is refused."""
+
+from __future__ import annotations
+
+import copy
+import hashlib
+import json
+from collections.abc import Callable
+from contextlib import suppress
+from typing import Any
+
+import pytest
+import zstandard
+from hypothesis import given
+from hypothesis import strategies as st
+
+from p2u.errors import FormatError, P2UError, UnsupportedError
+from p2u.layout import Layout, Tensor, parse_layout
+from p2u.manifest import (
+    Blob,
+    FileEntry,
+    Manifest,
+    Object,
+    State,
+    Update,
+    check_path,
+    check_paths,
+    parse_manifest,
+    state_digest,
+)
+
+SHA = [hashlib.sha256(bytes([n])).hexdigest() for n in range(10)]
+FILES = (
+    FileEntry("config.json", 10, (SHA[0],)),
+    FileEntry("sub/größe.safetensors", 1000, (SHA[1], SHA[2])),
+)
+
+
+def digest(state: int) -> str:
+    return state_digest((f.path, f.size, f.digest(state)) for f in FILES)
+
+
+MANIFEST = Manifest(
+    name="a model",
+    files=FILES,
+    layout=Object("layout.json.zst", 50, SHA[3]),
+    states=(
+        State("v1@base", "base", "v1", digest(0), 50 + 20 + 300, 17.25, 3.5),
+        State("v1@exact", "exact", "v1", digest(1), 50 + 20 + 300 + 21 + 400, None, 10.5),
+    ),
+    updates=(
+        Update(
+            None,
+            "v1@base",
+            Object("base.index", 20, SHA[4]),
+            (Blob("base-000.bin", 200), Blob("base-001.bin", 100)),
+            300,
+            3,
+        ),
+        Update(
+            "v1@base",
+            "v1@exact",
+            Object("exact.index", 21, SHA[5]),
+            (Blob("exact-000.bin", 400),),
+            400,
+            2,
+        ),
+    ),
+    generator="p2u-models 1",
+)
+
+
+def test_round_trip() -> None:
+    data = MANIFEST.to_bytes()
+    assert parse_manifest(data) == MANIFEST
+    assert parse_manifest(data).to_bytes() == data
+
+
+def test_digest_of_a_state_is_that_of_sha256sum_like_lines() -> None:
+    text = f"{SHA[0]} 1 a\n{SHA[1]} 2 b/ü\n"
+    expected = hashlib.sha256(text.encode()).hexdigest()
+    assert state_digest([("b/ü", 2, SHA[1]), ("a", 1, SHA[0])]) == expected
+
+
+def test_unknown_keys_are_ignored() -> None:
+    tree = json.loads(MANIFEST.to_bytes())
+    tree["new"] = {"a": [1]}
+    tree["states"][0]["new"] = 1
+    tree["updates"][0]["blobs"][0]["new"] = None
+    assert parse_manifest(json.dumps(tree).encode()) == MANIFEST
+
+
+@pytest.mark.parametrize("version", [0, 2, "1", None, True, 1.0, [1]])
+def test_other_versions_are_unsupported(version: Any) -> None:
+    tree = json.loads(MANIFEST.to_bytes())
+    tree["version"] = version
+    with pytest.raises(UnsupportedError, match="format version"):
+        parse_manifest(json.dumps(tree).encode())
+
+
+@pytest.mark.parametrize(
+    "data",
+    [
+        *(b"", b"{}", b"[]", b"null", b"\xff", b"[" * 100_000, b"1" * 10_000),
+        *(b'{"format":"p2u","format":"p2u"}', b'{"format":"p2u","version":NaN}'),
+        b'{"format":"zip","version":1}',
+    ],
+)
+def test_other_data_is_refused(data: bytes) -> None:
+    with pytest.raises(FormatError):
+        parse_manifest(data)
+
+
+def test_every_truncation_is_refused() -> None:
+    data = MANIFEST.to_bytes().rstrip()
+    for length in range(len(data)):
+        with pytest.raises(P2UError):
+            parse_manifest(data[:length])
+
+
+def at(tree: Any, *way: Any) -> Any:
+    for step in way:
+        tree = tree[step]
+    return tree
+
+
+def put(*way: Any) -> Callable[[Any], None]:
+    """A change: the last of ``way`` at the place that the others name."""
+    *way, key, value = way  # type: ignore[assignment]
+    return lambda tree: at(tree, *way).__setitem__(key, value)
+
+
+LIES = {
+    "size below zero": put("files", 0, "size", -1),
+    "size too large": put("files", 0, "size", 2**53),
+    "size a float": put("files", 0, "size", 10.0),
+    "size a bool": put("files", 0, "size", True),
+    "digest in upper case": put("files", 0, "sha256", [SHA[0].upper()]),
+    "digest too short": put("files", 0, "sha256", [SHA[0][1:]]),
+    "no digest": put("files", 0, "sha256", []),
+    "digest with a line feed": put("files", 0, "sha256", [SHA[0] + "\n"]),
+    "too many digests": put("files", 0, "sha256", [SHA[0]] * 3),
+    "other digest": put("files", 0, "sha256", [SHA[1]]),
+    "file leaves": put("files", 0, "path", "../config.json"),
+    "file absolute": put("files", 0, "path", "/etc/passwd"),
+    "same file twice": put("files", 0, "path", FILES[1].path),
+    "same file but for case": put("files", 0, "path", "SUB/GRÖSSE.safetensors"),
+    "same file but for Unicode form": put("files", 0, "path", "sub/gro\u0308ße.safetensors"),
+    "file and folder": put("files", 0, "path", "sub"),
+    "path a lone surrogate": put("files", 0, "path", "\ud800"),
+    "key leaves": put("layout", "key", "a/../../b"),
+    "key is the manifest": put("layout", "key", "P2U.json"),
+    "same key twice": put("updates", 1, "index", "key", "base.index"),
+    "layout too large": put("layout", "size", 2**40),
+    "index too large": put("updates", 0, "index", "size", 2**31),
+    "blobs do not add up": put("updates", 0, "blobs", 0, "size", 199),
+    "empty blob": put("updates", 0, "blobs", 0, "size", 0),
+    "bytes of an update": put("updates", 0, "bytes", 301),
+    "bytes of a state": put("states", 0, "bytes", 371),
+    "id": put("states", 0, "id", "v2@base"),
+    "label with a slash": lambda t: t["states"][0].update(label="a/b", id="v1@a/b"),
+    "digest of a state": put("states", 1, "digest", SHA[0]),
+    "no states": put("states", []),
+    "state twice": lambda t: t["states"].append(t["states"][1]),
+    "state that nothing leads to": lambda t: t["updates"].pop(),
+    "update from nowhere": put("updates", 1, "source", "v1@8bit"),
+    "update to nowhere": put("updates", 1, "target", "v1@8bit"),
+    "update back": lambda t: t["updates"][1].update(source="v1@exact", target="v1@base"),
+    "update in a circle": put("updates", 1, "source", "v1@exact"),
+    "no way from nothing": put("updates", 0, "source", "v1@exact"),
+    "snr missing": lambda t: t["states"][0].pop("snr_db"),
+    "snr text": put("states", 0, "snr_db", "17"),
+    "bits huge": put("states", 0, "bits", 10**400),
+    "name a number": put("name", 1),
+    "name too long": put("name", "x" * 5000),
+}
+
+
+@pytest.mark.parametrize("lie", LIES)
+def test_lies_are_refused(lie: str) -> None:
+    tree = json.loads(MANIFEST.to_bytes())
+    LIES[lie](tree)
+    with pytest.raises(FormatError, match=r".") as caught:
+        parse_manifest(json.dumps(tree).encode())
+    assert caught.value.file
+    assert caught.value.hint
+
+
+@pytest.mark.parametrize(
+    "path",
+    [
+        *("", "/", "/a", "a/", "a//b", ".", "..", "a/..", "./a", "a\\b", "a\0", "a\n", "\x7f"),
+        *("C:a", "c:/a", "a/.p2u/b", ".p2u", ".P2U-journal", "x" * 256, "/".join(["xy"] * 2000)),
+        "\udfff",
+    ],
+)
+def test_bad_paths(path: str) -> None:
+    with pytest.raises(FormatError):
+        check_path(path)
+
+
+@pytest.mark.parametrize("path", ["a", "a/b.c", "...", "a..b", ".a", "ü", "ab:c", "p2u", "a b"])
+def test_good_paths(path: str) -> None:
+    check_path(path)
+
+
+@pytest.mark.parametrize("paths", [["a", "A"], ["a/b", "A/B"], ["a/b/c", "a"], ["a", "A/b"]])
+def test_paths_that_do_not_go_together(paths: list[str]) -> None:
+    for order in (paths, paths[::-1]):
+        with pytest.raises(FormatError):
+            check_paths(order)
+
+
+VALUES = st.sampled_from(
+    [None, True, 0, 1, -1, 2**53, 2**64, 0.5, "", "a", "v1@base", SHA[0], [], {}, [{}], [[]]]
+)
+
+
+@given(st.data())
+def test_any_change_is_refused_or_harmless(data: st.DataObject) -> None:
+    tree = json.loads(MANIFEST.to_bytes())
+    node = tree
+    while True:
+        keys = sorted(node) if isinstance(node, dict) else list(range(len(node)))
+        key = data.draw(st.sampled_from(keys))
+        if not isinstance(node[key], dict | list) or not node[key] or data.draw(st.booleans()):
+            break
+        node = node[key]
+    if data.draw(st.booleans()):
+        del node[key]
+    else:
+        node[key] = copy.deepcopy(data.draw(VALUES))
+    try:
+        parsed = parse_manifest(json.dumps(tree).encode())
+    except P2UError:
+        return
+    # What passes is what a writer could have meant.
+    assert parse_manifest(parsed.to_bytes()) == parsed
+    assert [f.size for f in parsed.files] == [f.size for f in FILES]
+    for update in parsed.updates:
+        assert sum(blob.size for blob in update.blobs) == update.bytes
+
+
+@given(st.data())
+def test_any_byte_is_refused_or_read(data: st.DataObject) -> None:
+    raw = bytearray(MANIFEST.to_bytes())
+    for _ in range(data.draw(st.integers(1, 3))):
+        raw[data.draw(st.integers(0, len(raw) - 1))] = data.draw(st.integers(0, 255))
+    with suppress(P2UError):
+        parsed = parse_manifest(bytes(raw))
+        assert parse_manifest(parsed.to_bytes()) == parsed
+
+
+# --- layout
+
+
+TENSORS = (
+    Tensor("empty", "F32", (0, 5), 1, 100, 0, 1, 4),
+    Tensor("w", "BF16", (10, 20), 1, 100, 400, 20, 2),
+    Tensor("x", "F4", (7,), 1, 500, 4, 4, 1),
+    Tensor("scalar", "I64", (), 1, 504, 8, 1, 8),
+)
+ENTRY = ["w", "BF16", [10, 20], 1, 100, 400, 20, 2]
+
+
+def layout_bytes(*entries: Any, tree: Any = None) -> bytes:
+    text = json.dumps({"tensors": list(entries)} if tree is None else tree)
+    return zstandard.ZstdCompressor().compress(text.encode())
+
+
+def test_layout_round_trip() -> None:
+    layout = Layout(TENSORS)
+    data = layout.to_bytes()
+    assert parse_layout(data, MANIFEST) == layout
+    assert data == layout.to_bytes()
+    assert parse_layout(layout_bytes(ENTRY), MANIFEST).tensors == TENSORS[1:2]
+
+
+def test_rows() -> None:
+    t = Tensor("t", "F32", (10, 10), 0, 0, 400, 32, 4)
+    assert (t.elems, t.rows) == (100, 4)
+    assert t.span(0, 2) == (0, 64)
+    assert t.span(2, 2) == (64, 36)
+
+
+def changed(place: int, value: Any) -> list[Any]:
+    return [value if n == place else v for n, v in enumerate(ENTRY)]
+
+
+@pytest.mark.parametrize(
+    "entries",
+    [
+        [changed(0, 1)],
+        [changed(0, "\ud800")],
+        [changed(1, "")],
+        [changed(1, "F32")],
+        [changed(1, 7)],
+        [changed(2, [10, 21])],
+        [changed(2, [-10, -20])],
+        [changed(2, 200)],
+        [changed(2, [2**63, 2**63, 2**63])],
+        [changed(2, [1] * 2000)],
+        [changed(3, 2)],
+        [changed(3, -1)],
+        [changed(3, 0)],  # the file is shorter
+        [changed(4, 601)],
+        [changed(4, -1)],
+        [changed(4, 1.0)],
+        [changed(5, 402)],
+        [changed(5, -400)],
+        [changed(6, 0)],
+        [changed(6, 2**24 + 1)],
+        [changed(7, 0)],
+        [changed(7, 4)],
+        [changed(7, 17)],
+        [ENTRY[:7]],
+        ["w"],
+        [ENTRY, ENTRY],
+        [ENTRY, changed(0, "v")],
+        [ENTRY, ["v", "U8", [1], 1, 499, 1, 1, 1]],
+        [ENTRY, ["v", "U8", [1], 1, 99, 1, 1, 1]],  # out of order
+        [ENTRY, ["v", "U8", [0], 1, 300, 0, 1, 1]],  # an empty one inside
+        [ENTRY, ["w", "U8", [1], 1, 500, 1, 1, 1]],
+    ],
+)
+def test_lying_layouts(entries: list[Any]) -> None:
+    with pytest.raises(FormatError) as caught:
+        parse_layout(layout_bytes(*entries), MANIFEST)
+    assert caught.value.file == "layout.json.zst"
+
+
+def bomb() -> bytes:
+    """A frame that does not say how large it is."""
+    return zstandard.ZstdCompressor(write_content_size=False).compress(b"[" * (1 << 20))
+
+
+@pytest.mark.parametrize(
+    "data",
+    [
+        *(b"", b"{}", b"\0" * 100, layout_bytes(ENTRY) + b"\0", layout_bytes(ENTRY) * 2, bomb()),
+        *(layout_bytes(tree=[]), layout_bytes(tree={}), layout_bytes(tree={"tensors": {}})),
+        zstandard.ZstdCompressor().compress(b" " * ((256 << 20) + 1)),
+    ],
+    ids=["empty", "raw", "zeros", "extra", "twice", "unsized", "list", "none", "dict", "large"],
+)
+def test_layouts_that_are_none(data: bytes) -> None:
+    with pytest.raises(FormatError):
+        parse_layout(data, MANIFEST)
+
+
+def test_every_truncation_of_a_layout() -> None:
+    data = Layout(TENSORS).to_bytes()
+    for length in range(len(data)):
+        with pytest.raises(FormatError):
+            parse_layout(data[:length], MANIFEST)
