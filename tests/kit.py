@@ -85,7 +85,7 @@ def write_model(folder: Path) -> None:
     (folder / "empty.txt").write_text("")
 
 
-#: Prints a process's own peak memory in bytes. Not ru_maxrss on Linux: a child inherits its parent's.
+#: Prints a process's own peak memory in bytes. Linux's ru_maxrss would be its parent's at first.
 PRINT_PEAK = """
 import resource, sys
 if sys.platform == "linux":

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import errno
+import hashlib
 import itertools
 import json
 import os
@@ -94,6 +95,45 @@ def test_base_directory_loads_as_it_is(made, tmp_path):
     assert (w != e).any()
     assert ((w - e) ** 2).sum() < 0.05 * (e**2).sum()
     assert (loaded["layers.0.norm"] == exact["layers.0.norm"]).all()
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="needs an exchange of folders")
+def test_readers_see_whole_states_at_any_time(made, tmp_path):
+    """A folder, once opened, is one state as a whole; by path, there is never a moment without."""
+    dst = tmp_path / "dst"
+    pull(made.package, dst, until="base")
+    digests = {
+        tuple(f.digest(n) for f in made.manifest.files): state.label
+        for n, state in enumerate(made.manifest.states)
+    }
+    ended = threading.Event()
+    seen: list[str | None] = []
+
+    def read():
+        while not ended.is_set():
+            folder = os.open(dst, os.O_RDONLY)
+            try:
+                found = []
+                for file in made.manifest.files:
+                    with open(os.open(file.path, os.O_RDONLY, dir_fd=folder), "rb") as opened:
+                        found.append(hashlib.sha256(opened.read()).hexdigest())
+                seen.append(digests.get(tuple(found), "no state"))
+            except FileNotFoundError:
+                # The folder was retired while we read: what a path leads to now is whole.
+                seen.append(None)
+            finally:
+                os.close(folder)
+
+    reader = threading.Thread(target=read)
+    reader.start()
+    try:
+        size = sum(made.update(label).bytes for label in ("8bit", "exact"))
+        pull(made.package, dst, limit_rate=1.5 * size)
+    finally:
+        ended.set()
+        reader.join()
+    assert set(seen) - {None} == {"base", "8bit"} | (set(seen) & {"exact"})
+    assert seen.count(None) <= 2
 
 
 def test_again_does_nothing(made, tmp_path):
@@ -332,7 +372,7 @@ def test_flipped_bits_anywhere(made, package, tmp_path, start):
     rng = kit.random.Random(5)
     for file in sorted(package.iterdir()):
         good = file.read_bytes()
-        for at in [0, len(good) - 1, *rng.sample(range(len(good)), 4)]:
+        for at in [0, len(good) - 1, *rng.sample(range(len(good)), 2)]:
             dst = tmp_path / "dst"
             if start:
                 shutil.copytree(made.states[start], dst)

@@ -11,7 +11,7 @@ from types import TracebackType
 
 from p2u._client.control import Buffers, Meter, Stop
 from p2u._client.fetch import Fetcher, Retry
-from p2u._client.files import write_whole
+from p2u._client.files import disk_errors, write_whole
 from p2u.errors import UsageError
 from p2u.index import Chunk, parse_index
 from p2u.layout import Layout, parse_layout
@@ -157,7 +157,9 @@ class Package:
         data = self.fetcher.read_object(wanted)
         self.meter.add(len(data))
         if path is not None:
-            write_whole(path, data)
+            with disk_errors(path):
+                path.parent.mkdir(exist_ok=True)
+                write_whole(path, data)
         return data
 
     def close(self) -> None:

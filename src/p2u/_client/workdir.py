@@ -71,9 +71,8 @@ class WorkDir:
                 with contextlib.suppress(FileNotFoundError):
                     if os.path.samestat(self._lock.stat(), os.fstat(fd)):
                         self._fd = fd
-                        break
+                        return
                 os.close(fd)
-            self.cache.mkdir(exist_ok=True)
 
     def release(self, *, remove: bool) -> None:
         """Unlock; with ``remove``, nothing of the folder is left."""
