@@ -524,6 +524,18 @@ def test_a_package_that_was_packed_anew_replaces_the_former(made, tmp_path):
 
 
 @pytest.mark.usefixtures("small_requests")
+def test_asking_for_less_keeps_what_was_fetched_of_more(made, tmp_path):
+    dst = tmp_path / "dst"
+    pull(made.package, dst, until="base")
+    interrupted(made, dst, 8)
+    pull(made.package, dst, until="base")
+    store = CountingStore(LocalStore(made.package))
+    pull(store, dst, until="8bit")
+    assert 0 < sum(taken for *_, taken in store.ranges) < made.update("8bit").bytes
+    assert leftovers(tmp_path) == []
+
+
+@pytest.mark.usefixtures("small_requests")
 @pytest.mark.parametrize("first", [False, True])
 def test_the_mode_may_change_on_the_way(made, tmp_path, first):
     dst = tmp_path / "dst"

@@ -128,7 +128,7 @@ class Engine:
                 local = self._inspect()
             if not self._satisfied(local):
                 local = self._update(local)
-            complete = True
+            complete = not self._is_under_way(local)
         finally:
             self.work.release(remove=complete)
         return self._stay(local)
@@ -170,6 +170,16 @@ class Engine:
         """Whether the target holds the state wanted or a better one."""
         return local.state is not None and leads_to(
             self.manifest.updates, self.want.id, local.state.id
+        )
+
+    def _is_under_way(self, local: Local) -> bool:
+        """Whether an earlier run got part of a better state, which is worth keeping."""
+        found = read_journal(self.work.journal)
+        state = local.state.id if local.state is not None else None
+        return found is not None and any(
+            found.header == journal_header(self.manifest, update, in_place=False)
+            for update in self.manifest.updates
+            if update.source == state
         )
 
     def _stay(self, local: Local) -> str:

@@ -66,6 +66,8 @@ class Fetcher:
         self.meter = meter
         self.retry = retry or Retry()
         self.payloads = Buffers(IN_FLIGHT, stop)
+        #: Set when the first bytes have come: the store knows now whether there are ranges.
+        self.probed = threading.Event()
 
     def read(self, key: str, limit: int) -> bytes:
         """A small object of unknown size, with retries."""
@@ -151,7 +153,6 @@ class _Run:
         size = request_size(sum(c.length for c in chunks), fetcher.jobs)
         self._requests = deque(plan_requests(chunks, ranges=self._ranges, max_bytes=size))
         count = min(fetcher.jobs, len(self._requests))
-        self._probed = threading.Event()
         self._ended = threading.Event()
         self._running = count
         self._threads = [
@@ -183,7 +184,7 @@ class _Run:
             if number:
                 # The first request tells whether the server knows ranges; without them, each
                 # thread would fetch the same blob.
-                self._probed.wait()
+                self._f.probed.wait()
             while (request := self._next()) is not None:
                 self._fetch(request)
         except BaseException as error:  # noqa: BLE001 - raised again in the caller's thread
@@ -194,7 +195,7 @@ class _Run:
                     self._error = Cancelled("the transfer was cancelled") if cancelled else error
             self._f.stop.call()
         finally:
-            self._probed.set()
+            self._f.probed.set()
             with self._lock:
                 self._running -= 1
                 if self._running == 0:
@@ -254,7 +255,7 @@ class _Run:
     def arrived(self, count: int) -> None:
         """Pieces call this for all that comes."""
         self._f.meter.receive(count)
-        self._probed.set()
+        self._f.probed.set()
         self._f.stop.check()
 
     def count(self, count: int) -> None:
