@@ -16,12 +16,14 @@ import json
 import shutil
 import sys
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import zstandard
 from measure import Result, Rival, best, measure, table, warm_memory
 from models import WEIGHTS, cache_dir
 from rivals import rivals
@@ -67,7 +69,7 @@ class P2U(Rival):
         blobs = {b.key: (packed / b.key).read_bytes() for u, _ in updates for b in u.blobs}
         layout = package.layout
         size = package.manifest.files[0].size
-        return lambda: decode(updates, blobs, layout, size)
+        return lambda: decode(updates, blobs, layout, size, threads)
 
     def size(self, packed: Any) -> int:
         return sum(f.stat().st_size for f in packed.iterdir())
@@ -83,28 +85,34 @@ def decode(
     blobs: dict[str, bytes],
     layout: Layout,
     size: int,
+    threads: int,
 ) -> bytearray:
     """All updates of a one-file package, in order, into one buffer."""
-    import zstandard
-
     out = bytearray(size)
     view = memoryview(out)
-    for update, chunks in updates:
-        for chunk in chunks:
-            blob = blobs[update.blobs[chunk.blob].key]
-            payload = memoryview(blob)[chunk.start : chunk.start + chunk.length]
-            if chunk.piece is not None:
-                p = chunk.piece
-                view[p.offset : p.offset + p.size] = zstandard.decompress(payload)
-                continue
-            segments = []
-            for seg in chunk.segments:
-                t = layout.tensors[seg.tensor]
-                first = seg.first_row * t.cols
-                elems = min(seg.rows * t.cols, t.length // t.item - first)
-                at = t.offset + first * t.item
-                segments.append(core.Segment(view[at : at + elems * t.item], elems, t.cols))
-            core.apply(payload, t.dtype, t.item, segments)
+
+    def one(update: Update, chunk: Chunk) -> None:
+        blob = blobs[update.blobs[chunk.blob].key]
+        payload = memoryview(blob)[chunk.start : chunk.start + chunk.length]
+        if chunk.piece is not None:
+            p = chunk.piece
+            view[p.offset : p.offset + p.size] = zstandard.decompress(payload)
+            return
+        segments = []
+        for seg in chunk.segments:
+            t = layout.tensors[seg.tensor]
+            first, elems = t.span(seg.first_row, seg.rows)
+            at = t.offset + first * t.item
+            segments.append(core.Segment(view[at : at + elems * t.item], elems, t.cols))
+        core.apply(payload, t.dtype, t.item, segments)
+
+    with ThreadPoolExecutor(threads) as pool:
+        for update, chunks in updates:
+            if threads == 1:
+                for chunk in chunks:
+                    one(update, chunk)
+            else:
+                list(pool.map(lambda chunk, u=update: one(u, chunk), chunks))
     return out
 
 

@@ -144,6 +144,9 @@ def pull(
             "--in-place", help="Refine the files where they lie: no room for two copies needed."
         ),
     ] = False,
+    repair: Annotated[
+        bool, typer.Option("--repair", help="Overwrite files that were changed since.")
+    ] = False,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Only say what it would do.")] = False,
     quiet: Quiet = False,
 ) -> None:
@@ -154,7 +157,7 @@ def pull(
     with show.transfer(quiet or dry_run) as view:
         report = pull_model(
             src, dst, until=until, jobs=jobs, limit_rate=limit_rate, in_place=in_place,
-            dry_run=dry_run, progress=view.progress, on_state=view.reached,
+            repair=repair, dry_run=dry_run, progress=view.progress, on_state=view.reached,
         )  # fmt: skip
     if dry_run or not quiet:
         show.pulled(report, dst, dry_run=dry_run)

@@ -101,8 +101,8 @@ class Encoder:
         """Memory that encoding takes, bytes, about."""
         if job.piece:
             return 16 << 20 if job.large else 32 << 20
-        # The core works on 32-bit copies: bits, state, bins, contexts, symbols, rests.
-        return job.elems * (3 * job.item + (36 if job.dtype in core.CODES else 8))
+        # Data and payloads; the core works on 32-bit copies: bits, state, bins, rests, symbols.
+        return job.elems * (2 * job.item + (22 if job.dtype in core.CODES else 4))
 
     def encode(self, job: Job) -> Coded:
         """Encode one chunk.

@@ -7,8 +7,8 @@ from collections.abc import Sequence
 from queue import Queue
 from threading import Thread
 
-#: Updates that may wait in front of a thread.
-WAITING = 4
+#: Updates that may wait in front of a thread; each keeps its whole chunk in memory.
+WAITING = 1
 
 
 class Hashes:

@@ -39,7 +39,7 @@ from p2u.pack.verify import Made, Verifier
 from p2u.recipe import HALVINGS, START, check_bits, check_levels, find_offset
 
 #: Memory for chunks under way, in bytes, beside twice the largest tensor.
-BUDGET = 112 << 20
+BUDGET = 96 << 20
 FIRST_VERSION = "v1"
 
 

@@ -23,7 +23,7 @@ from p2u.pack.pool import in_order
 from p2u.pack.source import Source, disk_errors, read_at
 
 #: Bytes of decoded chunks that are kept for regions further on in the file.
-KEEP = 64 << 20
+KEEP = 32 << 20
 
 #: The bytes of a chunk in each state; one if all are equal.
 States = tuple[bytearray, ...]
