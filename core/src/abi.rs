@@ -41,7 +41,13 @@ unsafe fn slice<'a, T>(p: *const T, n: usize) -> &'a [T] {
 
 unsafe fn sources<'a>(segs: *const RawSegment, n: usize) -> Vec<Segment<&'a [u8]>> {
     let segs = slice(segs, n);
-    segs.iter().map(|s| Segment { mem: slice(s.mem, s.bytes), elems: s.elems, cols: s.cols }).collect()
+    segs.iter()
+        .map(|s| Segment {
+            mem: slice(s.mem, s.bytes),
+            elems: s.elems,
+            cols: s.cols,
+        })
+        .collect()
 }
 
 unsafe fn targets<'a>(segs: *const RawSegment, n: usize) -> Vec<rows::Target<'a>> {
@@ -53,7 +59,13 @@ unsafe fn targets<'a>(segs: *const RawSegment, n: usize) -> Vec<rows::Target<'a>
             from_raw_parts_mut(s.mem, s.bytes)
         }
     };
-    segs.iter().map(|s| Segment { mem: mem(s), elems: s.elems, cols: s.cols }).collect()
+    segs.iter()
+        .map(|s| Segment {
+            mem: mem(s),
+            elems: s.elems,
+            cols: s.cols,
+        })
+        .collect()
 }
 
 #[no_mangle]
@@ -73,7 +85,13 @@ pub extern "C" fn p2u_isa(wish: u32) -> u32 {
 /// `payload` has `len` bytes; `segs` has `count` segments of distinct, writable memory.
 #[no_mangle]
 pub unsafe extern "C" fn p2u_apply(
-    isa: u32, dtype: u32, item: u32, payload: *const u8, len: usize, segs: *const RawSegment, count: usize,
+    isa: u32,
+    dtype: u32,
+    item: u32,
+    payload: *const u8,
+    len: usize,
+    segs: *const RawSegment,
+    count: usize,
 ) -> i32 {
     guard(|| {
         let dtype = Dtype::from_code(dtype)?;
@@ -97,7 +115,12 @@ pub unsafe extern "C" fn p2u_apply(
 /// `segs` has `count` segments; `out` has `rows` places.
 #[no_mangle]
 pub unsafe extern "C" fn p2u_row_scales(
-    dtype: u32, offset: i32, segs: *const RawSegment, count: usize, out: *mut i16, rows: usize,
+    dtype: u32,
+    offset: i32,
+    segs: *const RawSegment,
+    count: usize,
+    out: *mut i16,
+    rows: usize,
 ) -> i32 {
     guard(|| {
         let segs = sources(segs, count);
@@ -129,7 +152,11 @@ pub struct RawPlan {
     full: u32,
 }
 
-fn encode_with<I: Isa>(dtype: Dtype, segs: &[Segment<&[u8]>], plan: &Plan) -> Result<Encoded, Error> {
+fn encode_with<I: Isa>(
+    dtype: Dtype,
+    segs: &[Segment<&[u8]>],
+    plan: &Plan,
+) -> Result<Encoded, Error> {
     match dtype {
         Dtype::F32 => I::encode::<F32>(dtype, segs, plan),
         Dtype::F16 => I::encode::<F16>(dtype, segs, plan),
@@ -144,13 +171,21 @@ fn encode_with<I: Isa>(dtype: Dtype, segs: &[Segment<&[u8]>], plan: &Plan) -> Re
 /// `segs` has `count` segments, `plan` is valid, `out` is writable.
 #[no_mangle]
 pub unsafe extern "C" fn p2u_encode(
-    dtype: u32, segs: *const RawSegment, count: usize, plan: *const RawPlan, out: *mut *mut Encoded,
+    dtype: u32,
+    segs: *const RawSegment,
+    count: usize,
+    plan: *const RawPlan,
+    out: *mut *mut Encoded,
 ) -> i32 {
     guard(|| {
         let (segs, raw) = (sources(segs, count), &*plan);
         let plan = Plan {
             scales: slice(raw.scales, raw.scale_count),
-            codes: if raw.codes.is_null() { None } else { Some(slice(raw.codes, raw.code_count)) },
+            codes: if raw.codes.is_null() {
+                None
+            } else {
+                Some(slice(raw.codes, raw.code_count))
+            },
             levels: slice(raw.levels, raw.level_count),
             full: raw.full != 0,
         };
@@ -173,12 +208,18 @@ pub unsafe extern "C" fn p2u_encode(
 /// As for `p2u_encode`.
 #[no_mangle]
 pub unsafe extern "C" fn p2u_encode_opaque(
-    item: u32, segs: *const RawSegment, count: usize, out: *mut *mut Encoded,
+    item: u32,
+    segs: *const RawSegment,
+    count: usize,
+    out: *mut *mut Encoded,
 ) -> i32 {
     guard(|| {
         let mut payload = vec![KIND_OPAQUE, Dtype::Opaque as u8];
         opaque::encode_planes(&mut payload, item as usize, &sources(segs, count))?;
-        *out = Box::into_raw(Box::new(Encoded { payloads: vec![payload], squares: vec![0.0, 0.0] }));
+        *out = Box::into_raw(Box::new(Encoded {
+            payloads: vec![payload],
+            squares: vec![0.0, 0.0],
+        }));
         Ok(())
     })
 }
@@ -188,7 +229,11 @@ pub unsafe extern "C" fn p2u_encode_opaque(
 /// # Safety
 /// `encoded` comes from an encode function and was not freed; `len` is writable.
 #[no_mangle]
-pub unsafe extern "C" fn p2u_encoded_payload(encoded: *const Encoded, index: usize, len: *mut usize) -> *const u8 {
+pub unsafe extern "C" fn p2u_encoded_payload(
+    encoded: *const Encoded,
+    index: usize,
+    len: *mut usize,
+) -> *const u8 {
     let encoded = &*encoded;
     match encoded.payloads.get(index) {
         Some(p) => {

@@ -2,13 +2,13 @@
 
 use crate::float::{pow2, Format, BF16, F16, F32};
 use crate::level::{
-    apply_shift, bin_value, classify, combine_cells, combine_exact, layouts, Row, Target, CONTEXTS,
-    KNOWN, K_MAX,
+    apply_shift, classify, combine_cells, combine_exact, layouts, Row, Target, CONTEXTS, KNOWN,
+    K_MAX,
 };
 use crate::opaque;
 use crate::rans::{read_ints, Stream};
 use crate::raw::{RawReader, MAX_WIDTH};
-use crate::rows::{self, Cursor, Rows, BLOCK};
+use crate::rows::{self, Rows, BLOCK};
 use crate::simd::Isa;
 use crate::table::Layout;
 use crate::wire::Reader;
@@ -30,8 +30,6 @@ pub const SPARSE: u8 = 8;
 pub const CLASSES: usize = 16;
 /// Column classes: how a column's scale compares with the others of its tensor.
 pub const COLUMN_CLASSES: i16 = 4;
-/// Base symbol of an element that is patched; a bin `q` is symbol `q + 128`.
-pub const ESCAPE: u8 = 0;
 
 /// Element types of the ABI and the wire.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -58,7 +56,12 @@ impl Dtype {
 /// Applies one chunk to the tensors' bytes: previous state in, next state out.
 ///
 /// `item` is the element size in bytes of an opaque chunk. On error the memory holds no state.
-pub fn apply<I: Isa>(payload: &[u8], dtype: Dtype, item: usize, segs: &mut [rows::Target]) -> Result<(), Error> {
+pub fn apply<I: Isa>(
+    payload: &[u8],
+    dtype: Dtype,
+    item: usize,
+    segs: &mut [rows::Target],
+) -> Result<(), Error> {
     let mut r = Reader::new(payload);
     let kind = r.u8()?;
     let code = r.u8()?;
@@ -80,7 +83,11 @@ pub fn apply<I: Isa>(payload: &[u8], dtype: Dtype, item: usize, segs: &mut [rows
 }
 
 #[inline(always)]
-pub fn apply_float<F: Format, I: Isa>(kind: u8, r: &mut Reader, segs: &mut [rows::Target]) -> Result<(), Error> {
+pub fn apply_float<F: Format, I: Isa>(
+    kind: u8,
+    r: &mut Reader,
+    segs: &mut [rows::Target],
+) -> Result<(), Error> {
     let rows = Rows::new(segs, F::BYTES)?;
     if r.u32()? as usize != rows.count() || r.u32()? as usize != rows.elements() {
         return Err(Error::Mismatch);
@@ -107,7 +114,9 @@ pub fn apply_float<F: Format, I: Isa>(kind: u8, r: &mut Reader, segs: &mut [rows
 }
 
 fn check_exponents<F: Format>(e: &[i16], lowest: i32) -> Result<(), Error> {
-    let ok = e.iter().all(|&e| (lowest..=F::E_MAX).contains(&i32::from(e)));
+    let ok = e
+        .iter()
+        .all(|&e| (lowest..=F::E_MAX).contains(&i32::from(e)));
     if ok {
         Ok(())
     } else {
@@ -117,15 +126,19 @@ fn check_exponents<F: Format>(e: &[i16], lowest: i32) -> Result<(), Error> {
 
 /// Decodes the base and returns the rows' step exponents.
 #[inline(always)]
-fn decode_base<F: Format, I: Isa>(r: &mut Reader, rows: &Rows, segs: &mut [rows::Target]) -> Result<Vec<i16>, Error> {
+fn decode_base<F: Format, I: Isa>(
+    r: &mut Reader,
+    rows: &Rows,
+    segs: &mut [rows::Target],
+) -> Result<Vec<i16>, Error> {
     let scales = read_ints(r, rows.count())?;
     let e: Vec<i16> = scales.iter().map(|v| v >> 2).collect();
     check_exponents::<F>(&e, F::E_MIN)?;
     let columns = read_columns(r, segs)?;
     let mut stream = Stream::open(r, &[Layout::Plain; CLASSES])?;
     let n = rows.elements();
-    let (mut ctx, mut sym, mut bits) = ([0u8; BLOCK], [0u8; BLOCK], [0u32; BLOCK]);
-    let (mut out, mut row, mut start) = (Cursor::default(), 0, 0);
+    let (mut ctx, mut sym) = ([0u8; BLOCK], [0u8; BLOCK]);
+    let (mut row, mut start) = (0, 0);
     while start < n {
         let len = BLOCK.min(n - start);
         let (mut at, first) = (0, row);
@@ -142,13 +155,10 @@ fn decode_base<F: Format, I: Isa>(r: &mut Reader, rows: &Rows, segs: &mut [rows:
         at = 0;
         while let Some(p) = rows.next_piece(start, len, at, &mut row) {
             let step = pow2(i32::from(e[p.row]));
-            for (b, &s) in bits[p.from..p.to].iter_mut().zip(&sym[p.from..p.to]) {
-                let q = if s == ESCAPE { 0 } else { i32::from(s) - 128 };
-                *b = bin_value::<F>(q, step);
-            }
+            let (seg, bytes) = rows.bytes(p.row, start + p.from..start + p.to, F::BYTES);
+            I::bin_values::<F>(&sym[p.from..p.to], step, &mut segs[seg].mem[bytes]);
             at = p.to;
         }
-        out.store::<F>(segs, &bits[..len]);
         start += len;
     }
     stream.finish()?;
@@ -170,7 +180,11 @@ fn read_columns(r: &mut Reader, segs: &[rows::Target]) -> Result<Vec<Vec<u8>>, E
 }
 
 /// Elements that travel whole: index gaps and bits.
-fn read_patches<F: Format>(r: &mut Reader, n: usize, segs: &mut [rows::Target]) -> Result<(), Error> {
+fn read_patches<F: Format>(
+    r: &mut Reader,
+    n: usize,
+    segs: &mut [rows::Target],
+) -> Result<(), Error> {
     let count = r.varint()?;
     // Patches come in order, so their segments are found by walking on.
     let (mut next, mut seg, mut before) = (0usize, 0, 0);
@@ -221,7 +235,11 @@ impl RefineHead {
         }
         Ok(RefineHead {
             from_cells: flags & FROM_CELLS != 0,
-            target: if cells { Target::Cells { k } } else { Target::Exact },
+            target: if cells {
+                Target::Cells { k }
+            } else {
+                Target::Exact
+            },
             shifted: flags & SHIFTED != 0,
             sparse: flags & SPARSE != 0,
             raw,
@@ -245,7 +263,13 @@ impl RefineHead {
     }
 
     #[inline(always)]
-    fn decode<F: Format, I: Isa>(&self, r: &mut Reader, rows: &Rows, e: &[i16], segs: &mut [rows::Target]) -> Result<(), Error> {
+    fn decode<F: Format, I: Isa>(
+        &self,
+        r: &mut Reader,
+        rows: &Rows,
+        e: &[i16],
+        segs: &mut [rows::Target],
+    ) -> Result<(), Error> {
         if self.from_cells {
             self.decode_from::<F, I, true>(r, rows, e, segs)
         } else {
@@ -255,7 +279,11 @@ impl RefineHead {
 
     #[inline(always)]
     fn decode_from<F: Format, I: Isa, const CELLS: bool>(
-        &self, r: &mut Reader, rows: &Rows, e: &[i16], segs: &mut [rows::Target],
+        &self,
+        r: &mut Reader,
+        rows: &Rows,
+        e: &[i16],
+        segs: &mut [rows::Target],
     ) -> Result<(), Error> {
         let params = self.read_rows::<F>(r, e)?;
         let mut shift = if self.shifted {
@@ -266,50 +294,78 @@ impl RefineHead {
         let mut stream = Stream::open(r, &layouts(CELLS))?;
         let raw_len = r.varint()? as usize;
         let mut fields = RawReader::new(r.bytes(raw_len)?);
-        let extra_len = if self.raw_zero > self.raw { r.varint()? as usize } else { 0 };
+        let extra_len = if self.raw_zero > self.raw {
+            r.varint()? as usize
+        } else {
+            0
+        };
         let mut extra = RawReader::new(r.bytes(extra_len)?);
 
         let n = rows.elements();
-        let (mut cur, mut h, mut raw) = ([0u32; BLOCK], [0i32; BLOCK], [0u32; BLOCK]);
+        let (mut pos, mut raw) = ([0i16; BLOCK], [0u32; BLOCK]);
         let (mut ctx, mut sym) = ([0u8; BLOCK], [0u8; BLOCK]);
-        let (mut input, mut output) = (Cursor::default(), Cursor::default());
         let (mut row, mut start) = (0, 0);
         while start < n {
             let len = BLOCK.min(n - start);
-            input.load::<F, _>(segs, &mut cur[..len]);
             let (mut at, first) = (0, row);
             while let Some(p) = rows.next_piece(start, len, at, &mut row) {
-                let (a, b) = (p.from, p.to);
-                classify::<F, CELLS>(&cur[a..b], params[p.row].e, &mut h[a..b], &mut ctx[a..b]);
+                let (a, b, e) = (p.from, p.to, params[p.row].e);
+                let (seg, bytes) = rows.bytes(p.row, start + a..start + b, F::BYTES);
+                let mem = &segs[seg].mem[bytes];
+                if CELLS {
+                    classify::<F, true>(mem, e, &mut pos[a..b], &mut ctx[a..b]);
+                } else {
+                    I::classify::<F>(mem, e, &mut pos[a..b], &mut ctx[a..b]);
+                }
                 at = b;
             }
             if let Some(s) = &mut shift {
                 I::decode(s, &ctx[..len], &mut sym[..len])?;
-                apply_shift::<F>(&sym[..len], &mut cur[..len], &mut h[..len], &mut ctx[..len]);
+                let (mut row, mut at) = (first, 0);
+                while let Some(p) = rows.next_piece(start, len, at, &mut row) {
+                    let (a, b) = (p.from, p.to);
+                    let (seg, bytes) = rows.bytes(p.row, start + a..start + b, F::BYTES);
+                    apply_shift::<F>(
+                        &sym[a..b],
+                        &mut segs[seg].mem[bytes],
+                        &mut pos[a..b],
+                        &mut ctx[a..b],
+                    );
+                    at = b;
+                }
             }
             I::decode(&mut stream, &ctx[..len], &mut sym[..len])?;
             row = first;
             at = 0;
             while let Some(p) = rows.next_piece(start, len, at, &mut row) {
                 let (a, b, param) = (p.from, p.to, params[p.row]);
+                let (seg, bytes) = rows.bytes(p.row, start + a..start + b, F::BYTES);
+                let mem = &mut segs[seg].mem[bytes];
+                let (pos, ctx, sym, raw) = (&pos[a..b], &ctx[a..b], &sym[a..b], &mut raw[a..b]);
+                at = b;
                 fields.row(param.raw);
-                let (h, ctx, sym, raw) = (&h[a..b], &ctx[a..b], &sym[a..b], &mut raw[a..b]);
+                let plain = !CELLS
+                    && !self.sparse
+                    && param.raw == param.raw_zero
+                    && self.target == Target::Exact;
+                if plain && I::combine::<F>(mem, pos, sym, &mut fields, param) {
+                    continue;
+                }
                 if self.sparse {
                     fields.take_some(raw, |i| is_zero(CELLS, ctx[i], sym[i]))?;
                 } else {
                     fields.take(raw)?;
                 }
                 if self.raw_zero > self.raw {
-                    extra.add_upper(raw, param, |i| ctx[i] == 0 && !is_zero(CELLS, 0, sym[i]))?;
+                    extra.add_upper(raw, param, ctx, |i| !is_zero(CELLS, 0, sym[i]))?;
                 }
-                let cur = &mut cur[a..b];
                 match self.target {
-                    Target::Exact => combine_exact::<F, CELLS>(cur, h, ctx, sym, raw, param),
-                    Target::Cells { k } => combine_cells::<F, CELLS>(cur, h, ctx, sym, raw, param, k),
+                    Target::Exact => combine_exact::<F, CELLS>(mem, pos, ctx, sym, raw, param),
+                    Target::Cells { k } => {
+                        combine_cells::<F, CELLS>(mem, pos, ctx, sym, raw, param, k)
+                    }
                 }
-                at = b;
             }
-            output.store::<F>(segs, &cur[..len]);
             start += len;
         }
         if let Some(s) = &shift {
@@ -323,7 +379,12 @@ impl RefineHead {
 
     /// Per-row parameters: trailing zeros are listed for an exact target only.
     fn read_rows<F: Format>(&self, r: &mut Reader, e: &[i16]) -> Result<Vec<Row>, Error> {
-        let row = |e: i16, tz: u32| Row { e: i32::from(e), tz, raw: self.raw.saturating_sub(tz), raw_zero: self.raw_zero.saturating_sub(tz) };
+        let row = |e: i16, tz: u32| Row {
+            e: i32::from(e),
+            tz,
+            raw: self.raw.saturating_sub(tz),
+            raw_zero: self.raw_zero.saturating_sub(tz),
+        };
         match self.target {
             Target::Cells { k } => {
                 let lowest = F::E_MIN - K_MAX as i32 + k as i32;

@@ -3,19 +3,22 @@
 //! Which step a row gets and which code a weight gets is the caller's recipe; whatever it is, the
 //! last level is exact. What the levels cannot say (infinities, NaNs, outliers) is patched.
 
-use crate::chunk::{is_zero, Dtype, RefineHead, CLASSES, ESCAPE, KIND_BASE, KIND_FULL, KIND_REFINE};
+use crate::chunk::{is_zero, Dtype, RefineHead, CLASSES, KIND_BASE, KIND_FULL, KIND_REFINE};
 use crate::float::{pow2, Format};
 use crate::level::{
-    apply_shift, bin_value, classify, combine_cells, layouts, own_bin, row_constants, split_cells,
-    split_exact, zigzag, Row, Target, CONTEXTS, KNOWN, K_MAX, Q_MAX,
+    apply_shift, bin_value, classify, combine_cells, edge, edges, layouts, load, own_bin,
+    row_constants, split_cells, split_exact, store, zigzag, Row, Target, CONTEXTS, ESCAPE, GROUP,
+    KNOWN, K_MAX, Q_MAX,
 };
 use crate::rans::{encode, write_ints};
 use crate::raw::RawWriter;
-use crate::rows::{Cursor, Rows, Segment};
-use crate::scale::column_classes;
+use crate::rows::{Rows, Segment};
+use crate::scale::{column_classes, Squares};
+use crate::simd::Isa;
 use crate::table::Layout;
 use crate::wire::put_varint;
 use crate::Error;
+use std::cell::Cell;
 
 /// What the caller decided for a chunk.
 pub struct Plan<'a> {
@@ -48,44 +51,160 @@ fn header(kind: u8, dtype: Dtype, rows: &Rows) -> Vec<u8> {
     out
 }
 
+/// Buffers of one element each per weight, kept from chunk to chunk: fresh memory costs more than
+/// what is done with it.
+#[derive(Default)]
+struct Scratch {
+    /// State after the last level, as the decoder has it.
+    cur: Vec<u8>,
+    pos: Vec<i16>,
+    ctx: Vec<u8>,
+    sym: Vec<u8>,
+    /// One row's low bits.
+    below: Vec<u32>,
+}
+
+thread_local! {
+    static SCRATCH: Cell<Scratch> = Cell::new(Scratch::default());
+}
+
+/// Most elements for which the buffers are kept.
+const KEEP: usize = 1 << 22;
+
+impl Scratch {
+    fn take(n: usize, item: usize, longest: usize) -> Self {
+        let mut s = SCRATCH.with(Cell::take);
+        s.cur.resize(n * item, 0);
+        s.pos.resize(n, 0);
+        s.ctx.resize(n, 0);
+        s.sym.resize(n, 0);
+        s.below.resize(longest, 0);
+        s
+    }
+    fn keep(self) {
+        if self.sym.len() <= KEEP {
+            SCRATCH.with(|s| s.set(self));
+        }
+    }
+}
+
+/// What every step of one chunk's encoder looks at.
+struct Source<'a> {
+    segs: &'a [Segment<&'a [u8]>],
+    rows: &'a Rows,
+}
+
+impl<'a> Source<'a> {
+    /// Bytes of row `r`.
+    #[inline(always)]
+    fn row<F: Format>(&self, r: usize) -> &'a [u8] {
+        let (seg, bytes) = self.rows.bytes(r, self.rows.range(r), F::BYTES);
+        &self.segs[seg].mem[bytes]
+    }
+    /// Place of row `r` in the state.
+    #[inline(always)]
+    fn state<F: Format>(&self, r: usize) -> core::ops::Range<usize> {
+        let p = self.rows.range(r);
+        p.start * F::BYTES..p.end * F::BYTES
+    }
+    /// Sum of squared differences of weights and state.
+    #[inline(always)]
+    fn squares<F: Format>(&self, cur: &[u8]) -> f64 {
+        let mut sum = Squares::default();
+        for r in 0..self.rows.count() {
+            sum.add::<F>(self.row::<F>(r), &cur[self.state::<F>(r)]);
+        }
+        sum.total()
+    }
+}
+
 #[inline(always)]
-pub fn encode_float<F: Format>(dtype: Dtype, segs: &[Segment<&[u8]>], plan: &Plan) -> Result<Encoded, Error> {
-    let rows = Rows::new(segs, F::BYTES)?;
-    let n = rows.elements();
-    check_plan::<F>(plan, &rows)?;
-    let mut bits = vec![0u32; n];
-    Cursor::default().load::<F, _>(segs, &mut bits);
+pub fn encode_float<F: Format, I: Isa>(
+    dtype: Dtype,
+    segs: &[Segment<&[u8]>],
+    plan: &Plan,
+) -> Result<Encoded, Error> {
+    let rows = &Rows::new(segs, F::BYTES)?;
+    check_plan::<F>(plan, rows)?;
+    let src = Source { segs, rows };
     let mut e: Vec<i16> = plan.scales.iter().map(|v| v >> 2).collect();
+    let longest = (0..rows.count())
+        .map(|r| rows.range(r).len())
+        .max()
+        .unwrap_or(0);
+    let mut s = Scratch::take(rows.elements(), F::BYTES, longest);
 
     let mut done = Encoded::default();
-    done.squares.push(squares::<F>(&bits, &vec![0; n]));
-    let mut out = header(if plan.full { KIND_FULL } else { KIND_BASE }, dtype, &rows);
-    let mut cur = vec![0u32; n];
-    let columns = column_classes::<F, _>(segs, &rows, &e, &bits);
-    encode_base::<F>(&mut out, &rows, plan, &e, &columns, &bits, &mut cur);
+    let mut out = header(if plan.full { KIND_FULL } else { KIND_BASE }, dtype, rows);
+    let columns = column_classes::<F, _>(segs, rows, &e);
+    done.squares.push(encode_base::<F, I>(
+        &mut out, &src, plan, &e, &columns, &mut s,
+    ));
+    let coded = plan.codes.is_some();
     if plan.full {
-        refine::<F, false>(&mut out, &rows, &e, &bits, &mut cur, Target::Exact, true, plan.codes.is_some());
+        refine::<F, I, false>(
+            &mut out,
+            &src,
+            &e,
+            &mut s,
+            Step {
+                target: Target::Exact,
+                full: true,
+                coded,
+            },
+        );
         done.payloads.push(out);
         done.squares.push(0.0);
+        s.keep();
         return Ok(done);
     }
     done.payloads.push(out);
-    done.squares.push(squares::<F>(&bits, &cur));
+    done.squares.push(src.squares::<F>(&s.cur));
     let mut halved = 0;
     for &level in plan.levels {
         let k = u32::from(level);
-        let target = if k == 0 { Target::Exact } else { Target::Cells { k: k - halved } };
-        let mut out = header(KIND_REFINE, dtype, &rows);
-        if halved == 0 {
-            refine::<F, false>(&mut out, &rows, &e, &bits, &mut cur, target, false, plan.codes.is_some());
+        let target = if k == 0 {
+            Target::Exact
         } else {
-            refine::<F, true>(&mut out, &rows, &e, &bits, &mut cur, target, false, false);
+            Target::Cells { k: k - halved }
+        };
+        let mut out = header(KIND_REFINE, dtype, rows);
+        if halved == 0 {
+            refine::<F, I, false>(
+                &mut out,
+                &src,
+                &e,
+                &mut s,
+                Step {
+                    target,
+                    full: false,
+                    coded,
+                },
+            );
+        } else {
+            refine::<F, I, true>(
+                &mut out,
+                &src,
+                &e,
+                &mut s,
+                Step {
+                    target,
+                    full: false,
+                    coded: false,
+                },
+            );
         }
         done.payloads.push(out);
-        done.squares.push(if k == 0 { 0.0 } else { squares::<F>(&bits, &cur) });
-        e.iter_mut().for_each(|e| *e -= (k.max(halved) - halved) as i16);
+        done.squares.push(if k == 0 {
+            0.0
+        } else {
+            src.squares::<F>(&s.cur)
+        });
+        e.iter_mut()
+            .for_each(|e| *e -= (k.max(halved) - halved) as i16);
         halved = k;
     }
+    s.keep();
     Ok(done)
 }
 
@@ -93,7 +212,10 @@ fn check_plan<F: Format>(plan: &Plan, rows: &Rows) -> Result<(), Error> {
     let growing = plan.levels.windows(2).all(|w| w[0] < w[1] || w[1] == 0);
     let ok = plan.scales.len() == rows.count()
         && plan.codes.map_or(true, |c| c.len() == rows.elements())
-        && plan.scales.iter().all(|v| (F::E_MIN..=F::E_MAX).contains(&i32::from(v >> 2)))
+        && plan
+            .scales
+            .iter()
+            .all(|v| (F::E_MIN..=F::E_MAX).contains(&i32::from(v >> 2)))
         && growing
         && plan.levels.iter().rev().skip(1).all(|&k| k > 0)
         && plan.levels.iter().all(|&k| u32::from(k) <= K_MAX);
@@ -104,143 +226,222 @@ fn check_plan<F: Format>(plan: &Plan, rows: &Rows) -> Result<(), Error> {
     }
 }
 
-/// Sum of squared differences of finite values, in a fixed order.
-#[inline(always)]
-fn squares<F: Format>(a: &[u32], b: &[u32]) -> f64 {
-    let value = |bits: u32| {
-        let u = bits & F::MASK;
-        let v = if u < F::INF { F::value(u) } else { 0.0 };
-        f64::from(if bits & F::SIGN != 0 { -v } else { v })
-    };
-    let mut sum = [0f64; 8];
-    for (a, b) in a.chunks(8).zip(b.chunks(8)) {
-        for ((s, &a), &b) in sum.iter_mut().zip(a).zip(b) {
-            let d = value(a) - value(b);
-            *s += d * d;
-        }
-    }
-    ((sum[0] + sum[1]) + (sum[2] + sum[3])) + ((sum[4] + sum[5]) + (sum[6] + sum[7]))
-}
-
-fn write_patches<F: Format>(out: &mut Vec<u8>, at: &[u32], bits: &[u32]) {
+/// Writes the elements at the indices given, in order, and puts them into the state.
+fn write_patches<F: Format>(out: &mut Vec<u8>, src: &Source, cur: &mut [u8], at: &[u32]) {
     put_varint(out, at.len() as u32);
-    let mut next = 0;
+    let (mut next, mut r) = (0, 0);
     for &i in at {
         put_varint(out, i - next);
-        out.extend_from_slice(&bits[i as usize].to_le_bytes()[..F::BYTES]);
         next = i + 1;
+        while src.rows.range(r).end <= i as usize {
+            r += 1;
+        }
+        let from = (i as usize - src.rows.range(r).start) * F::BYTES;
+        let bits = &src.row::<F>(r)[from..from + F::BYTES];
+        out.extend_from_slice(bits);
+        cur[i as usize * F::BYTES..next as usize * F::BYTES].copy_from_slice(bits);
     }
 }
 
+/// Encodes the base, leaves its state in `s.cur`, and returns the sum of the weights' squares.
 #[inline(always)]
-fn encode_base<F: Format>(
-    out: &mut Vec<u8>, rows: &Rows, plan: &Plan, e: &[i16], columns: &[Vec<i16>], bits: &[u32], cur: &mut [u32],
-) {
-    let n = bits.len();
-    let (mut sym, mut ctx) = (vec![0u8; n], vec![0u8; n]);
+fn encode_base<F: Format, I: Isa>(
+    out: &mut Vec<u8>,
+    src: &Source,
+    plan: &Plan,
+    e: &[i16],
+    columns: &[Vec<i16>],
+    s: &mut Scratch,
+) -> f64 {
+    let rows = src.rows;
+    let columns8: Vec<Vec<u8>> = columns
+        .iter()
+        .map(|c| c.iter().map(|&v| v as u8).collect())
+        .collect();
     let mut patches = Vec::new();
+    let mut signal = Squares::default();
     for r in 0..rows.count() {
         let p = rows.range(r);
         let class = ((plan.scales[r] & 3) << 2) as u8;
         let (seg, _) = rows.place(r, p.start);
-        for (c, &col) in ctx[p.clone()].iter_mut().zip(&columns[seg]) {
-            *c = class | col as u8;
+        for (c, &col) in s.ctx[p.clone()].iter_mut().zip(&columns8[seg]) {
+            *c = class | col;
         }
         let codes = plan.codes.map(|c| &c[p.clone()]);
-        let (bits, sym, cur) = (&bits[p.clone()], &mut sym[p.clone()], &mut cur[p.clone()]);
-        if base_row::<F>(bits, codes, i32::from(e[r]), sym, cur) {
-            for i in (0..sym.len()).filter(|&i| sym[i] == ESCAPE) {
-                cur[i] = bits[i];
-                patches.push((p.start + i) as u32);
-            }
+        let (mem, sym) = (src.row::<F>(r), &mut s.sym[p.clone()]);
+        signal.add_own::<F>(mem);
+        if base_row::<F>(
+            mem,
+            codes,
+            i32::from(e[r]),
+            sym,
+            &mut s.cur[src.state::<F>(r)],
+        ) {
+            patches.extend(
+                (0..sym.len())
+                    .filter(|&i| sym[i] == ESCAPE)
+                    .map(|i| (p.start + i) as u32),
+            );
         }
     }
     write_ints(out, plan.scales);
     for c in columns {
         write_ints(out, c);
     }
-    encode(out, &sym, &ctx, &[Layout::Plain; CLASSES]);
-    write_patches::<F>(out, &patches, bits);
+    encode::<I>(out, &s.sym, &s.ctx, &[Layout::Plain; CLASSES]);
+    write_patches::<F>(out, src, &mut s.cur, &patches);
+    signal.total()
 }
 
 /// Base symbols and values of one row; says whether some element is outside the bins.
 #[inline(always)]
-fn base_row<F: Format>(bits: &[u32], codes: Option<&[i16]>, e: i32, sym: &mut [u8], cur: &mut [u32]) -> bool {
+fn base_row<F: Format>(
+    mem: &[u8],
+    codes: Option<&[i16]>,
+    e: i32,
+    sym: &mut [u8],
+    cur: &mut [u8],
+) -> bool {
     let (scale, step) = (pow2(-e), pow2(e));
-    let mut escapes = false;
-    for ((&bits, sym), cur) in bits.iter().zip(sym.iter_mut()).zip(cur.iter_mut()) {
-        let (q, fits) = own_bin::<F>(bits & F::MASK, scale);
-        let q = if bits & F::SIGN != 0 { -q } else { q };
-        *sym = if fits { (q + 128) as u8 } else { ESCAPE };
-        *cur = bin_value::<F>(q, step);
-        escapes |= !fits;
+    let mut escapes = 0;
+    let (mut bits, mut next) = ([0u32; GROUP], [0u32; GROUP]);
+    for (g, mem) in mem.chunks(GROUP * F::BYTES).enumerate() {
+        let at = g * GROUP..g * GROUP + mem.len() / F::BYTES;
+        let (bits, next) = (&mut bits[..at.len()], &mut next[..at.len()]);
+        load::<F>(mem, bits);
+        for ((&bits, sym), next) in bits.iter().zip(&mut sym[at.clone()]).zip(next.iter_mut()) {
+            let (q, fits) = own_bin::<F>(bits & F::MASK, scale);
+            let q = if bits & F::SIGN != 0 { -q } else { q };
+            *sym = if fits { (q + 128) as u8 } else { ESCAPE };
+            *next = bin_value::<F>(q, step);
+            escapes |= u32::from(!fits);
+        }
+        store::<F>(next, &mut cur[at.start * F::BYTES..at.end * F::BYTES]);
     }
     if let Some(codes) = codes {
-        for ((sym, cur), &c) in sym.iter_mut().zip(cur).zip(codes).filter(|((s, _), _)| **s != ESCAPE) {
-            let q = i32::from(c).max(-Q_MAX).min(Q_MAX);
+        let items = sym
+            .iter_mut()
+            .zip(cur.chunks_exact_mut(F::BYTES))
+            .zip(codes);
+        for ((sym, cur), &c) in items.filter(|((s, _), _)| **s != ESCAPE) {
+            let q = i32::from(c).clamp(-Q_MAX, Q_MAX);
             *sym = (q + 128) as u8;
-            *cur = bin_value::<F>(q, step);
+            F::store(cur, 0, bin_value::<F>(q, step));
         }
     }
-    escapes
+    escapes != 0
 }
 
-/// Encodes one refinement; leaves the refined state in `cur` unless it is the exact one.
-#[inline(always)]
-fn refine<F: Format, const CELLS: bool>(
-    out: &mut Vec<u8>, rows: &Rows, e: &[i16], bits: &[u32], cur: &mut [u32], target: Target, full: bool, coded: bool,
-) {
-    let n = bits.len();
-    let (mut h, mut ctx) = (vec![0i32; n], vec![0u8; n]);
-    for r in 0..rows.count() {
-        let p = rows.range(r);
-        classify::<F, CELLS>(&cur[p.clone()], i32::from(e[r]), &mut h[p.clone()], &mut ctx[p]);
-    }
-    let (shift, far) = if coded { shifts::<F>(rows, e, bits, cur, &h, &ctx) } else { (None, Vec::new()) };
-    let mut before = Vec::new();
-    if let Some(s) = &shift {
-        before = ctx.clone();
-        apply_shift::<F>(s, cur, &mut h, &mut ctx);
-    }
-    let zeros = (0..n).step_by(SAMPLE).filter(|&i| ctx[i] == KNOWN || bits[i] & F::MASK == 0);
-    let sparse = zeros.count() * SAMPLE > n / 64;
-    let (raw, raw_zero) = raw_widths::<F, CELLS>(&h, &ctx, target);
-    let head = RefineHead { from_cells: CELLS, target, shifted: shift.is_some(), sparse, raw, raw_zero };
+/// One refinement to encode.
+#[derive(Clone, Copy)]
+struct Step {
+    target: Target,
+    /// The base stands in the same chunk.
+    full: bool,
+    /// The base codes are not each weight's nearest.
+    coded: bool,
+}
 
+/// Encodes one refinement; leaves the refined state in `s.cur` unless it is the exact one.
+#[inline(always)]
+fn refine<F: Format, I: Isa, const CELLS: bool>(
+    out: &mut Vec<u8>,
+    src: &Source,
+    e: &[i16],
+    s: &mut Scratch,
+    step: Step,
+) {
+    let (rows, target) = (src.rows, step.target);
+    for r in 0..rows.count() {
+        let (p, mem) = (rows.range(r), &s.cur[src.state::<F>(r)]);
+        if CELLS {
+            classify::<F, true>(mem, i32::from(e[r]), &mut s.pos[p.clone()], &mut s.ctx[p]);
+        } else {
+            I::classify::<F>(mem, i32::from(e[r]), &mut s.pos[p.clone()], &mut s.ctx[p]);
+        }
+    }
+    let (shift, far) = if step.coded {
+        shifts::<F>(src, e, s)
+    } else {
+        (None, Vec::new())
+    };
+    let mut before = Vec::new();
+    if let Some(shift) = &shift {
+        before = s.ctx.clone();
+        apply_shift::<F>(shift, &mut s.cur, &mut s.pos, &mut s.ctx);
+    }
+    let (sparse, raw, raw_zero) = look::<F, CELLS>(src, e, s, target);
+    let head = RefineHead {
+        from_cells: CELLS,
+        target,
+        shifted: shift.is_some(),
+        sparse,
+        raw,
+        raw_zero,
+    };
     let tz: Vec<i16> = match target {
-        Target::Exact => (0..rows.count()).map(|r| trailing_zeros::<F>(&bits[rows.range(r)])).collect(),
+        Target::Exact => (0..rows.count())
+            .map(|r| trailing_zeros::<F>(src.row::<F>(r)))
+            .collect(),
         Target::Cells { .. } => vec![0; rows.count()],
     };
     head.write(out);
-    if !full {
+    if !step.full {
         write_ints(out, e);
     }
     if target == Target::Exact {
         write_ints(out, &tz);
     }
-    if let Some(s) = &shift {
-        encode(out, s, &before, &[Layout::Plain; CONTEXTS]);
+    if let Some(shift) = &shift {
+        encode::<I>(out, shift, &before, &[Layout::Plain; CONTEXTS]);
     }
+    let row = |r: usize| Row {
+        e: i32::from(e[r]),
+        tz: tz[r] as u32,
+        raw: raw.saturating_sub(tz[r] as u32),
+        raw_zero: raw_zero.saturating_sub(tz[r] as u32),
+    };
+    let (fields, extra, mut patches) = split::<F, CELLS>(src, s, target, sparse, row);
+    encode::<I>(out, &s.sym, &s.ctx, &layouts(CELLS));
+    put_varint(out, fields.len() as u32);
+    out.extend_from_slice(&fields);
+    if raw_zero > raw {
+        put_varint(out, extra.len() as u32);
+        out.extend_from_slice(&extra);
+    }
+    if !far.is_empty() {
+        patches.extend_from_slice(&far);
+        patches.sort_unstable();
+        patches.dedup();
+    }
+    write_patches::<F>(out, src, &mut s.cur, &patches);
+}
 
-    let mut sym = vec![0u8; n];
-    let (mut below, mut patches) = (vec![0u32; n], Vec::new());
+/// Symbols of all rows, into `s.sym`; returns both raw streams and the elements to patch.
+#[inline(always)]
+fn split<F: Format, const CELLS: bool>(
+    src: &Source,
+    s: &mut Scratch,
+    target: Target,
+    sparse: bool,
+    row: impl Fn(usize) -> Row,
+) -> (Vec<u8>, Vec<u8>, Vec<u32>) {
+    let mut patches = Vec::new();
     let (mut fields, mut extra) = (RawWriter::default(), RawWriter::default());
-    for r in 0..rows.count() {
-        let t = tz[r] as u32;
-        let row = Row {
-            e: i32::from(e[r]),
-            tz: t,
-            raw: raw.saturating_sub(t),
-            raw_zero: raw_zero.saturating_sub(t),
-        };
-        let p = rows.range(r);
-        let (bits, h, ctx) = (&bits[p.clone()], &h[p.clone()], &ctx[p.clone()]);
-        let (sym, below) = (&mut sym[p.clone()], &mut below[p.clone()]);
-        if split_row::<F, CELLS>(bits, h, ctx, sym, below, &row, target) {
-            patch_row::<F, CELLS>(bits, h, ctx, &row, target, p.start, &mut patches);
+    for r in 0..src.rows.count() {
+        let (p, row) = (src.rows.range(r), row(r));
+        let (mem, cur) = (src.row::<F>(r), &mut s.cur[src.state::<F>(r)]);
+        let (pos, ctx, below) = (
+            &s.pos[p.clone()],
+            &s.ctx[p.clone()],
+            &mut s.below[..p.len()],
+        );
+        let sym = &mut s.sym[p.clone()];
+        if split_row::<F, CELLS>(mem, cur, pos, ctx, sym, below, &row, target) {
+            patch_row::<F, CELLS>(mem, cur, pos, ctx, &row, target, p.start, &mut patches);
         }
         if let Target::Cells { k } = target {
-            combine_cells::<F, CELLS>(&mut cur[p], h, ctx, sym, below, row, k);
+            combine_cells::<F, CELLS>(cur, pos, ctx, sym, below, row, k);
         }
         fields.row(row.raw);
         if sparse {
@@ -256,49 +457,57 @@ fn refine<F: Format, const CELLS: bool>(
             }
         }
     }
-    if !far.is_empty() {
-        patches.extend_from_slice(&far);
-        patches.sort_unstable();
-        patches.dedup();
-    }
-    for &i in &patches {
-        cur[i as usize] = bits[i as usize];
-    }
-    encode(out, &sym, &ctx, &layouts(CELLS));
     fields.flush();
-    put_varint(out, fields.out.len() as u32);
-    out.extend_from_slice(&fields.out);
-    if raw_zero > raw {
-        extra.flush();
-        put_varint(out, extra.out.len() as u32);
-        out.extend_from_slice(&extra.out);
-    }
-    write_patches::<F>(out, &patches, bits);
+    extra.flush();
+    (fields.out, extra.out, patches)
 }
 
 /// Symbols and low bits of one row; says whether some element has to be patched.
 #[inline(always)]
+#[allow(clippy::too_many_arguments)]
 fn split_row<F: Format, const CELLS: bool>(
-    bits: &[u32], h: &[i32], ctx: &[u8], sym: &mut [u8], below: &mut [u32], row: &Row, target: Target,
+    mem: &[u8],
+    cur: &[u8],
+    pos: &[i16],
+    ctx: &[u8],
+    sym: &mut [u8],
+    below: &mut [u32],
+    row: &Row,
+    target: Target,
 ) -> bool {
     let (half, top) = row_constants::<F, CELLS>(row);
+    let scale = pow2(-row.e);
     let mut all = 0;
-    let items = bits.iter().zip(h).zip(ctx).zip(sym).zip(below);
-    match target {
-        Target::Exact => {
-            for ((((&bits, &h), &ctx), sym), below) in items {
-                let (s, b) = split_exact::<F, CELLS>(bits, h, ctx, row, half, top);
-                *sym = s as u8;
-                *below = b;
-                all |= s;
-            }
+    let (mut bits, mut edge) = ([0u32; GROUP], ([0u32; GROUP], [0i32; GROUP]));
+    for (g, mem) in mem.chunks(GROUP * F::BYTES).enumerate() {
+        let at = g * GROUP..g * GROUP + mem.len() / F::BYTES;
+        let (bits, h) = (&mut bits[..at.len()], &mut edge.1[..at.len()]);
+        load::<F>(mem, bits);
+        if CELLS {
+            load::<F>(
+                &cur[at.start * F::BYTES..at.end * F::BYTES],
+                &mut edge.0[..at.len()],
+            );
         }
-        Target::Cells { k } => {
-            for ((((&bits, &h), &ctx), sym), below) in items {
-                let (s, b) = split_cells::<F, CELLS>(bits, h, ctx, row, k);
-                *sym = s as u8;
-                *below = b;
-                all |= s;
+        edges::<F, CELLS>(&edge.0[..at.len()], &pos[at.clone()], scale, h);
+        let items = bits.iter().zip(&*h).zip(&ctx[at.clone()]);
+        let items = items.zip(&mut sym[at.clone()]).zip(&mut below[at]);
+        match target {
+            Target::Exact => {
+                for ((((&bits, &h), &ctx), sym), below) in items {
+                    let (s, b) = split_exact::<F, CELLS>(bits, h, ctx, row, half, top);
+                    *sym = s as u8;
+                    *below = b;
+                    all |= s;
+                }
+            }
+            Target::Cells { k } => {
+                for ((((&bits, &h), &ctx), sym), below) in items {
+                    let (s, b) = split_cells::<F, CELLS>(bits, h, ctx, row, k);
+                    *sym = s as u8;
+                    *below = b;
+                    all |= s;
+                }
             }
         }
     }
@@ -306,14 +515,23 @@ fn split_row<F: Format, const CELLS: bool>(
 }
 
 /// Which elements of a row have to be patched.
+#[allow(clippy::too_many_arguments)]
 fn patch_row<F: Format, const CELLS: bool>(
-    bits: &[u32], h: &[i32], ctx: &[u8], row: &Row, target: Target, start: usize, patches: &mut Vec<u32>,
+    mem: &[u8],
+    cur: &[u8],
+    pos: &[i16],
+    ctx: &[u8],
+    row: &Row,
+    target: Target,
+    start: usize,
+    patches: &mut Vec<u32>,
 ) {
     let (half, top) = row_constants::<F, CELLS>(row);
-    for (i, ((&bits, &h), &ctx)) in bits.iter().zip(h).zip(ctx).enumerate() {
+    for i in 0..ctx.len() {
+        let h = edge::<F, CELLS>(F::load(cur, i), pos[i], pow2(-row.e));
         let (s, _) = match target {
-            Target::Exact => split_exact::<F, CELLS>(bits, h, ctx, row, half, top),
-            Target::Cells { k } => split_cells::<F, CELLS>(bits, h, ctx, row, k),
+            Target::Exact => split_exact::<F, CELLS>(F::load(mem, i), h, ctx[i], row, half, top),
+            Target::Cells { k } => split_cells::<F, CELLS>(F::load(mem, i), h, ctx[i], row, k),
         };
         if s & !255 != 0 {
             patches.push((start + i) as u32);
@@ -323,20 +541,18 @@ fn patch_row<F: Format, const CELLS: bool>(
 
 /// By how many bins each weight's own bin lies beside its base code; `None` if none does. Also the
 /// elements whose own bin is too far away to be said: they would end on the wrong side of zero.
-fn shifts<F: Format>(rows: &Rows, e: &[i16], bits: &[u32], cur: &[u32], h: &[i32], ctx: &[u8]) -> (Option<Vec<u8>>, Vec<u32>) {
-    let mut out = vec![0u8; bits.len()];
+fn shifts<F: Format>(src: &Source, e: &[i16], s: &Scratch) -> (Option<Vec<u8>>, Vec<u32>) {
+    let mut out = vec![0u8; s.ctx.len()];
     let (mut any, mut far) = (false, Vec::new());
-    for r in 0..rows.count() {
-        let scale = pow2(-i32::from(e[r]));
-        for i in rows.range(r) {
-            if ctx[i] == KNOWN {
-                continue;
-            }
+    for r in 0..src.rows.count() {
+        let (scale, mem, p) = (pow2(-i32::from(e[r])), src.row::<F>(r), src.rows.range(r));
+        for i in p.clone().filter(|&i| s.ctx[i] != KNOWN) {
             let signed = |q: i32, bits: u32| if bits & F::SIGN != 0 { -q } else { q };
-            let base = signed((h[i] + 1) / 2, cur[i]);
-            let (own, fits) = own_bin::<F>(bits[i] & F::MASK, scale);
+            let bits = F::load(mem, i - p.start);
+            let base = signed(i32::from(s.pos[i]), F::load(&s.cur, i));
+            let (own, fits) = own_bin::<F>(bits & F::MASK, scale);
             if fits {
-                match zigzag(signed(own, bits[i]) - base) {
+                match zigzag(signed(own, bits) - base) {
                     Some(s) => out[i] = s,
                     None => far.push(i as u32),
                 }
@@ -347,24 +563,49 @@ fn shifts<F: Format>(rows: &Rows, e: &[i16], bits: &[u32], cur: &[u32], h: &[i32
     (if any { Some(out) } else { None }, far)
 }
 
-/// Width of the raw fields: as wide as they can be while hardly any element needs fewer bits.
+/// Looks at a sample: whether exact zeros are worth leaving out, and the widths of the raw fields,
+/// which are as wide as they can be while hardly any element needs fewer bits.
 #[inline(always)]
-fn raw_widths<F: Format, const CELLS: bool>(h: &[i32], ctx: &[u8], target: Target) -> (u32, u32) {
-    let mut octaves = [0u64; 33];
-    for (&h, &c) in h.iter().zip(ctx).step_by(SAMPLE) {
-        if c != 0 && c != KNOWN {
-            let bin = (h + i32::from(!CELLS)) / 2;
-            octaves[(31 - (bin as u32 | 1).leading_zeros()) as usize] += 1;
+fn look<F: Format, const CELLS: bool>(
+    src: &Source,
+    e: &[i16],
+    s: &Scratch,
+    target: Target,
+) -> (bool, u32, u32) {
+    let n = s.ctx.len();
+    let (mut octaves, mut zeros) = ([0u64; 33], 0);
+    let (mut r, mut i) = (0, 0);
+    while i < n {
+        let (p, mem, scale) = (src.rows.range(r), src.row::<F>(r), pow2(-i32::from(e[r])));
+        r += 1;
+        while i < p.end {
+            let c = s.ctx[i];
+            zeros += usize::from(c == KNOWN || F::load(mem, i - p.start) & F::MASK == 0);
+            if c != 0 && c != KNOWN {
+                let h = edge::<F, CELLS>(F::load(&s.cur, i), s.pos[i], scale);
+                let bin = (h + i32::from(!CELLS)) / 2;
+                octaves[(31 - (bin as u32 | 1).leading_zeros()) as usize] += 1;
+            }
+            i += SAMPLE;
         }
     }
+    let (raw, raw_zero) = raw_widths::<F>(&octaves, n, target);
+    (zeros * SAMPLE > n / 64, raw, raw_zero)
+}
+
+fn raw_widths<F: Format>(octaves: &[u64; 33], n: usize, target: Target) -> (u32, u32) {
     // Floats in a bin of octave `o`: about 2^(MANT - o).
     let waste = |raw: u32, cap: u32| -> u64 {
         let bits = |o: usize| raw.saturating_sub(cap.min(F::MANT.saturating_sub(o as u32)));
-        octaves.iter().enumerate().map(|(o, &n)| n * u64::from(bits(o))).sum()
+        octaves
+            .iter()
+            .enumerate()
+            .map(|(o, &n)| n * u64::from(bits(o)))
+            .sum()
     };
     let fit = |most: u32, least: u32, cap: u32| {
         let mut raw = most;
-        while raw > least && waste(raw, cap) * 256 * SAMPLE as u64 > h.len() as u64 {
+        while raw > least && waste(raw, cap) * 256 * SAMPLE as u64 > n as u64 {
             raw -= 1;
         }
         raw
@@ -382,13 +623,18 @@ fn raw_widths<F: Format, const CELLS: bool>(h: &[i32], ctx: &[u8], target: Targe
 }
 
 /// Low bits that are zero in every finite float of the row; fewer than three are not worth it.
-fn trailing_zeros<F: Format>(bits: &[u32]) -> i16 {
+#[inline(always)]
+fn trailing_zeros<F: Format>(mem: &[u8]) -> i16 {
     let mut all = 0;
-    for &b in bits {
-        let u = b & F::MASK;
+    for m in mem.chunks_exact(F::BYTES) {
+        let u = F::load(m, 0) & F::MASK;
         all |= if u < F::INF { u } else { 0 };
     }
-    let tz = if all == 0 { 0 } else { all.trailing_zeros().min(F::MANT) };
+    let tz = if all == 0 {
+        0
+    } else {
+        all.trailing_zeros().min(F::MANT)
+    };
     if tz < 3 {
         0
     } else {

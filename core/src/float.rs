@@ -98,7 +98,7 @@ impl Format for BF16 {
 /// f32 exponent bias minus f16 exponent bias.
 const REBIAS: u32 = 112 << 23;
 const TWO_24: f32 = 16_777_216.0;
-const MIN_NORMAL_F16: f32 = 6.103_515_625e-5;
+const MIN_NORMAL_F16: f32 = 1.0 / 16384.0;
 
 impl Format for F16 {
     const BYTES: usize = 2;

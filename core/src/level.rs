@@ -14,6 +14,8 @@ pub const Q_MAX: i32 = 127;
 pub const K_MAX: u32 = 15;
 /// Context of an element that is known exactly already: one symbol, no bits.
 pub const KNOWN: u8 = 13;
+/// Base symbol of an element that is patched; a bin `q` is symbol `q + 128`.
+pub const ESCAPE: u8 = 0;
 /// Contexts of a refine stream.
 pub const CONTEXTS: usize = 14;
 
@@ -32,29 +34,77 @@ pub fn bin_context(q: i32) -> u8 {
     (fine + i32::from(q > 8) + i32::from(q > 15) + i32::from(q > 31) + i32::from(q > 63)) as u8
 }
 
-/// Finds what is known of the elements of one row piece: lower edge `h` and context.
+/// Elements the portable loops hold at a time: loops over loads or stores of a generic width are not
+/// vectorised together with what is done in between.
+pub const GROUP: usize = 64;
+
+/// Bits of consecutive elements.
 #[inline(always)]
-pub fn classify<F: Format, const CELLS: bool>(cur: &[u32], e: i32, h: &mut [i32], ctx: &mut [u8]) {
+pub fn load<F: Format>(mem: &[u8], out: &mut [u32]) {
+    for (o, m) in out.iter_mut().zip(mem.chunks_exact(F::BYTES)) {
+        *o = F::load(m, 0);
+    }
+}
+
+/// The inverse of [`load`].
+#[inline(always)]
+pub fn store<F: Format>(bits: &[u32], mem: &mut [u8]) {
+    for (&b, m) in bits.iter().zip(mem.chunks_exact_mut(F::BYTES)) {
+        F::store(m, 0, b);
+    }
+}
+
+/// Position of an element that is known exactly already, as `classify` writes it.
+pub const NOWHERE: i16 = -1;
+
+/// Number of the cell an open element lies in; 0 for any other.
+#[inline(always)]
+fn cell<F: Format>(u: u32, scale: f32) -> (i32, bool) {
+    let a = F::value(u) * scale;
+    let open = (u != 0) & (u < F::INF) & (a < 8_388_608.0);
+    (trunc(if open { a } else { 0.0 }), open)
+}
+
+/// Finds what is known of the elements of one row piece: context, and from the base the bin's
+/// number (a cell's is found again where it is needed).
+#[inline(always)]
+pub fn classify<F: Format, const CELLS: bool>(mem: &[u8], e: i32, pos: &mut [i16], ctx: &mut [u8]) {
     let scale = pow2(-e);
-    for ((&bits, h), ctx) in cur.iter().zip(h).zip(ctx) {
-        let u = bits & F::MASK;
-        let a = F::value(u) * scale;
+    let mut bits = [0u32; GROUP];
+    for (g, mem) in mem.chunks(GROUP * F::BYTES).enumerate() {
+        let at = g * GROUP..g * GROUP + mem.len() / F::BYTES;
+        let bits = &mut bits[..at.len()];
+        load::<F>(mem, bits);
+        let ctx = &mut ctx[at.clone()];
         if CELLS {
-            let open = (u != 0) & (u < F::INF) & (a < 8_388_608.0);
-            let a = if open { a } else { 0.0 };
-            let c = trunc(a);
-            let octave = (a.to_bits() >> 23) as i32 - 126;
-            let octave = if octave < 0 { 0 } else { octave };
-            let octave = if octave > 12 { 12 } else { octave };
-            *h = 2 * c;
-            *ctx = if open { octave as u8 } else { KNOWN };
+            for (&bits, ctx) in bits.iter().zip(ctx) {
+                let u = bits & F::MASK;
+                let a = F::value(u) * scale;
+                let open = (u != 0) & (u < F::INF) & (a < 8_388_608.0);
+                let octave = ((if open { a } else { 0.0 }).to_bits() >> 23) as i32 - 126;
+                let octave = if octave < 0 { 0 } else { octave };
+                let octave = if octave > 12 { 12 } else { octave };
+                *ctx = if open { octave as u8 } else { KNOWN };
+            }
         } else {
-            let open = a < 127.5;
-            let a = if open { a } else { 0.0 };
-            let q = trunc(a + 0.5);
-            *h = 2 * q - 1;
-            *ctx = if open { bin_context(q) } else { KNOWN };
+            for ((&bits, pos), ctx) in bits.iter().zip(&mut pos[at]).zip(ctx) {
+                let a = F::value(bits & F::MASK) * scale;
+                let open = a < 127.5;
+                let q = trunc((if open { a } else { 0.0 }) + 0.5);
+                *pos = if open { q as i16 } else { NOWHERE };
+                *ctx = if open { bin_context(q) } else { KNOWN };
+            }
         }
+    }
+}
+
+/// Lower edge `h` of an element, from its bits or from the bin's number.
+#[inline(always)]
+pub fn edge<F: Format, const CELLS: bool>(bits: u32, pos: i16, scale: f32) -> i32 {
+    if CELLS {
+        2 * cell::<F>(bits & F::MASK, scale).0
+    } else {
+        2 * i32::from(pos) - 1
     }
 }
 
@@ -69,6 +119,15 @@ pub fn own_bin<F: Format>(u: u32, scale: f32) -> (i32, bool) {
     (q + i32::from(a - q as f32 >= 0.5), fits)
 }
 
+/// Values of base symbols.
+#[inline(always)]
+pub fn bin_values<F: Format>(sym: &[u8], step: f32, mem: &mut [u8]) {
+    for (m, &s) in mem.chunks_exact_mut(F::BYTES).zip(sym) {
+        let q = if s == ESCAPE { 0 } else { i32::from(s) - 128 };
+        F::store(m, 0, bin_value::<F>(q, step));
+    }
+}
+
 /// Base value of signed bin `q`.
 #[inline(always)]
 pub fn bin_value<F: Format>(q: i32, step: f32) -> u32 {
@@ -77,16 +136,16 @@ pub fn bin_value<F: Format>(q: i32, step: f32) -> u32 {
 }
 
 /// Moves elements to the bin `shift` (zigzag coded) beside their base code.
-pub fn apply_shift<F: Format>(shift: &[u8], cur: &mut [u32], h: &mut [i32], ctx: &mut [u8]) {
-    for (((&s, cur), h), ctx) in shift.iter().zip(cur).zip(h).zip(ctx) {
-        if s == 0 || *ctx == KNOWN {
+pub fn apply_shift<F: Format>(shift: &[u8], mem: &mut [u8], pos: &mut [i16], ctx: &mut [u8]) {
+    for (i, &s) in shift.iter().enumerate().filter(|(_, &s)| s != 0) {
+        if ctx[i] == KNOWN {
             continue;
         }
-        let q = (*h + 1) / 2;
-        let q = if *cur & F::SIGN != 0 { -q } else { q } + unzigzag(s);
-        *cur = (*cur & F::MASK) | if q < 0 { F::SIGN } else { 0 };
-        *h = 2 * q.abs() - 1;
-        *ctx = bin_context(q.abs());
+        let (bits, q) = (F::load(mem, i), i32::from(pos[i]));
+        let q = if bits & F::SIGN != 0 { -q } else { q } + unzigzag(s);
+        F::store(mem, i, (bits & F::MASK) | if q < 0 { F::SIGN } else { 0 });
+        pos[i] = q.abs() as i16;
+        ctx[i] = bin_context(q.abs());
     }
 }
 
@@ -107,7 +166,9 @@ fn unzigzag(s: u8) -> i32 {
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum Target {
     /// Cells of width `2^(e - k)`.
-    Cells { k: u32 },
+    Cells {
+        k: u32,
+    },
     Exact,
 }
 
@@ -135,53 +196,111 @@ pub fn layouts(cells: bool) -> [Layout; CONTEXTS] {
 
 /// Upper part of the largest ordered integer in the zero bin, as symbols count down from it.
 #[inline(always)]
-fn zero_top<F: Format, const CELLS: bool>(row: &Row) -> u32 {
+pub fn zero_top<F: Format, const CELLS: bool>(row: &Row) -> u32 {
     let edge = pow2(if CELLS { row.e } else { row.e - 1 });
     ((F::ceil(edge) - 1) >> row.tz) >> row.raw_zero
+}
+
+/// Lower edges of a group.
+#[inline(always)]
+pub fn edges<F: Format, const CELLS: bool>(bits: &[u32], pos: &[i16], scale: f32, h: &mut [i32]) {
+    if CELLS {
+        for (h, &bits) in h.iter_mut().zip(bits) {
+            *h = edge::<F, true>(bits, 0, scale);
+        }
+    } else {
+        for (h, &pos) in h.iter_mut().zip(pos) {
+            *h = edge::<F, false>(0, pos, scale);
+        }
+    }
 }
 
 /// Known position + symbol + raw field -> exact floats.
 #[inline(always)]
 pub fn combine_exact<F: Format, const CELLS: bool>(
-    cur: &mut [u32], h: &[i32], ctx: &[u8], sym: &[u8], raw: &[u32], row: Row,
+    mem: &mut [u8],
+    pos: &[i16],
+    ctx: &[u8],
+    sym: &[u8],
+    raw: &[u32],
+    row: Row,
 ) {
     let half = pow2(row.e - 1);
     let top = zero_top::<F, CELLS>(&row);
     let below = (1u32 << row.tz) - 1;
-    for ((((cur, &h), &ctx), &sym), &raw) in cur.iter_mut().zip(h).zip(ctx).zip(sym).zip(raw) {
-        let sym = u32::from(sym);
-        let lo = (F::ceil(h as f32 * half).wrapping_add(below)) >> row.tz;
-        let inside = lo.wrapping_add((sym << row.raw) | raw);
-        let z = if CELLS { sym } else { sym.wrapping_sub(2) >> 1 };
-        let near = (top.wrapping_sub(z) << row.raw_zero) | raw;
-        let u = if ctx == 0 { near } else { inside };
-        let u = (u << row.tz) & F::MASK;
-        let zero = !CELLS && ctx == 0 && sym < 2;
-        let u = if zero { 0 } else { u };
-        let sign = if !CELLS && ctx == 0 { (sym & 1) << (F::BYTES as u32 * 8 - 1) } else { *cur & F::SIGN };
-        *cur = if ctx == KNOWN { *cur } else { u | sign };
+    let scale = pow2(-row.e);
+    let (mut cur, mut h) = ([0u32; GROUP], [0i32; GROUP]);
+    for (g, mem) in mem.chunks_mut(GROUP * F::BYTES).enumerate() {
+        let at = g * GROUP..g * GROUP + mem.len() / F::BYTES;
+        let (cur, h) = (&mut cur[..at.len()], &mut h[..at.len()]);
+        load::<F>(mem, cur);
+        edges::<F, CELLS>(cur, &pos[at.clone()], scale, h);
+        let (ctx, sym, raw) = (&ctx[at.clone()], &sym[at.clone()], &raw[at]);
+        let items = cur.iter_mut().zip(&*h).zip(ctx).zip(sym).zip(raw);
+        for ((((cur, &h), &ctx), &sym), &raw) in items {
+            let sym = u32::from(sym);
+            let lo = (F::ceil(h as f32 * half).wrapping_add(below)) >> row.tz;
+            let inside = lo.wrapping_add((sym << row.raw) | raw);
+            let z = if CELLS { sym } else { sym.wrapping_sub(2) >> 1 };
+            let near = (top.wrapping_sub(z) << row.raw_zero) | raw;
+            let u = if ctx == 0 { near } else { inside };
+            let u = (u << row.tz) & F::MASK;
+            *cur = merge::<F, CELLS>(*cur, u, ctx, sym);
+        }
+        store::<F>(cur, mem);
     }
 }
 
-/// Known position + symbol + raw field -> representatives of finer cells.
+/// The element's next bits: magnitude `u` unless the element is known or a zero that is named.
+#[inline(always)]
+fn merge<F: Format, const CELLS: bool>(cur: u32, u: u32, ctx: u8, sym: u32) -> u32 {
+    let named = !CELLS && ctx == 0;
+    let u = if named && sym < 2 { 0 } else { u };
+    let sign = if named {
+        (sym & 1) << (F::BYTES as u32 * 8 - 1)
+    } else {
+        cur & F::SIGN
+    };
+    if ctx == KNOWN {
+        cur
+    } else {
+        u | sign
+    }
+}
+
+/// Known position + symbol + raw field -> representatives of cells `k` halvings finer.
 #[inline(always)]
 pub fn combine_cells<F: Format, const CELLS: bool>(
-    cur: &mut [u32], h: &[i32], ctx: &[u8], sym: &[u8], raw: &[u32], row: Row, k: u32,
+    mem: &mut [u8],
+    pos: &[i16],
+    ctx: &[u8],
+    sym: &[u8],
+    raw: &[u32],
+    row: Row,
+    k: u32,
 ) {
-    let cell = pow2(row.e - k as i32 - 1);
-    for ((((cur, &h), &ctx), &sym), &raw) in cur.iter_mut().zip(h).zip(ctx).zip(sym).zip(raw) {
-        let sym = u32::from(sym);
-        let inside = ((h << (k - 1)) as u32).wrapping_add((sym << row.raw) | raw);
-        let z = sym.wrapping_sub(2) >> 1;
-        let near = (z << row.raw) | raw;
-        let c = if !CELLS && ctx == 0 { near } else { inside };
-        // A hostile chunk may name any cell; keep the arithmetic exact for it, too.
-        let c = (c & 0x7f_ffff) as i32;
-        let u = F::floor((2 * c + 1) as f32 * cell) & F::MASK;
-        let zero = !CELLS && ctx == 0 && sym < 2;
-        let u = if zero { 0 } else { u };
-        let sign = if !CELLS && ctx == 0 { (sym & 1) << (F::BYTES as u32 * 8 - 1) } else { *cur & F::SIGN };
-        *cur = if ctx == KNOWN { *cur } else { u | sign };
+    let width = pow2(row.e - k as i32 - 1);
+    let scale = pow2(-row.e);
+    let (mut cur, mut h) = ([0u32; GROUP], [0i32; GROUP]);
+    for (g, mem) in mem.chunks_mut(GROUP * F::BYTES).enumerate() {
+        let at = g * GROUP..g * GROUP + mem.len() / F::BYTES;
+        let (cur, h) = (&mut cur[..at.len()], &mut h[..at.len()]);
+        load::<F>(mem, cur);
+        edges::<F, CELLS>(cur, &pos[at.clone()], scale, h);
+        let (ctx, sym, raw) = (&ctx[at.clone()], &sym[at.clone()], &raw[at]);
+        let items = cur.iter_mut().zip(&*h).zip(ctx).zip(sym).zip(raw);
+        for ((((cur, &h), &ctx), &sym), &raw) in items {
+            let sym = u32::from(sym);
+            let inside = ((h << (k - 1)) as u32).wrapping_add((sym << row.raw) | raw);
+            let z = sym.wrapping_sub(2) >> 1;
+            let near = (z << row.raw) | raw;
+            let c = if !CELLS && ctx == 0 { near } else { inside };
+            // A hostile chunk may name any cell; keep the arithmetic exact for it, too.
+            let c = (c & 0x7f_ffff) as i32;
+            let u = F::floor((2 * c + 1) as f32 * width) & F::MASK;
+            *cur = merge::<F, CELLS>(*cur, u, ctx, sym);
+        }
+        store::<F>(cur, mem);
     }
 }
 
@@ -189,13 +308,22 @@ pub fn combine_cells<F: Format, const CELLS: bool>(
 /// outside 0..=255 says that the element has to be patched.
 #[inline(always)]
 pub fn split_exact<F: Format, const CELLS: bool>(
-    bits: u32, h: i32, ctx: u8, row: &Row, half: f32, top: u32,
+    bits: u32,
+    h: i32,
+    ctx: u8,
+    row: &Row,
+    half: f32,
+    top: u32,
 ) -> (i32, u32) {
     let u = bits & F::MASK;
     let sign = (bits >> (F::BYTES as u32 * 8 - 1)) as i32;
     let ut = u >> row.tz;
     let z = top.wrapping_sub(ut >> row.raw_zero) as i32;
-    let near = if CELLS { z } else { z.wrapping_mul(2).wrapping_add(2 + sign) };
+    let near = if CELLS {
+        z
+    } else {
+        z.wrapping_mul(2).wrapping_add(2 + sign)
+    };
     let near = if !CELLS && u == 0 { sign } else { near };
     let lo = (F::ceil(h as f32 * half).wrapping_add((1 << row.tz) - 1)) >> row.tz;
     let d = ut.wrapping_sub(lo);
@@ -211,7 +339,11 @@ pub fn split_exact<F: Format, const CELLS: bool>(
 /// The inverse of [`combine_cells`] for one element, like [`split_exact`].
 #[inline(always)]
 pub fn split_cells<F: Format, const CELLS: bool>(
-    bits: u32, h: i32, ctx: u8, row: &Row, k: u32,
+    bits: u32,
+    h: i32,
+    ctx: u8,
+    row: &Row,
+    k: u32,
 ) -> (i32, u32) {
     let u = bits & F::MASK;
     let sign = (bits >> (F::BYTES as u32 * 8 - 1)) as i32;

@@ -2,6 +2,9 @@
 //!
 //! The wire formats are in SPEC.md; each module's comment names its section.
 
+// A row number counts through several parallel arrays here.
+#![allow(clippy::needless_range_loop)]
+
 mod abi;
 mod chunk;
 mod encode;

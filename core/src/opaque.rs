@@ -2,7 +2,7 @@
 
 use crate::rans::{encode, Stream};
 use crate::rows::{Segment, Target, BLOCK, MAX_ELEMENTS};
-use crate::simd::Isa;
+use crate::simd::{Isa, Scalar};
 use crate::table::Layout;
 use crate::wire::{put_varint, Reader};
 use crate::Error;
@@ -88,7 +88,7 @@ pub fn encode_planes(out: &mut Vec<u8>, item: usize, segs: &[Segment<&[u8]>]) ->
         }
         let at = out.len();
         out.push(CODED);
-        encode(out, &bytes, &vec![0; n], &[Layout::Plain]);
+        encode::<Scalar>(out, &bytes, &vec![0; n], &[Layout::Plain]);
         // Decoding costs time; it must save something.
         if out.len() - at > n - n / 128 {
             out.truncate(at);

@@ -5,6 +5,7 @@
 //! 2^16 takes the next word. A decoder that ends with every state at 2^16 and no word left has
 //! read what the encoder wrote.
 
+use crate::simd::{Isa, Scalar};
 use crate::table::{
     encode_tables, read_table, write_table, DecodeTables, Freqs, Layout, MAX_CTX, PROB_BITS, TOTAL,
 };
@@ -56,7 +57,12 @@ impl<'a> Stream<'a> {
         }
         let count = r.varint()? as usize;
         let words = r.bytes(count.checked_mul(2).ok_or(Error::Truncated)?)?;
-        Ok(Stream { tables: DecodeTables::new(&freqs), states, lanes, words })
+        Ok(Stream {
+            tables: DecodeTables::new(&freqs),
+            states,
+            lanes,
+            words,
+        })
     }
 
     /// The reference decoder. `ctx[i] < 16`; the block starts at a multiple of the lane count.
@@ -67,11 +73,13 @@ impl<'a> Stream<'a> {
             let c = usize::from(c) & (MAX_CTX - 1);
             let x = &mut self.states[i & mask];
             let slot = *x & (TOTAL - 1);
-            let at = usize::from(self.tables.base[c]) * 256 + (slot >> self.tables.shift[c]) as usize;
-            let e = self.tables.entries[at];
+            let at =
+                usize::from(self.tables.base[c]) * 256 + (slot >> self.tables.shift[c]) as usize;
+            let e = self.tables.entries()[at];
             *o = e as u8;
-            let freq = ((e >> 8) & 0xfff) + 1;
-            *x = freq.wrapping_mul(*x >> PROB_BITS).wrapping_add(slot).wrapping_sub(e >> 20);
+            // freq * (x >> 12) + slot - start
+            let rest = (e >> 20).wrapping_mul(*x >> PROB_BITS);
+            *x = x.wrapping_sub((e >> 8) & 0xfff).wrapping_sub(rest);
             if *x < LOW {
                 if self.words.len() < 2 {
                     return Err(Error::Truncated);
@@ -113,14 +121,17 @@ fn count(syms: &[u8], ctx: &[u8]) -> Vec<[u32; 256]> {
 
 /// Encodes `syms` under `ctx` (same length, below the number of layouts) and appends the stream.
 #[inline(always)]
-pub fn encode(out: &mut Vec<u8>, syms: &[u8], ctx: &[u8], layouts: &[Layout]) {
+pub fn encode<I: Isa>(out: &mut Vec<u8>, syms: &[u8], ctx: &[u8], layouts: &[Layout]) {
     assert_eq!(syms.len(), ctx.len());
     let counts = count(syms, ctx);
     let log2 = lanes_log2(syms.len());
     out.push(log2 as u8);
     let mut bits = BitWriter::default();
-    let freqs: Vec<Freqs> =
-        layouts.iter().zip(&counts).map(|(&l, c)| write_table(&mut bits, c, l)).collect();
+    let freqs: Vec<Freqs> = layouts
+        .iter()
+        .zip(&counts)
+        .map(|(&l, c)| write_table(&mut bits, c, l))
+        .collect();
     out.extend_from_slice(&bits.out);
     let tables = encode_tables(&freqs);
 
@@ -159,16 +170,25 @@ pub fn write_ints(out: &mut Vec<u8>, v: &[i16]) {
     let lo = v.iter().copied().min().unwrap_or(0);
     let hi = v.iter().copied().max().unwrap_or(0);
     let range = i32::from(hi) - i32::from(lo);
-    let mode = if range == 0 { 0u8 } else { 1 + u8::from(range > 255) };
+    let mode = if range == 0 {
+        0u8
+    } else {
+        1 + u8::from(range > 255)
+    };
     out.push(mode);
     out.extend_from_slice(&lo.to_le_bytes());
     match mode {
         0 => {}
         1 => {
-            let syms: Vec<u8> = v.iter().map(|&x| (i32::from(x) - i32::from(lo)) as u8).collect();
-            encode(out, &syms, &vec![0; syms.len()], &[Layout::Plain]);
+            let syms: Vec<u8> = v
+                .iter()
+                .map(|&x| (i32::from(x) - i32::from(lo)) as u8)
+                .collect();
+            encode::<Scalar>(out, &syms, &vec![0; syms.len()], &[Layout::Plain]);
         }
-        _ => v.iter().for_each(|x| out.extend_from_slice(&x.to_le_bytes())),
+        _ => v
+            .iter()
+            .for_each(|x| out.extend_from_slice(&x.to_le_bytes())),
     }
 }
 
@@ -182,11 +202,17 @@ pub fn read_ints(r: &mut Reader, n: usize) -> Result<Vec<i16>, Error> {
             let mut syms = vec![0; n];
             stream.decode_scalar(&vec![0; n], &mut syms)?;
             stream.finish()?;
-            Ok(syms.iter().map(|&s| lo.wrapping_add(i16::from(s))).collect())
+            Ok(syms
+                .iter()
+                .map(|&s| lo.wrapping_add(i16::from(s)))
+                .collect())
         }
         2 => {
             let raw = r.bytes(n.checked_mul(2).ok_or(Error::Truncated)?)?;
-            Ok(raw.chunks_exact(2).map(|b| i16::from_le_bytes([b[0], b[1]])).collect())
+            Ok(raw
+                .chunks_exact(2)
+                .map(|b| i16::from_le_bytes([b[0], b[1]]))
+                .collect())
         }
         _ => Err(Error::Malformed),
     }

@@ -18,7 +18,11 @@ pub struct RawReader<'a> {
 
 impl<'a> RawReader<'a> {
     pub fn new(buf: &'a [u8]) -> Self {
-        RawReader { buf, bit: 0, width: 0 }
+        RawReader {
+            buf,
+            bit: 0,
+            width: 0,
+        }
     }
     /// Announces the width of the next row's fields.
     #[inline(always)]
@@ -67,21 +71,60 @@ impl<'a> RawReader<'a> {
     }
     /// Like [`RawReader::take`], for elements that have no field where `skip` says so.
     #[inline(always)]
-    pub fn take_some(&mut self, out: &mut [u32], skip: impl Fn(usize) -> bool) -> Result<(), Error> {
+    pub fn take_some(
+        &mut self,
+        out: &mut [u32],
+        skip: impl Fn(usize) -> bool,
+    ) -> Result<(), Error> {
         for (i, o) in out.iter_mut().enumerate() {
-            *o = if self.width == 0 || skip(i) { 0 } else { self.one()? };
+            *o = if self.width == 0 || skip(i) {
+                0
+            } else {
+                self.one()?
+            };
         }
         Ok(())
     }
     /// Puts the upper parts of context 0's low bits, from this stream, above the raw fields.
-    pub fn add_upper(&mut self, out: &mut [u32], row: Row, open: impl Fn(usize) -> bool) -> Result<(), Error> {
+    #[inline(always)]
+    pub fn add_upper(
+        &mut self,
+        out: &mut [u32],
+        row: Row,
+        ctx: &[u8],
+        open: impl Fn(usize) -> bool,
+    ) -> Result<(), Error> {
         self.width = row.raw_zero - row.raw;
-        for (i, o) in out.iter_mut().enumerate() {
-            if self.width > 0 && open(i) {
-                *o |= self.one()? << row.raw;
+        if self.width == 0 {
+            return Ok(());
+        }
+        // Context 0 is rare: look for it eight elements at a time.
+        for (g, ctx) in ctx.chunks(8).enumerate() {
+            let mut zeros = ctx
+                .iter()
+                .rev()
+                .fold(0u32, |m, &c| m << 1 | u32::from(c == 0));
+            while zeros != 0 {
+                let i = 8 * g + zeros.trailing_zeros() as usize;
+                zeros &= zeros - 1;
+                if open(i) {
+                    out[i] |= self.one()? << row.raw;
+                }
             }
         }
         Ok(())
+    }
+    /// For a vector kernel: the bytes from here on, the bit in the first one, and the width; `None`
+    /// unless `n` fields and `slack` bytes more are there. Moves past the fields.
+    #[inline(always)]
+    pub fn span(&mut self, n: usize, slack: usize) -> Option<(&'a [u8], usize, usize)> {
+        let w = self.width as usize;
+        let (at, bit) = (self.bit >> 3, self.bit & 7);
+        if at + ((bit + n * w) >> 3) + slack > self.buf.len() {
+            return None;
+        }
+        self.bit += n * w;
+        Some((&self.buf[at..], bit, w))
     }
     pub fn finish(&self) -> Result<(), Error> {
         if (self.bit + 7) >> 3 == self.buf.len() {
@@ -146,7 +189,8 @@ impl RawWriter {
         }
         let mask = (1u32 << w) - 1;
         let mut at = self.out.len();
-        self.out.resize(at + (values.len() * w as usize + 7) / 8 + 8, 0);
+        self.out
+            .resize(at + (values.len() * w as usize + 7) / 8 + 8, 0);
         let (mut acc, mut fill) = (self.acc, self.fill);
         let pairs = values.chunks_exact(2);
         let odd = pairs.remainder();

@@ -1,6 +1,5 @@
 //! Segments of tensors and the rows in them: how a chunk's elements lie in the caller's memory.
 
-use crate::float::Format;
 use crate::Error;
 
 /// Elements a block holds; a multiple of the lane count, small enough for the first-level cache.
@@ -23,6 +22,8 @@ pub struct Rows {
     ends: Vec<u32>,
     /// Segment of every row.
     segs: Vec<u32>,
+    /// First element of every segment.
+    starts: Vec<u32>,
 }
 
 /// Part of one row within a block: positions `from..to` of the block.
@@ -34,7 +35,7 @@ pub struct Piece {
 
 impl Rows {
     pub fn new<M: AsRef<[u8]>>(segments: &[Segment<M>], item: usize) -> Result<Self, Error> {
-        let (mut ends, mut of) = (Vec::new(), Vec::new());
+        let (mut ends, mut of, mut starts) = (Vec::new(), Vec::new(), Vec::new());
         let mut at = 0usize;
         for (i, s) in segments.iter().enumerate() {
             // Before the product, which would overflow.
@@ -42,6 +43,7 @@ impl Rows {
             if !counted || s.mem.as_ref().len() != s.elems * item {
                 return Err(Error::Argument);
             }
+            starts.push(at as u32);
             let stop = at + s.elems;
             if stop > MAX_ELEMENTS {
                 return Err(Error::Argument);
@@ -55,7 +57,11 @@ impl Rows {
         if ends.is_empty() {
             return Err(Error::Argument);
         }
-        Ok(Rows { ends, segs: of })
+        Ok(Rows {
+            ends,
+            segs: of,
+            starts,
+        })
     }
     pub fn count(&self) -> usize {
         self.ends.len()
@@ -73,9 +79,30 @@ impl Rows {
     pub fn place(&self, r: usize, at: usize) -> (usize, usize) {
         (self.segs[r] as usize, at - self.range(r).start)
     }
+    /// Segment and bytes of elements `range`, all in row `r`, of `item` bytes each.
+    #[inline(always)]
+    pub fn bytes(
+        &self,
+        r: usize,
+        range: core::ops::Range<usize>,
+        item: usize,
+    ) -> (usize, core::ops::Range<usize>) {
+        let seg = self.segs[r] as usize;
+        let start = self.starts[seg] as usize;
+        (
+            seg,
+            (range.start - start) * item..(range.end - start) * item,
+        )
+    }
     /// The pieces of the block that starts at `start`; `row` is where the last block stopped.
     #[inline(always)]
-    pub fn next_piece(&self, start: usize, len: usize, from: usize, row: &mut usize) -> Option<Piece> {
+    pub fn next_piece(
+        &self,
+        start: usize,
+        len: usize,
+        from: usize,
+        row: &mut usize,
+    ) -> Option<Piece> {
         if from >= len {
             return None;
         }
@@ -86,52 +113,5 @@ impl Rows {
             *row += 1;
         }
         Some(Piece { row: r, from, to })
-    }
-}
-
-/// Moves elements between segments and blocks, in order.
-#[derive(Default)]
-pub struct Cursor {
-    seg: usize,
-    at: usize,
-}
-
-impl Cursor {
-    /// The next at most `len` elements that lie in one segment: its number, first and count.
-    #[inline(always)]
-    fn step<M>(&mut self, segs: &[Segment<M>], len: usize) -> (usize, usize, usize) {
-        let s = &segs[self.seg];
-        let (seg, at) = (self.seg, self.at);
-        let n = (s.elems - at).min(len);
-        self.at += n;
-        if self.at == s.elems {
-            self.seg += 1;
-            self.at = 0;
-        }
-        (seg, at, n)
-    }
-    #[inline(always)]
-    pub fn load<F: Format, M: AsRef<[u8]>>(&mut self, segs: &[Segment<M>], out: &mut [u32]) {
-        let mut done = 0;
-        while done < out.len() {
-            let (seg, at, n) = self.step(segs, out.len() - done);
-            let mem = &segs[seg].mem.as_ref()[at * F::BYTES..(at + n) * F::BYTES];
-            for (o, m) in out[done..done + n].iter_mut().zip(mem.chunks_exact(F::BYTES)) {
-                *o = F::load(m, 0);
-            }
-            done += n;
-        }
-    }
-    #[inline(always)]
-    pub fn store<F: Format>(&mut self, segs: &mut [Target], bits: &[u32]) {
-        let mut done = 0;
-        while done < bits.len() {
-            let (seg, at, n) = self.step(segs, bits.len() - done);
-            let mem = &mut segs[seg].mem[at * F::BYTES..(at + n) * F::BYTES];
-            for (b, m) in bits[done..done + n].iter().zip(mem.chunks_exact_mut(F::BYTES)) {
-                F::store(m, 0, *b);
-            }
-            done += n;
-        }
     }
 }

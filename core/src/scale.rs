@@ -1,7 +1,8 @@
 //! Row scales: which power-of-two step a row gets, and its quarter-octave class.
 
 use crate::float::{pow2, Format};
-use crate::rows::{Cursor, Rows, Segment};
+use crate::level::{load, GROUP};
+use crate::rows::{Rows, Segment};
 
 /// `2^(i / 64)` for `0 <= i < 64` by repeated square roots, which IEEE 754 rounds correctly.
 fn root(i: u32) -> f64 {
@@ -21,28 +22,100 @@ fn root(i: u32) -> f64 {
 ///
 /// Sums run in a fixed order in `f64`, so every machine gets the same scales.
 pub fn row_scales<F: Format>(segs: &[Segment<&[u8]>], rows: &Rows, offset: i32) -> Vec<i16> {
-    let mut cursor = Cursor::default();
-    let mut buf = Vec::new();
     let mut out = Vec::with_capacity(rows.count());
     // rms^2 * 2^(offset / 32)
     let (whole, part) = (offset.div_euclid(32), offset.rem_euclid(32) as u32);
     let gain = root(2 * part);
     for r in 0..rows.count() {
-        buf.resize(rows.range(r).len(), 0);
-        cursor.load::<F, _>(segs, &mut buf);
-        let mut sum = [0f64; 8];
-        for lane in buf.chunks(8) {
-            for (s, &bits) in sum.iter_mut().zip(lane) {
-                let u = bits & F::MASK;
-                let v = if u < F::INF { f64::from(F::value(u)) } else { 0.0 };
-                *s += v * v;
-            }
-        }
-        let sum = ((sum[0] + sum[1]) + (sum[2] + sum[3])) + ((sum[4] + sum[5]) + (sum[6] + sum[7]));
-        let mean = sum / buf.len() as f64 * gain;
+        let (seg, bytes) = rows.bytes(r, rows.range(r), F::BYTES);
+        let mut sum = Squares::default();
+        sum.add_own::<F>(&segs[seg].mem[bytes]);
+        let mean = sum.total() / rows.range(r).len() as f64 * gain;
         out.push(scale_of(mean, whole, F::E_MIN, F::E_MAX));
     }
     out
+}
+
+/// Sum of squares of finite values in eight lanes that take turns: a fixed order.
+#[derive(Default)]
+pub struct Squares {
+    sum: [f64; 8],
+    turn: usize,
+}
+
+/// Value of an element, 0 if it is not finite.
+#[inline(always)]
+fn finite<F: Format>(bits: u32) -> f32 {
+    let u = bits & F::MASK;
+    let v = if u < F::INF { F::value(u) } else { 0.0 };
+    f32::from_bits(v.to_bits() | (bits & F::SIGN) << (32 - F::BYTES * 8))
+}
+
+/// Values of a group of elements; a loop of its own, so that it is vectorised.
+#[inline(always)]
+fn values<F: Format>(mem: &[u8], out: &mut [f32; GROUP]) -> usize {
+    let n = mem.len() / F::BYTES;
+    let mut bits = [0u32; GROUP];
+    load::<F>(mem, &mut bits[..n]);
+    for (v, &b) in out.iter_mut().zip(&bits) {
+        *v = finite::<F>(b);
+    }
+    n
+}
+
+impl Squares {
+    /// Adds the squares of the differences of two rows.
+    #[inline(always)]
+    pub fn add<F: Format>(&mut self, a: &[u8], b: &[u8]) {
+        let head = (((8 - self.turn) & 7) * F::BYTES).min(a.len());
+        let ((first_a, a), (first_b, b)) = (a.split_at(head), b.split_at(head));
+        self.some::<F>(first_a, first_b);
+        let whole = a.len() / (8 * F::BYTES) * (8 * F::BYTES);
+        let ((a, rest_a), (b, rest_b)) = (a.split_at(whole), b.split_at(whole));
+        let (mut x, mut y) = ([0f32; GROUP], [0f32; GROUP]);
+        for (a, b) in a.chunks(GROUP * F::BYTES).zip(b.chunks(GROUP * F::BYTES)) {
+            let n = values::<F>(a, &mut x).min(values::<F>(b, &mut y));
+            for (x, y) in x[..n].chunks_exact(8).zip(y[..n].chunks_exact(8)) {
+                for ((s, &x), &y) in self.sum.iter_mut().zip(x).zip(y) {
+                    let d = f64::from(x) - f64::from(y);
+                    *s += d * d;
+                }
+            }
+        }
+        self.some::<F>(rest_a, rest_b);
+    }
+    /// Adds the squares of one row.
+    #[inline(always)]
+    pub fn add_own<F: Format>(&mut self, a: &[u8]) {
+        const ZEROS: [u8; 8 * 4] = [0; 32];
+        let (first, a) = a.split_at((((8 - self.turn) & 7) * F::BYTES).min(a.len()));
+        self.some::<F>(first, &ZEROS);
+        let (a, rest) = a.split_at(a.len() / (8 * F::BYTES) * (8 * F::BYTES));
+        let mut x = [0f32; GROUP];
+        for a in a.chunks(GROUP * F::BYTES) {
+            let n = values::<F>(a, &mut x);
+            for x in x[..n].chunks_exact(8) {
+                for (s, &x) in self.sum.iter_mut().zip(x) {
+                    let d = f64::from(x);
+                    *s += d * d;
+                }
+            }
+        }
+        self.some::<F>(rest, &ZEROS);
+    }
+    /// Fewer than eight elements.
+    #[inline(always)]
+    fn some<F: Format>(&mut self, a: &[u8], b: &[u8]) {
+        for (a, b) in a.chunks_exact(F::BYTES).zip(b.chunks_exact(F::BYTES)) {
+            let d = f64::from(finite::<F>(F::load(a, 0))) - f64::from(finite::<F>(F::load(b, 0)));
+            self.sum[self.turn] += d * d;
+            self.turn = (self.turn + 1) & 7;
+        }
+    }
+    pub fn total(&self) -> f64 {
+        let s = &self.sum;
+        ((s[0] + s[1]) + (s[2] + s[3])) + ((s[4] + s[5]) + (s[6] + s[7]))
+    }
 }
 
 /// `floor(4 * log2(sqrt(mean * 2^whole)))`, kept within the exponents.
@@ -52,7 +125,11 @@ fn scale_of(mean: f64, whole: i32, e_min: i32, e_max: i32) -> i16 {
     let m = f64::from_bits((bits & ((1 << 52) - 1)) | (1023 << 52));
     // mean = m * 2^exp; twice its root's log2 in halves: each is a quarter octave of the root.
     let half = i32::from(m >= root(32));
-    let v = if exp == -1023 { i32::MIN / 2 } else { 2 * (exp + whole) + half };
+    let v = if exp == -1023 {
+        i32::MIN / 2
+    } else {
+        2 * (exp + whole) + half
+    };
     v.max(4 * e_min).min(4 * e_max + 3) as i16
 }
 
@@ -61,8 +138,11 @@ const MIN_ROWS: usize = 128;
 
 /// Class 0 to 3 of every column of every segment, by its mean square in units of the rows' steps:
 /// split at the mean and one standard deviation of the columns' logarithms.
+#[inline(always)]
 pub fn column_classes<F: Format, M: AsRef<[u8]>>(
-    segs: &[Segment<M>], rows: &Rows, e: &[i16], bits: &[u32],
+    segs: &[Segment<M>],
+    rows: &Rows,
+    e: &[i16],
 ) -> Vec<Vec<i16>> {
     let mut out = Vec::with_capacity(segs.len());
     let mut row = 0;
@@ -78,8 +158,12 @@ pub fn column_classes<F: Format, M: AsRef<[u8]>>(
         let mut sums = vec![0f64; cols];
         for r in first..row {
             let scale = pow2(-i32::from(e[r]));
-            for (sum, &b) in sums.iter_mut().zip(&bits[rows.range(r)]) {
-                let u = b & F::MASK;
+            let (_, bytes) = rows.bytes(r, rows.range(r), F::BYTES);
+            for (sum, m) in sums
+                .iter_mut()
+                .zip(s.mem.as_ref()[bytes].chunks_exact(F::BYTES))
+            {
+                let u = F::load(m, 0) & F::MASK;
                 let a = if u < F::INF { F::value(u) * scale } else { 0.0 };
                 let a = f64::from(if a < 16.0 { a } else { 16.0 });
                 *sum += a * a;
@@ -90,7 +174,9 @@ pub fn column_classes<F: Format, M: AsRef<[u8]>>(
         let mean = logs.iter().sum::<i64>().div_euclid(n);
         let var = logs.iter().map(|l| (l - mean) * (l - mean)).sum::<i64>() / n;
         let dev = (var as f64).sqrt() as i64;
-        let class = |&l: &i64| i16::from(l >= mean - dev) + i16::from(l >= mean) + i16::from(l > mean + dev);
+        let class = |&l: &i64| {
+            i16::from(l >= mean - dev) + i16::from(l >= mean) + i16::from(l > mean + dev)
+        };
         out.push(logs.iter().map(class).collect());
     }
     out

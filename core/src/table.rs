@@ -177,7 +177,11 @@ pub fn write_table(bits: &mut BitWriter, counts: &[u32; 256], layout: Layout) ->
         }
         let k = 32 - f.leading_zeros() as i32;
         let d = k - prev;
-        bits.unary(if d < 0 { (-2 * d - 1) as u32 } else { 2 * d as u32 });
+        bits.unary(if d < 0 {
+            (-2 * d - 1) as u32
+        } else {
+            2 * d as u32
+        });
         prev = k;
         let m = (k - 1).clamp(0, 3) as u32;
         if k > 1 {
@@ -242,12 +246,15 @@ pub fn read_table(bits: &mut BitReader, layout: Layout) -> Result<Freqs, Error> 
     expand(&entries, lo, layout, coarse)
 }
 
+/// Entries without meaning before and after the tables, for loads that are wider than an entry.
+const MARGIN: usize = 4;
+
 /// Decode tables of all contexts of a stream, laid out for vector gathers.
 ///
-/// An entry is `symbol | (freq - 1) << 8 | start << 20`. Context `c` has its entries from
+/// An entry is `symbol | start << 8 | (4096 - freq) << 20`. Context `c` has its entries from
 /// `256 * base[c]`, one per `1 << shift[c]` slots.
 pub struct DecodeTables {
-    pub entries: Vec<u32>,
+    entries: Vec<u32>,
     pub base: [u8; MAX_CTX],
     pub shift: [u8; MAX_CTX],
 }
@@ -255,15 +262,19 @@ pub struct DecodeTables {
 impl DecodeTables {
     pub fn new(freqs: &[Freqs]) -> Self {
         assert!(!freqs.is_empty() && freqs.len() <= MAX_CTX);
-        let mut t = DecodeTables { entries: Vec::new(), base: [0; MAX_CTX], shift: [0; MAX_CTX] };
+        let mut t = DecodeTables {
+            entries: vec![0; MARGIN],
+            base: [0; MAX_CTX],
+            shift: [0; MAX_CTX],
+        };
         for (c, f) in freqs.iter().enumerate() {
             let shift = if f.coarse { COARSE } else { 0 };
-            t.base[c] = (t.entries.len() / 256) as u8;
+            t.base[c] = ((t.entries.len() - MARGIN) / 256) as u8;
             t.shift[c] = shift as u8;
             let mut start = 0u32;
             for (sym, &n) in f.freq.iter().enumerate().filter(|(_, &n)| n > 0) {
                 let n = u32::from(n);
-                let entry = sym as u32 | (n - 1) << 8 | start << 20;
+                let entry = sym as u32 | start << 8 | (TOTAL - n) << 20;
                 let fill = t.entries.len() + (n >> shift) as usize;
                 t.entries.resize(fill, entry);
                 start += n;
@@ -274,7 +285,12 @@ impl DecodeTables {
             t.base[c] = t.base[0];
             t.shift[c] = t.shift[0];
         }
+        t.entries.resize(t.entries.len() + MARGIN, 0);
         t
+    }
+    #[inline(always)]
+    pub fn entries(&self) -> &[u32] {
+        &self.entries[MARGIN..]
     }
 }
 
@@ -298,7 +314,12 @@ pub fn encode_tables(freqs: &[Freqs]) -> Box<[[EncodeSymbol; 256]; MAX_CTX]> {
             let n = u32::from(n);
             t[sym] = if n == TOTAL {
                 // The only symbol: leaves the state as it is.
-                EncodeSymbol { rcp: 0, max: u32::MAX, cmpl: 0, start: 0 }
+                EncodeSymbol {
+                    rcp: 0,
+                    max: u32::MAX,
+                    cmpl: 0,
+                    start: 0,
+                }
             } else {
                 EncodeSymbol {
                     rcp: ((1u64 << 44) + u64::from(n) - 1) / u64::from(n),

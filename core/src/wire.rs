@@ -51,7 +51,10 @@ impl<'a> Reader<'a> {
     }
     /// A bit reader over the rest; give back what it did not touch with [`BitReader::finish`].
     pub fn bits(&mut self) -> BitReader<'a> {
-        BitReader { buf: self.buf, pos: 0 }
+        BitReader {
+            buf: self.buf,
+            pos: 0,
+        }
     }
     pub fn resume(&mut self, bits: BitReader<'a>) -> Result<(), Error> {
         let n = (bits.pos + 7) / 8;

@@ -1,10 +1,15 @@
 //! AVX-512 twin: sixteen lanes a vector, four vectors in flight.
 
-use super::{entry_points, Isa};
+// Compiled only where build.rs finds a compiler that has these intrinsics.
+#![allow(clippy::incompatible_msrv)]
+
+use super::{avx2_rows, entry_points, Isa};
 use crate::chunk::{apply_float, Dtype};
 use crate::encode::{encode_float, Encoded, Plan};
 use crate::float::Format;
+use crate::level::Row;
 use crate::rans::{Stream, MAX_LANES};
+use crate::raw::RawReader;
 use crate::rows::{Segment, Target};
 use crate::table::{PROB_BITS, TOTAL};
 use crate::wire::Reader;
@@ -24,19 +29,45 @@ impl Isa for Avx512 {
         }
         stream.decode_scalar(&ctx[done..], &mut out[done..])
     }
+    #[inline(always)]
+    fn classify<F: Format>(mem: &[u8], e: i32, pos: &mut [i16], ctx: &mut [u8]) {
+        // SAFETY: only reached through `apply` and `encode`, after `available(AVX512)`.
+        unsafe { avx2_rows::classify::<F>(mem, e, pos, ctx) }
+    }
+    #[inline(always)]
+    fn bin_values<F: Format>(sym: &[u8], step: f32, mem: &mut [u8]) {
+        // SAFETY: as above.
+        unsafe { avx2_rows::bin_values::<F>(sym, step, mem) }
+    }
+    #[inline(always)]
+    fn combine<F: Format>(
+        mem: &mut [u8],
+        pos: &[i16],
+        sym: &[u8],
+        fields: &mut RawReader,
+        row: Row,
+    ) -> bool {
+        // SAFETY: as above.
+        unsafe { avx2_rows::combine::<F>(mem, pos, sym, fields, row) }
+    }
     fn apply<F: Format>(kind: u8, r: &mut Reader, segs: &mut [Target]) -> Result<(), Error> {
         // SAFETY: `abi` chooses this type only when it is available.
         unsafe { apply::<F>(kind, r, segs) }
     }
     fn encode<F: Format>(
-        dtype: Dtype, segs: &[Segment<&[u8]>], plan: &Plan,
+        dtype: Dtype,
+        segs: &[Segment<&[u8]>],
+        plan: &Plan,
     ) -> Result<Encoded, Error> {
         // SAFETY: `abi` chooses this type only when it is available.
         unsafe { encode::<F>(dtype, segs, plan) }
     }
 }
 
-entry_points!(Avx512, "avx512f,avx512bw,avx512vl,avx512dq,avx2,bmi1,bmi2,popcnt,lzcnt");
+entry_points!(
+    Avx512,
+    "avx512f,avx512bw,avx512vl,avx512dq,avx2,bmi1,bmi2,popcnt,lzcnt"
+);
 
 /// Decodes whole groups of 64 symbols while the words last for certain; returns how many symbols.
 #[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512dq,avx2,bmi1,bmi2,popcnt,lzcnt")]
@@ -45,7 +76,7 @@ unsafe fn decode64(stream: &mut Stream, ctx: &[u8], out: &mut [u8]) -> usize {
     let mut at = 0usize;
     // A group takes at most 64 words, and a load may look at 16 more.
     let limit = words.len().saturating_sub(2 * (MAX_LANES + 16));
-    let tables = stream.tables.entries.as_ptr() as *const i32;
+    let tables = stream.tables.entries().as_ptr() as *const i32;
     let base = _mm_loadu_si128(stream.tables.base.as_ptr() as *const _);
     let shift = _mm_loadu_si128(stream.tables.shift.as_ptr() as *const _);
     let slot_mask = _mm512_set1_epi32(TOTAL as i32 - 1);
@@ -65,16 +96,19 @@ unsafe fn decode64(stream: &mut Stream, ctx: &[u8], out: &mut [u8]) -> usize {
             // SAFETY (gather): `DecodeTables` lists all slots of all 16 contexts.
             let e = _mm512_i32gather_epi32::<4>(index, tables);
             let high = _mm512_srli_epi32::<PROB_BITS>(*x);
-            let less = _mm512_and_si512(_mm512_srli_epi32::<8>(e), slot_mask);
-            let next = _mm512_add_epi32(_mm512_mullo_epi32(less, high), high);
-            let next = _mm512_sub_epi32(_mm512_add_epi32(next, slot), _mm512_srli_epi32::<20>(e));
+            let start = _mm512_and_si512(_mm512_srli_epi32::<8>(e), slot_mask);
+            let rest = _mm512_mullo_epi32(_mm512_srli_epi32::<20>(e), high);
+            let next = _mm512_sub_epi32(_mm512_sub_epi32(*x, start), rest);
             let starved = _mm512_cmplt_epu32_mask(next, _mm512_set1_epi32(1 << 16));
             let fresh = _mm256_loadu_si256(words.as_ptr().add(at) as *const _);
             let fresh = _mm512_maskz_expand_epi32(starved, _mm512_cvtepu16_epi32(fresh));
             let filled = _mm512_or_si512(_mm512_slli_epi32::<16>(next), fresh);
             *x = _mm512_mask_mov_epi32(next, starved, filled);
             at += 2 * starved.count_ones() as usize;
-            _mm_storeu_si128(out.as_mut_ptr().add(i + 16 * j) as *mut _, _mm512_cvtepi32_epi8(e));
+            _mm_storeu_si128(
+                out.as_mut_ptr().add(i + 16 * j) as *mut _,
+                _mm512_cvtepi32_epi8(e),
+            );
         }
         i += MAX_LANES;
     }

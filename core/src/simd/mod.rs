@@ -3,13 +3,17 @@
 use crate::chunk::{apply_float, Dtype};
 use crate::encode::{encode_float, Encoded, Plan};
 use crate::float::Format;
+use crate::level::{self, Row};
 use crate::rans::Stream;
+use crate::raw::RawReader;
 use crate::rows::{Segment, Target};
 use crate::wire::Reader;
 use crate::Error;
 
 #[cfg(target_arch = "x86_64")]
 pub mod avx2;
+#[cfg(target_arch = "x86_64")]
+mod avx2_rows;
 #[cfg(p2u_avx512)]
 pub mod avx512;
 #[cfg(target_arch = "aarch64")]
@@ -19,11 +23,35 @@ pub mod neon;
 pub trait Isa {
     /// Decodes a block of symbols; the same bytes as [`Stream::decode_scalar`] for every input.
     fn decode(stream: &mut Stream, ctx: &[u8], out: &mut [u8]) -> Result<(), Error>;
+    /// [`level::classify`] from the base.
+    #[inline(always)]
+    fn classify<F: Format>(mem: &[u8], e: i32, pos: &mut [i16], ctx: &mut [u8]) {
+        level::classify::<F, false>(mem, e, pos, ctx);
+    }
+    /// [`level::bin_values`].
+    #[inline(always)]
+    fn bin_values<F: Format>(sym: &[u8], step: f32, mem: &mut [u8]) {
+        level::bin_values::<F>(sym, step, mem);
+    }
+    /// [`level::combine_exact`] from the base with one field for every element. Says `false`, and
+    /// does nothing, where the portable code has to do it.
+    #[inline(always)]
+    fn combine<F: Format>(
+        _mem: &mut [u8],
+        _pos: &[i16],
+        _sym: &[u8],
+        _fields: &mut RawReader,
+        _row: Row,
+    ) -> bool {
+        false
+    }
     /// [`chunk::apply_float`] compiled for this instruction set: its plain loops use wide vectors.
     fn apply<F: Format>(kind: u8, r: &mut Reader, segs: &mut [Target]) -> Result<(), Error>;
     /// [`encode::encode_float`], likewise.
     fn encode<F: Format>(
-        dtype: Dtype, segs: &[Segment<&[u8]>], plan: &Plan,
+        dtype: Dtype,
+        segs: &[Segment<&[u8]>],
+        plan: &Plan,
     ) -> Result<Encoded, Error>;
 }
 
@@ -32,14 +60,20 @@ pub trait Isa {
 macro_rules! entry_points {
     ($isa:ty, $features:literal) => {
         #[target_feature(enable = $features)]
-        unsafe fn apply<F: Format>(kind: u8, r: &mut Reader, segs: &mut [Target]) -> Result<(), Error> {
+        unsafe fn apply<F: Format>(
+            kind: u8,
+            r: &mut Reader,
+            segs: &mut [Target],
+        ) -> Result<(), Error> {
             apply_float::<F, $isa>(kind, r, segs)
         }
         #[target_feature(enable = $features)]
         unsafe fn encode<F: Format>(
-            dtype: Dtype, segs: &[Segment<&[u8]>], plan: &Plan,
+            dtype: Dtype,
+            segs: &[Segment<&[u8]>],
+            plan: &Plan,
         ) -> Result<Encoded, Error> {
-            encode_float::<F>(dtype, segs, plan)
+            encode_float::<F, $isa>(dtype, segs, plan)
         }
     };
 }
@@ -58,9 +92,11 @@ impl Isa for Scalar {
         apply_float::<F, Self>(kind, r, segs)
     }
     fn encode<F: Format>(
-        dtype: Dtype, segs: &[Segment<&[u8]>], plan: &Plan,
+        dtype: Dtype,
+        segs: &[Segment<&[u8]>],
+        plan: &Plan,
     ) -> Result<Encoded, Error> {
-        encode_float::<F>(dtype, segs, plan)
+        encode_float::<F, Self>(dtype, segs, plan)
     }
 }
 
@@ -75,7 +111,11 @@ pub fn available(isa: u32) -> bool {
     match isa {
         SCALAR => true,
         #[cfg(target_arch = "x86_64")]
-        AVX2 => is_x86_feature_detected!("avx2") && is_x86_feature_detected!("bmi2"),
+        AVX2 => {
+            is_x86_feature_detected!("avx2")
+                && is_x86_feature_detected!("bmi2")
+                && is_x86_feature_detected!("f16c")
+        }
         #[cfg(p2u_avx512)]
         AVX512 => {
             available(AVX2)
@@ -93,7 +133,11 @@ pub fn available(isa: u32) -> bool {
 /// The instruction set to use for the caller's wish.
 pub fn resolve(wish: u32) -> Result<u32, Error> {
     if wish == 0 {
-        return Ok([AVX512, AVX2, NEON].iter().copied().find(|&i| available(i)).unwrap_or(SCALAR));
+        return Ok([AVX512, AVX2, NEON]
+            .iter()
+            .copied()
+            .find(|&i| available(i))
+            .unwrap_or(SCALAR));
     }
     if available(wish) {
         Ok(wish)

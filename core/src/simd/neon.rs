@@ -29,7 +29,9 @@ impl Isa for Neon {
         unsafe { apply::<F>(kind, r, segs) }
     }
     fn encode<F: Format>(
-        dtype: Dtype, segs: &[Segment<&[u8]>], plan: &Plan,
+        dtype: Dtype,
+        segs: &[Segment<&[u8]>],
+        plan: &Plan,
     ) -> Result<Encoded, Error> {
         // SAFETY: `abi` chooses this type only when it is available.
         unsafe { encode::<F>(dtype, segs, plan) }
@@ -54,14 +56,17 @@ unsafe fn decode64(stream: &mut Stream, ctx: &[u8], out: &mut [u8]) -> usize {
             for (l, e) in e.iter_mut().enumerate() {
                 let c = usize::from(ctx[i + j + l]) & (MAX_CTX - 1);
                 let slot = (*p.add(l) & (TOTAL - 1)) >> stream.tables.shift[c];
-                *e = stream.tables.entries[usize::from(stream.tables.base[c]) * 256 + slot as usize];
+                *e = stream.tables.entries()
+                    [usize::from(stream.tables.base[c]) * 256 + slot as usize];
                 out[i + j + l] = *e as u8;
             }
             let e = vld1q_u32(e.as_ptr());
             let high = vshrq_n_u32::<{ PROB_BITS as i32 }>(x);
-            let less = vandq_u32(vshrq_n_u32::<8>(e), slot_mask);
-            let next = vaddq_u32(vmlaq_u32(high, less, high), vandq_u32(x, slot_mask));
-            vst1q_u32(p, vsubq_u32(next, vshrq_n_u32::<20>(e)));
+            let start = vandq_u32(vshrq_n_u32::<8>(e), slot_mask);
+            vst1q_u32(
+                p,
+                vmlsq_u32(vsubq_u32(x, start), vshrq_n_u32::<20>(e), high),
+            );
             for l in 0..4 {
                 let x = *p.add(l);
                 if x < 1 << 16 {
