@@ -13,6 +13,7 @@ mod level;
 mod opaque;
 mod rans;
 mod raw;
+mod refine;
 mod rows;
 mod scale;
 mod simd;
