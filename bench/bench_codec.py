@@ -123,11 +123,13 @@ def main() -> int:
     parser.add_argument("--all", action="store_true", help="every real model, every dtype")
     parser.add_argument("--runs", type=int, default=3, help="rounds; the best counts (3)")
     parser.add_argument("--threads", type=int, default=1, help="threads and cores (1)")
+    parser.add_argument("--only", help="only these rivals: zipnn,lmz")
     parser.add_argument("--json", type=Path, help="also write all results to this file")
     args = parser.parse_args()
     warm_memory()
     mine = [P2U("base,exact", levels=("base", "exact"))]
     mine.append(P2U("base,8bit,exact", levels=("base", "8bit", "exact")))
+    others = [r for r in rivals(fast=True) if not args.only or r.name in args.only.split(",")]
     everything: list[Result] = []
     for name in args.models or (ALL if args.all else MINILM):
         weights = cache_dir() / name / WEIGHTS
@@ -135,14 +137,12 @@ def main() -> int:
             print(f"no {weights}; fetch it with bench/models.py", file=sys.stderr)
             return 1
         print(f"\n{name}, {weights.stat().st_size:,} bytes, {args.threads} thread(s)", flush=True)
-        results = measure(
-            weights, [*rivals(fast=True), *mine], runs=args.runs, threads=args.threads
-        )
+        results = measure(weights, [*others, *mine], runs=args.runs, threads=args.threads)
         print(table(results), flush=True)
         figures = best(results)
         ours = figures.pop("p2u")
-        others = np.array([v for k, v in figures.items() if k not in ("zstd", "bigsmall duo")])
-        print(f"p2u {ours[0]:.5f}, best rival {others[:, 0].min():.5f}", end="; ")
+        ratios = np.array([v[0] for v in figures.values()])
+        print(f"p2u {ours[0]:.5f}, best rival {ratios.min():.5f}", end="; ")
         for rival, (_, pack, unpack) in figures.items():
             print(
                 f"{rival}: pack {ours[1] / pack:.2f} x, decode {ours[2] / unpack:.2f} x", end="; "
