@@ -56,6 +56,7 @@ lint: $(TEST)/.stamp ## style, types, clippy
 
 .PHONY: bench
 bench: $(BENCH)/.stamp ## the numbers of the README, beside the rivals
+	$(BENCH)/$(BIN)/python bench/models.py minilm
 	@set -e; for script in bench/bench_*.py; do \
 	  echo "== $$script"; $(BENCH)/$(BIN)/python "$$script"; done
 

@@ -277,10 +277,10 @@ def test_no_machine_paths_are_committed() -> None:
 @pytest.mark.parametrize(
     ("line", "bad"),
     [
-        (b"see /work/main/x.py", True),
+        (b"see /work/tree/x.py", True),
         (b"'/root/.cargo/bin'", True),
         (b"/home/ann/model", True),
-        (b"DATA=/tmp/w/data", True),
+        (b"DATA=/tmp/cache/data", True),
         (b"src/root/file", False),
         (b"https://example.org/work/paper", False),
         (b"$HOME/work/model", False),
