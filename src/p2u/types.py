@@ -34,7 +34,7 @@ class TensorSpan:
     """Where one tensor's bytes lie.
 
     Attributes:
-        name: Unique within the model directory.
+        name: Unique within its file; the key within a model directory is ``(file, name)``.
         dtype: safetensors' name of the element type (``"BF16"``); unknown names are opaque.
         shape: Dimensions, outermost (output channel) first.
         file: Path relative to the model directory, ``/``-separated.
