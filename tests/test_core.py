@@ -351,3 +351,12 @@ class TestArguments:
             memory = core.Segment(bytearray(item * elems), elems, cols)
             with pytest.raises(P2UError):
                 core.apply(payload, dtype, item, [memory])
+
+
+def test_an_opaque_payload_fits_tensors_of_any_dtype() -> None:
+    data = bytes(range(64))
+    payload = core.encode_opaque(2, [core.Segment(data, 32, 32)]).payloads[0]
+    for dtype in ("BF16", "F16", "I16"):
+        out = bytearray(64)
+        core.apply(payload, dtype, 2, [core.Segment(out, 32, 32)])
+        assert out == data

@@ -18,7 +18,6 @@ from p2u.index import (
     decode_piece,
     encode_index,
     parse_index,
-    payload_dtype,
 )
 from p2u.layout import Layout, Tensor
 from p2u.manifest import Blob, FileEntry, Manifest, Object, Update
@@ -240,8 +239,3 @@ def test_pieces() -> None:
         with pytest.raises(FormatError) as caught:
             decode_piece(bad, piece, "k")
         assert caught.value.file == "k"
-
-
-def test_payload_dtype() -> None:
-    assert payload_dtype(b"\0\0", "BF16") == ""
-    assert payload_dtype(memoryview(b"\1\3"), "BF16") == "BF16"

@@ -20,7 +20,7 @@ from hypothesis import strategies as st
 
 from p2u import core
 from p2u.errors import DiskError, FormatError, IntegrityError, P2UError, UsageError
-from p2u.index import Chunk, decode_piece, parse_index, payload_dtype
+from p2u.index import Chunk, decode_piece, parse_index
 from p2u.layout import Layout, parse_layout
 from p2u.manifest import Manifest, parse_manifest
 from p2u.pack import PackProgress, PackReport, blobs, pack, verify
@@ -114,7 +114,7 @@ def apply(layout: Layout, files: list[bytearray], chunk: Chunk, payload: bytes) 
         start = t.offset + first * t.item
         view = memoryview(files[t.file])[start : start + elems * t.item]
         segments.append(core.Segment(view, elems, t.cols))
-    core.apply(payload, payload_dtype(payload, t.dtype), t.item, segments)
+    core.apply(payload, t.dtype, t.item, segments)
 
 
 def check_exact(opened: Opened, src: Path) -> None:

@@ -90,19 +90,6 @@ def decode_piece(payload: bytes | memoryview, piece: Piece, key: str) -> bytes:
     return data
 
 
-def payload_dtype(payload: bytes | memoryview, dtype: str) -> str:
-    """The dtype to decode a payload as: float tensors that levels do not pay for are opaque.
-
-    Args:
-        payload: Of a chunk of rows.
-        dtype: That of the chunk's tensors.
-
-    Returns:
-        ``dtype``, or the empty string (no dtype with levels) if the payload's kind is opaque.
-    """
-    return "" if payload[:1] == b"\0" else dtype
-
-
 def encode_index(chunks: Iterable[Chunk]) -> bytes:
     """The index of these chunks. Their number, blob and start follow from order and length."""
     chunks = list(chunks)

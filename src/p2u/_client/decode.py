@@ -8,7 +8,7 @@ from typing import Any
 from p2u import core
 from p2u._client.package import Span
 from p2u.errors import FormatError
-from p2u.index import Chunk, decode_piece, payload_dtype
+from p2u.index import Chunk, decode_piece
 from p2u.layout import Layout
 
 
@@ -38,13 +38,12 @@ def decode(
         buffers[0][:] = decode_piece(payload, chunk.piece, key)
         return
     tensor = layout.tensors[chunk.segments[0].tensor]
-    dtype = payload_dtype(payload, tensor.dtype)
     segments = [
         core.Segment(buffer, span.elems, span.cols)
         for buffer, span in zip(buffers, spans, strict=True)
     ]
     try:
-        core.apply(payload, dtype, tensor.item, segments)
+        core.apply(payload, tensor.dtype, tensor.item, segments)
     except FormatError as error:
         raise FormatError(
             f"chunk {chunk.number}: {error.message}",

@@ -13,7 +13,7 @@ from pathlib import Path
 
 from p2u import core
 from p2u.errors import IntegrityError
-from p2u.index import Chunk, decode_piece, payload_dtype
+from p2u.index import Chunk, decode_piece
 from p2u.layout import Layout
 from p2u.manifest import Blob
 from p2u.pack.cut import Job
@@ -157,8 +157,7 @@ class Verifier:
                 continue
             state = bytearray(states[-1]) if states else bytearray(len(source))
             segments = buffers(self._layout, made.job, memoryview(state))
-            dtype = payload_dtype(payload, made.job.dtype)
-            core.apply(payload, dtype, made.job.item, segments)
+            core.apply(payload, made.job.dtype, made.job.item, segments)
             states.append(state)
         if states[-1] != source:
             raise IntegrityError(
