@@ -20,6 +20,7 @@ PACKAGE = ROOT / "src" / "p2u"
 LAYER = {
     "errors": 1,
     "types": 1,
+    "_lazy": 1,
     "core": 2,
     "formats": 2,
     "recipe": 2,
