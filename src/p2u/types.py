@@ -51,14 +51,29 @@ class TensorSpan:
 
 
 @dataclass(frozen=True, slots=True)
+class Scan:
+    """What a format finds in one file.
+
+    Attributes:
+        size: Of the file, bytes.
+        spans: Its tensors. Those whose bytes lie in another file of the model name that file.
+        checks: Checksums of tensors within the file; no format so far has any.
+    """
+
+    size: int
+    spans: tuple[TensorSpan, ...]
+    checks: tuple[()] = ()
+
+
+@dataclass(frozen=True, slots=True)
 class ModelFile:
     """One file of a model directory.
 
     Attributes:
         path: Relative to the model directory, ``/``-separated.
         size: Bytes.
-        spans: Its tensors in order of offset; empty for a file that is only carried. The bytes
-            between spans (headers, padding) are carried too.
+        spans: The tensors that lie in it, in order of offset; empty for a file that is only
+            carried. The bytes between spans (headers, padding) are carried too.
     """
 
     path: str

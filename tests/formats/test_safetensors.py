@@ -16,7 +16,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from p2u.errors import DiskError, FormatError
-from p2u.formats.safetensors import list_spans
+from p2u.formats.safetensors import scan
 
 ENTRY = '{"dtype":"F32","shape":[1],"data_offsets":[0,4]}'
 
@@ -159,7 +159,7 @@ def test_attack_is_refused(tmp_path: Path, name: str, content: bytes, expected: 
     path = tmp_path / "x.safetensors"
     path.write_bytes(content)
     with pytest.raises(FormatError) as caught:
-        list_spans(str(path), "shown/x.safetensors")
+        scan(str(path), "shown/x.safetensors")
     assert expected in str(caught.value)
     assert caught.value.file == "shown/x.safetensors"
     assert caught.value.hint
@@ -211,16 +211,16 @@ def test_odd_but_valid(
     path = tmp_path / "x.safetensors"
     path.write_bytes(content)
     assert official_accepts(path)
-    size, spans = list_spans(str(path), "x")
-    assert size == len(content)
-    assert [(span.name, span.length) for span in spans] == expected
+    found = scan(str(path), "x")
+    assert found.size == len(content)
+    assert [(span.name, span.length) for span in found.spans] == expected
 
 
 def test_unknown_dtype_is_opaque(tmp_path: Path) -> None:
     # Its shape says nothing about its bytes: 5 x 7 elements of what may be 4 bits or a codebook.
     path = tmp_path / "x.safetensors"
     path.write_bytes(made({"q": entry("Q4_K", [5, 7], 0, 11)}, b"x" * 11))
-    _, (span,) = list_spans(str(path), "x")
+    (span,) = scan(str(path), "x").spans
     assert (span.dtype, span.shape, span.length) == ("Q4_K", (5, 7), 11)
     assert not official_accepts(path)
 
@@ -230,18 +230,18 @@ def test_truncation_at_every_byte_is_refused(tmp_path: Path) -> None:
     tensors = {"a": np.arange(3, dtype=np.float32), "b": np.array([1], dtype=np.int8)}
     safetensors.numpy.save_file(tensors, path, metadata={"format": "np"})
     whole = path.read_bytes()
-    assert list_spans(str(path), "x")[0] == len(whole)
+    assert scan(str(path), "x").size == len(whole)
     for length in range(len(whole)):
         path.write_bytes(whole[:length])
         with pytest.raises(FormatError):
-            list_spans(str(path), "x")
+            scan(str(path), "x")
 
 
 def test_missing_and_unreadable_file(tmp_path: Path) -> None:
     with pytest.raises(DiskError, match="cannot read"):
-        list_spans(str(tmp_path / "none.safetensors"), "none.safetensors")
+        scan(str(tmp_path / "none.safetensors"), "none.safetensors")
     with pytest.raises(DiskError, match="cannot read"):
-        list_spans(str(tmp_path), "folder")
+        scan(str(tmp_path), "folder")
 
 
 def test_the_header_is_checked_before_it_is_read(tmp_path: Path) -> None:
@@ -252,7 +252,7 @@ def test_the_header_is_checked_before_it_is_read(tmp_path: Path) -> None:
         stream.write(struct.pack("<Q", 100_000_001))
         stream.truncate(200 * 10**9)
     with pytest.raises(FormatError, match="at most 100000000"):
-        list_spans(str(path), "x")
+        scan(str(path), "x")
 
 
 DTYPES = {
@@ -301,9 +301,10 @@ def test_agrees_with_the_official_library(
     path = tmp_path_factory.mktemp("agree") / "model.safetensors"
     path.write_bytes(content)
 
-    size, spans = list_spans(str(path), "m")
+    scanned = scan(str(path), "m")
+    spans = scanned.spans
 
-    assert size == len(content)
+    assert scanned.size == len(content)
     assert [span.offset for span in spans] == sorted(span.offset for span in spans)
     found = {
         span.name: {
@@ -343,7 +344,7 @@ def test_damaged_header_is_our_error_or_what_the_library_reads(
     path = tmp_path_factory.mktemp("flips") / "model.safetensors"
     path.write_bytes(content)
     try:
-        _, spans = list_spans(str(path), "m")
+        spans = scan(str(path), "m").spans
     except FormatError:
         return
     # What we accept the library accepts, unless the damage made a dtype that it does not know.

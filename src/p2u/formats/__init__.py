@@ -1,20 +1,53 @@
 """Model files and directories: which tensors they hold and where the bytes lie.
 
-A format lists tensor spans; all other bytes are carried as they are. So far: safetensors.
+A format is a module with two functions, `matches` and `scan`; ``FORMATS`` lists them. It names
+tensor spans; all other bytes are carried as they are.
 """
 
 from __future__ import annotations
 
 import os
 from dataclasses import dataclass
+from typing import Protocol
 
 from p2u.errors import DiskError, FormatError
 from p2u.formats import safetensors, shards
+from p2u.formats.merge import merge
 from p2u.formats.order import ForwardKey, forward_key
 from p2u.formats.walk import walk_files
-from p2u.types import ModelFile, TensorSpan
+from p2u.types import ModelFile, Scan, TensorSpan
 
 __all__ = ["ForwardKey", "Model", "forward_key", "scan_model"]
+
+
+class Format(Protocol):
+    """A kind of file that tensors are found in."""
+
+    def matches(self, file: str, head: bytes) -> bool:
+        """Whether a file is of this kind.
+
+        Args:
+            file: Its name or path.
+            head: Its first bytes: ``HEAD`` of them, or all.
+        """
+
+    def scan(self, path: str, file: str) -> Scan:
+        """List the tensors of a file that matches.
+
+        Args:
+            path: Where the file is.
+            file: What the spans and the messages call it: its path in the model directory.
+
+        Raises:
+            DiskError: It cannot be read.
+            FormatError: It is malformed.
+            UnsupportedError: It is of a variant that is not known here.
+        """
+
+
+FORMATS: tuple[Format, ...] = (safetensors,)
+#: How much of each file is read to recognise it, in bytes.
+HEAD = 64
 
 SUPPORTED = (
     "Supported are a single .safetensors file and a directory with .safetensors files "
@@ -48,32 +81,74 @@ def _locate(root: str, file: str) -> str:
     return os.path.join(root, *file.split("/"))  # noqa: PTH118 - strings throughout
 
 
-def _scan_file(root: str, file: str, size: int) -> ModelFile:
-    """One file of a model; its tensors where it is of a known format."""
-    if not file.endswith(safetensors.SUFFIX):
-        return ModelFile(file, size)
-    size, spans = safetensors.list_spans(_locate(root, file), file)
-    return ModelFile(file, size, spans)
+def _format(path: str, file: str) -> Format | None:
+    """What kind of file it is; None for one that is only carried.
+
+    Raises:
+        DiskError: It cannot be read.
+    """
+    try:
+        with open(path, "rb") as stream:
+            head = stream.read(HEAD)
+    except OSError as error:
+        raise DiskError(
+            f"cannot read the file: {error.strerror}", file=file, hint="Check its permissions"
+        ) from error
+    return next((known for known in FORMATS if known.matches(file, head)), None)
 
 
-def _no_model(path: str, files: list[tuple[str, int]]) -> FormatError:
+def _no_model(path: str, files: list[str]) -> FormatError:
     """Say what a directory without model files is."""
-    names = [file for file, _ in files]
-    if "p2u.json" in names:
+    if "p2u.json" in files:
         return FormatError(
             "this is a P2U package, not a model", file=path, hint="Use `p2u inspect` or `p2u pull`"
         )
-    others = [name for name in names if name.endswith((".bin", ".pt", ".pth", ".onnx", ".gguf"))]
-    found = f"it has {', '.join(others[:3])}" if others else f"it has {len(names)} other files"
-    return FormatError(f"no .safetensors file in it; {found}", file=path, hint=SUPPORTED)
+    others = [name for name in files if name.endswith((".bin", ".pt", ".pth", ".onnx", ".gguf"))]
+    found = f"it has {', '.join(others[:3])}" if others else f"it has {len(files)} other files"
+    return FormatError(f"no model file in it; {found}", file=path, hint=SUPPORTED)
+
+
+def _scan_directory(root: str) -> tuple[dict[str, int], dict[str, Scan]]:
+    """The sizes of all files, and what those of a known format hold."""
+    sizes = dict(walk_files(root))
+    scans = {}
+    for file in sizes:
+        path = _locate(root, file)
+        if known := _format(path, file):
+            scans[file] = known.scan(path, file)
+            sizes[file] = scans[file].size
+    if not scans:
+        raise _no_model(root, list(sizes))
+    return sizes, scans
+
+
+def _scan_file(root: str, name: str) -> tuple[dict[str, int], dict[str, Scan]]:
+    """The same for one file and those that it keeps its tensors in."""
+    path = _locate(root, name)
+    known = _format(path, name)
+    if known is None:
+        raise FormatError("not a model file that is known here", file=path, hint=SUPPORTED)
+    scan = known.scan(path, name)
+    sizes = {name: scan.size}
+    for file in {span.file for span in scan.spans} - {name}:
+        try:
+            sizes[file] = os.stat(_locate(root, file)).st_size  # noqa: PTH116
+        except OSError as error:
+            raise DiskError(
+                f"cannot read it, but {name} keeps tensors there: {error.strerror}",
+                file=file,
+                hint="Put the file there",
+            ) from error
+    return dict(sorted(sizes.items())), {name: scan}
 
 
 def scan_model(path: str) -> Model:
     """List the files and tensors of a model.
 
     Args:
-        path: A ``.safetensors`` file, or a directory with at least one. Of a directory all files
-            belong to the model, but those in hidden folders or with a hidden name do not.
+        path: A model file, or a directory with at least one. Of a directory all files belong to
+            the model, but those in hidden folders or with a hidden name do not. To a single file
+            belong those that it keeps its tensors in.
 
     Returns:
         The model; reading it costs the headers only.
@@ -82,22 +157,21 @@ def scan_model(path: str) -> Model:
         DiskError: Something is not there or cannot be read.
         FormatError: It is not a model, has no tensors, a file is malformed, or an index names
             shards or tensors that are missing.
+        UnsupportedError: A file is of a variant that is not known here.
     """
     path = os.fspath(path)
     if os.path.isdir(path):  # noqa: PTH112
-        root, found = path, walk_files(path)
-        if not any(file.endswith(safetensors.SUFFIX) for file, _ in found):
-            raise _no_model(path, found)
+        root = path
+        sizes, scans = _scan_directory(root)
     elif os.path.isfile(path):  # noqa: PTH113
-        if not path.endswith(safetensors.SUFFIX):
-            raise FormatError("not a model file that is known here", file=path, hint=SUPPORTED)
-        root, name = os.path.split(path)
-        root, found = root or os.curdir, [(name, 0)]
+        folder, name = os.path.split(path)
+        root = folder or os.curdir
+        sizes, scans = _scan_file(root, name)
     elif os.path.lexists(path):
         raise FormatError("neither a file nor a folder", file=path, hint=SUPPORTED)
     else:
         raise DiskError("no such file or directory", file=path, hint="Check the path")
-    model = Model(root, tuple(_scan_file(root, file, size) for file, size in found))
+    model = Model(root, merge(sizes, scans))
     by_path = {file.path: file for file in model.files}
     for file in by_path:
         if shards.is_index(file):

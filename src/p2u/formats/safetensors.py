@@ -14,7 +14,7 @@ from typing import Any
 
 from p2u.errors import DiskError, FormatError
 from p2u.formats.strict_json import parse_object
-from p2u.types import ITEMSIZE, TensorSpan
+from p2u.types import ITEMSIZE, Scan, TensorSpan
 
 SUFFIX = ".safetensors"
 #: Bytes; the official library's limit.
@@ -167,7 +167,12 @@ def _span(name: str, entry: Any, start: int, file: str) -> TensorSpan:
     return TensorSpan(name, dtype, tuple(shape), file, start + begin, end - begin)
 
 
-def list_spans(path: str, file: str) -> tuple[int, tuple[TensorSpan, ...]]:
+def matches(file: str, head: bytes) -> bool:
+    """Whether a file of this name is a safetensors file; its first bytes (a length) do not tell."""
+    return file.endswith(SUFFIX)
+
+
+def scan(path: str, file: str) -> Scan:
     """List the tensors of a safetensors file.
 
     Reads the header only. The spans cover everything behind the header exactly, without holes
@@ -178,7 +183,7 @@ def list_spans(path: str, file: str) -> tuple[int, tuple[TensorSpan, ...]]:
         file: What the spans and the messages call it.
 
     Returns:
-        The file's size in bytes and its spans in order of offset.
+        Its size, and its spans in order of offset.
 
     Raises:
         DiskError: The file cannot be read.
@@ -211,4 +216,4 @@ def list_spans(path: str, file: str) -> tuple[int, tuple[TensorSpan, ...]]:
             file=file,
             hint=DAMAGED,
         )
-    return size, tuple(spans)
+    return Scan(size, tuple(spans))
