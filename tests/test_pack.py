@@ -499,7 +499,7 @@ def test_what_is_no_model(tmp_path: Path) -> None:
         pack(tmp_path / "missing", tmp_path / "p")
     empty = tmp_path / "empty"
     empty.mkdir()
-    with pytest.raises(FormatError, match=r"no \.safetensors"):
+    with pytest.raises(FormatError, match="no model file"):
         pack(empty, tmp_path / "p")
     safetensors(empty / "a.safetensors", {})
     with pytest.raises(FormatError, match="no tensors"):
