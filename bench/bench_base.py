@@ -45,7 +45,7 @@ def main() -> None:
     parser.add_argument("--plot", type=Path, help="draw the last model's states to this file")
     args = parser.parse_args()
     words = texts()
-    reference = MiniLM(cache_dir() / "minilm-fp32").embed(words)
+    reference = MiniLM.from_directory(cache_dir() / "minilm-fp32").embed(words)
     for name in args.models:
         with tempfile.TemporaryDirectory() as tmp:
             package, out = Path(tmp, "package"), Path(tmp, "model")
@@ -54,7 +54,7 @@ def main() -> None:
             points = []
             for state in report.states:
                 p2u.pull(package, out, until=state.label)
-                cosine = (MiniLM(out).embed(words) * reference).sum(1)
+                cosine = (MiniLM.from_directory(out).embed(words) * reference).sum(1)
                 points.append((state.label, state.fraction, float(cosine.mean())))
                 print(
                     f"  {state.label:6} {100 * state.fraction:6.2f} % {state.bits:7.3f} bits/weight"

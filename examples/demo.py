@@ -55,7 +55,7 @@ def main() -> None:
     model = find_model()
     original = model / "model.safetensors"
     size = original.stat().st_size
-    exact = MiniLM(model).embed([QUESTION, *ANSWERS])
+    exact = MiniLM.from_directory(model).embed([QUESTION, *ANSWERS])
     with tempfile.TemporaryDirectory() as tmp:
         source, package, target = Path(tmp, "all-MiniLM-L6-v2"), Path(tmp, "pkg"), Path(tmp, "got")
         source.mkdir()
@@ -93,7 +93,7 @@ def main() -> None:
 
 def answer(directory: Path, exact: np.ndarray, seconds: float) -> None:
     """Answer the question with the model as it is on disk now."""
-    vectors = MiniLM(directory).embed([QUESTION, *ANSWERS])
+    vectors = MiniLM.from_directory(directory).embed([QUESTION, *ANSWERS])
     scores = vectors[1:] @ vectors[0]
     cosine = float((vectors * exact).sum(1).mean())
     best = int(scores.argmax())

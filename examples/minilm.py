@@ -7,7 +7,9 @@ from __future__ import annotations
 
 import json
 import math
+from collections.abc import Mapping
 from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 import ml_dtypes  # noqa: F401 - teaches NumPy the name "bfloat16"
 import numpy as np
@@ -15,27 +17,44 @@ from numpy.typing import NDArray
 from safetensors import safe_open
 from tokenizers import Tokenizer
 
+if TYPE_CHECKING:
+    from typing_extensions import Self
+
 Array = NDArray[np.float32]
 
 
 class MiniLM:
-    """Reads ``model.safetensors`` (any float dtype), ``config.json`` and ``tokenizer.json``."""
+    """The encoder; weights of any float dtype are used as float32.
 
-    def __init__(self, directory: str | Path) -> None:
-        root = Path(directory)
-        config = json.loads((root / "config.json").read_text())
-        self.heads: int = config["num_attention_heads"]
-        self.layers: int = config["num_hidden_layers"]
-        self.eps: float = config.get("layer_norm_eps", 1e-12)
-        self.tokenizer = Tokenizer.from_file(str(root / "tokenizer.json"))
+    Args:
+        weights: Name to array, as ``p2u.open(...).tensors`` has them.
+        config: The text of ``config.json``.
+        tokenizer: The text of ``tokenizer.json``.
+    """
+
+    def __init__(self, weights: Mapping[str, NDArray[Any]], config: str, tokenizer: str) -> None:
+        settings = json.loads(config)
+        self.heads: int = settings["num_attention_heads"]
+        self.layers: int = settings["num_hidden_layers"]
+        self.eps: float = settings.get("layer_norm_eps", 1e-12)
+        self.tokenizer = Tokenizer.from_str(tokenizer)
         self.tokenizer.enable_truncation(128)
         self.tokenizer.enable_padding()
+        self.w = {
+            name: np.asarray(array, np.float32)
+            for name, array in weights.items()
+            if "position_ids" not in name
+        }
+
+    @classmethod
+    def from_directory(cls, directory: str | Path) -> Self:
+        """Read ``model.safetensors``, ``config.json`` and ``tokenizer.json``."""
+        root = Path(directory)
         with safe_open(str(root / "model.safetensors"), framework="numpy") as f:
-            self.w = {
-                name: f.get_tensor(name).astype(np.float32)
-                for name in f.keys()  # noqa: SIM118 - not a dict
-                if "position_ids" not in name
-            }
+            weights = {name: f.get_tensor(name) for name in f.keys()}  # noqa: SIM118 - no dict
+        return cls(
+            weights, (root / "config.json").read_text(), (root / "tokenizer.json").read_text()
+        )
 
     def embed(self, texts: list[str]) -> Array:
         """Unit-length sentence embeddings, shape (len(texts), 384)."""
@@ -79,11 +98,11 @@ class MiniLM:
             p + "attention.output.LayerNorm",
         )
         y = self._linear(x, p + "intermediate.dense")
-        y = 0.5 * y * (1 + _erf(y / math.sqrt(2)))
+        y = 0.5 * y * (1 + erf(y / math.sqrt(2)))
         return self._norm(x + self._linear(y, p + "output.dense"), p + "output.LayerNorm")
 
 
-def _erf(x: Array) -> Array:
+def erf(x: Array) -> Array:
     """Abramowitz and Stegun 7.1.26; error below 1.5e-7."""
     t = 1 / (1 + 0.3275911 * np.abs(x))
     poly = t * (

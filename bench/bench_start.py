@@ -1,0 +1,129 @@
+"""Time to the first inference over a shaped link: P2U, a plain download, and the rivals.
+
+    sudo python bench/bench_start.py minilm-bf16 minilm-fp32 --rates 5 20 100 1000
+    sudo python bench/bench_start.py mpnet-bf16 mpnet-fp32 --rates 20 100 1000
+
+A real client fetches real packages from a real nginx in another network namespace (`link.py`).
+The clock runs from the start of the process to the answer. Needs root, iproute2 and nginx. The
+rate is the line's; the goodput column is what the plain download got of it.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import shutil
+import socket
+import subprocess
+import sys
+import tempfile
+import time
+from pathlib import Path
+from typing import Any
+
+from link import Link, congestion_control
+from models import WEIGHTS, cache_dir
+from rivals import Lmz, ZipNN
+from start_client import ASIDE, CLIENTS
+
+import p2u
+
+#: Above this rate (Mbit/s) the relay would be the bottleneck: the rate alone is shaped.
+RELAY_MBIT = 100
+NGINX = """
+daemon off; pid {work}/nginx.pid; error_log {work}/error.log warn; user root; worker_processes 1;
+events {{ worker_connections 64; }}
+http {{
+    access_log off; sendfile on; default_type application/octet-stream;
+    client_body_temp_path {work}/a; proxy_temp_path {work}/b; fastcgi_temp_path {work}/c;
+    uwsgi_temp_path {work}/d; scgi_temp_path {work}/e;
+    server {{ listen {ip}:8000; root {root}; }}
+}}
+"""
+
+
+def prepare(model: Path, root: Path) -> None:
+    """The files that the server has: as they are, packed, and compressed by the rivals."""
+    for name in (WEIGHTS, *ASIDE):
+        shutil.copy(model / name, root)
+    p2u.pack(model, root / "package")
+    (root / "model.znn").write_bytes(ZipNN().pack(model / WEIGHTS, root, 2)())
+    made = Lmz("2 MiB chunks", chunk_size=2 << 20).pack(model / WEIGHTS, root, 2)()
+    assert made.name == "model.lmz"
+
+
+def measure(model: str, root: Path, mbit: float, rtt: float, methods: list[str]) -> dict[str, Any]:
+    """All methods on one link, one after the other."""
+    found = {}
+    with Link(mbit, rtt) as link, tempfile.TemporaryDirectory() as work:
+        config = Path(work, "nginx.conf")
+        config.write_text(NGINX.format(work=work, ip=link.server_ip, root=root))
+        nginx = shutil.which("nginx", path="/usr/sbin:/usr/local/sbin:/usr/bin")
+        assert nginx is not None, "nginx is not installed"
+        link.spawn("server", [nginx, "-c", str(config), "-p", work])
+        url = f"http://{link.server_ip}:8000"
+        probe = f"import socket; socket.create_connection(({link.server_ip!r}, 8000), 5)"
+        for _ in range(50):
+            try:
+                link.run("client", [sys.executable, "-c", probe], stderr=subprocess.DEVNULL)
+                break
+            except subprocess.CalledProcessError:
+                time.sleep(0.1)
+        for method in methods:
+            command = [sys.executable, str(Path(__file__).with_name("start_client.py"))]
+            begin = time.monotonic()
+            out = link.run("client", [*command, method, model, url, str(begin)])
+            found[method] = json.loads(out)
+    if len({(r["sha256"], r["score"]) for r in found.values()}) != 1:
+        raise SystemExit(f"the exact answers differ: {found}")
+    return found
+
+
+def main() -> None:
+    """Command line."""
+    parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
+    parser.add_argument("models", nargs="+", help="directories in the cache, like minilm-bf16")
+    parser.add_argument("--rates", nargs="+", type=float, default=[5, 20, 100, 1000])
+    parser.add_argument("--rtt", type=float, default=20, help="ms; not above 100 Mbit/s (20)")
+    parser.add_argument("--methods", nargs="+", default=list(CLIENTS), choices=list(CLIENTS))
+    parser.add_argument("--runs", type=int, default=1, help="the median counts (1)")
+    parser.add_argument("--json", type=Path, help="also write all times to this file")
+    args = parser.parse_args()
+    everything = []
+    print(f"{socket.gethostname()}: {congestion_control()}, sendfile by nginx, NumPy models")
+    for model in args.models:
+        with tempfile.TemporaryDirectory() as tmp:
+            root = Path(tmp)
+            prepare(cache_dir() / model, root)
+            size = (root / WEIGHTS).stat().st_size
+            print(f"\n{model}: {size / 1e6:.1f} MB")
+            print("| Mbit/s | RTT ms | goodput | method | first answer s | sooner | exact s | of plain |")  # noqa: E501  # fmt: skip
+            print("|---|---|---|---|---|---|---|---|")
+            for mbit in args.rates:
+                rtt = args.rtt if mbit <= RELAY_MBIT else 0
+                runs = [measure(model, root, mbit, rtt, args.methods) for _ in range(args.runs)]
+                everything.append({"model": model, "mbit": mbit, "rtt": rtt, "runs": runs})
+                show(runs, mbit, rtt, size)
+    if args.json:
+        args.json.write_text(json.dumps(everything, indent=1) + "\n")
+
+
+def show(runs: list[dict[str, Any]], mbit: float, rtt: float, size: int) -> None:
+    """One row per method."""
+
+    def median(method: str, what: str) -> float:
+        values = sorted(run[method][what] for run in runs)
+        return float(values[len(values) // 2])
+
+    plain = median("plain", "first") if "plain" in runs[0] else float("nan")
+    for method in runs[0]:
+        first, exact = median(method, "first"), median(method, "exact")
+        print(
+            f"| {mbit:g} | {rtt:g} | {8e-6 * size / plain:.1f} | {method} | {first:.2f} "
+            f"| {plain / first:.2f} x | {exact:.2f} | {exact / plain:.3f} |",
+            flush=True,
+        )
+
+
+if __name__ == "__main__":
+    main()
