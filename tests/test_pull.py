@@ -696,6 +696,42 @@ def test_limit_rate(made, tmp_path):
     assert 0.4 < result.seconds < 2
 
 
+def test_a_deadline_far_off_changes_nothing(made, tmp_path):
+    assert pull(made.package, tmp_path / "dst", deadline=60).state == "exact"
+
+
+@pytest.mark.parametrize("in_place", [False, True])
+def test_a_deadline_gives_the_best_state_that_can_be_here_by_then(made, tmp_path, in_place):
+    """A link on which the 8bit state takes one second and exact three more."""
+    dst = tmp_path / "dst"
+    base, middle, last = (state.bytes for state in made.manifest.states)
+    rate = min(float(middle), (last - middle) / 3)
+    result = pull(made.package, dst, deadline=middle / rate + 0.5, limit_rate=rate)
+    assert result.state == made.label(dst) == "8bit"
+    assert result.seconds < middle / rate + 1
+    # At once the base, however late it is.
+    assert pull(made.package, tmp_path / "b", deadline=0.01, limit_rate=3.0 * base).state == "base"
+    # No deadline: the rest.
+    assert pull(made.package, dst, in_place=in_place).state == "exact"
+
+
+def test_what_the_deadline_cut_off_is_kept(made, tmp_path):
+    dst = tmp_path / "dst"
+    pull(made.package, dst, until="8bit")
+    size = made.update("exact").bytes
+    # Nothing is measured yet when it begins, so it tries.
+    assert pull(made.package, dst, deadline=0.6, limit_rate=size / 1.2).state == "8bit"
+    result = pull(made.package, dst)
+    assert made.label(dst) == "exact"
+    assert result.fetched < 0.9 * size
+
+
+@pytest.mark.parametrize("deadline", [0, -1, float("nan")])
+def test_impossible_deadlines(made, tmp_path, deadline):
+    with pytest.raises(UsageError, match="deadline"):
+        pull(made.package, tmp_path / "dst", deadline=deadline)
+
+
 @pytest.mark.parametrize("jobs", [1, 3])
 def test_over_http(made, tmp_path, jobs):
     server, app = kit.counting_server(made.package)

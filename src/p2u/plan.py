@@ -108,6 +108,18 @@ def leads_to(updates: Iterable[Edge], first: str, second: str) -> bool:
     return second in reached
 
 
+def in_time(left: int, rate: float, seconds: float, deadline: float) -> bool:
+    """Whether ``left`` bytes more will be here by the deadline.
+
+    Args:
+        left: Bytes.
+        rate: Bytes per second, measured.
+        seconds: Gone by.
+        deadline: Seconds from the same beginning.
+    """
+    return left <= rate * (deadline - seconds)
+
+
 def request_size(total: int, jobs: int) -> int:
     """Bytes per request such that ``jobs`` threads each have several, within the limits."""
     return max(MIN_REQUEST, min(MAX_REQUEST, total // (4 * jobs)))

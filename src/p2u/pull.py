@@ -10,6 +10,7 @@ from p2u._client.control import Progress
 from p2u._client.engine import Engine, PullPlan, Step
 from p2u._client.fetch import Retry
 from p2u._client.package import Package
+from p2u.errors import UsageError
 from p2u.stores import Store
 
 __all__ = ["Progress", "PullPlan", "PullResult", "Step", "pull"]
@@ -44,6 +45,7 @@ def pull(
     in_place: bool = False,
     dry_run: bool = False,
     repair: bool = False,
+    deadline: float | None = None,
     progress: Callable[[Progress], None] | None = None,
     on_state: Callable[[str], None] | None = None,
     retry: Retry | None = None,
@@ -66,6 +68,9 @@ def pull(
             mixture. A killed run loses nothing.
         dry_run: Change nothing; the result has the plan.
         repair: Overwrite files that were changed after they were pulled.
+        deadline: Seconds: stop at the best state that the bandwidth measured can deliver by then,
+            but not before the first one. What was fetched of a better one is kept for the next
+            run.
         progress: Called about ten times a second with a `Progress`, in this thread.
         on_state: Called with the label of each state as soon as the folder is it, in this thread.
         retry: When to try again after failures of the store.
@@ -77,6 +82,8 @@ def pull(
         DiskError: No space, no permission.
         BusyError: Another process pulls to the same folder.
     """
+    if deadline is not None and not deadline > 0:
+        raise UsageError(f"a deadline of {deadline:g} s", hint="It is in seconds, above 0")
     with Package(source, jobs=jobs, limit_rate=limit_rate, retry=retry) as package:
         engine = Engine(
             package,
@@ -84,6 +91,7 @@ def pull(
             until=until,
             in_place=in_place,
             repair=repair,
+            deadline=deadline,
             progress=progress,
             on_state=on_state,
         )

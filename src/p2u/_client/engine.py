@@ -19,7 +19,7 @@ from p2u._client.target import Target, changed_files, journal_header
 from p2u._client.workdir import WorkDir
 from p2u.errors import DiskError
 from p2u.manifest import Manifest, State, Update
-from p2u.plan import find_path, leads_to, plan_requests, request_size
+from p2u.plan import find_path, in_time, leads_to, plan_requests, request_size
 
 #: Bytes of free space that are left alone: state file, journal, folders.
 _SLACK = 2 << 20
@@ -83,6 +83,7 @@ class Engine:
         until: Label or id of the state wanted.
         in_place: Refine files where they lie.
         repair: Overwrite files that were changed after they were pulled.
+        deadline: Seconds in which the best state possible is wanted; None for the state wanted.
         progress: Called about ten times a second, in this thread.
         on_state: Called with the label of each state as soon as the target is it.
     """
@@ -95,6 +96,7 @@ class Engine:
         until: str,
         in_place: bool,
         repair: bool,
+        deadline: float | None = None,
         progress: Callable[[Progress], None] | None = None,
         on_state: Callable[[str], None] | None = None,
     ) -> None:
@@ -104,6 +106,7 @@ class Engine:
         self.work = WorkDir(self.target)
         self.in_place = in_place
         self.repair = repair
+        self.deadline = deadline
         self.manifest: Manifest = package.manifest
         self.want: State = find_state(self.manifest, until)
         self._progress = progress
@@ -226,24 +229,42 @@ class Engine:
     def _go(self, way: Way) -> None:
         self._marks = self.package.marks(way.updates)
         for number, update in enumerate(way.updates):
-            kind: type[Target] = InPlace if self._is_in_place(way, number) else Beside
+            in_place = self._is_in_place(way, number)
+            # Without a state, or with half of one, there is nothing to stay with.
+            can_stop = update.source is not None and not (number == 0 and way.resume)
+            if can_stop and self._too_late(update):
+                return
+            kind: type[Target] = InPlace if in_place else Beside
             target = kind(self.package, self.work, update)
+            tick = partial(self._tick, update, can_stop and not in_place)
             try:
                 missing = target.prepare()
-                self.package.fetcher.run(
-                    update.blobs, missing, target.apply, partial(self._tick, update)
-                )
+                if not self.package.fetcher.run(update.blobs, missing, target.apply, tick):
+                    return
                 target.finish()
             finally:
                 target.close()
             self._reached = self._labels[update.target]
-            self._tick(update)
+            self._tick(update, False)
             self._on_state(self._reached)
 
-    def _tick(self, update: Update) -> None:
-        if self._progress is None:
-            return
+    def _too_late(self, update: Update) -> bool:
+        """Whether the deadline is too near for this update."""
+        if self.deadline is None:
+            return False
         meter = self.package.meter
+        if self._reached is None:
+            # Nothing was measured yet: try.
+            return meter.seconds >= self.deadline
+        left = update.index.size + update.bytes
+        return not in_time(left, meter.rate(), meter.seconds, self.deadline)
+
+    def _tick(self, update: Update, can_stop: bool) -> bool:
+        """Tell how far it is; whether to go on."""
+        meter = self.package.meter
+        go_on = not (can_stop and self.deadline is not None and meter.seconds > self.deadline)
+        if self._progress is None:
+            return go_on
         self._progress(
             Progress(
                 self._reached,
@@ -255,6 +276,7 @@ class Engine:
                 self._marks,
             )
         )
+        return go_on
 
     def _free(self) -> int:
         with disk_errors(self.work.parent, "read"):

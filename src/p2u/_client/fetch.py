@@ -114,24 +114,31 @@ class Fetcher:
         blobs: Sequence[Blob],
         chunks: Sequence[Chunk],
         apply: Apply,
-        tick: Callable[[], None] = lambda: None,
-    ) -> None:
+        tick: Callable[[], bool | None] = lambda: None,
+    ) -> bool:
         """Fetch chunks of one update and pass each to ``apply`` once, roughly in order.
 
         Args:
             blobs: The update's.
             chunks: Those missing.
             apply: Called in several threads at once; an error from it ends the run.
-            tick: Called about ten times a second in this thread.
+            tick: Called about ten times a second in this thread; False ends the run early.
+
+        Returns:
+            Whether all chunks were applied.
 
         Raises:
             Cancelled: ``stop`` was called.
             IntegrityError: A chunk is wrong, and was so again when fetched anew.
             StoreError: The store failed for good.
         """
-        if chunks:
-            _Run(self, blobs, chunks, apply).wait(tick)
+        complete = not chunks or _Run(self, blobs, chunks, apply).wait(tick)
         self.stop.check()
+        return complete
+
+
+class _EnoughError(Exception):
+    """The caller wants no more of this run."""
 
 
 class _WrongHashError(Exception):
@@ -154,19 +161,22 @@ class _Run:
         self._requests = deque(plan_requests(chunks, ranges=self._ranges, max_bytes=size))
         count = min(fetcher.jobs, len(self._requests))
         self._ended = threading.Event()
+        self._enough = False
+        self._left = len(chunks)
         self._running = count
         self._threads = [
             threading.Thread(target=self._work, args=(number,), daemon=True, name=f"p2u-{number}")
             for number in range(count)
         ]
 
-    def wait(self, tick: Callable[[], None]) -> None:
-        """Run the threads to their end, and raise what went wrong."""
+    def wait(self, tick: Callable[[], bool | None]) -> bool:
+        """Run the threads to their end, and raise what went wrong; whether all is done."""
         for thread in self._threads:
             thread.start()
         try:
             while not self._ended.wait(0.1):
-                tick()
+                if tick() is False:
+                    self._enough = True
         except BaseException:
             # Ctrl-C, or an error of the caller's `tick`.
             self._f.stop.call()
@@ -178,6 +188,7 @@ class _Run:
         tick()
         if self._error is not None:
             raise self._error
+        return self._left == 0
 
     def _work(self, number: int) -> None:
         try:
@@ -187,6 +198,8 @@ class _Run:
                 self._f.probed.wait()
             while (request := self._next()) is not None:
                 self._fetch(request)
+        except _EnoughError:
+            pass
         except BaseException as error:  # noqa: BLE001 - raised again in the caller's thread
             with self._lock:
                 # What comes after the first error, or a cancellation, follows from it.
@@ -202,7 +215,7 @@ class _Run:
                     self._ended.set()
 
     def _next(self) -> Request[Chunk] | None:
-        self._f.stop.check()
+        self.check()
         with self._lock:
             if self._ranges and not self._f.store.supports_ranges:
                 self._ranges = False
@@ -249,14 +262,22 @@ class _Run:
                         raise _WrongHashError
                     self._apply(chunk, payload)
                 todo.popleft()
+                with self._lock:
+                    self._left -= 1
         finally:
             pieces.close()
+
+    def check(self) -> None:
+        """Raise if this run is to end."""
+        self._f.stop.check()
+        if self._enough:
+            raise _EnoughError
 
     def arrived(self, count: int) -> None:
         """Pieces call this for all that comes."""
         self._f.meter.receive(count)
         self._f.probed.set()
-        self._f.stop.check()
+        self.check()
 
     def count(self, count: int) -> None:
         """Pieces call this for what was wanted."""

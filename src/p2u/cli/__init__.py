@@ -46,6 +46,16 @@ def _size(text: str) -> int:
         raise UsageError(f"{text!r} is not a size", hint="Write it like 24MiB or 25MB") from None
 
 
+def _seconds(text: str) -> float:
+    """Seconds of ``2s``, ``500ms``, ``1.5``, ``1m``."""
+    number = text.strip().rstrip("smin ")
+    unit = text.strip()[len(number) :].strip()
+    try:
+        return float(number) * {"": 1, "s": 1, "ms": 0.001, "m": 60, "min": 60}[unit]
+    except (KeyError, ValueError):
+        raise UsageError(f"{text!r} is not a time", hint="Write it like 2s or 500ms") from None
+
+
 def _version(wanted: bool) -> None:
     if wanted:
         from importlib.metadata import PackageNotFoundError, version
@@ -130,12 +140,17 @@ def verify(
 @app.command(
     epilog="Examples:\n\n  p2u pull https://example.org/model.p2u ./model\n\n"
     "  p2u pull model.p2u ./model --until base\n\n"
-    "  p2u pull URL ./model --limit-rate 2MB/s --in-place"
+    "  p2u pull URL ./model --limit-rate 2MB/s --in-place\n\n"
+    "  p2u pull URL ./model --deadline 2s   # the best state that can be here by then"
 )
 def pull(
     src: Annotated[str, typer.Argument(help="Path or http(s) URL of a package.")],
     dst: Annotated[Path, typer.Argument(help="The model directory to make or to sharpen.")],
     until: Annotated[str, typer.Option(help="State to stop at.")] = "exact",
+    deadline: Annotated[
+        Optional[str],  # noqa: UP045
+        typer.Option(metavar="TIME", help="Stop at the best state that can be here by then: 2s."),
+    ] = None,
     jobs: Jobs = None,
     limit_rate: Rate = None,
     in_place: Annotated[
@@ -157,7 +172,8 @@ def pull(
     with show.transfer(quiet or dry_run) as view:
         report = pull_model(
             src, dst, until=until, jobs=jobs, limit_rate=limit_rate, in_place=in_place,
-            repair=repair, dry_run=dry_run, progress=view.progress, on_state=view.reached,
+            repair=repair, deadline=_seconds(deadline) if deadline else None, dry_run=dry_run,
+            progress=view.progress, on_state=view.reached,
         )  # fmt: skip
     if dry_run or not quiet:
         show.pulled(report, dst, dry_run=dry_run)
