@@ -94,9 +94,11 @@ def decode(
     def one(update: Update, chunk: Chunk) -> None:
         blob = blobs[update.blobs[chunk.blob].key]
         payload = memoryview(blob)[chunk.start : chunk.start + chunk.length]
-        if chunk.piece is not None:
-            p = chunk.piece
-            view[p.offset : p.offset + p.size] = zstandard.decompress(payload)
+        if chunk.pieces:
+            data = memoryview(zstandard.decompress(payload))
+            for p in chunk.pieces:
+                view[p.offset : p.offset + p.size] = data[: p.size]
+                data = data[p.size :]
             return
         segments = []
         for seg in chunk.segments:

@@ -15,7 +15,7 @@ from p2u.index import (
     Chunk,
     Piece,
     Seg,
-    decode_piece,
+    decode_pieces,
     encode_index,
     parse_index,
 )
@@ -50,21 +50,31 @@ def update(chunks: int, *blobs: int, source: str | None = None) -> Update:
     return Update(source, "t", Object("t.index", 1, SHA), keys, sum(blobs), chunks)
 
 
-def chunk(length: int, *segments: tuple[int, int, int], piece: Piece | None = None) -> Chunk:
-    sha = hashlib.sha256(repr((length, segments, piece)).encode()).digest()
-    return Chunk(0, 0, 0, length, sha, tuple(Seg(*s) for s in segments), piece)
+def chunk(length: int, *segments: tuple[int, int, int]) -> Chunk:
+    sha = hashlib.sha256(repr((length, segments)).encode()).digest()
+    return Chunk(0, 0, 0, length, sha, tuple(Seg(*s) for s in segments), ())
+
+
+def carry(length: int, *pieces: tuple[int, int, int]) -> Chunk:
+    sha = hashlib.sha256(repr((length, pieces)).encode()).digest()
+    return Chunk(0, 0, 0, length, sha, (), tuple(Piece(*p) for p in pieces))
 
 
 BASE = [
-    chunk(30, piece=Piece(1, 0, 100)),
-    chunk(9, piece=Piece(0, 0, 10)),
+    carry(30, (1, 0, 100)),
+    carry(9, (0, 0, 10)),
     chunk(200, (2, 0, 3), (0, 7, 3)),
     chunk(100, (0, 0, 7)),
     chunk(300, (3, 0, 1)),
 ]
 BASE_UPDATE = update(5, 239, 400)
-REFINE = [chunk(5, (2, 0, 2), (0, 9, 1)), chunk(6, (0, 0, 9))]
-REFINE_UPDATE = update(2, 11, source="s")
+REFINE = [
+    chunk(5, (2, 0, 2), (0, 9, 1)),
+    chunk(6, (0, 0, 9)),
+    carry(9, (0, 6, 4)),
+    carry(20, (0, 1, 2), (0, 3, 1), (1, 96, 4)),
+]
+REFINE_UPDATE = update(4, 40, source="s")
 
 
 def test_round_trip() -> None:
@@ -118,11 +128,11 @@ def replaced(number: int, new: Chunk) -> list[Chunk]:
         (replaced(3, chunk(100, (0, 0, 7), (3, 0, 1))), "mixes"),
         (replaced(3, chunk(101, (0, 0, 7))), "fit"),
         (replaced(3, chunk(0, (0, 0, 7))), "0 bytes"),
-        (replaced(1, chunk(9, piece=Piece(0, 0, 9))), "hold 9 of 10 bytes"),
-        (replaced(1, chunk(9, piece=Piece(0, 0, 11))), "do not exist"),
-        (replaced(1, chunk(9, piece=Piece(3, 0, 10))), "do not exist"),
-        (replaced(1, chunk(9, piece=Piece(0, 0, 0))), "do not exist"),
-        (replaced(1, chunk(9, piece=Piece(0, 2**54, 1))), "do not exist"),
+        (replaced(1, carry(9, (0, 0, 9))), "hold 9 of 10 bytes"),
+        (replaced(1, carry(9, (0, 0, 11))), "do not exist"),
+        (replaced(1, carry(9, (3, 0, 10))), "do not exist"),
+        (replaced(1, carry(9, (0, 0, 0))), "do not exist"),
+        (replaced(1, carry(9, (0, 2**54, 1))), "do not exist"),
         (replaced(1, chunk(9)), "empty"),
     ],
 )
@@ -140,9 +150,64 @@ def test_counts_and_sizes_must_agree() -> None:
 
 
 def test_refinements_hold_rows_once() -> None:
-    wrong([chunk(5, (0, 0, 5)), chunk(6, (0, 4, 1))], REFINE_UPDATE, "twice")
-    wrong([chunk(5, (0, 0, 5), (0, 4, 1)), chunk(6, (2, 0, 1))], REFINE_UPDATE, "twice")
-    wrong([chunk(5, piece=Piece(0, 0, 10)), chunk(6, (2, 0, 1))], REFINE_UPDATE, "no place")
+    of = update(2, 11, source="s")
+    wrong([chunk(5, (0, 0, 5)), chunk(6, (0, 4, 1))], of, "twice")
+    wrong([chunk(5, (0, 0, 5), (0, 4, 1)), chunk(6, (2, 0, 1))], of, "twice")
+
+
+@pytest.mark.parametrize(
+    ("pieces", "match"),
+    [
+        ([((0, 0, 4),), ((0, 3, 1),)], "config: byte 3 appears twice"),
+        ([((0, 0, 4), (1, 0, 9)), ((1, 8, 2),)], "model: byte 8 appears twice"),
+        ([((1, 96, 5),)], "model: bytes 96 to 101 are carried, but belong to a tensor"),
+        ([((1, 0, 4), (1, 499, 1))], "499 to 500 are carried, but belong to a tensor"),
+        ([((1, 500, 1),)], "belong to a tensor"),
+        ([((1, 699, 1),)], "belong to a tensor"),
+        ([((1, 99, 601),)], "belong to a tensor"),
+        ([((0, 9, 2),)], "do not exist"),
+        ([((0, 0, 1), (1, 0, 1), (2, 0, 1))], "do not exist"),
+        ([((0, 0, 1), (3, 0, 1))], "do not exist"),
+        ([((0, 0, 1), (0, 2, 0))], "do not exist"),
+    ],
+)
+def test_refinements_replace_what_no_tensor_covers_once(
+    pieces: list[tuple[tuple[int, int, int], ...]], match: str
+) -> None:
+    chunks = [carry(7, *places) for places in pieces]
+    of = update(len(chunks), 7 * len(chunks), source="s")
+    wrong(chunks, of, match)
+
+
+def test_pieces_of_the_base_may_not_cover_tensors_either() -> None:
+    chunks = [*replaced(0, carry(30, (1, 0, 100), (1, 600, 100)))[:4]]
+    wrong(chunks, update(4, 239, 100), "belong to a tensor")
+
+
+def test_one_place_has_one_spelling() -> None:
+    data = bytearray(encode_index([carry(7, (0, 2, 4))]))
+    assert data[6] == 1
+    of = update(1, 7, source="s")
+    assert parse_index(bytes(data), of, LAYOUT, MANIFEST)
+    data[6:7], data[40:40] = b"\x02", b"\x01"
+    with pytest.raises(FormatError, match="two or more"):
+        parse_index(bytes(data), of, LAYOUT, MANIFEST)
+    data[6] = 3
+    with pytest.raises(FormatError, match="type 3"):
+        parse_index(bytes(data), of, LAYOUT, MANIFEST)
+
+
+def test_many_places_take_few_bytes() -> None:
+    manifest = replace(MANIFEST, files=(FileEntry("zip", 10**9, (SHA,)),))
+    places = [(0, 100 + 900_000 * n, 4) for n in range(1000)]
+    data = encode_index([carry(4000, *places)])
+    assert len(data) < 5200
+    of = update(1, 4000, source="s")
+    (found,) = parse_index(data, of, Layout(()), manifest)
+    assert found.pieces == tuple(Piece(*p) for p in places)
+    large = [(0, n << 21, 1 << 20) for n in range(5)]
+    parse_index(encode_index([carry(4000, *large[:4])]), of, Layout(()), manifest)
+    wrong([carry(4000, *large)], of, "too many")
 
 
 def test_counts_are_checked_before_memory_is_taken() -> None:
@@ -223,8 +288,8 @@ def test_any_change(data: st.DataObject) -> None:
 
 def test_pieces() -> None:
     compress = zstandard.ZstdCompressor().compress
-    piece = Piece(0, 0, 1000)
-    assert decode_piece(compress(b"x" * 1000), piece, "k") == b"x" * 1000
+    pieces = (Piece(0, 0, 400), Piece(0, 500, 600))
+    assert decode_pieces(compress(b"x" * 1000), pieces, "k") == b"x" * 1000
     unsized = zstandard.ZstdCompressor(write_content_size=False).compress(b"x" * 1000)
     for bad in (
         compress(b"x" * 999),
@@ -237,5 +302,5 @@ def test_pieces() -> None:
         b"x" * 1000,
     ):
         with pytest.raises(FormatError) as caught:
-            decode_piece(bad, piece, "k")
+            decode_pieces(bad, pieces, "k")
         assert caught.value.file == "k"

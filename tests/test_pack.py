@@ -20,7 +20,7 @@ from hypothesis import strategies as st
 
 from p2u import core
 from p2u.errors import DiskError, FormatError, IntegrityError, P2UError, UsageError
-from p2u.index import Chunk, decode_piece, parse_index
+from p2u.index import Chunk, decode_pieces, parse_index
 from p2u.layout import Layout, parse_layout
 from p2u.manifest import Manifest, parse_manifest
 from p2u.pack import PackProgress, PackReport, blobs, pack, verify
@@ -103,9 +103,11 @@ def decode(folder: Path) -> Opened:
 
 
 def apply(layout: Layout, files: list[bytearray], chunk: Chunk, payload: bytes) -> None:
-    if chunk.piece:
-        p = chunk.piece
-        files[p.file][p.offset : p.offset + p.size] = decode_piece(payload, p, "blob")
+    if chunk.pieces:
+        data = decode_pieces(payload, chunk.pieces, "blob")
+        for p in chunk.pieces:
+            files[p.file][p.offset : p.offset + p.size] = data[: p.size]
+            data = data[p.size :]
         return
     segments = []
     for seg in chunk.segments:
@@ -371,7 +373,7 @@ def test_large_tensors_are_cut_evenly(tmp_path: Path) -> None:
         assert max(sizes) <= 1 << 20
         assert max(sizes) - min(sizes) < 8192
     # A large carried file comes last, in pieces.
-    last = [c.piece.size for c in opened.chunks[0][-3:] if c.piece]
+    last = [p.size for c in opened.chunks[0][-3:] for p in c.pieces]
     assert last == [4 << 20, 4 << 20, 2 << 20]
 
 

@@ -6,14 +6,18 @@ length of its payload, 32 bytes SHA-256 of it, and
 - type 0, rows: varint number of segments; per segment the zigzag varint tensor number minus that
   of the index's previous segment (0 at first), varint first row, varint number of rows;
 - type 1, bytes of a file that belong to no tensor: varint file, varint offset, varint size. The
-  payload is one zstd frame.
+  payload is one zstd frame;
+- type 2, the same in several places: varint number of places >= 2; per place varint file minus
+  that of the place before, varint offset minus the end of the place before (in another file: the
+  offset), varint size. The payload is one zstd frame of all of them, back to back.
 
 Chunks lie back to back in the update's blobs; none crosses from one blob to the next.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from bisect import bisect_left
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
 
@@ -23,9 +27,9 @@ from p2u.manifest import HINT, Manifest, Update
 
 MAGIC = b"P2UI"
 VERSION = 1
-ROWS, BYTES = 0, 1
+ROWS, BYTES, PLACES = 0, 1, 2
 
-#: Limits per chunk, in bytes: decoded, carried as a piece, and of the payload.
+#: Limits per chunk, in bytes: decoded, carried in pieces, and of the payload.
 MAX_DECODED = 64 << 20
 MAX_PIECE = 4 << 20
 MAX_PAYLOAD = 128 << 20
@@ -33,6 +37,7 @@ MAX_PAYLOAD = 128 << 20
 #: Fewest bytes that a chunk and a segment take, to check counts before anything is allocated.
 _LEAST_CHUNK = 1 + 1 + 32 + 3
 _LEAST_SEGMENT = 3
+_LEAST_PLACE = 3
 
 
 @dataclass(frozen=True, slots=True)
@@ -63,8 +68,8 @@ class Chunk:
         start: First byte of the payload in the blob.
         length: Bytes of the payload.
         sha256: Digest of the payload, 32 bytes.
-        segments: The rows that it holds, empty if it is a piece.
-        piece: The piece that it holds, if it is one.
+        segments: The rows that it holds; empty if it holds pieces.
+        pieces: The pieces that it holds, sorted; empty if it holds rows.
     """
 
     number: int
@@ -73,20 +78,19 @@ class Chunk:
     length: int
     sha256: bytes
     segments: tuple[Seg, ...]
-    piece: Piece | None
+    pieces: tuple[Piece, ...]
 
 
-def decode_piece(payload: bytes | memoryview, piece: Piece, key: str) -> bytes:
-    """The bytes of a piece, from its payload.
+def decode_pieces(payload: bytes | memoryview, pieces: Sequence[Piece], key: str) -> bytes:
+    """The bytes of a chunk's pieces, back to back, from its payload.
 
     Raises:
         FormatError: The payload is malformed or of another size; ``key`` is for the message.
     """
-    data = decompress(payload, piece.size, key)
-    if len(data) != piece.size:
-        raise FormatError(
-            f"a piece has {len(data)} bytes, {piece.size} expected", file=key, hint=HINT
-        )
+    size = sum(piece.size for piece in pieces)
+    data = decompress(payload, size, key)
+    if len(data) != size:
+        raise FormatError(f"a piece has {len(data)} bytes, {size} expected", file=key, hint=HINT)
     return data
 
 
@@ -98,12 +102,11 @@ def encode_index(chunks: Iterable[Chunk]) -> bytes:
     _put(out, len(chunks))
     last = 0
     for chunk in chunks:
-        out.append(ROWS if chunk.piece is None else BYTES)
+        out.append((BYTES if len(chunk.pieces) == 1 else PLACES) if chunk.pieces else ROWS)
         _put(out, chunk.length)
         out += chunk.sha256
-        if chunk.piece is not None:
-            for value in (chunk.piece.file, chunk.piece.offset, chunk.piece.size):
-                _put(out, value)
+        if chunk.pieces:
+            _put_pieces(out, chunk.pieces)
             continue
         _put(out, len(chunk.segments))
         for seg in chunk.segments:
@@ -113,6 +116,18 @@ def encode_index(chunks: Iterable[Chunk]) -> bytes:
             _put(out, seg.first_row)
             _put(out, seg.rows)
     return bytes(out)
+
+
+def _put_pieces(out: bytearray, pieces: Sequence[Piece]) -> None:
+    if len(pieces) > 1:
+        _put(out, len(pieces))
+    file = at = 0
+    for piece in pieces:
+        if piece.file != file:
+            at = 0
+        for value in (piece.file - file, piece.offset - at, piece.size):
+            _put(out, value)
+        file, at = piece.file, piece.offset + piece.size
 
 
 def _put(out: bytearray, value: int) -> None:
@@ -179,7 +194,7 @@ def parse_index(
 
     Returns:
         The chunks in order of their place in the blobs. Those of an update from nothing cover
-        every byte of every file exactly once, those of others no row twice.
+        every byte of every file exactly once, those of others no byte twice.
 
     Raises:
         FormatError: It is malformed or does not fit manifest and layout.
@@ -203,20 +218,21 @@ def parse_index(
         if blob == len(update.blobs) or start + length > update.blobs[blob].size:
             raise r.wrong(f"chunk {number} does not fit the sizes of the blobs")
         segments: tuple[Seg, ...] = ()
-        piece = None
+        pieces: tuple[Piece, ...] = ()
         if kind == ROWS:
             segments = _segments(r, number, last, layout)
             last = segments[-1].tensor
-        elif kind == BYTES and update.source is None:
-            piece = _piece(r, number, manifest)
+        elif kind in (BYTES, PLACES):
+            pieces = _pieces(r, number, manifest, several=kind == PLACES)
         else:
-            raise r.wrong(f"chunk {number} has type {kind}, which has no place here")
-        chunks.append(Chunk(number, blob, start, length, sha256, segments, piece))
+            raise r.wrong(f"chunk {number} has type {kind}, which is not known")
+        chunks.append(Chunk(number, blob, start, length, sha256, segments, pieces))
         start += length
     if r.left:
         raise r.wrong(f"{r.left} bytes follow its last chunk")
     if update.blobs and (blob, start) != (len(update.blobs) - 1, update.blobs[-1].size):
         raise r.wrong("the blobs are longer than their chunks")
+    _check_pieces(r, chunks, layout, manifest)
     if update.source is None:
         _check_complete(r, chunks, layout, manifest)
     else:
@@ -252,15 +268,45 @@ def _segments(r: _Reader, number: int, last: int, layout: Layout) -> tuple[Seg, 
     return tuple(segments)
 
 
-def _piece(r: _Reader, number: int, manifest: Manifest) -> Piece:
-    file, offset, size = r.varint(), r.varint(), r.varint()
-    if (
-        file >= len(manifest.files)
-        or not 1 <= size <= MAX_PIECE
-        or offset + size > manifest.files[file].size
-    ):
-        raise r.wrong(f"chunk {number} holds bytes that do not exist or are too many")
-    return Piece(file, offset, size)
+def _pieces(r: _Reader, number: int, manifest: Manifest, *, several: bool) -> tuple[Piece, ...]:
+    count = r.count("places", _LEAST_PLACE) if several else 1
+    if count < 1 + several:
+        raise r.wrong(f"chunk {number} states {count} places, two or more are expected")
+    pieces = []
+    file = at = total = 0
+    for _ in range(count):
+        step, offset, size = r.varint(), r.varint(), r.varint()
+        if step:
+            file, at = file + step, 0
+        offset += at
+        total += size
+        if (
+            file >= len(manifest.files)
+            or size < 1
+            or total > MAX_PIECE
+            or offset + size > manifest.files[file].size
+        ):
+            raise r.wrong(f"chunk {number} holds bytes that do not exist or are too many")
+        pieces.append(Piece(file, offset, size))
+        at = offset + size
+    return tuple(pieces)
+
+
+def _check_pieces(r: _Reader, chunks: Iterable[Chunk], layout: Layout, manifest: Manifest) -> None:
+    """Raise FormatError if pieces overlap each other or a tensor."""
+    pieces = sorted((p.file, p.offset, p.offset + p.size) for c in chunks for p in c.pieces)
+    for (file, _, end), (other, start, _) in pairwise(pieces):
+        if file == other and end > start:
+            raise r.wrong(f"{manifest.files[file].path}: byte {start} appears twice")
+    tensors = [(t.file, t.offset, t.offset + t.length) for t in layout.tensors if t.length]
+    for file, start, end in pieces:
+        # Of the tensors, which do not overlap, only the last that begins before the piece's end.
+        at = bisect_left(tensors, (file, end)) - 1
+        if at >= 0 and tensors[at][0] == file and tensors[at][2] > start:
+            raise r.wrong(
+                f"{manifest.files[file].path}: bytes {start} to {end} are carried, "
+                "but belong to a tensor"
+            )
 
 
 def _check_disjoint(r: _Reader, chunks: Iterable[Chunk]) -> None:
@@ -277,8 +323,7 @@ def _check_complete(
     """Raise FormatError unless the chunks tile all files."""
     spans = []
     for chunk in chunks:
-        if chunk.piece is not None:
-            spans.append((chunk.piece.file, chunk.piece.offset, chunk.piece.size))
+        spans += [(piece.file, piece.offset, piece.size) for piece in chunk.pieces]
         for seg in chunk.segments:
             t = layout.tensors[seg.tensor]
             first, elems = t.span(seg.first_row, seg.rows)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
+from typing import Literal
 
 #: Bytes per element of the dtypes that safetensors names; others are carried as opaque bytes.
 ITEMSIZE: dict[str, int] = {
@@ -51,18 +52,36 @@ class TensorSpan:
 
 
 @dataclass(frozen=True, slots=True)
+class Check:
+    """A checksum that a file keeps of some of its own bytes.
+
+    Attributes:
+        kind: ``"crc32"``: that of zip, gzip and PNG.
+        start: First byte covered.
+        length: Number of bytes covered.
+        fields: Offsets of the places that hold it, 4 bytes little-endian each, none of them
+            covered by this or another check.
+    """
+
+    kind: Literal["crc32"]
+    start: int
+    length: int
+    fields: tuple[int, ...]
+
+
+@dataclass(frozen=True, slots=True)
 class Scan:
     """What a format finds in one file.
 
     Attributes:
         size: Of the file, bytes.
         spans: Its tensors. Those whose bytes lie in another file of the model name that file.
-        checks: Checksums of tensors within the file; no format so far has any.
+        checks: Checksums that it keeps of its own bytes.
     """
 
     size: int
     spans: tuple[TensorSpan, ...]
-    checks: tuple[()] = ()
+    checks: tuple[Check, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -74,8 +93,10 @@ class ModelFile:
         size: Bytes.
         spans: The tensors that lie in it, in order of offset; empty for a file that is only
             carried. The bytes between spans (headers, padding) are carried too.
+        checks: Checksums that it keeps of its own bytes: they differ from state to state.
     """
 
     path: str
     size: int
     spans: tuple[TensorSpan, ...] = field(default=())
+    checks: tuple[Check, ...] = field(default=())

@@ -8,7 +8,7 @@ from typing import Any
 from p2u import core
 from p2u._client.package import Span
 from p2u.errors import FormatError
-from p2u.index import Chunk, decode_piece
+from p2u.index import Chunk, decode_pieces
 from p2u.layout import Layout
 
 
@@ -28,14 +28,18 @@ def decode(
         layout: The package's.
         spans: ``chunk_spans`` of it.
         buffers: One writable buffer per span with the previous state's bytes; any content if the
-            update begins at nothing.
+            update begins at nothing, and if the chunk holds pieces.
         key: Of the blob, for messages.
 
     Raises:
         FormatError: The payload is malformed; the buffers' content is undefined then.
     """
-    if chunk.piece is not None:
-        buffers[0][:] = decode_piece(payload, chunk.piece, key)
+    if chunk.pieces:
+        data = memoryview(decode_pieces(payload, chunk.pieces, key))
+        at = 0
+        for buffer, span in zip(buffers, spans, strict=True):
+            buffer[:] = data[at : at + span.size]
+            at += span.size
         return
     tensor = layout.tensors[chunk.segments[0].tensor]
     segments = [

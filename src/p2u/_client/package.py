@@ -37,10 +37,8 @@ class Span:
 
 
 def chunk_spans(chunk: Chunk, layout: Layout) -> list[Span]:
-    """The places of a chunk's decoded bytes, in the order of its segments."""
-    if chunk.piece is not None:
-        return [Span(chunk.piece.file, chunk.piece.offset, chunk.piece.size)]
-    spans = []
+    """The places of a chunk's decoded bytes, in the order of its pieces or segments."""
+    spans = [Span(piece.file, piece.offset, piece.size) for piece in chunk.pieces]
     for seg in chunk.segments:
         t = layout.tensors[seg.tensor]
         first, elems = t.span(seg.first_row, seg.rows)

@@ -104,6 +104,8 @@ def merge(sizes: Mapping[str, int], scans: Mapping[str, Scan]) -> tuple[ModelFil
             one (naming the same bytes as the same dtype twice is fine).
     """
     found = _collect(sizes, scans)
+    checks = {file: scan.checks for file, scan in scans.items()}
     return tuple(
-        ModelFile(file, size, unique_names(_disjoint(found[file]))) for file, size in sizes.items()
+        ModelFile(file, size, unique_names(_disjoint(found[file])), checks.get(file, ()))
+        for file, size in sizes.items()
     )

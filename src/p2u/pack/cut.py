@@ -15,20 +15,25 @@ from p2u.types import TensorSpan
 CHUNK_ELEMENTS = 1 << 20
 #: Opaque tensors up to this many bytes come first, with the norms and biases.
 SMALL_OPAQUE = 64 << 10
+#: Bytes of a checksum.
+FIELD = 4
+#: Bytes between two tensors that get a chunk of their own, and most bytes of those that do not
+#: in one chunk: a file may have thousands of short ones.
+SMALL_GAP, GAPS = 64 << 10, 1 << 20
 
 
 @dataclass(frozen=True, slots=True)
 class Job:
-    """One chunk to make, for all updates at once: rows, or a piece of a file.
+    """One chunk to make, for all updates at once: rows, or pieces of files.
 
     Attributes:
         how: How the rows are coded.
-        dtype: That of all its tensors; empty for a piece.
+        dtype: That of all its tensors; empty for pieces.
         item: Bytes per element.
-        segments: The rows; empty for a piece.
+        segments: The rows; empty for pieces.
         elems: Elements of all segments.
-        piece: The piece.
-        large: The piece is of a large file.
+        pieces: The pieces.
+        large: The pieces are of a large run of bytes.
     """
 
     how: Treatment
@@ -36,18 +41,27 @@ class Job:
     item: int
     segments: tuple[Seg, ...]
     elems: int
-    piece: Piece | None = None
+    pieces: tuple[Piece, ...] = ()
     large: bool = False
 
     @property
     def size(self) -> int:
         """Bytes of the source."""
-        return self.piece.size if self.piece else self.elems * self.item
+        return sum(p.size for p in self.pieces) + self.elems * self.item
 
     @property
     def progressive(self) -> bool:
         """Whether it is meant to have levels."""
-        return self.piece is None and self.how is Treatment.PROGRESSIVE
+        return not self.pieces and self.how is Treatment.PROGRESSIVE
+
+    def places(self, layout: Layout) -> list[Piece]:
+        """Where its bytes lie, in their order in the chunk."""
+        out = list(self.pieces)
+        for seg in self.segments:
+            t = layout.tensors[seg.tensor]
+            first, elems = t.span(seg.first_row, seg.rows)
+            out.append(Piece(t.file, t.offset + first * t.item, elems * t.item))
+        return out
 
 
 def make_layout(model: Model) -> Layout:
@@ -69,7 +83,8 @@ def cut(model: Model, layout: Layout) -> list[Job]:
     """All chunks of the base update; those of the refinements are cut alike.
 
     First the bytes between the tensors and the small files, then norms, biases and other small
-    tensors, then the rest in the order of a forward pass, large carried files at the end.
+    tensors, then the rest in the order of a forward pass, large carried files at the end. The
+    checksums that files keep are in none of them: see `p2u.pack.checks`.
     """
     small: list[Job] = []
     large: list[Job] = []
@@ -131,19 +146,34 @@ def _rows(number: int, t: Tensor, how: Treatment) -> Iterator[Job]:
 
 
 def _pieces(model: Model, layout: Layout) -> Iterator[Job]:
-    """All bytes of all files that belong to no tensor."""
-    at = 0
+    """All bytes of all files that belong to no tensor and are no checksum."""
+    taken: list[list[tuple[int, int]]] = [[] for _ in model.files]
+    for t in layout.tensors:
+        taken[t.file].append((t.offset, t.offset + t.length))
     for number, file in enumerate(model.files):
-        covered = 0
-        while at < len(layout.tensors) and layout.tensors[at].file == number:
-            t = layout.tensors[at]
-            yield from _split(number, covered, t.offset, False)
-            covered = t.offset + t.length
-            at += 1
-        yield from _split(number, covered, file.size, file.size > MAX_PIECE and not file.spans)
+        taken[number] += [(at, at + FIELD) for check in file.checks for at in check.fields]
+        group: list[Piece] = []
+        covered = size = 0
+        for start, end in [*sorted(taken[number]), (file.size, file.size)]:
+            gap = start - covered
+            if gap > SMALL_GAP:
+                yield from _split(number, covered, start)
+            elif gap > 0:
+                group.append(Piece(number, covered, gap))
+                size += gap
+                if size > GAPS:
+                    yield _carry(*group)
+                    group, size = [], 0
+            covered = max(covered, end)
+        if group:
+            yield _carry(*group)
 
 
-def _split(file: int, start: int, stop: int, large: bool) -> Iterator[Job]:
+def _split(file: int, start: int, stop: int) -> Iterator[Job]:
     for offset in range(start, stop, MAX_PIECE):
         piece = Piece(file, offset, min(MAX_PIECE, stop - offset))
-        yield Job(Treatment.OPAQUE, "", 1, (), 0, piece, large)
+        yield _carry(piece, large=stop - start > MAX_PIECE)
+
+
+def _carry(*pieces: Piece, large: bool = False) -> Job:
+    return Job(Treatment.OPAQUE, "", 1, (), 0, pieces, large)

@@ -4,14 +4,16 @@ from __future__ import annotations
 
 import hashlib
 import math
+import zlib
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import zstandard
 
 from p2u import core
 from p2u.layout import Layout
+from p2u.pack.checks import Checks, Part
 from p2u.pack.cut import Job
 from p2u.pack.source import Source
 from p2u.recipe import Treatment
@@ -41,11 +43,13 @@ class Coded:
         payloads: One per update; the first alone if the chunk is exact from the base on.
         signal: Sum of squares of its weights, if it is a progressive one.
         errors: Sum of squared errors in each state.
+        sums: In each update's state, checksums of the chunk's parts that a file checks.
     """
 
     payloads: tuple[Payload, ...]
     signal: float
     errors: tuple[float, ...]
+    sums: tuple[tuple[int, ...], ...] = ()
 
 
 def buffers(layout: Layout, job: Job, memory: memoryview) -> list[core.Segment]:
@@ -66,16 +70,12 @@ def read_job(source: Source, layout: Layout, job: Job) -> bytearray:
     Raises:
         DiskError, IntegrityError: see `Source.read_into`.
     """
-    if job.piece:
-        return source.read(job.piece.file, job.piece.offset, job.piece.size)
     out = bytearray(job.size)
     view = memoryview(out)
     at = 0
-    for seg in job.segments:
-        t = layout.tensors[seg.tensor]
-        first, elems = t.span(seg.first_row, seg.rows)
-        source.read_into(t.file, t.offset + first * t.item, view[at : at + elems * t.item])
-        at += elems * t.item
+    for place in job.places(layout):
+        source.read_into(place.file, place.offset, view[at : at + place.size])
+        at += place.size
     return out
 
 
@@ -85,24 +85,32 @@ class Encoder:
     Args:
         source: The model.
         layout: Its tensors.
+        checks: Its checksums.
         halvings: Of each level behind the base.
         offset: Of the base's step.
     """
 
     def __init__(
-        self, source: Source, layout: Layout, halvings: Sequence[int], offset: int
+        self,
+        source: Source,
+        layout: Layout,
+        checks: Checks,
+        halvings: Sequence[int],
+        offset: int,
     ) -> None:
         self._source = source
         self._layout = layout
+        self._checks = checks
         self._halvings = tuple(halvings)
         self._offset = offset
 
     def cost(self, job: Job) -> int:
         """Memory that encoding takes, bytes, about."""
-        if job.piece:
+        if job.pieces:
             return 16 << 20 if job.large else 32 << 20
-        # Data and payloads; the core works on 32-bit copies: bits, state, bins, rests, symbols.
-        return job.elems * (2 * job.item + (22 if job.dtype in core.CODES else 4))
+        # Data, payloads and, for checksums, a state; the core works on 32-bit copies: bits, state,
+        # bins, rests, symbols.
+        return job.elems * (3 * job.item + (22 if job.dtype in core.CODES else 4))
 
     def encode(self, job: Job) -> Coded:
         """Encode one chunk.
@@ -111,9 +119,32 @@ class Encoder:
             DiskError, IntegrityError: The source cannot be read.
         """
         data = read_job(self._source, self._layout, job)
-        if job.piece:
-            level = LARGE_LEVEL if job.large else LEVEL
-            return _coded([zstandard.ZstdCompressor(level=level).compress(data)])
+        coded = self._encode(job, data)
+        if parts := self._checks.parts(job):
+            coded = replace(coded, sums=self._sums(job, data, coded.payloads, parts))
+        return coded
+
+    def _sums(
+        self, job: Job, data: bytearray, payloads: Sequence[Payload], parts: list[Part]
+    ) -> tuple[tuple[int, ...], ...]:
+        """Checksums of a chunk's parts in each update's state; the last one's is the source."""
+
+        def sums(content: bytearray) -> tuple[int, ...]:
+            view = memoryview(content)
+            return tuple(zlib.crc32(view[p.start : p.start + p.size]) for p in parts)
+
+        out = []
+        if len(payloads) > 1:
+            state = bytearray(len(data))
+            segments = buffers(self._layout, job, memoryview(state))
+            for payload in payloads[:-1]:
+                core.apply(payload.data, job.dtype, job.item, segments)
+                out.append(sums(state))
+        return (*out, sums(data))
+
+    def _encode(self, job: Job, data: bytearray) -> Coded:
+        if job.pieces:
+            return encode_pieces([data], large=job.large)
         segments = buffers(self._layout, job, memoryview(data))
         if job.how is Treatment.OPAQUE:
             return _coded(core.encode_opaque(job.item, segments).payloads)
@@ -128,6 +159,12 @@ class Encoder:
             if size * 100 >= len(other.payloads[0]) * (100 + PERCENT):
                 return _coded(other.payloads, made.signal, [0.0] * states)
         return _coded(made.payloads, made.signal, [0.0] * states if full else made.errors)
+
+
+def encode_pieces(states: Sequence[bytes | bytearray], *, large: bool = False) -> Coded:
+    """A chunk of pieces: its bytes in each update's state, one alone if they never change."""
+    compressor = zstandard.ZstdCompressor(level=LARGE_LEVEL if large else LEVEL)
+    return _coded([compressor.compress(state) for state in states])
 
 
 def _coded(payloads: Sequence[bytes], signal: float = 0.0, errors: Sequence[float] = ()) -> Coded:

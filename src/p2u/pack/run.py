@@ -29,8 +29,9 @@ from p2u.manifest import (
 )
 from p2u.pack import PackProgress, PackReport, StateRow
 from p2u.pack.blobs import BlobWriter, write_file
+from p2u.pack.checks import Checks
 from p2u.pack.cut import Job, cut, make_layout
-from p2u.pack.encode import Coded, Encoder
+from p2u.pack.encode import Coded, Encoder, encode_pieces
 from p2u.pack.pool import in_order
 from p2u.pack.publish import Workplace, check_target
 from p2u.pack.sample import Sample
@@ -104,7 +105,7 @@ class Packer:
         self._source = Source(self._model)
         self._layout = make_layout(self._model)
         self._jobs = cut(self._model, self._layout)
-        self._total = sum(job.size for job in self._jobs)
+        self._total = sum(file.size for file in self._model.files)
         largest = max((t.length for t in self._layout.tensors), default=0)
         self._budget = 2 * largest + BUDGET
 
@@ -151,34 +152,35 @@ class Packer:
     def _encode(self, folder: Path, offset: int) -> tuple[list[Made], list[BlobWriter], _Sums]:
         """Write all blobs."""
         halvings = [HALVINGS[label] for label in self._labels[1:]]
-        encoder = Encoder(self._source, self._layout, halvings, offset)
+        checks = Checks(self._model.files, self._layout)
+        encoder = Encoder(self._source, self._layout, checks, halvings, offset)
         writers = [BlobWriter(folder, label, self._settings.blob_size) for label in self._labels]
         sums = _Sums(len(self._labels))
         made: list[Made] = []
         done = 0
+
+        def put(job: Job, coded: Coded) -> None:
+            chunks = []
+            for writer, payload in zip(writers, coded.payloads, strict=False):
+                blob, start = writer.add(payload.data)
+                length = len(payload.data)
+                chunks.append(
+                    Chunk(len(made), blob, start, length, payload.sha256, job.segments, job.pieces)
+                )
+            made.append(Made(job, tuple(chunks)))
+
         results = in_order(
             self._jobs, encoder.encode, encoder.cost, self._settings.jobs, self._budget
         )
         try:
             for job, coded in results:
                 sums.add(job, coded)
-                chunks = []
-                for writer, payload in zip(writers, coded.payloads, strict=False):
-                    blob, start = writer.add(payload.data)
-                    chunks.append(
-                        Chunk(
-                            len(made),
-                            blob,
-                            start,
-                            len(payload.data),
-                            payload.sha256,
-                            job.segments,
-                            job.piece,
-                        )
-                    )
-                made.append(Made(job, tuple(chunks)))
+                checks.add(job, coded.sums)
+                put(job, coded)
                 done += job.size
                 self._tell("encode", done)
+            for job, states in checks.jobs(self._source, len(writers)):
+                put(job, encode_pieces(states))
         finally:
             results.close()
             for writer in writers:

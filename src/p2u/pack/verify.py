@@ -13,7 +13,7 @@ from pathlib import Path
 
 from p2u import core
 from p2u.errors import IntegrityError
-from p2u.index import Chunk, decode_piece
+from p2u.index import Chunk, decode_pieces
 from p2u.layout import Layout
 from p2u.manifest import Blob
 from p2u.pack.cut import Job
@@ -118,15 +118,10 @@ class Verifier:
     def _regions(self) -> list[_Region]:
         out = []
         for number, made in enumerate(self._made):
-            if piece := made.job.piece:
-                out.append(_Region(piece.file, piece.offset, piece.size, number, 0))
             start = 0
-            for seg in made.job.segments:
-                t = self._layout.tensors[seg.tensor]
-                first, elems = t.span(seg.first_row, seg.rows)
-                size = elems * t.item
-                out.append(_Region(t.file, t.offset + first * t.item, size, number, start))
-                start += size
+            for place in made.job.places(self._layout):
+                out.append(_Region(place.file, place.offset, place.size, number, start))
+                start += place.size
         return sorted(out)
 
     def _cost(self, number: int) -> int:
@@ -151,9 +146,9 @@ class Verifier:
         states: list[bytearray] = []
         for update, chunk in enumerate(made.chunks):
             payload = self._payload(update, chunk)
-            if made.job.piece:
+            if made.job.pieces:
                 key = self._blobs[update][chunk.blob].key
-                states.append(bytearray(decode_piece(payload, made.job.piece, key)))
+                states.append(bytearray(decode_pieces(payload, made.job.pieces, key)))
                 continue
             state = bytearray(states[-1]) if states else bytearray(len(source))
             segments = buffers(self._layout, made.job, memoryview(state))
@@ -168,9 +163,7 @@ class Verifier:
         return tuple(states)
 
     def _name(self, job: Job) -> str:
-        if job.piece:
-            return self._source.files[job.piece.file].path
-        return self._source.files[self._layout.tensors[job.segments[0].tensor].file].path
+        return self._source.files[job.places(self._layout)[0].file].path
 
 
 class _Kept:
