@@ -24,7 +24,7 @@ PIP := -m pip --disable-pip-version-check install --quiet
 CORE_MANIFEST := core/Cargo.toml
 CORE_FILES := core/Cargo.toml core/build.rs $(wildcard core/src/*.rs core/src/*/*.rs)
 BUILD_FILES := pyproject.toml hatch_build.py $(CORE_FILES)
-PACKAGE_FILES := $(wildcard src/p2u/*.py src/p2u/*/*.py)
+PACKAGE_FILES := $(wildcard src/p2u/*.py src/p2u/*/*.py src/p2u/*/*/*.py)
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:

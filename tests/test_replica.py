@@ -246,15 +246,15 @@ def test_cancel_is_quick_and_leaves_no_threads(made):
 
 def test_a_file_that_is_not_as_stated(made, tmp_path, monkeypatch):
     """The check of whole files, which chunks' hashes do not replace: a decoder's fault."""
-    from p2u._client import memory
+    from p2u._client import staging
 
-    real = memory.decode
+    real = staging.decode
 
     def decode(chunk, payload, layout, spans, buffers, key):
         real(chunk, payload, layout, spans, buffers, key)
         buffers[0][0] ^= 1
 
-    monkeypatch.setattr(memory, "decode", decode)
+    monkeypatch.setattr(staging, "decode", decode)
     with open_replica(made.package) as replica, pytest.raises(IntegrityError, match="SHA-256"):
         replica.wait("base")
     with open_replica(made.package, check=False) as replica:
@@ -270,9 +270,9 @@ def test_over_http(made):
 
 
 def test_memory_of_open(tmp_path):
-    """Peak memory: the model and less than 64 MiB."""
+    """Peak memory beyond the model: less than 64 MiB, and with staging what that takes."""
     model = tmp_path / "model.safetensors"
-    size = 24 << 20
+    size, largest = 24 << 20, 4 << 20
     kit.write_safetensors(
         model,
         [(f"w{i}", "F32", (1024, 1024), kit.floats(1 << 14, "F32", i) * 64) for i in range(6)],
@@ -280,11 +280,17 @@ def test_memory_of_open(tmp_path):
     p2u.pack(model, tmp_path / "pkg", levels=("base", "exact"))
     code = (
         "import sys, p2u\n"
-        "r = p2u.open(sys.argv[1], jobs=4)\n"
+        "r = p2u.open(sys.argv[1], jobs=4, mode=sys.argv[2], staging=sys.argv[3])\n"
         "r.wait()\n"
         "assert r.tensors['w0'].nbytes == 4 << 20\n"
     )
-    assert int(kit.run_python(code + kit.PRINT_PEAK, tmp_path / "pkg")) < size + (64 << 20)
+    for mode, staging, more in (
+        ("eager", "auto", 0),
+        ("atomic", "chunks", largest),
+        ("atomic", "copy", size),
+    ):
+        peak = int(kit.run_python(code + kit.PRINT_PEAK, tmp_path / "pkg", mode, staging))
+        assert peak < size + more + (64 << 20), (mode, staging)
 
 
 def test_public_names_are_what_they_say():

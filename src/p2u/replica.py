@@ -7,70 +7,104 @@ import os
 import threading
 import time
 from collections.abc import Callable, Mapping
-from types import MappingProxyType, TracebackType
+from types import FrameType, MappingProxyType, TracebackType
 from typing import TYPE_CHECKING, Any
 
-from p2u._client.control import Progress, Stop
+from p2u._client.control import Progress
+from p2u._client.course import MODES, STAGINGS, Commit, Course, Plan
 from p2u._client.fetch import Retry
-from p2u._client.memory import Files
-from p2u._client.package import Package, find_state
-from p2u.errors import UsageError
-from p2u.plan import find_path
+from p2u._client.gate import Pin
+from p2u.errors import Cancelled, UsageError
 from p2u.stores import Store
 
 if TYPE_CHECKING:
     import numpy as np
 
-__all__ = ["Progress", "Replica", "load", "open_replica"]
+__all__ = ["Commit", "Pinned", "Progress", "Replica", "load", "open_replica"]
 
 _log = logging.getLogger("p2u")
+
+#: So that Ctrl-C works on every system, waits are no longer than this; seconds.
+_LOOK = 0.2
 
 
 class Replica:
     """A live copy of a package in memory; made by ``p2u.open``. Thread-safe.
 
-    Threads in the background fetch, check and apply chunk by chunk. From the base on, the tensors
-    are usable; their values sharpen in place as chunks arrive, and at the state wanted they rest.
+    Threads in the background fetch and check chunks. From the first state on, the tensors are
+    usable; at the state wanted they rest. See ``docs/live.md`` for modes, staging and pins.
     """
 
-    def __init__(self, package: Package, until: str, check: bool) -> None:
-        self._package = package
-        self._until = until
-        self._check = check
+    def __init__(self, course: Course) -> None:
+        self._course = course
         self._changed = threading.Condition()
-        self._files: Files | None = None
+        #: States that are complete and checked.
         self._states: list[str] = []
-        self._labels: dict[str, str] = {}
-        self._target: str | None = None
-        self._marks: tuple[tuple[str, int], ...] = ()
+        #: The state that the memory holds; None before the first.
+        self._label: str | None = None
         self._error: BaseException | None = None
-        self._ended = False
+        self._commits: list[Commit] = []
         self._callbacks: list[Callable[[str], None]] = []
+        self._actions: list[Callable[[str], None]] = []
         self._arrays: Mapping[str, np.ndarray[Any, Any]] | None = None
-        self._thread = threading.Thread(target=self._run, daemon=True, name="p2u-replica")
-        self._thread.start()
+        self._running = True
+        self._thread = self._start()
 
     @property
     def state(self) -> str | None:
-        """Label of the state that is complete; None before the base."""
+        """Label of the state that the tensors hold; None before the first.
+
+        In eager mode, that is the last complete one, and tensors may be sharper.
+        """
         with self._changed:
-            return self._states[-1] if self._states else None
+            return self._label
+
+    @property
+    def states(self) -> tuple[str, ...]:
+        """Labels of the states on the way, in order; empty until the manifest is here."""
+        return tuple(self._course.labels.values())
+
+    @property
+    def mode(self) -> str:
+        """``"eager"`` or ``"atomic"``."""
+        return self._course.plan.mode
+
+    @property
+    def staging(self) -> str | None:
+        """How the last update came, or comes, into memory: ``"direct"``, ``"copy"``, ``"chunks"``.
+
+        None before the first update.
+        """
+        return self._course.staging
+
+    @property
+    def error(self) -> BaseException | None:
+        """What ended the transfer early; None while it runs and if it reached its end."""
+        with self._changed:
+            return self._error
+
+    @property
+    def commits(self) -> tuple[Commit, ...]:
+        """Each change from one state to the next so far, and how long it kept callers waiting."""
+        with self._changed:
+            return tuple(self._commits)
 
     @property
     def tensors(self) -> Mapping[str, np.ndarray[Any, Any]]:
         """Name to array in the original dtype: read-only views of the live memory, no copies.
 
-        While updates arrive, a reader may see rows of this and of the next state side by side. A
-        name that several files have is preceded by the file's path and a colon.
+        While nobody pins a state, or in eager mode, a reader may see rows of this and of the next
+        state side by side. A name that several files have is preceded by the file's path and a
+        colon.
 
         Raises:
             UsageError: No state is complete yet: ``wait("base")`` first.
         """
         with self._changed:
             if self._arrays is None:
-                if not self._states:
-                    self._raise_error()
-                self._arrays = MappingProxyType(self._need_files().arrays(writable=False))
+                self._need_state()
+                arrays = self._course.need_files().arrays(writable=False)
+                self._arrays = MappingProxyType(arrays)
             return self._arrays
 
     @property
@@ -81,23 +115,22 @@ class Replica:
             UsageError: No state is complete yet.
         """
         with self._changed:
-            if not self._states:
-                self._raise_error()
-            return self._need_files().carried()
+            self._need_state()
+            return self._course.need_files().carried()
 
     @property
     def progress(self) -> Progress:
         """How far the transfer is."""
         with self._changed:
-            meter = self._package.meter
+            meter, marks = self._course.package.meter, self._course.marks
             return Progress(
-                self._states[-1] if self._states else None,
-                self._target,
+                self._label,
+                self._course.target if self._running else None,
                 meter.done,
-                self._marks[-1][1] if self._marks else 0,
+                marks[-1][1] if marks else 0,
                 meter.rate(),
                 meter.seconds,
-                self._marks,
+                marks,
             )
 
     def wait(self, state: str | None = None, timeout: float | None = None) -> None:
@@ -109,26 +142,38 @@ class Replica:
 
         Raises:
             TimeoutError: It took longer.
-            UsageError: This replica does not come by such a state.
+            UsageError: This replica does not come by such a state, or this thread has pinned an
+                earlier one.
             P2UError: Whatever ended the transfer before the state was complete.
         """
-        end = None if timeout is None else time.monotonic() + timeout
-        with self._changed:
-            while not self._reached(state):
-                self._raise_error()
-                if self._ended:
-                    raise UsageError("the replica has ended without this state")
-                left = None if end is None else end - time.monotonic()
-                if left is not None and left <= 0:
-                    raise TimeoutError(f"state {state or self._until!r} not reached in {timeout} s")
-                # Short waits, so that Ctrl-C works on every system.
-                self._changed.wait(0.2 if left is None else min(0.2, left))
+        self._wait(lambda: self._reached(state), state, timeout)
+
+    def pinned(
+        self, require: str | None = None, timeout: float | None = None, *, brief: bool = False
+    ) -> Pinned:
+        """Hold a state: ``with replica.pinned() as state:`` gives its label.
+
+        Within the block the tensors are of that state and do not change, in atomic mode; eager mode
+        holds nothing. Any number of threads may pin, and a thread again what it has pinned. The
+        next state waits for them all; other callers do not, as long as it has waited less than
+        ``patience``.
+
+        Args:
+            require: Label or id of the worst state that will do; wait for it. By default the first.
+            timeout: Most seconds to wait.
+            brief: For one call of the model, soon over: others may be kept waiting for it.
+
+        Raises:
+            The errors of `wait`; IntegrityError or FormatError where a faulty package has left the
+            memory without a valid state.
+        """
+        return Pinned(self, require, timeout, brief)
 
     def on_state(self, callback: Callable[[str], None]) -> None:
         """Call ``callback(label)`` for each state that is complete, those before now at once.
 
-        Calls come from a background thread (at once: from this one). Keep them short: the next
-        state waits.
+        Calls come from a background thread (at once: from this one), and nobody is kept waiting for
+        them. The tensors do not change before they return: the next state waits.
         """
         with self._changed:
             self._callbacks.append(callback)
@@ -136,9 +181,37 @@ class Replica:
         for label in before:
             callback(label)
 
+    def on_commit(self, action: Callable[[str], None]) -> None:
+        """Call ``action(label)`` as a part of each later commit, for copies that have to agree.
+
+        The tensors hold the new state, and nobody has a pin until it returns. What it raises ends
+        the transfer, and no state can be pinned any more.
+        """
+        with self._changed:
+            self._actions.append(action)
+
+    def resume(self) -> None:
+        """Go on after an error, with what is missing; nothing if the transfer runs or is complete.
+
+        Raises:
+            Cancelled: It was cancelled.
+            P2UError: The error, if it was one that trying again cannot mend.
+        """
+        with self._changed:
+            if self._error is None or self._running:
+                return
+            if isinstance(self._error, Cancelled) or self._course.hopeless:
+                raise self._error
+            self._error = None
+            self._running = True
+            self._thread = self._start()
+
     def cancel(self) -> None:
-        """Stop the transfer. Tensors stay as they are; after a state they may be between two."""
-        self._package.stop.call()
+        """Stop the transfer for good, and free what it holds.
+
+        The tensors stay as they are: in eager mode they may be between two states.
+        """
+        self._course.cancel()
         if threading.current_thread() is not self._thread:
             self._thread.join()
 
@@ -153,62 +226,88 @@ class Replica:
     ) -> None:
         self.cancel()
 
+    def _wait(self, reached: Callable[[], bool], state: str | None, timeout: float | None) -> None:
+        end = None if timeout is None else time.monotonic() + timeout
+        with self._changed:
+            while not reached():
+                if self._error is not None:
+                    raise self._error
+                if not self._running:
+                    raise UsageError("the replica has ended without this state")
+                last = self.states[-1:]
+                if self._label is not None and (self._label,) != last and self._course.gate.held():
+                    raise UsageError(
+                        f"this thread has pinned the state {self._label!r} and would wait for ever",
+                        hint="Leave the block of pinned() first",
+                    )
+                left = _LOOK if end is None else end - time.monotonic()
+                if left <= 0:
+                    wanted = state or self._course.plan.until
+                    raise TimeoutError(f"state {wanted!r} not reached in {timeout} s")
+                self._changed.wait(min(_LOOK, left))
+
     def _reached(self, state: str | None) -> bool:
         if state is None:
-            return self._ended and self._error is None
-        if state in self._states:
-            return True
-        if not self._labels:
-            return False  # the manifest is not here yet
-        if state in self._labels:
-            return self._labels[state] in self._states
-        if state not in self._labels.values():
+            return not self._running and self._error is None
+        return self._find(state) in self._states
+
+    def _find(self, state: str) -> str | None:
+        """The label of a state on the way; None while the manifest is not here."""
+        labels = self._course.labels
+        if not labels:
+            return None
+        label = labels.get(state, state)
+        if label not in labels.values():
             raise UsageError(
                 f"this replica does not come by a state {state!r}; it has "
-                f"{', '.join(self._labels.values())}"
+                f"{', '.join(labels.values())}"
             )
-        return False
+        return label
 
-    def _need_files(self) -> Files:
-        if self._files is None or not self._states:
+    def _good_enough(self, require: str | None) -> bool:
+        if not self._states:
+            return False
+        if require is None:
+            return True
+        way = self.states
+        label = self._find(require)
+        return label is not None and way.index(self._states[-1]) >= way.index(label)
+
+    def _need_state(self) -> None:
+        if self._label is None:
+            if self._error is not None:
+                raise self._error
             raise UsageError("no state is complete yet", hint='Call wait("base") first')
-        return self._files
 
-    def _raise_error(self) -> None:
-        if self._error is not None:
-            raise self._error
+    def _start(self) -> threading.Thread:
+        thread = threading.Thread(target=self._run, daemon=True, name="p2u-replica")
+        thread.start()
+        return thread
 
     def _run(self) -> None:
+        error: BaseException | None = None
         try:
-            with self._package:
-                self._transfer()
-        except BaseException as error:  # noqa: BLE001 - raised again by wait()
-            with self._changed:
-                self._error = error
-        finally:
-            with self._changed:
-                self._ended = True
-                self._target = None
-                self._changed.notify_all()
-
-    def _transfer(self) -> None:
-        package = self._package
-        manifest = package.manifest
-        want = find_state(manifest, self._until)
-        way = find_path(manifest.updates, None, want.id)
-        labels = {state.id: state.label for state in manifest.states}
+            self._course.run(self._replace, self._announce)
+        except BaseException as raised:  # noqa: BLE001 - raised again by wait()
+            error = raised
         with self._changed:
-            self._labels = {update.target: labels[update.target] for update in way}
-            self._marks = package.marks(way)
-        for update in way:
+            self._error = error
+            self._running = False
+            self._changed.notify_all()
+
+    def _replace(self, label: str, commit: Callable[[], None], waited: float) -> None:
+        """Change the memory from one state to the next; nobody has a pin."""
+        begin = time.monotonic()
+        commit()
+        with self._changed:
+            first = self._label is None
+            self._label = label
+            actions = tuple(self._actions)
+        for action in actions:
+            action(label)
+        if not first:
             with self._changed:
-                self._target = labels[update.target]
-            chunks = package.index(update)
-            if self._files is None:
-                self._files = Files(package, self._check)
-            self._files.start(update, chunks)
-            package.fetcher.run(update.blobs, chunks, self._files.apply)
-            self._announce(labels[update.target])
+                self._commits.append(Commit(label, time.monotonic() - begin, waited))
 
     def _announce(self, label: str) -> None:
         with self._changed:
@@ -223,9 +322,66 @@ class Replica:
                 _log.exception("a callback of Replica.on_state failed")
 
 
+class Pinned:
+    """A state held for the time of a block; made by `Replica.pinned`.
+
+    Adapters call `enter` and `leave` where there is no block.
+    """
+
+    def __init__(
+        self, replica: Replica, require: str | None, timeout: float | None, brief: bool
+    ) -> None:
+        self._replica = replica
+        self._require = require
+        self._timeout = timeout
+        self._brief = brief
+        self._pin: Pin | None = None
+
+    def enter(self, frame: FrameType | None = None) -> str:
+        """Pin; with a frame, also until that frame of this thread has ended.
+
+        Raises:
+            See `Replica.pinned`.
+        """
+        replica, course = self._replica, self._replica._course
+        begin = time.monotonic()
+        replica._wait(lambda: replica._good_enough(self._require), self._require, self._timeout)
+        if course.plan.mode == "atomic":
+            left = None
+            if self._timeout is not None:
+                left = max(0.0, begin + self._timeout - time.monotonic())
+            self._pin = course.gate.pin(brief=self._brief, timeout=left, frame=frame)
+        if course.spoilt is not None:
+            self.leave()
+            raise course.spoilt
+        label = replica.state
+        assert label is not None
+        return label
+
+    def leave(self) -> None:
+        """Let go; again at no harm."""
+        pin, self._pin = self._pin, None
+        if pin is not None:
+            pin.release()
+
+    def __enter__(self) -> str:
+        return self.enter()
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        self.leave()
+
+
 def open_replica(
     source: str | os.PathLike[str] | Store,
     *,
+    mode: str = "atomic",
+    staging: str = "auto",
+    patience: float = 5.0,
     jobs: int | None = None,
     until: str = "exact",
     limit_rate: float | str | None = None,
@@ -236,19 +392,31 @@ def open_replica(
 
     Args:
         source: Path or URL of the package, or an open store (which is closed at the end).
+        mode: ``"atomic"``: a state is replaced by the next at one moment when nobody has pinned it.
+            ``"eager"``: chunks take effect as they arrive; lowest memory, mixed states.
+        staging: Of atomic mode. ``"copy"``: the next state is built in memory of its own, and
+            copied over; shortest pause. ``"chunks"``: its chunks are kept (beyond some MiB in a
+            temporary file), and decoded in the pause; least memory. ``"direct"``: as eager, but
+            `Replica.on_commit` is called in a pause; for models that own copies of all tensors.
+            ``"auto"``: copy where half of the free memory is enough for it, else chunks.
+        patience: Seconds after which a commit that waits holds new pins back even though others
+            keep theirs.
         jobs: Threads that fetch and decode.
         until: Label or id of the last state wanted.
         limit_rate: Bytes per second, or text such as ``"2MB/s"``.
-        check: Compare each file with its SHA-256 whenever a state is complete. Each chunk's hash
-            is checked in any case.
+        check: Compare each file with its SHA-256 for each state. Each chunk's hash is checked in
+            any case.
         retry: When to try again after failures of the store.
 
     Raises:
         UsageError: An argument is wrong. What goes wrong later, `Replica.wait` raises.
         NotFoundError: A local package that does not exist.
     """
-    package = Package(source, jobs=jobs, limit_rate=limit_rate, stop=Stop(), retry=retry)
-    return Replica(package, until, check)
+    for name, value, known in (("mode", mode, MODES), ("staging", staging, STAGINGS)):
+        if value not in known:
+            raise UsageError(f"{name} must be one of {', '.join(known)}, not {value!r}")
+    plan = Plan(until, mode, staging, patience, check, jobs, limit_rate, retry)
+    return Replica(Course(source, plan))
 
 
 def load(
@@ -264,9 +432,10 @@ def load(
     Raises:
         P2UError: See ``p2u.pull``.
     """
-    replica = open_replica(source, jobs=jobs, until=state)
+    plan = Plan(state, "eager", polite=False, jobs=jobs)
+    replica = Replica(Course(source, plan))
     try:
         replica.wait()
-        return replica._need_files().arrays(writable=True)
+        return replica._course.need_files().arrays(writable=True)
     finally:
         replica.cancel()

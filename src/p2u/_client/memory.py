@@ -1,21 +1,16 @@
-"""The model's files in memory, refined where they lie."""
+"""The model's files in memory, and its tensors as views of them."""
 
 from __future__ import annotations
 
 import hashlib
 import mmap
-import threading
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping
 from typing import TYPE_CHECKING, Any
 
-from p2u._client.decode import decode
-from p2u._client.package import Package, Span, chunk_spans
-from p2u._client.target import changed_files
+from p2u._client.package import Package
 from p2u.errors import IntegrityError
-from p2u.index import Chunk
 from p2u.layout import Tensor
-from p2u.manifest import Update
 from p2u.types import ITEMSIZE
 
 if TYPE_CHECKING:
@@ -59,64 +54,54 @@ def numpy_dtype(name: str) -> np.dtype[Any] | None:
     return None
 
 
+def allocate(size: int) -> memoryview:
+    """Zeroed memory whose pages exist from their first write on."""
+    return memoryview(mmap.mmap(-1, size)) if size else memoryview(bytearray())
+
+
 class Files:
-    """All bytes of all files of a package, and updates applied to them in place.
+    """All bytes of all files of a package.
 
     Args:
         package: Open.
-        check: Whether to compare each file with its SHA-256 whenever a state is complete.
     """
 
-    def __init__(self, package: Package, check: bool) -> None:
-        self._package = package
-        self._check = check
+    def __init__(self, package: Package) -> None:
+        self.manifest = package.manifest
+        self.layout = package.layout
         # Anonymous memory: pages exist from their first write on.
-        self.memory = [
-            memoryview(mmap.mmap(-1, file.size)) if file.size else memoryview(bytearray())
-            for file in package.manifest.files
-        ]
-        self._lock = threading.Lock()
-        self._left: Counter[int] = Counter()
+        self.memory = [allocate(file.size) for file in self.manifest.files]
+        self._spare: list[memoryview] | None = None
 
-    def start(self, update: Update, chunks: Sequence[Chunk]) -> None:
-        """Get ready for the chunks of an update."""
-        self._update = update
-        states = [state.id for state in self._package.manifest.states]
-        self._number = states.index(update.target)
-        self._left = Counter()
-        for chunk in chunks:
-            self._left.update({span.file for span in chunk_spans(chunk, self._package.layout)})
-        for file in changed_files(self._package.manifest, update):
-            if not self._left[file]:
-                self._hash(file)
+    def spare(self) -> list[memoryview]:
+        """Memory like ``memory``, of any content, for the next state; there until `drop_spare`."""
+        if self._spare is None:
+            self._spare = [allocate(file.size) for file in self.manifest.files]
+        return self._spare
 
-    def apply(self, chunk: Chunk, payload: memoryview) -> None:
-        """Decode one chunk into place; in any thread."""
-        spans = chunk_spans(chunk, self._package.layout)
-        buffers = [self.memory[s.file][s.offset : s.offset + s.size] for s in spans]
-        key = self._update.blobs[chunk.blob].key
-        decode(chunk, payload, self._package.layout, spans, buffers, key)
-        self._complete(spans)
+    def drop_spare(self) -> None:
+        """Free what `spare` gave, as soon as nobody uses it."""
+        self._spare = None
 
-    def _complete(self, spans: Sequence[Span]) -> None:
-        complete = []
-        with self._lock:
-            for file in {span.file for span in spans}:
-                self._left[file] -= 1
-                if not self._left[file]:
-                    complete.append(file)
-        for file in complete:
-            self._hash(file)
+    def check(self, file: int, state: int, parts: Iterable[memoryview]) -> None:
+        """Compare a file with what the manifest states.
 
-    def _hash(self, file: int) -> None:
-        if not self._check:
-            return
-        entry = self._package.manifest.files[file]
-        found = hashlib.sha256(self.memory[file]).hexdigest()
-        if found != entry.digest(self._number):
+        Args:
+            file: Its number.
+            state: Number of the state that it should be of.
+            parts: All its bytes.
+
+        Raises:
+            IntegrityError: They differ.
+        """
+        entry = self.manifest.files[file]
+        digest = hashlib.sha256()
+        for part in parts:
+            digest.update(part)
+        if digest.hexdigest() != entry.digest(state):
             raise IntegrityError(
-                f"SHA-256 {found} after the update to {self._update.target}, expected "
-                f"{entry.digest(self._number)}",
+                f"SHA-256 {digest.hexdigest()} after the update to "
+                f"{self.manifest.states[state].id}, expected {entry.digest(state)}",
                 file=entry.path,
                 hint="The program that made the package is faulty, or this computer's memory",
             )
@@ -127,11 +112,11 @@ class Files:
         A name that several files have is preceded by the file and a colon. A tensor whose dtype
         NumPy cannot express is its bytes.
         """
-        tensors = self._package.layout.tensors
+        tensors = self.layout.tensors
         counts = Counter(tensor.name for tensor in tensors)
         found = {}
         for tensor in tensors:
-            path = self._package.manifest.files[tensor.file].path
+            path = self.manifest.files[tensor.file].path
             name = tensor.name if counts[tensor.name] == 1 else f"{path}:{tensor.name}"
             found[name] = self._array(tensor, writable)
         return found
@@ -150,6 +135,6 @@ class Files:
 
     def carried(self) -> Mapping[str, memoryview]:
         """The bytes of each file by path, read-only."""
-        files = self._package.manifest.files
+        files = self.manifest.files
         pairs = zip(files, self.memory, strict=True)
         return {file.path: memory.toreadonly() for file, memory in pairs}

@@ -74,6 +74,8 @@ class Package:
         limit_rate: Bytes per second, or text such as ``"2MB/s"``.
         stop: Ends all reading early.
         retry: When to try again.
+        known: This package as it was opened before: what was read of it is not read again, and
+            counting goes on.
 
     Raises:
         The errors of ``open_store``, and UsageError for a bad argument. Nothing is read yet.
@@ -87,11 +89,12 @@ class Package:
         limit_rate: float | str | None = None,
         stop: Stop | None = None,
         retry: Retry | None = None,
+        known: Package | None = None,
     ) -> None:
         if jobs is not None and jobs < 1:
             raise UsageError(f"jobs must be at least 1, not {jobs}")
         self.stop = stop or Stop()
-        self.meter = Meter()
+        self.meter: Meter = known.meter if known else Meter()
         limiter = None
         if limit_rate is not None:
             rate = parse_rate(limit_rate) if isinstance(limit_rate, str) else limit_rate
@@ -109,8 +112,8 @@ class Package:
         self.decoded = Buffers(DECODED, self.stop)
         #: A folder that keeps layout and indices for the next run; their digests are checked.
         self.cache: Path | None = None
-        self._manifest: Manifest | None = None
-        self._layout: Layout | None = None
+        self._manifest: Manifest | None = known._manifest if known else None
+        self._layout: Layout | None = known._layout if known else None
 
     @property
     def manifest(self) -> Manifest:
