@@ -13,6 +13,8 @@ use crate::Error;
 #[cfg(target_arch = "x86_64")]
 pub mod avx2;
 #[cfg(target_arch = "x86_64")]
+mod avx2_rans;
+#[cfg(target_arch = "x86_64")]
 mod avx2_rows;
 #[cfg(p2u_avx512)]
 pub mod avx512;
