@@ -168,13 +168,50 @@ def test_twins_are_equal(dtype: str, family: str, isa: int) -> None:
         assert (state == other).all()
 
 
+def every_encoding(sample: Sample, scales: bytes, isa: int) -> list[core.Encoded]:
+    """Both kinds of chunk, with and without levels between and codes of the caller's."""
+    segments = sample.segments()
+    return [
+        core.encode(sample.dtype, segments, scales, wanted, codes=codes, full=full, wish=isa)
+        for codes in (None, sample.codes())
+        for wanted, full in (
+            ([0], False),
+            ([], False),
+            ([4, 0], False),
+            ([2, 5], False),
+            ([0], True),
+        )
+    ]
+
+
+@given(samples, offsets)
+def test_encoders_are_equal(sample: Sample, offset: int) -> None:
+    """Payloads and squared errors, to the last bit."""
+    scales = core.row_scales(sample.dtype, offset, sample.segments())
+    expected = every_encoding(sample, scales, core.SCALAR)
+    for isa in TWINS:
+        assert every_encoding(sample, scales, isa) == expected
+
+
+@pytest.mark.parametrize("family", sorted(FAMILIES))
+@pytest.mark.parametrize("dtype", sorted(FORMATS))
+def test_encoders_are_equal_with_all_lanes(dtype: str, family: str) -> None:
+    sample = Sample(dtype, family, ((40_000, 300), (5000, 77), (20_001, 20_001)), 11)
+    for offset in (-150, 100):
+        scales = core.row_scales(dtype, offset, sample.segments())
+        expected = every_encoding(sample, scales, core.SCALAR)
+        for isa in TWINS:
+            assert every_encoding(sample, scales, isa) == expected
+
+
 @pytest.mark.parametrize("isa", TWINS)
 @pytest.mark.parametrize("item", [1, 2, 3, 4, 8, 16])
 def test_twins_are_equal_for_opaque_elements(item: int, isa: int) -> None:
     rng = np.random.default_rng(item)
     data = np.minimum(rng.geometric(0.1, 70_001 * item), 255).astype(np.uint8)
     segments = [core.Segment(data.tobytes(), 70_001, 1)]
-    payload = core.encode_opaque(item, segments).payloads[0]
+    payload = core.encode_opaque(item, segments, isa).payloads[0]
+    assert payload == core.encode_opaque(item, segments, core.SCALAR).payloads[0]
     assert len(payload) < 0.8 * len(data)
     memory = bytearray(len(data))
     core.apply(payload, "U8", item, [core.Segment(memory, 70_001, 1)], isa)

@@ -12,7 +12,7 @@ use std::panic::{catch_unwind, AssertUnwindSafe};
 use std::slice::{from_raw_parts, from_raw_parts_mut};
 
 /// Changes with every incompatible change of the functions below.
-const ABI_VERSION: u32 = 1;
+const ABI_VERSION: u32 = 2;
 
 /// Whole rows of one tensor in the caller's memory.
 #[repr(C)]
@@ -171,6 +171,7 @@ fn encode_with<I: Isa>(
 /// `segs` has `count` segments, `plan` is valid, `out` is writable.
 #[no_mangle]
 pub unsafe extern "C" fn p2u_encode(
+    isa: u32,
     dtype: u32,
     segs: *const RawSegment,
     count: usize,
@@ -190,7 +191,7 @@ pub unsafe extern "C" fn p2u_encode(
             full: raw.full != 0,
         };
         let dtype = Dtype::from_code(dtype)?;
-        let done = match simd::resolve(0)? {
+        let done = match simd::resolve(isa)? {
             #[cfg(target_arch = "x86_64")]
             simd::AVX2 => encode_with::<simd::avx2::Avx2>(dtype, &segs, &plan)?,
             #[cfg(p2u_avx512)]
@@ -208,15 +209,23 @@ pub unsafe extern "C" fn p2u_encode(
 /// As for `p2u_encode`.
 #[no_mangle]
 pub unsafe extern "C" fn p2u_encode_opaque(
+    isa: u32,
     item: u32,
     segs: *const RawSegment,
     count: usize,
-    out: *mut *mut Encoded,
+    result: *mut *mut Encoded,
 ) -> i32 {
     guard(|| {
         let mut payload = vec![KIND_OPAQUE, Dtype::Opaque as u8];
-        opaque::encode_planes(&mut payload, item as usize, &sources(segs, count))?;
-        *out = Box::into_raw(Box::new(Encoded {
+        let (out, item, segs) = (&mut payload, item as usize, sources(segs, count));
+        match simd::resolve(isa)? {
+            #[cfg(target_arch = "x86_64")]
+            simd::AVX2 => opaque::encode_planes::<simd::avx2::Avx2>(out, item, &segs)?,
+            #[cfg(p2u_avx512)]
+            simd::AVX512 => opaque::encode_planes::<simd::avx512::Avx512>(out, item, &segs)?,
+            _ => opaque::encode_planes::<simd::Scalar>(out, item, &segs)?,
+        }
+        *result = Box::into_raw(Box::new(Encoded {
             payloads: vec![payload],
             squares: vec![0.0, 0.0],
         }));

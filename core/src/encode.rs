@@ -5,8 +5,10 @@
 
 use crate::chunk::{Dtype, CLASSES, KIND_BASE, KIND_FULL, KIND_REFINE};
 use crate::float::{pow2, Format};
-use crate::level::{bin_value, load, own_bin, store, Target, ESCAPE, GROUP, K_MAX, Q_MAX};
-use crate::rans::{encode, write_ints};
+use crate::level::{bin_value, Target, ESCAPE, K_MAX, Q_MAX};
+use crate::quantise::{Known, Sums};
+use crate::rans::write_ints;
+use crate::rans_encode::encode;
 use crate::refine::{refine, Step};
 use crate::rows::{Rows, Segment};
 use crate::scale::{column_classes, Squares};
@@ -51,10 +53,12 @@ fn header(kind: u8, dtype: Dtype, rows: &Rows) -> Vec<u8> {
 /// what is done with it.
 #[derive(Default)]
 pub struct Scratch {
-    /// State after the last level, as the decoder has it.
+    /// State after the last level, as the decoder has it, if something looks at it.
     pub cur: Vec<u8>,
     pub pos: Vec<i16>,
     pub ctx: Vec<u8>,
+    /// Contexts of the base.
+    pub class: Vec<u8>,
     pub sym: Vec<u8>,
     /// One row's low bits.
     pub below: Vec<u32>,
@@ -68,11 +72,12 @@ thread_local! {
 const KEEP: usize = 1 << 22;
 
 impl Scratch {
-    fn take(n: usize, item: usize, longest: usize) -> Self {
+    fn take(n: usize, state: usize, longest: usize) -> Self {
         let mut s = SCRATCH.with(Cell::take);
-        s.cur.resize(n * item, 0);
+        s.cur.resize(state, 0);
         s.pos.resize(n, 0);
         s.ctx.resize(n, 0);
+        s.class.resize(n, 0);
         s.sym.resize(n, 0);
         s.below.resize(longest, 0);
         s
@@ -105,12 +110,12 @@ impl<'a> Source<'a> {
     }
     /// Sum of squared differences of weights and state.
     #[inline(always)]
-    fn squares<F: Format>(&self, cur: &[u8]) -> f64 {
+    fn squares<F: Format>(&self, cur: &[u8]) -> Squares {
         let mut sum = Squares::default();
         for r in 0..self.rows.count() {
             sum.add::<F>(self.row::<F>(r), &cur[self.state::<F>(r)]);
         }
-        sum.total()
+        sum
     }
 }
 
@@ -128,34 +133,35 @@ pub fn encode_float<F: Format, I: Isa>(
         .map(|r| rows.range(r).len())
         .max()
         .unwrap_or(0);
-    let mut s = Scratch::take(rows.elements(), F::BYTES, longest);
+    let coded = plan.codes.is_some();
+    let between = plan.levels.iter().any(|&k| k > 0);
+    let state = if coded || between {
+        rows.elements() * F::BYTES
+    } else {
+        0
+    };
+    let mut s = Scratch::take(rows.elements(), state, longest);
 
     let mut done = Encoded::default();
     let mut out = header(if plan.full { KIND_FULL } else { KIND_BASE }, dtype, rows);
     let columns = column_classes::<F, _>(segs, rows, &e);
-    done.squares.push(encode_base::<F, I>(
-        &mut out, &src, plan, &e, &columns, &mut s,
-    ));
-    let coded = plan.codes.is_some();
+    let sums = encode_base::<F, I>(&mut out, &src, plan, &e, &columns, &mut s);
+    done.squares.push(sums.signal.total());
+    let first = Step {
+        target: Target::Exact,
+        full: plan.full,
+        coded,
+        known: !coded,
+    };
     if plan.full {
-        refine::<F, I, false>(
-            &mut out,
-            &src,
-            &e,
-            &mut s,
-            Step {
-                target: Target::Exact,
-                full: true,
-                coded,
-            },
-        );
+        refine::<F, I, false>(&mut out, &src, &e, &mut s, first);
         done.payloads.push(out);
         done.squares.push(0.0);
         s.keep();
         return Ok(done);
     }
     done.payloads.push(out);
-    done.squares.push(src.squares::<F>(&s.cur));
+    done.squares.push(sums.error.total());
     let mut halved = 0;
     for &level in plan.levels {
         let k = u32::from(level);
@@ -166,35 +172,22 @@ pub fn encode_float<F: Format, I: Isa>(
         };
         let mut out = header(KIND_REFINE, dtype, rows);
         if halved == 0 {
-            refine::<F, I, false>(
-                &mut out,
-                &src,
-                &e,
-                &mut s,
-                Step {
-                    target,
-                    full: false,
-                    coded,
-                },
-            );
+            let step = Step { target, ..first };
+            refine::<F, I, false>(&mut out, &src, &e, &mut s, step);
         } else {
-            refine::<F, I, true>(
-                &mut out,
-                &src,
-                &e,
-                &mut s,
-                Step {
-                    target,
-                    full: false,
-                    coded: false,
-                },
-            );
+            let step = Step {
+                target,
+                full: false,
+                coded: false,
+                known: false,
+            };
+            refine::<F, I, true>(&mut out, &src, &e, &mut s, step);
         }
         done.payloads.push(out);
         done.squares.push(if k == 0 {
             0.0
         } else {
-            src.squares::<F>(&s.cur)
+            src.squares::<F>(&s.cur).total()
         });
         e.iter_mut()
             .for_each(|e| *e -= (k.max(halved) - halved) as i16);
@@ -222,7 +215,7 @@ fn check_plan<F: Format>(plan: &Plan, rows: &Rows) -> Result<(), Error> {
     }
 }
 
-/// Writes the elements at the indices given, in order, and puts them into the state.
+/// Writes the elements at the indices given, in order, and puts them into the state, if there is one.
 pub fn write_patches<F: Format>(out: &mut Vec<u8>, src: &Source, cur: &mut [u8], at: &[u32]) {
     put_varint(out, at.len() as u32);
     let (mut next, mut r) = (0, 0);
@@ -235,11 +228,13 @@ pub fn write_patches<F: Format>(out: &mut Vec<u8>, src: &Source, cur: &mut [u8],
         let from = (i as usize - src.rows.range(r).start) * F::BYTES;
         let bits = &src.row::<F>(r)[from..from + F::BYTES];
         out.extend_from_slice(bits);
-        cur[i as usize * F::BYTES..next as usize * F::BYTES].copy_from_slice(bits);
+        if let Some(cur) = cur.get_mut(i as usize * F::BYTES..next as usize * F::BYTES) {
+            cur.copy_from_slice(bits);
+        }
     }
 }
 
-/// Encodes the base, leaves its state in `s.cur`, and returns the sum of the weights' squares.
+/// Encodes the base; leaves what it tells in `s`, and from codes the state instead.
 #[inline(always)]
 fn encode_base<F: Format, I: Isa>(
     out: &mut Vec<u8>,
@@ -248,82 +243,61 @@ fn encode_base<F: Format, I: Isa>(
     e: &[i16],
     columns: &[Vec<i16>],
     s: &mut Scratch,
-) -> f64 {
+) -> Sums {
     let rows = src.rows;
     let columns8: Vec<Vec<u8>> = columns
         .iter()
         .map(|c| c.iter().map(|&v| v as u8).collect())
         .collect();
     let mut patches = Vec::new();
-    let mut signal = Squares::default();
+    let mut sums = Sums::default();
     for r in 0..rows.count() {
         let p = rows.range(r);
         let class = ((plan.scales[r] & 3) << 2) as u8;
         let (seg, _) = rows.place(r, p.start);
-        for (c, &col) in s.ctx[p.clone()].iter_mut().zip(&columns8[seg]) {
+        for (c, &col) in s.class[p.clone()].iter_mut().zip(&columns8[seg]) {
             *c = class | col;
         }
-        let codes = plan.codes.map(|c| &c[p.clone()]);
         let (mem, sym) = (src.row::<F>(r), &mut s.sym[p.clone()]);
-        signal.add_own::<F>(mem);
-        if base_row::<F>(
-            mem,
-            codes,
-            i32::from(e[r]),
-            sym,
-            &mut s.cur[src.state::<F>(r)],
-        ) {
+        let known = Known {
+            pos: &mut s.pos[p.clone()],
+            ctx: &mut s.ctx[p.clone()],
+        };
+        if I::base_row::<F>(mem, i32::from(e[r]), sym, known, &mut sums) {
             patches.extend(
                 (0..sym.len())
                     .filter(|&i| sym[i] == ESCAPE)
                     .map(|i| (p.start + i) as u32),
             );
         }
+        if let Some(cur) = s.cur.get_mut(src.state::<F>(r)) {
+            cur.copy_from_slice(mem);
+            if let Some(codes) = plan.codes {
+                take_codes::<F>(&codes[p], i32::from(e[r]), sym, cur);
+            }
+        }
     }
     write_ints(out, plan.scales);
     for c in columns {
         write_ints(out, c);
     }
-    encode::<I>(out, &s.sym, &s.ctx, &[Layout::Plain; CLASSES]);
+    encode::<I>(out, &s.sym, &s.class, &[Layout::Plain; CLASSES]);
     write_patches::<F>(out, src, &mut s.cur, &patches);
-    signal.total()
+    if plan.codes.is_some() {
+        sums.error = src.squares::<F>(&s.cur);
+    }
+    sums
 }
 
-/// Base symbols and values of one row; says whether some element is outside the bins.
-#[inline(always)]
-fn base_row<F: Format>(
-    mem: &[u8],
-    codes: Option<&[i16]>,
-    e: i32,
-    sym: &mut [u8],
-    cur: &mut [u8],
-) -> bool {
-    let (scale, step) = (pow2(-e), pow2(e));
-    let mut escapes = 0;
-    let (mut bits, mut next) = ([0u32; GROUP], [0u32; GROUP]);
-    for (g, mem) in mem.chunks(GROUP * F::BYTES).enumerate() {
-        let at = g * GROUP..g * GROUP + mem.len() / F::BYTES;
-        let (bits, next) = (&mut bits[..at.len()], &mut next[..at.len()]);
-        load::<F>(mem, bits);
-        for ((&bits, sym), next) in bits.iter().zip(&mut sym[at.clone()]).zip(next.iter_mut()) {
-            let (q, fits) = own_bin::<F>(bits & F::MASK, scale);
-            let q = if bits & F::SIGN != 0 { -q } else { q };
-            *sym = if fits { (q + 128) as u8 } else { ESCAPE };
-            *next = bin_value::<F>(q, step);
-            escapes |= u32::from(!fits);
-        }
-        store::<F>(next, &mut cur[at.start * F::BYTES..at.end * F::BYTES]);
+/// The caller's base codes instead of the nearest bins: symbols and state.
+fn take_codes<F: Format>(codes: &[i16], e: i32, sym: &mut [u8], cur: &mut [u8]) {
+    let items = sym
+        .iter_mut()
+        .zip(cur.chunks_exact_mut(F::BYTES))
+        .zip(codes);
+    for ((sym, cur), &c) in items.filter(|((s, _), _)| **s != ESCAPE) {
+        let q = i32::from(c).clamp(-Q_MAX, Q_MAX);
+        *sym = (q + 128) as u8;
+        F::store(cur, 0, bin_value::<F>(q, pow2(e)));
     }
-    if let Some(codes) = codes {
-        let items = sym
-            .iter_mut()
-            .zip(cur.chunks_exact_mut(F::BYTES))
-            .zip(codes);
-        for ((sym, cur), &c) in items.filter(|((s, _), _)| **s != ESCAPE) {
-            let q = i32::from(c).clamp(-Q_MAX, Q_MAX);
-            *sym = (q + 128) as u8;
-            F::store(cur, 0, bin_value::<F>(q, step));
-        }
-    }
-    escapes != 0
 }

@@ -1,8 +1,9 @@
 //! Tensors that have no levels: bytes by significance, each plane coded on its own.
 
-use crate::rans::{encode, Stream};
+use crate::rans::Stream;
+use crate::rans_encode::encode;
 use crate::rows::{Segment, Target, BLOCK, MAX_ELEMENTS};
-use crate::simd::{Isa, Scalar};
+use crate::simd::Isa;
 use crate::table::Layout;
 use crate::wire::{put_varint, Reader};
 use crate::Error;
@@ -72,7 +73,11 @@ pub fn decode<I: Isa>(r: &mut Reader, item: usize, segs: &mut [Target]) -> Resul
 }
 
 /// Encodes the segments' bytes after the chunk's kind and dtype.
-pub fn encode_planes(out: &mut Vec<u8>, item: usize, segs: &[Segment<&[u8]>]) -> Result<(), Error> {
+pub fn encode_planes<I: Isa>(
+    out: &mut Vec<u8>,
+    item: usize,
+    segs: &[Segment<&[u8]>],
+) -> Result<(), Error> {
     let n = elements(segs, item)?;
     out.push(item as u8);
     put_varint(out, n as u32);
@@ -88,7 +93,7 @@ pub fn encode_planes(out: &mut Vec<u8>, item: usize, segs: &[Segment<&[u8]>]) ->
         }
         let at = out.len();
         out.push(CODED);
-        encode::<Scalar>(out, &bytes, &vec![0; n], &[Layout::Plain]);
+        encode::<I>(out, &bytes, &vec![0; n], &[Layout::Plain]);
         // Decoding costs time; it must save something.
         if out.len() - at > n - n / 128 {
             out.truncate(at);

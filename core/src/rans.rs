@@ -5,25 +5,14 @@
 //! 2^16 takes the next word. A decoder that ends with every state at 2^16 and no word left has
 //! read what the encoder wrote.
 
-use crate::simd::{Isa, Scalar};
-use crate::table::{
-    encode_tables, read_table, write_table, DecodeTables, Freqs, Layout, MAX_CTX, PROB_BITS, TOTAL,
-};
-use crate::wire::{put_varint, BitWriter, Reader};
+use crate::rans_encode::encode;
+use crate::simd::Scalar;
+use crate::table::{read_table, DecodeTables, Layout, MAX_CTX, PROB_BITS, TOTAL};
+use crate::wire::Reader;
 use crate::Error;
 
 pub const MAX_LANES: usize = 64;
-const LOW: u32 = 1 << 16;
-
-/// Lanes for `n` symbols: a state costs 4 bytes, so short streams take few.
-fn lanes_log2(n: usize) -> u32 {
-    match n {
-        0..=255 => 0,
-        256..=2047 => 2,
-        2048..=16383 => 4,
-        _ => 6,
-    }
-}
+pub const LOW: u32 = 1 << 16;
 
 /// Decoder of one symbol stream: states and words, advanced block by block.
 pub struct Stream<'a> {
@@ -99,69 +88,6 @@ impl<'a> Stream<'a> {
         } else {
             Err(Error::Malformed)
         }
-    }
-}
-
-/// Symbols of each context. Two histograms take turns, so that runs of a symbol do not stall.
-fn count(syms: &[u8], ctx: &[u8]) -> Vec<[u32; 256]> {
-    let mut counts = vec![[0u32; 256]; 2 * MAX_CTX];
-    let (even, odd) = counts.split_at_mut(MAX_CTX);
-    for (s, c) in syms.chunks(2).zip(ctx.chunks(2)) {
-        even[usize::from(c[0]) & (MAX_CTX - 1)][usize::from(s[0])] += 1;
-        if let ([_, s], [_, c]) = (s, c) {
-            odd[usize::from(*c) & (MAX_CTX - 1)][usize::from(*s)] += 1;
-        }
-    }
-    for (e, o) in even.iter_mut().flatten().zip(odd.iter().flatten()) {
-        *e += o;
-    }
-    counts.truncate(MAX_CTX);
-    counts
-}
-
-/// Encodes `syms` under `ctx` (same length, below the number of layouts) and appends the stream.
-#[inline(always)]
-pub fn encode<I: Isa>(out: &mut Vec<u8>, syms: &[u8], ctx: &[u8], layouts: &[Layout]) {
-    assert_eq!(syms.len(), ctx.len());
-    let counts = count(syms, ctx);
-    let log2 = lanes_log2(syms.len());
-    out.push(log2 as u8);
-    let mut bits = BitWriter::default();
-    let freqs: Vec<Freqs> = layouts
-        .iter()
-        .zip(&counts)
-        .map(|(&l, c)| write_table(&mut bits, c, l))
-        .collect();
-    out.extend_from_slice(&bits.out);
-    let tables = encode_tables(&freqs);
-
-    let lanes = 1usize << log2;
-    let mut states = [LOW; MAX_LANES];
-    // Words are made last first; at most one per symbol.
-    let mut words = vec![0u16; syms.len() + 1];
-    let mut at = syms.len();
-    let mut lane = (syms.len() + lanes - 1) & (lanes - 1);
-    for (&sym, &c) in syms.iter().zip(ctx).rev() {
-        let s = &tables[usize::from(c) & (MAX_CTX - 1)][usize::from(sym)];
-        let x = states[lane];
-        // SAFETY: `at` starts at the last place and falls by at most one per symbol.
-        unsafe { *words.get_unchecked_mut(at) = x as u16 };
-        let full = x > s.max;
-        at -= usize::from(full);
-        let x = if full { x >> 16 } else { x };
-        // x < freq << 20 keeps the product below 2^64.
-        let q = ((u64::from(x) * s.rcp) >> 44) as u32;
-        states[lane] = x + q * u32::from(s.cmpl) + u32::from(s.start);
-        lane = lane.wrapping_sub(1) & (lanes - 1);
-    }
-    let words = &words[at + 1..];
-    for s in &states[..lanes] {
-        out.extend_from_slice(&s.to_le_bytes());
-    }
-    put_varint(out, words.len() as u32);
-    out.reserve(words.len() * 2);
-    for w in words {
-        out.extend_from_slice(&w.to_le_bytes());
     }
 }
 

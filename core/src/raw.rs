@@ -163,6 +163,37 @@ fn unpack(src: &[u8], w: usize, out: &mut [u32]) {
     }
 }
 
+/// Bytes that a store of fields may reach beyond the last one.
+const SLACK: usize = 32;
+
+/// Packs groups of eight fields, which fill `w` bytes each; returns where the last one ends.
+#[inline(always)]
+fn pack(values: &[u32], w: u32, out: &mut [u8], at: usize) -> usize {
+    let mask = u64::from((1u32 << w) - 1);
+    let groups = values.chunks_exact(8);
+    let size = w as usize;
+    let end = at + groups.len() * size;
+    for (g, v) in groups.enumerate() {
+        let to = &mut out[at + g * size..][..SLACK];
+        let mut p = [0; 4];
+        for (p, v) in p.iter_mut().zip(v.chunks_exact(2)) {
+            *p = (u64::from(v[0]) & mask) | (u64::from(v[1]) & mask) << w;
+        }
+        if w <= 8 {
+            let all = (p[0] | p[1] << (2 * w)) | (p[2] | p[3] << (2 * w)) << (4 * w);
+            to[..8].copy_from_slice(&all.to_le_bytes());
+        } else {
+            let low = u128::from(p[0]) | u128::from(p[1]) << (2 * w);
+            let high = u128::from(p[2]) | u128::from(p[3]) << (2 * w);
+            to[..16].copy_from_slice(&low.to_le_bytes());
+            // The upper half begins within a byte if the width is odd.
+            let high = high << (4 * (w & 1)) | low >> (4 * (w & !1));
+            to[size / 2..][..16].copy_from_slice(&high.to_le_bytes());
+        }
+    }
+    end
+}
+
 /// Writer of both streams; the twin of [`RawReader`].
 #[derive(Default)]
 pub struct RawWriter {
@@ -187,35 +218,32 @@ impl RawWriter {
         if w == 0 {
             return;
         }
-        let mask = (1u32 << w) - 1;
-        let mut at = self.out.len();
+        let at = self.out.len();
         self.out
-            .resize(at + (values.len() * w as usize + 7) / 8 + 8, 0);
-        let (mut acc, mut fill) = (self.acc, self.fill);
-        let pairs = values.chunks_exact(2);
-        let odd = pairs.remainder();
-        let mut push = |v: u64, bits: u32| {
-            acc |= v << fill;
-            fill += bits;
-            self.out[at..at + 8].copy_from_slice(&acc.to_le_bytes());
-            at += (fill >> 3) as usize;
-            acc >>= fill & !7;
-            fill &= 7;
-        };
-        for p in pairs {
-            push(u64::from(p[0] & mask) | u64::from(p[1] & mask) << w, 2 * w);
+            .resize(at + (values.len() * w as usize + 7) / 8 + SLACK, 0);
+        let mut at = at;
+        let mut values = values;
+        if self.fill == 0 {
+            let (groups, rest) = values.split_at(values.len() & !7);
+            at = pack(groups, w, &mut self.out, at);
+            values = rest;
         }
-        for &v in odd {
-            push(u64::from(v & mask), w);
+        let mask = (1u32 << w) - 1;
+        for &v in values {
+            self.acc |= u64::from(v & mask) << self.fill;
+            self.fill += w;
+            self.out[at..at + 8].copy_from_slice(&self.acc.to_le_bytes());
+            at += (self.fill >> 3) as usize;
+            self.acc >>= self.fill & !7;
+            self.fill &= 7;
         }
-        self.acc = acc;
-        self.fill = fill;
         self.out.truncate(at);
     }
-    /// Appends a field of a width of its own, without a byte border.
-    pub fn put_width(&mut self, v: u32, width: u32) {
+    /// Appends fields of a width of their own, without a byte border.
+    #[inline(always)]
+    pub fn put_width(&mut self, values: &[u32], width: u32) {
         self.width = width;
-        self.put(&[v]);
+        self.put(values);
     }
     pub fn flush(&mut self) {
         if self.fill > 0 {

@@ -4,10 +4,12 @@ use crate::chunk::{is_zero, RefineHead};
 use crate::encode::{write_patches, Scratch, Source, SAMPLE};
 use crate::float::{pow2, Format};
 use crate::level::{
-    apply_shift, classify, combine_cells, edge, edges, layouts, load, own_bin, row_constants,
-    split_cells, split_exact, zigzag, Row, Target, CONTEXTS, GROUP, KNOWN,
+    apply_shift, classify, combine_cells, edge, layouts, load, own_bin, zigzag, Row, Target,
+    CONTEXTS, GROUP, KNOWN,
 };
-use crate::rans::{encode, write_ints};
+use crate::quantise::{patch_row, split_row};
+use crate::rans::write_ints;
+use crate::rans_encode::encode;
 use crate::raw::RawWriter;
 use crate::simd::Isa;
 use crate::table::Layout;
@@ -21,6 +23,8 @@ pub struct Step {
     pub full: bool,
     /// The base codes are not each weight's nearest.
     pub coded: bool,
+    /// What is known of the elements is in the buffers already.
+    pub known: bool,
 }
 
 /// Encodes one refinement; leaves the refined state in `s.cur` unless it is the exact one.
@@ -33,7 +37,7 @@ pub fn refine<F: Format, I: Isa, const CELLS: bool>(
     step: Step,
 ) {
     let (rows, target) = (src.rows, step.target);
-    for r in 0..rows.count() {
+    for r in 0..if step.known { 0 } else { rows.count() } {
         let (p, mem) = (rows.range(r), &s.cur[src.state::<F>(r)]);
         if CELLS {
             classify::<F, true>(mem, i32::from(e[r]), &mut s.pos[p.clone()], &mut s.ctx[p]);
@@ -82,7 +86,7 @@ pub fn refine<F: Format, I: Isa, const CELLS: bool>(
         raw: raw.saturating_sub(tz[r] as u32),
         raw_zero: raw_zero.saturating_sub(tz[r] as u32),
     };
-    let (fields, extra, mut patches) = split::<F, CELLS>(src, s, target, sparse, row);
+    let (fields, extra, mut patches) = split::<F, I, CELLS>(src, s, target, sparse, row);
     encode::<I>(out, &s.sym, &s.ctx, &layouts(CELLS));
     put_varint(out, fields.len() as u32);
     out.extend_from_slice(&fields);
@@ -100,7 +104,7 @@ pub fn refine<F: Format, I: Isa, const CELLS: bool>(
 
 /// Symbols of all rows, into `s.sym`; returns both raw streams and the elements to patch.
 #[inline(always)]
-fn split<F: Format, const CELLS: bool>(
+fn split<F: Format, I: Isa, const CELLS: bool>(
     src: &Source,
     s: &mut Scratch,
     target: Target,
@@ -111,14 +115,21 @@ fn split<F: Format, const CELLS: bool>(
     let (mut fields, mut extra) = (RawWriter::default(), RawWriter::default());
     for r in 0..src.rows.count() {
         let (p, row) = (src.rows.range(r), row(r));
-        let (mem, cur) = (src.row::<F>(r), &mut s.cur[src.state::<F>(r)]);
+        let mem = src.row::<F>(r);
+        // Exact from bins takes no look at it, and it may not be there.
+        let cur = s.cur.get_mut(src.state::<F>(r)).unwrap_or(&mut []);
         let (pos, ctx, below) = (
             &s.pos[p.clone()],
             &s.ctx[p.clone()],
             &mut s.below[..p.len()],
         );
         let sym = &mut s.sym[p.clone()];
-        if split_row::<F, CELLS>(mem, cur, pos, ctx, sym, below, &row, target) {
+        let far = if !CELLS && target == Target::Exact {
+            I::split_exact::<F>(mem, pos, ctx, sym, below, &row)
+        } else {
+            split_row::<F, CELLS>(mem, cur, pos, ctx, sym, below, &row, target)
+        };
+        if far {
             patch_row::<F, CELLS>(mem, cur, pos, ctx, &row, target, p.start, &mut patches);
         }
         if let Target::Cells { k } = target {
@@ -133,91 +144,19 @@ fn split<F: Format, const CELLS: bool>(
             fields.put(below);
         }
         if row.raw_zero > row.raw {
-            for i in (0..sym.len()).filter(|&i| ctx[i] == 0 && !is_zero(CELLS, 0, sym[i])) {
-                extra.put_width(below[i] >> row.raw, row.raw_zero - row.raw);
+            // Over the low bits, which are written already.
+            let mut count = 0;
+            for i in 0..sym.len() {
+                let upper = below[i] >> row.raw;
+                below[count] = upper;
+                count += usize::from(ctx[i] == 0 && !is_zero(CELLS, 0, sym[i]));
             }
+            extra.put_width(&below[..count], row.raw_zero - row.raw);
         }
     }
     fields.flush();
     extra.flush();
     (fields.out, extra.out, patches)
-}
-
-/// Symbols and low bits of one row; says whether some element has to be patched.
-#[inline(always)]
-#[allow(clippy::too_many_arguments)]
-fn split_row<F: Format, const CELLS: bool>(
-    mem: &[u8],
-    cur: &[u8],
-    pos: &[i16],
-    ctx: &[u8],
-    sym: &mut [u8],
-    below: &mut [u32],
-    row: &Row,
-    target: Target,
-) -> bool {
-    let (half, top) = row_constants::<F, CELLS>(row);
-    let scale = pow2(-row.e);
-    let mut all = 0;
-    let (mut bits, mut edge) = ([0u32; GROUP], ([0u32; GROUP], [0i32; GROUP]));
-    for (g, mem) in mem.chunks(GROUP * F::BYTES).enumerate() {
-        let at = g * GROUP..g * GROUP + mem.len() / F::BYTES;
-        let (bits, h) = (&mut bits[..at.len()], &mut edge.1[..at.len()]);
-        load::<F>(mem, bits);
-        if CELLS {
-            load::<F>(
-                &cur[at.start * F::BYTES..at.end * F::BYTES],
-                &mut edge.0[..at.len()],
-            );
-        }
-        edges::<F, CELLS>(&edge.0[..at.len()], &pos[at.clone()], scale, h);
-        let items = bits.iter().zip(&*h).zip(&ctx[at.clone()]);
-        let items = items.zip(&mut sym[at.clone()]).zip(&mut below[at]);
-        match target {
-            Target::Exact => {
-                for ((((&bits, &h), &ctx), sym), below) in items {
-                    let (s, b) = split_exact::<F, CELLS>(bits, h, ctx, row, half, top);
-                    *sym = s as u8;
-                    *below = b;
-                    all |= s;
-                }
-            }
-            Target::Cells { k } => {
-                for ((((&bits, &h), &ctx), sym), below) in items {
-                    let (s, b) = split_cells::<F, CELLS>(bits, h, ctx, row, k);
-                    *sym = s as u8;
-                    *below = b;
-                    all |= s;
-                }
-            }
-        }
-    }
-    all & !255 != 0
-}
-
-/// Which elements of a row have to be patched.
-#[allow(clippy::too_many_arguments)]
-fn patch_row<F: Format, const CELLS: bool>(
-    mem: &[u8],
-    cur: &[u8],
-    pos: &[i16],
-    ctx: &[u8],
-    row: &Row,
-    target: Target,
-    start: usize,
-    patches: &mut Vec<u32>,
-) {
-    let (half, top) = row_constants::<F, CELLS>(row);
-    for i in 0..ctx.len() {
-        let h = edge::<F, CELLS>(F::load(cur, i), pos[i], pow2(-row.e));
-        let (s, _) = match target {
-            Target::Exact => split_exact::<F, CELLS>(F::load(mem, i), h, ctx[i], row, half, top),
-            Target::Cells { k } => split_cells::<F, CELLS>(F::load(mem, i), h, ctx[i], row, k),
-        };
-        if s & !255 != 0 {
-            patches.push((start + i) as u32);
-        }
-    }
 }
 
 /// By how many bins each weight's own bin lies beside its base code; `None` if none does. Also the
@@ -263,7 +202,8 @@ fn look<F: Format, const CELLS: bool>(
             let c = s.ctx[i];
             zeros += usize::from(c == KNOWN || F::load(mem, i - p.start) & F::MASK == 0);
             if c != 0 && c != KNOWN {
-                let h = edge::<F, CELLS>(F::load(&s.cur, i), s.pos[i], scale);
+                let bits = if CELLS { F::load(&s.cur, i) } else { 0 };
+                let h = edge::<F, CELLS>(bits, s.pos[i], scale);
                 let bin = (h + i32::from(!CELLS)) / 2;
                 octaves[(31 - (bin as u32 | 1).leading_zeros()) as usize] += 1;
             }
@@ -307,18 +247,21 @@ fn raw_widths<F: Format>(octaves: &[u64; 33], n: usize, target: Target) -> (u32,
 #[inline(always)]
 fn trailing_zeros<F: Format>(mem: &[u8]) -> i16 {
     let mut all = 0;
-    for m in mem.chunks_exact(F::BYTES) {
-        let u = F::load(m, 0) & F::MASK;
-        all |= if u < F::INF { u } else { 0 };
+    let mut bits = [0u32; GROUP];
+    for mem in mem.chunks(GROUP * F::BYTES) {
+        let bits = &mut bits[..mem.len() / F::BYTES];
+        load::<F>(mem, bits);
+        for &b in &*bits {
+            let u = b & F::MASK;
+            all |= if u < F::INF { u } else { 0 };
+        }
+        if all & 7 != 0 {
+            return 0;
+        }
     }
-    let tz = if all == 0 {
+    if all == 0 {
         0
     } else {
-        all.trailing_zeros().min(F::MANT)
-    };
-    if tz < 3 {
-        0
-    } else {
-        tz as i16
+        all.trailing_zeros().min(F::MANT) as i16
     }
 }

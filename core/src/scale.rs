@@ -103,6 +103,20 @@ impl Squares {
         }
         self.some::<F>(rest, &ZEROS);
     }
+    /// The sums, that of the next element first; for a kernel that adds to them.
+    #[inline(always)]
+    pub fn begin(&self) -> [f64; 8] {
+        let mut lanes = self.sum;
+        lanes.rotate_left(self.turn);
+        lanes
+    }
+    /// Takes the sums back after `count` elements.
+    #[inline(always)]
+    pub fn end(&mut self, mut lanes: [f64; 8], count: usize) {
+        lanes.rotate_right(self.turn);
+        self.sum = lanes;
+        self.turn = (self.turn + count) & 7;
+    }
     /// Fewer than eight elements.
     #[inline(always)]
     fn some<F: Format>(&mut self, a: &[u8], b: &[u8]) {
@@ -145,6 +159,10 @@ pub fn column_classes<F: Format, M: AsRef<[u8]>>(
     e: &[i16],
 ) -> Vec<Vec<i16>> {
     let mut out = Vec::with_capacity(segs.len());
+    let mut steps = [1.0; 15];
+    for (s, i) in steps.iter_mut().zip(1..) {
+        *s = root(4 * i);
+    }
     let mut row = 0;
     for s in segs {
         let count = (s.elems + s.cols - 1) / s.cols;
@@ -169,7 +187,7 @@ pub fn column_classes<F: Format, M: AsRef<[u8]>>(
                 *sum += a * a;
             }
         }
-        let logs: Vec<i64> = sums.iter().map(|&s| log2_q4(s)).collect();
+        let logs: Vec<i64> = sums.iter().map(|&s| log2_q4(s, &steps)).collect();
         let n = cols as i64;
         let mean = logs.iter().sum::<i64>().div_euclid(n);
         let var = logs.iter().map(|l| (l - mean) * (l - mean)).sum::<i64>() / n;
@@ -182,10 +200,10 @@ pub fn column_classes<F: Format, M: AsRef<[u8]>>(
     out
 }
 
-/// `floor(16 * log2(v))` of a non-negative number.
-fn log2_q4(v: f64) -> i64 {
+/// `floor(16 * log2(v))` of a non-negative number, given `2^(i / 16)` for `i` from 1 to 15.
+fn log2_q4(v: f64, steps: &[f64; 15]) -> i64 {
     let bits = v.to_bits();
     let exp = (bits >> 52) as i64 - 1023;
     let m = f64::from_bits((bits & ((1 << 52) - 1)) | (1023 << 52));
-    16 * exp.max(-64) + (1..16).filter(|&i| m >= root(4 * i)).count() as i64
+    16 * exp.max(-64) + steps.iter().filter(|&&s| m >= s).count() as i64
 }

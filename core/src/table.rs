@@ -294,42 +294,71 @@ impl DecodeTables {
     }
 }
 
-/// Per-symbol constants of the encoder.
-#[derive(Clone, Copy, Default)]
-pub struct EncodeSymbol {
-    /// `ceil(2^44 / freq)`: `x * rcp >> 44 == x / freq` for all `x < freq << 20`, `freq < 4096`.
-    pub rcp: u64,
-    /// `(freq << 20) - 1`: renormalise above this.
-    pub max: u32,
-    /// `4096 - freq`
-    pub cmpl: u16,
-    pub start: u16,
+/// Per-symbol constants of the encoder in one word, see [`EncodeTables::new`].
+pub struct EncodeTables(Box<[[u64; 256]; MAX_CTX]>);
+
+impl EncodeTables {
+    /// An entry is `reciprocal | start << 32 | (freq - 1) << 44 | bias << 56 | shift << 60`, where
+    /// `x / freq == ((x + bias) * reciprocal) >> (32 + shift)` for all `x < freq << 20`.
+    pub fn new(freqs: &[Freqs]) -> Self {
+        let mut out = Box::new([[0; 256]; MAX_CTX]);
+        for (t, f) in out.iter_mut().zip(freqs) {
+            let mut start = 0u32;
+            for (sym, &n) in f.freq.iter().enumerate().filter(|(_, &n)| n > 0) {
+                let n = u32::from(n);
+                let (reciprocal, bias, shift) = reciprocal(n);
+                let info = start | (n - 1) << 12 | bias << 24 | shift << 28;
+                t[sym] = u64::from(reciprocal) | u64::from(info) << 32;
+                start += n;
+            }
+        }
+        EncodeTables(out)
+    }
+    /// Entry of a symbol under a context, which is looked at modulo 16.
+    #[inline(always)]
+    pub fn entry(&self, ctx: u8, sym: u8) -> u64 {
+        self.0[usize::from(ctx) & (MAX_CTX - 1)][usize::from(sym)]
+    }
+    /// All entries: that of `sym` under `ctx` is number `256 * ctx + sym`.
+    #[inline(always)]
+    pub fn entries(&self) -> *const u64 {
+        self.0.as_ptr() as *const u64
+    }
 }
 
-pub fn encode_tables(freqs: &[Freqs]) -> Box<[[EncodeSymbol; 256]; MAX_CTX]> {
-    let mut out = Box::new([[EncodeSymbol::default(); 256]; MAX_CTX]);
-    for (t, f) in out.iter_mut().zip(freqs) {
-        let mut start = 0u32;
-        for (sym, &n) in f.freq.iter().enumerate().filter(|(_, &n)| n > 0) {
-            let n = u32::from(n);
-            t[sym] = if n == TOTAL {
-                // The only symbol: leaves the state as it is.
-                EncodeSymbol {
-                    rcp: 0,
-                    max: u32::MAX,
-                    cmpl: 0,
-                    start: 0,
+/// Reciprocal, bias and shift of a frequency (Granlund and Montgomery 1994; Robison 2005).
+///
+/// With `2^(32 + shift) = freq * reciprocal - r` the quotient is right while `x * r < 2^(32 +
+/// shift)`, that is for `r * freq < 2^(12 + shift)`. The largest reciprocal of 32 bits gives that
+/// for all frequencies below 2048, and for half of the others; for the rest the reciprocal rounded
+/// down does, with `x + 1`.
+fn reciprocal(freq: u32) -> (u32, u32, u32) {
+    if freq == 1 {
+        return (u32::MAX, 1, 0);
+    }
+    let shift = 31 - (freq - 1).leading_zeros();
+    let one = 1u64 << (32 + shift);
+    let up = (one + u64::from(freq) - 1) / u64::from(freq);
+    let r = up * u64::from(freq) - one;
+    let bias = r * u64::from(freq) >= 1 << (12 + shift);
+    (up as u32 - u32::from(bias), u32::from(bias), shift)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::reciprocal;
+
+    /// The quotient is wrong first just below or at a multiple of the divisor.
+    #[test]
+    fn reciprocals_divide() {
+        for freq in 1..=4095u64 {
+            let (reciprocal, bias, shift) = reciprocal(freq as u32);
+            for q in (1..1 << 20).step_by(4093).chain(0xf_ff00..=1 << 20) {
+                for x in [q * freq - 1, q * freq].iter().filter(|&&x| x < freq << 20) {
+                    let found = ((x + u64::from(bias)) * u64::from(reciprocal)) >> (32 + shift);
+                    assert_eq!(found, x / freq, "{} / {}", x, freq);
                 }
-            } else {
-                EncodeSymbol {
-                    rcp: ((1u64 << 44) + u64::from(n) - 1) / u64::from(n),
-                    max: (n << 20) - 1,
-                    cmpl: (TOTAL - n) as u16,
-                    start: start as u16,
-                }
-            };
-            start += n;
+            }
         }
     }
-    out
 }

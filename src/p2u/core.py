@@ -17,13 +17,13 @@ from typing import Any
 
 from p2u.errors import CoreError, FormatError, UsageError
 
-ABI_VERSION = 1
+ABI_VERSION = 2
 
 #: Element type codes of chunks; every other dtype is opaque (0).
 CODES = {"F32": 1, "F16": 2, "BF16": 3}
 OPAQUE = 0
 
-#: Instruction sets for :func:`apply`; ``AUTO`` takes the best one of this machine.
+#: Instruction sets; ``AUTO`` takes the best one of this machine.
 AUTO, SCALAR, AVX2, AVX512, NEON = range(5)
 
 _REASONS = {
@@ -103,8 +103,12 @@ def _lib() -> ctypes.CDLL:
     segments = (POINTER(_Segment), c_size_t)
     lib.p2u_apply.argtypes = (c_uint32, c_uint32, c_uint32, c_void_p, c_size_t, *segments)
     lib.p2u_row_scales.argtypes = (c_uint32, c_int32, *segments, c_void_p, c_size_t)
-    lib.p2u_encode.argtypes = (c_uint32, *segments, POINTER(_Plan), POINTER(c_void_p))
-    lib.p2u_encode_opaque.argtypes = (c_uint32, *segments, POINTER(c_void_p))
+    lib.p2u_encode.argtypes = (
+        *(c_uint32, c_uint32),
+        *segments,
+        *(POINTER(_Plan), POINTER(c_void_p)),
+    )
+    lib.p2u_encode_opaque.argtypes = (c_uint32, c_uint32, *segments, POINTER(c_void_p))
     lib.p2u_encoded_payload.argtypes = (c_void_p, c_size_t, POINTER(c_size_t))
     lib.p2u_encoded_payload.restype = c_void_p
     lib.p2u_encoded_squares.argtypes = (c_void_p, c_size_t)
@@ -115,7 +119,7 @@ def _lib() -> ctypes.CDLL:
 
 
 def isa(wish: int = AUTO) -> int:
-    """The instruction set that :func:`apply` uses for ``wish``; 0 if this machine lacks it."""
+    """The instruction set that is used for ``wish``; 0 if this machine lacks it."""
     return int(_lib().p2u_isa(wish))
 
 
@@ -211,6 +215,7 @@ def encode(
     *,
     codes: bytes | None = None,
     full: bool = False,
+    wish: int = AUTO,
 ) -> Encoded:
     """Encode rows of a float dtype: base and every refinement.
 
@@ -221,6 +226,7 @@ def encode(
         levels: Halvings of the base step at each level after the base; 0, the last, is exact.
         codes: One native ``int16`` base code per element instead of each weight's nearest.
         full: Put everything into one payload, for tensors that are exact from the base on.
+        wish: Instruction set; the bytes are the same with all.
     """
     pinned = _Pinned(segments, writable=False)
     plan = _Plan(full=int(full))
@@ -232,16 +238,18 @@ def encode(
         address, size = pinned.address(codes, writable=False)
         plan.codes, plan.code_count = ctypes.cast(address, POINTER(c_int16)), size // 2
     out = c_void_p()
-    status = _lib().p2u_encode(CODES[dtype], pinned.array, len(segments), byref(plan), byref(out))
+    status = _lib().p2u_encode(
+        wish, CODES[dtype], pinned.array, len(segments), byref(plan), byref(out)
+    )
     _check(status, "encode")
     return _take(out)
 
 
-def encode_opaque(item: int, segments: Sequence[Segment]) -> Encoded:
+def encode_opaque(item: int, segments: Sequence[Segment], wish: int = AUTO) -> Encoded:
     """Encode elements of ``item`` bytes (1 to 16) that have no levels."""
     pinned = _Pinned(segments, writable=False)
     out = c_void_p()
-    status = _lib().p2u_encode_opaque(item, pinned.array, len(segments), byref(out))
+    status = _lib().p2u_encode_opaque(wish, item, pinned.array, len(segments), byref(out))
     _check(status, "encode")
     return _take(out)
 

@@ -1,14 +1,17 @@
 //! AVX2 twin: eight lanes a vector.
 
 use super::avx2_rans::decode64;
-use super::{avx2_rows, entry_points, Isa};
+use super::{avx2_encode, avx2_rows, avx2_split, entry_points, Isa};
 use crate::chunk::{apply_float, Dtype};
 use crate::encode::{encode_float, Encoded, Plan};
 use crate::float::Format;
 use crate::level::Row;
+use crate::quantise::{Known, Sums};
 use crate::rans::{Stream, MAX_LANES};
+use crate::rans_encode::{encode_scalar, Words};
 use crate::raw::RawReader;
-use crate::rows::{Segment, Target};
+use crate::rows::{self, Segment};
+use crate::table::EncodeTables;
 use crate::wire::Reader;
 use crate::Error;
 
@@ -46,7 +49,45 @@ impl Isa for Avx2 {
         // SAFETY: as above.
         unsafe { avx2_rows::combine::<F>(mem, pos, sym, fields, row) }
     }
-    fn apply<F: Format>(kind: u8, r: &mut Reader, segs: &mut [Target]) -> Result<(), Error> {
+    #[inline(always)]
+    fn base_row<F: Format>(
+        mem: &[u8],
+        e: i32,
+        sym: &mut [u8],
+        known: Known,
+        sums: &mut Sums,
+    ) -> bool {
+        // SAFETY: only reached through `encode`, after `available` said so.
+        unsafe { avx2_split::base_row::<F>(mem, e, sym, known, sums) }
+    }
+    #[inline(always)]
+    fn split_exact<F: Format>(
+        mem: &[u8],
+        pos: &[i16],
+        _ctx: &[u8],
+        sym: &mut [u8],
+        below: &mut [u32],
+        row: &Row,
+    ) -> bool {
+        // SAFETY: as above.
+        unsafe { avx2_split::split_exact::<F>(mem, pos, sym, below, row) }
+    }
+    #[inline(always)]
+    fn encode_words(
+        words: &mut Words,
+        states: &mut [u32],
+        tables: &EncodeTables,
+        syms: &[u8],
+        ctx: &[u8],
+    ) {
+        if states.len() == MAX_LANES {
+            // SAFETY: only reached through `encode`, after `available` said so.
+            unsafe { avx2_encode::encode_words(words, states, tables, syms, ctx) }
+        } else {
+            encode_scalar(words, states, tables, syms, ctx);
+        }
+    }
+    fn apply<F: Format>(kind: u8, r: &mut Reader, segs: &mut [rows::Target]) -> Result<(), Error> {
         // SAFETY: `abi` chooses this type only when it is available.
         unsafe { apply::<F>(kind, r, segs) }
     }

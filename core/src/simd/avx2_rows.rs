@@ -16,12 +16,12 @@ const STEP: usize = 32;
 
 /// Which 16-bit format: told by the mantissa.
 #[inline(always)]
-fn half_float<F: Format>() -> bool {
+pub fn half_float<F: Format>() -> bool {
     F::MANT == 10
 }
 
 #[inline(always)]
-unsafe fn load(p: *const u8) -> __m256i {
+pub unsafe fn load(p: *const u8) -> __m256i {
     _mm256_loadu_si256(p as *const _)
 }
 
@@ -32,7 +32,7 @@ unsafe fn load(p: *const u8) -> __m256i {
 /// Eight `f16`s as `f32`s.
 #[inline]
 #[target_feature(enable = "avx2")]
-unsafe fn widen(v: __m128i) -> __m256 {
+pub unsafe fn widen(v: __m128i) -> __m256 {
     let out: __m256;
     asm!("vcvtph2ps {}, {}", out(ymm_reg) out, in(xmm_reg) v, options(pure, nomem, nostack, preserves_flags));
     out
@@ -41,7 +41,7 @@ unsafe fn widen(v: __m128i) -> __m256 {
 /// Eight `f16`s, each the smallest that is at least the number given.
 #[inline]
 #[target_feature(enable = "avx2")]
-unsafe fn narrow_up(v: __m256) -> __m128i {
+pub unsafe fn narrow_up(v: __m256) -> __m128i {
     let out: __m128i;
     asm!("vcvtps2ph {}, {}, 2", out(xmm_reg) out, in(ymm_reg) v, options(pure, nomem, nostack, preserves_flags));
     out
@@ -94,13 +94,19 @@ unsafe fn bins16<F: Format>(mem: *const u8, scale: __m256) -> __m256i {
     }
 }
 
-/// 32 elements: bin numbers, and `level::bin_context` of them by their low and high nibbles.
+/// 32 elements: bin numbers and contexts.
 #[inline(always)]
 unsafe fn classify32<F: Format>(mem: *const u8, scale: __m256, pos: *mut i16, ctx: *mut u8) {
     let a = bins16::<F>(mem, scale);
     let b = bins16::<F>(mem.add(16 * F::BYTES), scale);
     _mm256_storeu_si256(pos as *mut _, a);
     _mm256_storeu_si256(pos.add(16) as *mut _, b);
+    _mm256_storeu_si256(ctx as *mut _, contexts(a, b));
+}
+
+/// `level::bin_context` of 32 elements' bin numbers, by their low and high nibbles.
+#[inline(always)]
+pub unsafe fn contexts(a: __m256i, b: __m256i) -> __m256i {
     let low = _mm_setr_epi8(0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 9, 9, 9, 9, 9, 9);
     let high = _mm_setr_epi8(
         0, 10, 11, 11, 12, 12, 12, 12, 13, 13, 13, 13, 13, 13, 13, 13,
@@ -113,7 +119,7 @@ unsafe fn classify32<F: Format>(mem: *const u8, scale: __m256, pos: *mut i16, ct
         _mm256_min_epu8(q, fifteen),
     );
     let rough = _mm256_shuffle_epi8(_mm256_broadcastsi128_si256(high), nibble);
-    _mm256_storeu_si256(ctx as *mut _, _mm256_max_epu8(fine, rough));
+    _mm256_max_epu8(fine, rough)
 }
 
 /// Twin of [`level::classify`](crate::level::classify) from the base.

@@ -1,21 +1,28 @@
-//! Instruction sets: one [`Isa`] per twin of the decoder, chosen at run time.
+//! Instruction sets: one [`Isa`] per twin of the kernels, chosen at run time.
 
 use crate::chunk::{apply_float, Dtype};
 use crate::encode::{encode_float, Encoded, Plan};
 use crate::float::Format;
-use crate::level::{self, Row};
+use crate::level::{self, Row, Target};
+use crate::quantise::{self, Known, Sums};
 use crate::rans::Stream;
+use crate::rans_encode::{encode_scalar, Words};
 use crate::raw::RawReader;
-use crate::rows::{Segment, Target};
+use crate::rows::{self, Segment};
+use crate::table::EncodeTables;
 use crate::wire::Reader;
 use crate::Error;
 
 #[cfg(target_arch = "x86_64")]
 pub mod avx2;
 #[cfg(target_arch = "x86_64")]
+mod avx2_encode;
+#[cfg(target_arch = "x86_64")]
 mod avx2_rans;
 #[cfg(target_arch = "x86_64")]
 mod avx2_rows;
+#[cfg(target_arch = "x86_64")]
+mod avx2_split;
 #[cfg(p2u_avx512)]
 pub mod avx512;
 #[cfg(target_arch = "aarch64")]
@@ -47,8 +54,42 @@ pub trait Isa {
     ) -> bool {
         false
     }
+    /// [`quantise::base_row`].
+    #[inline(always)]
+    fn base_row<F: Format>(
+        mem: &[u8],
+        e: i32,
+        sym: &mut [u8],
+        known: Known,
+        sums: &mut Sums,
+    ) -> bool {
+        quantise::base_row::<F>(mem, e, sym, known, sums)
+    }
+    /// [`quantise::split_row`] from the base to exact.
+    #[inline(always)]
+    fn split_exact<F: Format>(
+        mem: &[u8],
+        pos: &[i16],
+        ctx: &[u8],
+        sym: &mut [u8],
+        below: &mut [u32],
+        row: &Row,
+    ) -> bool {
+        quantise::split_row::<F, false>(mem, &[], pos, ctx, sym, below, row, Target::Exact)
+    }
+    /// [`encode_scalar`].
+    #[inline(always)]
+    fn encode_words(
+        words: &mut Words,
+        states: &mut [u32],
+        tables: &EncodeTables,
+        syms: &[u8],
+        ctx: &[u8],
+    ) {
+        encode_scalar(words, states, tables, syms, ctx);
+    }
     /// [`chunk::apply_float`] compiled for this instruction set: its plain loops use wide vectors.
-    fn apply<F: Format>(kind: u8, r: &mut Reader, segs: &mut [Target]) -> Result<(), Error>;
+    fn apply<F: Format>(kind: u8, r: &mut Reader, segs: &mut [rows::Target]) -> Result<(), Error>;
     /// [`encode::encode_float`], likewise.
     fn encode<F: Format>(
         dtype: Dtype,
@@ -65,7 +106,7 @@ macro_rules! entry_points {
         unsafe fn apply<F: Format>(
             kind: u8,
             r: &mut Reader,
-            segs: &mut [Target],
+            segs: &mut [rows::Target],
         ) -> Result<(), Error> {
             apply_float::<F, $isa>(kind, r, segs)
         }
@@ -90,7 +131,7 @@ impl Isa for Scalar {
     fn decode(stream: &mut Stream, ctx: &[u8], out: &mut [u8]) -> Result<(), Error> {
         stream.decode_scalar(ctx, out)
     }
-    fn apply<F: Format>(kind: u8, r: &mut Reader, segs: &mut [Target]) -> Result<(), Error> {
+    fn apply<F: Format>(kind: u8, r: &mut Reader, segs: &mut [rows::Target]) -> Result<(), Error> {
         apply_float::<F, Self>(kind, r, segs)
     }
     fn encode<F: Format>(

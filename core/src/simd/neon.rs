@@ -5,7 +5,7 @@ use crate::chunk::{apply_float, Dtype};
 use crate::encode::{encode_float, Encoded, Plan};
 use crate::float::Format;
 use crate::rans::{Stream, MAX_LANES};
-use crate::rows::{Segment, Target};
+use crate::rows::{self, Segment};
 use crate::table::{MAX_CTX, PROB_BITS, TOTAL};
 use crate::wire::Reader;
 use crate::Error;
@@ -24,7 +24,7 @@ impl Isa for Neon {
         }
         stream.decode_scalar(&ctx[done..], &mut out[done..])
     }
-    fn apply<F: Format>(kind: u8, r: &mut Reader, segs: &mut [Target]) -> Result<(), Error> {
+    fn apply<F: Format>(kind: u8, r: &mut Reader, segs: &mut [rows::Target]) -> Result<(), Error> {
         // SAFETY: `abi` chooses this type only when it is available.
         unsafe { apply::<F>(kind, r, segs) }
     }
