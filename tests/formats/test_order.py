@@ -151,7 +151,46 @@ def vit() -> list[str]:
     return [*names, "vit.layernorm.weight", "classifier.weight"]
 
 
+def gguf(architecture: str) -> list[str]:
+    """llama.cpp's names."""
+    if architecture == "llama":
+        parts = ["attn_norm", "attn_q", "attn_k", "attn_v", "attn_output"]
+        parts += ["ffn_norm", "ffn_gate", "ffn_up", "ffn_down"]
+        body = [f"blk.{n}.{part}.weight" for n in range(32) for part in parts]
+        return ["token_embd.weight", *body, "output_norm.weight", "output.weight"]
+    if architecture == "qwen3moe":
+        parts = ["attn_norm", "attn_q", "attn_q_norm", "attn_k", "attn_k_norm", "attn_v"]
+        parts += ["attn_output", "ffn_norm", "ffn_gate_inp", "ffn_gate_exps", "ffn_up_exps"]
+        body = [f"blk.{n}.{part}.weight" for n in range(12) for part in [*parts, "ffn_down_exps"]]
+        return ["token_embd.weight", *body, "output_norm.weight", "output.weight"]
+    if architecture == "t5":
+        sides = [
+            [f"{side}.blk.{n}.{part}.weight" for n in range(12) for part in ("attn_q", "ffn_up")]
+            + [f"{side}.output_norm.weight"]
+            for side in ("enc", "dec")
+        ]
+        return ["token_embd.weight", *sides[0], *sides[1], "output.weight"]
+    names = ["position_embd.weight", "token_embd.weight", "token_embd_norm.weight"]
+    names.append("token_types.weight")
+    parts = ["attn_q", "attn_k", "attn_v", "attn_output", "attn_output_norm", "ffn_up", "ffn_down"]
+    parts.append("layer_output_norm")
+    return names + [
+        f"blk.{n}.{part}.{kind}" for n in range(12) for part in parts for kind in ("weight", "bias")
+    ]
+
+
+def onnx(exporter: str) -> list[str]:
+    """What exporters call initializers."""
+    if exporter == "paddle":
+        return [f"conv2d_{n}.w_0" for n in range(120)] + ["linear_121.w_0"]
+    # torch.onnx.export: transposed weights get numbers in the order of the graph.
+    numbered = [f"onnx::MatMul_{n}" for n in (987, 990, 1001, 10234)]
+    return ["embeddings.word_embeddings.weight", *numbered, "classifier.weight"]
+
+
 MODELS = {
+    **{f"gguf, {name}": gguf(name) for name in ("llama", "qwen3moe", "t5", "bert")},
+    **{f"onnx, {name}": onnx(name) for name in ("paddle", "torch")},
     "minilm": bert(),
     "bert with heads": [*bert("bert."), "cls.seq_relationship.weight", "cls.predictions.bias"],
     "llama": llama(),

@@ -167,7 +167,7 @@ def test_what_is_not_a_model(tmp_path: Path) -> None:
         with pytest.raises(FormatError) as caught:
             scan_model(str(path))
         assert caught.value.file == str(path)
-        assert "Supported are a single .safetensors file and a directory" in str(caught.value)
+        assert "Supported are .safetensors, .onnx and .gguf files" in str(caught.value)
     assert "pytorch_model.bin" in str(caught.value)
     (tmp_path / "p2u.json").write_text("{}")
     with pytest.raises(FormatError, match="this is a P2U package"):

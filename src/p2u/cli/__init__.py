@@ -81,7 +81,9 @@ def _root(
     "  p2u pack ./MiniLM ./MiniLM.p2u --bits 4 --levels base,exact --blob-size 100MiB"
 )
 def pack(
-    src: Annotated[Path, typer.Argument(help="A .safetensors file or a model directory.")],
+    src: Annotated[
+        Path, typer.Argument(help="A model file (.safetensors, .onnx ...) or directory.")
+    ],
     dst: Annotated[Path, typer.Argument(help="The package: a directory of static files.")],
     bits: Annotated[float, typer.Option(help="Average bits per weight of the base.")] = 3.5,
     levels: Annotated[str, typer.Option(help="States, from base to exact.")] = "base,8bit,exact",

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from typing import Protocol
 
 from p2u.errors import DiskError, FormatError
-from p2u.formats import safetensors, shards
+from p2u.formats import gguf, onnx, safetensors, shards
 from p2u.formats.merge import merge
 from p2u.formats.order import ForwardKey, forward_key
 from p2u.formats.walk import walk_files
@@ -45,12 +45,12 @@ class Format(Protocol):
         """
 
 
-FORMATS: tuple[Format, ...] = (safetensors,)
+FORMATS: tuple[Format, ...] = (safetensors, onnx, gguf)
 #: How much of each file is read to recognise it, in bytes.
 HEAD = 64
 
 SUPPORTED = (
-    "Supported are a single .safetensors file and a directory with .safetensors files "
+    "Supported are .safetensors, .onnx and .gguf files, and directories with such files "
     "(Hugging Face style, sharded too)"
 )
 
@@ -103,7 +103,7 @@ def _no_model(path: str, files: list[str]) -> FormatError:
         return FormatError(
             "this is a P2U package, not a model", file=path, hint="Use `p2u inspect` or `p2u pull`"
         )
-    others = [name for name in files if name.endswith((".bin", ".pt", ".pth", ".onnx", ".gguf"))]
+    others = [name for name in files if name.endswith((".bin", ".pt", ".pth"))]
     found = f"it has {', '.join(others[:3])}" if others else f"it has {len(files)} other files"
     return FormatError(f"no model file in it; {found}", file=path, hint=SUPPORTED)
 
@@ -111,6 +111,7 @@ def _no_model(path: str, files: list[str]) -> FormatError:
 def _scan_directory(root: str) -> tuple[dict[str, int], dict[str, Scan]]:
     """The sizes of all files, and what those of a known format hold."""
     sizes = dict(walk_files(root))
+    gguf.check_splits(sizes)
     scans = {}
     for file in sizes:
         path = _locate(root, file)

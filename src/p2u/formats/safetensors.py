@@ -13,6 +13,7 @@ import os
 from typing import Any
 
 from p2u.errors import DiskError, FormatError
+from p2u.formats.reader import DAMAGED, GIT_LFS
 from p2u.formats.strict_json import parse_object
 from p2u.types import ITEMSIZE, Scan, TensorSpan
 
@@ -31,9 +32,6 @@ BITS: dict[str, int] = {
     "F6_E3M2": 6,
     "F4": 4,
 }
-
-DAMAGED = "The file is damaged or incomplete: fetch it again"
-GIT_LFS = "This is a Git LFS pointer, not the file itself: run `git lfs pull`"
 
 
 def _is_size(value: Any) -> bool:

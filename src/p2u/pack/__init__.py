@@ -85,7 +85,7 @@ def pack(
     """Pack a model. The package appears when it is complete and verified, or not at all.
 
     Args:
-        src: A ``.safetensors`` file, or a model directory.
+        src: A model file (``.safetensors``, ``.onnx``, ``.gguf``), or a model directory.
         dst: The package's directory: new, empty, or a package, which is replaced.
         bits: Bits per weight of the base, about; 1 to 6.
         levels: Labels of the states, from ``base`` to ``exact``.

@@ -1,0 +1,137 @@
+"""ONNX: every state of a package runs in onnxruntime, and the last one is the original."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+import p2u
+from p2u.formats import scan_model
+
+onnx = pytest.importorskip("onnx")
+pytest.importorskip("onnxruntime")
+
+from onnx import TensorProto  # noqa: E402
+
+from . import onnx_models  # noqa: E402
+
+STATES = ("base", "8bit", "exact")
+
+
+def tree(folder: Path) -> dict[str, bytes]:
+    """Path to content of a model directory's files."""
+    return {
+        path.relative_to(folder).as_posix(): path.read_bytes()
+        for path in folder.rglob("*")
+        if path.is_file() and not path.name.startswith(".p2u")
+    }
+
+
+def outputs(
+    source: Path, name: str, original: Path, tmp_path: Path, feed: dict[str, np.ndarray]
+) -> dict[str, list[np.ndarray]]:
+    """Pack, pull each state, run the model there; checks what must hold of any model.
+
+    Args:
+        source: What to pack: a file or a directory.
+        name: The model file's path in the package.
+        original: The model file.
+        tmp_path: For the package and the states.
+        feed: The inputs.
+    """
+    p2u.pack(source, tmp_path / "package", jobs=2)
+    expected = onnx_models.run(original, feed)
+    found = {"original": expected}
+    for state in STATES:
+        out = tmp_path / state
+        p2u.pull(tmp_path / "package", out, until=state)
+        onnx.checker.check_model(str(out / name))
+        found[state] = onnx_models.run(out / name, feed)
+        assert [a.shape for a in found[state]] == [a.shape for a in expected]
+        assert all(np.isfinite(a).all() for a in found[state])
+    for ours, theirs in zip(found["exact"], expected, strict=True):
+        assert ours.tobytes() == theirs.tobytes()
+    alone = scan_model(str(source))
+    wanted = {file.path: Path(alone.locate(file.path)).read_bytes() for file in alone.files}
+    assert tree(tmp_path / "exact") == wanted
+    assert tree(tmp_path / "base").keys() == wanted.keys()
+    return found
+
+
+def error(found: dict[str, list[np.ndarray]], state: str) -> float:
+    """Largest error of the first output, in units of its largest value."""
+    expected = found["original"][0]
+    return float(np.abs(found[state][0] - expected).max() / np.abs(expected).max())
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", onnx_models.REAL)
+def test_real_models(name: str, tmp_path: Path) -> None:
+    path = onnx_models.real(name)
+    found = outputs(path, path.name, path, tmp_path, onnx_models.inputs(name))
+    assert error(found, "8bit") < 0.1
+    assert error(found, "8bit") < error(found, "base") or error(found, "base") == 0
+
+
+def test_external_data(tmp_path: Path) -> None:
+    """A Hugging Face style directory with the weights beside the model."""
+    name = "ocr-cls"
+    folder = tmp_path / "model" / "onnx"
+    folder.mkdir(parents=True)
+    model = onnx.load(onnx_models.real(name))
+    path = onnx_models.externalised(model, folder, "model.onnx", "data/model.onnx_data")
+    (folder.parent / "config.json").write_text("{}")
+    feed = onnx_models.inputs(name)
+    found = outputs(folder.parent, "onnx/model.onnx", path, tmp_path, feed)
+    assert error(found, "8bit") < 0.1
+    # The model file alone: its data comes along.
+    (tmp_path / "alone").mkdir()
+    outputs(path, "model.onnx", path, tmp_path / "alone", feed)
+
+
+@pytest.mark.parametrize(
+    ("kind", "dtype"),
+    [
+        (TensorProto.FLOAT16, "F16"),
+        (TensorProto.BFLOAT16, "BF16"),
+        (TensorProto.DOUBLE, "F64"),
+        (TensorProto.INT8, "I8"),
+    ],
+)
+def test_other_types(kind: int, dtype: str, tmp_path: Path) -> None:
+    """A real model whose weights are of another type."""
+    name = "ocr-det"
+    path = tmp_path / "model.onnx"
+    onnx.save(onnx_models.as_type(onnx.load(onnx_models.real(name)), kind), path)
+    spans = [s for s in scan_model(str(path)).spans if s.dtype == dtype]
+    assert sum(s.length for s in spans) > 100_000
+    found = outputs(path, path.name, path, tmp_path, onnx_models.inputs(name))
+    # What is not progressive is exact from the base on.
+    assert (error(found, "base") == 0) == (dtype in ("F64", "I8"))
+    assert error(found, "8bit") < 0.1
+
+
+def by_float_data(model: onnx.ModelProto) -> onnx.ModelProto:
+    """The weights as packed float_data instead of raw_data."""
+    out = onnx.ModelProto()
+    out.CopyFrom(model)
+    for entry in onnx_models.all_tensors(out):
+        if entry.data_type == TensorProto.FLOAT and entry.HasField("raw_data"):
+            values = np.frombuffer(entry.raw_data, np.float32)
+            entry.ClearField("raw_data")
+            entry.float_data.extend(values.tolist())
+    return out
+
+
+@pytest.mark.parametrize("change", [by_float_data, lambda _: onnx_models.everything()])
+def test_other_places(change: Callable[[onnx.ModelProto], onnx.ModelProto], tmp_path: Path) -> None:
+    path = tmp_path / "model.onnx"
+    onnx.save(change(onnx.load(onnx_models.real("ocr-cls"))), path)
+    feed = onnx_models.inputs("ocr-cls")
+    if change is not by_float_data:
+        feed = {"x": np.random.default_rng(3).standard_normal((4, 256)).astype(np.float32)}
+    found = outputs(path, path.name, path, tmp_path, feed)
+    assert error(found, "base") > error(found, "8bit") > 0
