@@ -21,8 +21,9 @@ from p2u.recipe import Treatment
 #: Of zstd. The bytes depend on zstd's version, too: the only part of a package that does.
 LEVEL, LARGE_LEVEL = 19, 12
 
-#: A progressive chunk may be this many per cent larger than an opaque one before it goes opaque.
-PERCENT = 2
+#: A chunk of floats may be this many per cent larger than an opaque one before it goes opaque.
+#: Levels are worth some bytes: an opaque chunk is all in the base.
+PERCENT = {Treatment.PROGRESSIVE: 8, Treatment.FULL: 2}
 #: Elements that the guess at the opaque size looks at, and in how many places.
 SAMPLE, PLACES = 1 << 16, 16
 
@@ -156,7 +157,7 @@ class Encoder:
         # Encoding twice would take half as long again: only where it seems to pay.
         if opaque_guess(data, job.item) < size:
             other = core.encode_opaque(job.item, segments)
-            if size * 100 >= len(other.payloads[0]) * (100 + PERCENT):
+            if size * 100 >= len(other.payloads[0]) * (100 + PERCENT[job.how]):
                 return _coded(other.payloads, made.signal, [0.0] * states)
         return _coded(made.payloads, made.signal, [0.0] * states if full else made.errors)
 
