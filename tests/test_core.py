@@ -278,16 +278,23 @@ def test_only_the_segments_are_written() -> None:
     assert (FORMATS["F16"].load(bytes(view)) == sample.weights()).all()
 
 
-def test_unaligned_memory() -> None:
-    """Tensors in files lie at any offset."""
-    sample = Sample("F32", "normal", ((30_000, 100),), 6)
+@pytest.mark.parametrize("dtype", FORMATS)
+@pytest.mark.parametrize("shift", [1, 2, 3, 7])
+def test_unaligned_memory(dtype: str, shift: int) -> None:
+    """Tensors in files lie at any offset (in protobuf at odd ones), to encode and to decode."""
+    sample = Sample(dtype, "normal", ((30_000, 100),), 6)
     _, done = encode(sample, [4, 0], -160)
+    data = bytes(sample.segments()[0].mem)
+    moved = core.Segment(memoryview(bytearray(shift) + data)[shift:], 30_000, 100)
+    scales = core.row_scales(dtype, -160, [moved])
+    assert core.encode(dtype, [moved], scales, [4, 0]).payloads == done.payloads
     for isa in TWINS:
-        memory = bytearray(1 + 120_000)
-        view = memoryview(memory)[1:]
+        memory = bytearray(shift + len(data) + 1)
+        view = memoryview(memory)[shift:-1]
         for payload in done.payloads:
-            core.apply(payload, "F32", 4, [core.Segment(view, 30_000, 100)], isa)
-        assert (FORMATS["F32"].load(bytes(view)) == sample.weights()).all()
+            core.apply(payload, dtype, sample.item, [core.Segment(view, 30_000, 100)], isa)
+        assert bytes(view) == data
+        assert not any(memory[:shift]) and not memory[-1]
 
 
 def test_sizes_are_what_they_should_be() -> None:

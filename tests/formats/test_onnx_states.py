@@ -92,6 +92,20 @@ def test_external_data(tmp_path: Path) -> None:
     outputs(path, "model.onnx", path, tmp_path / "alone", feed)
 
 
+def check_memory(path: Path, package: Path) -> None:
+    """Compare the arrays that `p2u.load` gives, which lie as the file has them: unaligned."""
+    found = p2u.load(package, "exact")
+    content = path.read_bytes()
+    odd = 0
+    for span in scan_model(str(path)).spans:
+        array = found[span.name]
+        assert array.shape == span.shape
+        assert array.tobytes() == content[span.offset : span.offset + span.length]
+        assert np.isfinite(array.astype(np.float64)).all()
+        odd += not array.flags.aligned
+    assert odd > 20
+
+
 @pytest.mark.parametrize(
     ("kind", "dtype"),
     [
@@ -109,6 +123,7 @@ def test_other_types(kind: int, dtype: str, tmp_path: Path) -> None:
     spans = [s for s in scan_model(str(path)).spans if s.dtype == dtype]
     assert sum(s.length for s in spans) > 100_000
     found = outputs(path, path.name, path, tmp_path, onnx_models.inputs(name))
+    check_memory(path, tmp_path / "package")
     # What is not progressive is exact from the base on.
     assert (error(found, "base") == 0) == (dtype in ("F64", "I8"))
     assert error(found, "8bit") < 0.1
