@@ -28,7 +28,7 @@ if TYPE_CHECKING:
     from p2u.pull import pull
     from p2u.replica import Replica, load
     from p2u.replica import open_replica as open  # noqa: A004 - p2u.open() is its name
-    from p2u.runtime import torch
+    from p2u.runtime import onnx, torch
     from p2u.verify import verify
 
 __all__ = [
@@ -45,6 +45,7 @@ __all__ = [
     "UnsupportedError",
     "UsageError",
     "load",
+    "onnx",
     "open",
     "pack",
     "pull",
@@ -57,6 +58,7 @@ make_lazy(
     {
         "Replica": ("p2u.replica", "Replica"),
         "load": ("p2u.replica", "load"),
+        "onnx": ("p2u.runtime.onnx", None),
         "open": ("p2u.replica", "open_replica"),
         "pack": ("p2u.pack", "pack"),
         "pull": ("p2u.pull", "pull"),
