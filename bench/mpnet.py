@@ -10,7 +10,7 @@ import numpy as np
 
 sys.path.append(str(Path(__file__).resolve().parent.parent / "examples"))
 
-from minilm import Array, MiniLM, erf  # noqa: E402
+from minilm import Array, MiniLM, erf
 
 #: Of the relative position bias, as transformers' MPNet has them.
 BUCKETS, FURTHEST = 32, 128
