@@ -69,11 +69,12 @@ def modules() -> Iterator[tuple[str, Path]]:
 
 
 def imports(path: Path) -> Iterator[tuple[str, int, bool]]:
-    """``(absolute name, line, at top level)`` of all imports of a file, lazy ones included."""
+    """``(absolute name, line, when imported)`` of all imports of a file, lazy ones included."""
     tree = ast.parse(path.read_text(encoding="utf-8"))
     top = set(ast.walk(tree))
     for node in ast.walk(tree):
-        if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef):
+        types_only = isinstance(node, ast.If) and ast.unparse(node.test) == "TYPE_CHECKING"
+        if types_only or isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef):
             top -= set(ast.walk(node))
     package = ["p2u", *path.relative_to(PACKAGE).parent.parts]
     for node in ast.walk(tree):

@@ -138,7 +138,7 @@ def test_a_block_holds_one_state(case):
 
 
 def test_it_serves_on_when_the_server_dies_and_resumes(case, tmp_path):
-    quick = Retry(attempts=2, base=0.01, cap=0.02)
+    quick = Retry(attempts=4, base=0.05, cap=0.1)
     server = make_server(case.package, quiet=True, limit_rate=rate(case, 3)).start()
     port = urlsplit(server.url).port
     with p2u.onnx.session(server.url, directory=tmp_path / "kept", retry=quick) as session:
