@@ -13,6 +13,8 @@ use crate::Error;
 
 pub const MAX_LANES: usize = 64;
 pub const LOW: u32 = 1 << 16;
+/// As many words as a group of 64 symbols can take.
+type Words = [u8; 2 * MAX_LANES];
 
 /// Decoder of one symbol stream: states and words, advanced block by block.
 pub struct Stream<'a> {
@@ -58,27 +60,52 @@ impl<'a> Stream<'a> {
     #[inline(always)]
     pub fn decode_scalar(&mut self, ctx: &[u8], out: &mut [u8]) -> Result<(), Error> {
         let mask = self.lanes - 1;
-        for (i, (&c, o)) in ctx.iter().zip(out).enumerate() {
-            let c = usize::from(c) & (MAX_CTX - 1);
-            let x = &mut self.states[i & mask];
-            let slot = *x & (TOTAL - 1);
-            let at =
-                usize::from(self.tables.base[c]) * 256 + (slot >> self.tables.shift[c]) as usize;
-            let e = self.tables.entries()[at];
-            *o = e as u8;
-            // freq * (x >> 12) + slot - start
-            let rest = (e >> 20).wrapping_mul(*x >> PROB_BITS);
-            *x = x.wrapping_sub((e >> 8) & 0xfff).wrapping_sub(rest);
-            if *x < LOW {
-                if self.words.len() < 2 {
-                    return Err(Error::Truncated);
+        let groups = ctx.chunks(MAX_LANES).zip(out.chunks_mut(MAX_LANES));
+        for (ctx, out) in groups {
+            // Where the words last for certain, nothing branches on which lanes take one.
+            if let Some(Ok(words)) = self.words.get(..2 * MAX_LANES).map(<&Words>::try_from) {
+                let mut at = 0;
+                for (i, (&c, o)) in ctx.iter().zip(out).enumerate() {
+                    let lane = i & mask & (MAX_LANES - 1);
+                    let (sym, x) = self.step(c, lane);
+                    *o = sym;
+                    let low = u32::from(x < LOW);
+                    // At most one word per symbol: `at` is below 128.
+                    let w = u16::from_le_bytes([words[at & 126], words[at & 126 | 1]]);
+                    self.states[lane] = x << (16 * low) | (u32::from(w) & low.wrapping_neg());
+                    at += 2 * low as usize;
                 }
-                let w = u16::from_le_bytes([self.words[0], self.words[1]]);
-                *x = *x << 16 | u32::from(w);
-                self.words = &self.words[2..];
+                self.words = &self.words[at..];
+                continue;
+            }
+            for (i, (&c, o)) in ctx.iter().zip(out).enumerate() {
+                let lane = i & mask & (MAX_LANES - 1);
+                let (sym, mut x) = self.step(c, lane);
+                *o = sym;
+                if x < LOW {
+                    if self.words.len() < 2 {
+                        return Err(Error::Truncated);
+                    }
+                    let w = u16::from_le_bytes([self.words[0], self.words[1]]);
+                    x = x << 16 | u32::from(w);
+                    self.words = &self.words[2..];
+                }
+                self.states[lane] = x;
             }
         }
         Ok(())
+    }
+
+    /// The next symbol of a lane, and its state before it takes a word.
+    #[inline(always)]
+    fn step(&self, ctx: u8, lane: usize) -> (u8, u32) {
+        let (c, x) = (usize::from(ctx) & (MAX_CTX - 1), self.states[lane]);
+        let slot = (x & (TOTAL - 1)) >> self.tables.shift[c];
+        let e = self.tables.entries()[usize::from(self.tables.base[c]) * 256 + slot as usize];
+        // freq * (x >> 12) + slot - start
+        let rest = (e >> 20).wrapping_mul(x >> PROB_BITS);
+        let x = x.wrapping_sub((e >> 8) & 0xfff).wrapping_sub(rest);
+        (e as u8, x)
     }
 
     /// Checks that the stream is used up.
