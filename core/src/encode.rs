@@ -110,7 +110,7 @@ impl<'a> Source<'a> {
     }
     /// Sum of squared differences of weights and state.
     #[inline(always)]
-    fn squares<F: Format>(&self, cur: &[u8]) -> Squares {
+    pub fn squares<F: Format>(&self, cur: &[u8]) -> Squares {
         let mut sum = Squares::default();
         for r in 0..self.rows.count() {
             sum.add::<F>(self.row::<F>(r), &cur[self.state::<F>(r)]);
@@ -154,9 +154,9 @@ pub fn encode_float<F: Format, I: Isa>(
         known: !coded,
     };
     if plan.full {
-        refine::<F, I, false>(&mut out, &src, &e, &mut s, first);
+        let error = refine::<F, I, false>(&mut out, &src, &e, &mut s, first);
         done.payloads.push(out);
-        done.squares.push(0.0);
+        done.squares.push(error);
         s.keep();
         return Ok(done);
     }
@@ -171,9 +171,9 @@ pub fn encode_float<F: Format, I: Isa>(
             Target::Cells { k: k - halved }
         };
         let mut out = header(KIND_REFINE, dtype, rows);
-        if halved == 0 {
+        let error = if halved == 0 {
             let step = Step { target, ..first };
-            refine::<F, I, false>(&mut out, &src, &e, &mut s, step);
+            refine::<F, I, false>(&mut out, &src, &e, &mut s, step)
         } else {
             let step = Step {
                 target,
@@ -181,14 +181,10 @@ pub fn encode_float<F: Format, I: Isa>(
                 coded: false,
                 known: false,
             };
-            refine::<F, I, true>(&mut out, &src, &e, &mut s, step);
-        }
+            refine::<F, I, true>(&mut out, &src, &e, &mut s, step)
+        };
         done.payloads.push(out);
-        done.squares.push(if k == 0 {
-            0.0
-        } else {
-            src.squares::<F>(&s.cur).total()
-        });
+        done.squares.push(error);
         e.iter_mut()
             .for_each(|e| *e -= (k.max(halved) - halved) as i16);
         halved = k;

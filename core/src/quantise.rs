@@ -2,8 +2,8 @@
 
 use crate::float::{pow2, Format};
 use crate::level::{
-    bin_context, bin_value, edge, edges, load, own_bin, row_constants, split_cells, split_exact,
-    store, Row, Target, ESCAPE, GROUP, KNOWN, NOWHERE,
+    self, bin_context, bin_value, combine_cells, edge, edges, load, own_bin, row_constants,
+    split_exact, store, Row, Target, ESCAPE, GROUP, KNOWN, NOWHERE,
 };
 use crate::scale::Squares;
 
@@ -57,6 +57,38 @@ pub fn base_row<F: Format>(
     escapes != 0
 }
 
+/// One row between two levels: what is known of it, its state, and what it is coded as.
+pub struct Cells<'a> {
+    pub pos: &'a [i16],
+    pub cur: &'a mut [u8],
+    pub sym: &'a mut [u8],
+    pub below: &'a mut [u32],
+}
+
+/// Symbols and low bits of one row from bins to cells, and its state, which was the weights'; adds
+/// the squared errors. Says whether some element has to be patched.
+#[inline(always)]
+pub fn split_cells<F: Format>(
+    mem: &[u8],
+    ctx: &[u8],
+    out: Cells,
+    row: &Row,
+    k: u32,
+    error: &mut Squares,
+) -> bool {
+    let Cells {
+        pos,
+        cur,
+        sym,
+        below,
+    } = out;
+    let target = Target::Cells { k };
+    let far = split_row::<F, false>(mem, &[], pos, ctx, sym, below, row, target);
+    combine_cells::<F, false>(cur, pos, ctx, sym, below, *row, k);
+    error.add::<F>(mem, cur);
+    far
+}
+
 /// Symbols and low bits of one row; says whether some element has to be patched.
 #[inline(always)]
 #[allow(clippy::too_many_arguments)]
@@ -98,7 +130,7 @@ pub fn split_row<F: Format, const CELLS: bool>(
             }
             Target::Cells { k } => {
                 for ((((&bits, &h), &ctx), sym), below) in items {
-                    let (s, b) = split_cells::<F, CELLS>(bits, h, ctx, row, k);
+                    let (s, b) = level::split_cells::<F, CELLS>(bits, h, ctx, row, k);
                     *sym = s as u8;
                     *below = b;
                     all |= s;
@@ -127,7 +159,9 @@ pub fn patch_row<F: Format, const CELLS: bool>(
         let h = edge::<F, CELLS>(bits, pos[i], pow2(-row.e));
         let (s, _) = match target {
             Target::Exact => split_exact::<F, CELLS>(F::load(mem, i), h, ctx[i], row, half, top),
-            Target::Cells { k } => split_cells::<F, CELLS>(F::load(mem, i), h, ctx[i], row, k),
+            Target::Cells { k } => {
+                level::split_cells::<F, CELLS>(F::load(mem, i), h, ctx[i], row, k)
+            }
         };
         if s & !255 != 0 {
             patches.push((start + i) as u32);

@@ -4,13 +4,14 @@ use crate::chunk::{is_zero, RefineHead};
 use crate::encode::{write_patches, Scratch, Source, SAMPLE};
 use crate::float::{pow2, Format};
 use crate::level::{
-    apply_shift, classify, combine_cells, edge, layouts, load, own_bin, zigzag, Row, Target,
-    CONTEXTS, GROUP, KNOWN,
+    apply_shift, combine_cells, edge, layouts, load, own_bin, zigzag, Row, Target, CONTEXTS, GROUP,
+    KNOWN,
 };
-use crate::quantise::{patch_row, split_row};
+use crate::quantise::{patch_row, split_row, Cells};
 use crate::rans::write_ints;
 use crate::rans_encode::encode;
 use crate::raw::RawWriter;
+use crate::scale::Squares;
 use crate::simd::Isa;
 use crate::table::Layout;
 use crate::wire::put_varint;
@@ -27,7 +28,8 @@ pub struct Step {
     pub known: bool,
 }
 
-/// Encodes one refinement; leaves the refined state in `s.cur` unless it is the exact one.
+/// Encodes one refinement; leaves the refined state in `s.cur` unless it is the exact one. Returns
+/// the sum of its squared errors.
 #[inline(always)]
 pub fn refine<F: Format, I: Isa, const CELLS: bool>(
     out: &mut Vec<u8>,
@@ -35,12 +37,12 @@ pub fn refine<F: Format, I: Isa, const CELLS: bool>(
     e: &[i16],
     s: &mut Scratch,
     step: Step,
-) {
+) -> f64 {
     let (rows, target) = (src.rows, step.target);
     for r in 0..if step.known { 0 } else { rows.count() } {
         let (p, mem) = (rows.range(r), &s.cur[src.state::<F>(r)]);
         if CELLS {
-            classify::<F, true>(mem, i32::from(e[r]), &mut s.pos[p.clone()], &mut s.ctx[p]);
+            I::classify_cells::<F>(mem, i32::from(e[r]), &mut s.ctx[p]);
         } else {
             I::classify::<F>(mem, i32::from(e[r]), &mut s.pos[p.clone()], &mut s.ctx[p]);
         }
@@ -86,7 +88,9 @@ pub fn refine<F: Format, I: Isa, const CELLS: bool>(
         raw: raw.saturating_sub(tz[r] as u32),
         raw_zero: raw_zero.saturating_sub(tz[r] as u32),
     };
-    let (fields, extra, mut patches) = split::<F, I, CELLS>(src, s, target, sparse, row);
+    let fresh = !CELLS && !step.coded;
+    let made = split::<F, I, CELLS>(src, s, target, sparse, fresh, row);
+    let (fields, extra, mut patches) = (made.fields, made.extra, made.patches);
     encode::<I>(out, &s.sym, &s.ctx, &layouts(CELLS));
     put_varint(out, fields.len() as u32);
     out.extend_from_slice(&fields);
@@ -100,18 +104,35 @@ pub fn refine<F: Format, I: Isa, const CELLS: bool>(
         patches.dedup();
     }
     write_patches::<F>(out, src, &mut s.cur, &patches);
+    if target == Target::Exact {
+        0.0
+    } else if fresh && patches.is_empty() {
+        made.error.total()
+    } else {
+        src.squares::<F>(&s.cur).total()
+    }
 }
 
-/// Symbols of all rows, into `s.sym`; returns both raw streams and the elements to patch.
+/// What [`split`] makes beside the symbols.
+struct Fields {
+    fields: Vec<u8>,
+    extra: Vec<u8>,
+    patches: Vec<u32>,
+    error: Squares,
+}
+
+/// Symbols of all rows, into `s.sym`; returns both raw streams and the elements to patch. If it is
+/// fresh, the state holds the weights, and the squared errors of the new one are returned, too.
 #[inline(always)]
 fn split<F: Format, I: Isa, const CELLS: bool>(
     src: &Source,
     s: &mut Scratch,
     target: Target,
     sparse: bool,
+    fresh: bool,
     row: impl Fn(usize) -> Row,
-) -> (Vec<u8>, Vec<u8>, Vec<u32>) {
-    let mut patches = Vec::new();
+) -> Fields {
+    let (mut patches, mut error) = (Vec::new(), Squares::default());
     let (mut fields, mut extra) = (RawWriter::default(), RawWriter::default());
     for r in 0..src.rows.count() {
         let (p, row) = (src.rows.range(r), row(r));
@@ -124,16 +145,37 @@ fn split<F: Format, I: Isa, const CELLS: bool>(
             &mut s.below[..p.len()],
         );
         let sym = &mut s.sym[p.clone()];
-        let far = if !CELLS && target == Target::Exact {
-            I::split_exact::<F>(mem, pos, ctx, sym, below, &row)
-        } else {
-            split_row::<F, CELLS>(mem, cur, pos, ctx, sym, below, &row, target)
+        let out = Cells {
+            pos,
+            cur: &mut *cur,
+            sym: &mut *sym,
+            below: &mut *below,
         };
-        if far {
+        let mut patch = |cur: &[u8]| {
             patch_row::<F, CELLS>(mem, cur, pos, ctx, &row, target, p.start, &mut patches);
-        }
-        if let Target::Cells { k } = target {
-            combine_cells::<F, CELLS>(cur, pos, ctx, sym, below, row, k);
+        };
+        match target {
+            Target::Exact if CELLS => {
+                if I::split_from_cells::<F>(mem, ctx, out, &row) {
+                    patch(cur);
+                }
+            }
+            Target::Exact => {
+                if I::split_exact::<F>(mem, pos, ctx, sym, below, &row) {
+                    patch(cur);
+                }
+            }
+            Target::Cells { k } if fresh => {
+                if I::split_cells::<F>(mem, ctx, out, &row, k, &mut error) {
+                    patch(cur);
+                }
+            }
+            Target::Cells { k } => {
+                if split_row::<F, CELLS>(mem, cur, pos, ctx, sym, below, &row, target) {
+                    patch(cur);
+                }
+                combine_cells::<F, CELLS>(cur, pos, ctx, sym, below, row, k);
+            }
         }
         fields.row(row.raw);
         if sparse {
@@ -156,7 +198,12 @@ fn split<F: Format, I: Isa, const CELLS: bool>(
     }
     fields.flush();
     extra.flush();
-    (fields.out, extra.out, patches)
+    Fields {
+        fields: fields.out,
+        extra: extra.out,
+        patches,
+        error,
+    }
 }
 
 /// By how many bins each weight's own bin lies beside its base code; `None` if none does. Also the

@@ -1,16 +1,17 @@
 //! AVX2 twin: eight lanes a vector.
 
 use super::avx2_rans::decode64;
-use super::{avx2_encode, avx2_rows, avx2_split, entry_points, Isa};
+use super::{avx2_cells, avx2_encode, avx2_rows, avx2_split, entry_points, Isa};
 use crate::chunk::{apply_float, Dtype};
 use crate::encode::{encode_float, Encoded, Plan};
 use crate::float::Format;
 use crate::level::Row;
-use crate::quantise::{Known, Sums};
+use crate::quantise::{Cells, Known, Sums};
 use crate::rans::{Stream, MAX_LANES};
 use crate::rans_encode::{encode_scalar, Words};
 use crate::raw::RawReader;
 use crate::rows::{self, Segment};
+use crate::scale::Squares;
 use crate::table::EncodeTables;
 use crate::wire::Reader;
 use crate::Error;
@@ -71,6 +72,28 @@ impl Isa for Avx2 {
     ) -> bool {
         // SAFETY: as above.
         unsafe { avx2_split::split_exact::<F>(mem, pos, sym, below, row) }
+    }
+    #[inline(always)]
+    fn split_cells<F: Format>(
+        mem: &[u8],
+        _ctx: &[u8],
+        out: Cells,
+        row: &Row,
+        k: u32,
+        error: &mut Squares,
+    ) -> bool {
+        // SAFETY: as above.
+        unsafe { avx2_cells::split_cells::<F>(mem, out, row, k, error) }
+    }
+    #[inline(always)]
+    fn classify_cells<F: Format>(mem: &[u8], e: i32, ctx: &mut [u8]) {
+        // SAFETY: as above.
+        unsafe { avx2_cells::classify::<F>(mem, e, ctx) }
+    }
+    #[inline(always)]
+    fn split_from_cells<F: Format>(mem: &[u8], ctx: &[u8], out: Cells, row: &Row) -> bool {
+        // SAFETY: as above.
+        unsafe { avx2_cells::split_exact::<F>(mem, ctx, out, row) }
     }
     #[inline(always)]
     fn encode_words(

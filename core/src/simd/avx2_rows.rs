@@ -50,7 +50,7 @@ pub unsafe fn narrow_up(v: __m256) -> __m128i {
 /// Eight `f16`s, rounded towards zero, to the largest finite number at most.
 #[inline]
 #[target_feature(enable = "avx2")]
-unsafe fn narrow_down(v: __m256) -> __m128i {
+pub unsafe fn narrow_down(v: __m256) -> __m128i {
     let out: __m128i;
     asm!("vcvtps2ph {}, {}, 3", out(xmm_reg) out, in(ymm_reg) v, options(pure, nomem, nostack, preserves_flags));
     out

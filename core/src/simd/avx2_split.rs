@@ -12,18 +12,18 @@ const STEP: usize = 32;
 
 /// Sums of squares of four pairs of lanes.
 #[derive(Clone, Copy)]
-struct Pair(__m256d, __m256d);
+pub struct Pair(__m256d, __m256d);
 
 impl Pair {
     #[inline(always)]
-    unsafe fn new(lanes: [f64; 8]) -> Self {
+    pub unsafe fn new(lanes: [f64; 8]) -> Self {
         Pair(
             _mm256_loadu_pd(lanes.as_ptr()),
             _mm256_loadu_pd(lanes.as_ptr().add(4)),
         )
     }
     #[inline(always)]
-    unsafe fn lanes(self) -> [f64; 8] {
+    pub unsafe fn lanes(self) -> [f64; 8] {
         let mut out = [0.0; 8];
         _mm256_storeu_pd(out.as_mut_ptr(), self.0);
         _mm256_storeu_pd(out.as_mut_ptr().add(4), self.1);
@@ -35,6 +35,20 @@ impl Pair {
         let high = _mm256_cvtps_pd(_mm256_extractf128_ps::<1>(v));
         self.0 = _mm256_add_pd(self.0, _mm256_mul_pd(low, low));
         self.1 = _mm256_add_pd(self.1, _mm256_mul_pd(high, high));
+    }
+    /// Adds squares of differences, but those of which `skip` is all ones.
+    #[inline(always)]
+    pub unsafe fn add_difference(&mut self, v: __m256, w: __m256, skip: __m256i) {
+        let skip = _mm256_castsi256_ps(skip);
+        let (v, w) = (_mm256_andnot_ps(skip, v), _mm256_andnot_ps(skip, w));
+        let low = |v| _mm256_cvtps_pd(_mm256_castps256_ps128(v));
+        let high = |v| _mm256_cvtps_pd(_mm256_extractf128_ps::<1>(v));
+        let (a, b) = (
+            _mm256_sub_pd(low(v), low(w)),
+            _mm256_sub_pd(high(v), high(w)),
+        );
+        self.0 = _mm256_add_pd(self.0, _mm256_mul_pd(a, a));
+        self.1 = _mm256_add_pd(self.1, _mm256_mul_pd(b, b));
     }
 }
 

@@ -4,17 +4,20 @@ use crate::chunk::{apply_float, Dtype};
 use crate::encode::{encode_float, Encoded, Plan};
 use crate::float::Format;
 use crate::level::{self, Row, Target};
-use crate::quantise::{self, Known, Sums};
+use crate::quantise::{self, Cells, Known, Sums};
 use crate::rans::Stream;
 use crate::rans_encode::{encode_scalar, Words};
 use crate::raw::RawReader;
 use crate::rows::{self, Segment};
+use crate::scale::Squares;
 use crate::table::EncodeTables;
 use crate::wire::Reader;
 use crate::Error;
 
 #[cfg(target_arch = "x86_64")]
 pub mod avx2;
+#[cfg(target_arch = "x86_64")]
+mod avx2_cells;
 #[cfg(target_arch = "x86_64")]
 mod avx2_encode;
 #[cfg(target_arch = "x86_64")]
@@ -76,6 +79,30 @@ pub trait Isa {
         row: &Row,
     ) -> bool {
         quantise::split_row::<F, false>(mem, &[], pos, ctx, sym, below, row, Target::Exact)
+    }
+    /// [`quantise::split_cells`].
+    #[inline(always)]
+    fn split_cells<F: Format>(
+        mem: &[u8],
+        ctx: &[u8],
+        out: Cells,
+        row: &Row,
+        k: u32,
+        error: &mut Squares,
+    ) -> bool {
+        quantise::split_cells::<F>(mem, ctx, out, row, k, error)
+    }
+    /// [`level::classify`] from cells.
+    #[inline(always)]
+    fn classify_cells<F: Format>(mem: &[u8], e: i32, ctx: &mut [u8]) {
+        level::classify::<F, true>(mem, e, &mut [], ctx);
+    }
+    /// [`quantise::split_row`] from cells to exact.
+    #[inline(always)]
+    fn split_from_cells<F: Format>(mem: &[u8], ctx: &[u8], out: Cells, row: &Row) -> bool {
+        let (pos, cur) = (out.pos, out.cur);
+        let target = Target::Exact;
+        quantise::split_row::<F, true>(mem, cur, pos, ctx, out.sym, out.below, row, target)
     }
     /// [`encode_scalar`].
     #[inline(always)]
