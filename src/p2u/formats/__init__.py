@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from typing import Protocol
 
 from p2u.errors import DiskError, FormatError
-from p2u.formats import gguf, onnx, safetensors, shards
+from p2u.formats import gguf, npy, npz, onnx, pytorch, safetensors, shards
 from p2u.formats.merge import merge
 from p2u.formats.order import ForwardKey, forward_key
 from p2u.formats.walk import walk_files
@@ -45,7 +45,7 @@ class Format(Protocol):
         """
 
 
-FORMATS: tuple[Format, ...] = (safetensors, onnx, gguf)
+FORMATS: tuple[Format, ...] = (safetensors, onnx, gguf, pytorch, npz, npy)
 #: How much of each file is read to recognise it, in bytes.
 HEAD = 64
 

@@ -1,0 +1,38 @@
+"""NumPy's .npz: a zip archive of .npy files. Stored members are tensors, deflated ones carried."""
+
+from __future__ import annotations
+
+from p2u.formats import npy
+from p2u.formats.zips import MAGIC, Archive
+from p2u.types import Scan, TensorSpan
+
+SUFFIX = ".npz"
+
+
+def matches(file: str, head: bytes) -> bool:
+    """Whether a file is an archive of arrays."""
+    return file.endswith(SUFFIX) and head.startswith(MAGIC)
+
+
+def scan(path: str, file: str) -> Scan:
+    """Find the arrays of an archive that are not compressed.
+
+    Raises:
+        DiskError: It cannot be read.
+        FormatError: It is malformed.
+    """
+    spans = []
+    checks = []
+    with Archive(path, file) as archive:
+        for member in archive.members:
+            if not member.stored or not member.name.endswith(npy.SUFFIX):
+                continue
+            head = archive.read(member.start, min(member.size, npy.HEAD))
+            found = npy.parse(head, member.size, f"{file}: {member.name}")
+            if found is None or not found.length:
+                continue
+            name = member.name.removesuffix(npy.SUFFIX)
+            start = member.start + found.offset
+            spans.append(TensorSpan(name, found.dtype, found.shape, file, start, found.length))
+            checks.append(member.check)
+        return Scan(archive.size, tuple(spans), tuple(checks))

@@ -1,0 +1,152 @@
+"""PyTorch's files: zip archives (checkpoints and TorchScript) and the older streams of pickles.
+
+Storages lie in both as they are. What they hold is in a pickle, which is read but never carried
+out; where it is not understood, everything is carried as bytes. Source: torch/serialization.py.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+from bisect import bisect_left
+from typing import BinaryIO
+
+from p2u.errors import DiskError, FormatError
+from p2u.formats.pickles import MAX_PICKLE, Node, Reader, UnknownPickleError, named_tensors
+from p2u.formats.storages import Record, item_size, list_spans
+from p2u.formats.zips import DAMAGED, MAGIC, Archive, Member
+from p2u.types import Check, Scan, TensorSpan
+
+SUFFIXES = (".pt", ".pth", ".bin", ".ckpt", ".jit", ".ptl", ".pth.tar", ".pt.tar")
+
+#: An older file begins with a pickle of this number.
+_LEGACY = 0x1950A86A20F9469CFC6C
+_LEGACY_HEAD = re.compile(
+    rb"\x80[\x02-\x05]" + re.escape(b"\x8a\x0a" + _LEGACY.to_bytes(10, "little") + b".")
+)
+_LEGACY_VERSION = 1001
+
+#: A pickle, and the folder of the storages that it names.
+_PARTS = (("data.pkl", "data"), ("constants.pkl", "constants"))
+#: Bytes of an older file that are read at first: few have longer pickles.
+_FIRST = 1 << 20
+
+
+def matches(file: str, head: bytes) -> bool:
+    """Whether a file may be PyTorch's; in a zip archive of another kind `scan` finds nothing."""
+    if not file.endswith(SUFFIXES):
+        return False
+    return head.startswith(MAGIC) or _LEGACY_HEAD.match(head) is not None
+
+
+def scan(path: str, file: str) -> Scan:
+    """Find the tensors of a file.
+
+    Raises:
+        DiskError: It cannot be read.
+        FormatError: It is malformed.
+    """
+    try:
+        with open(path, "rb") as stream:
+            size = os.fstat(stream.fileno()).st_size
+            head = stream.read(_FIRST)
+            if not head.startswith(MAGIC):
+                return Scan(size, _scan_stream(stream, head, size, file))
+    except OSError as error:
+        raise DiskError(
+            f"cannot read the file: {error.strerror}", file=file, hint="Check its permissions"
+        ) from error
+    with Archive(path, file) as archive:
+        return _scan_archive(archive, file)
+
+
+def _scan_archive(archive: Archive, file: str) -> Scan:
+    members = {member.name: member for member in archive.members}
+    root = next((n[:-8] for n in members if re.fullmatch(r"[^/]+/data\.pkl", n)), None)
+    if root is None or not _is_little(archive, members.get(f"{root}byteorder")):
+        return Scan(archive.size, ())
+    spans: list[TensorSpan] = []
+    for pickle, folder in _PARTS:
+        member = members.get(root + pickle)
+        if member is None or not member.stored or member.size > MAX_PICKLE:
+            continue
+        prefix = f"{root}{folder}/"
+        records = {
+            name.removeprefix(prefix): Record(found.start, found.size)
+            for name, found in members.items()
+            if name.startswith(prefix) and found.stored
+        }
+        reader = Reader(archive.read(member.start, member.size))
+        try:
+            tensors = list(named_tensors(reader.load()))
+        except UnknownPickleError:
+            continue
+        spans += list_spans(file, folder, records, reader.storages, tensors)
+    return Scan(archive.size, tuple(spans), tuple(_checks(archive, spans)))
+
+
+def _is_little(archive: Archive, member: Member | None) -> bool:
+    """Whether numbers are little-endian; files of PyTorch before 2.1 do not say."""
+    if member is None:
+        return True
+    return member.stored and archive.read(member.start, min(member.size, 8)) == b"little"
+
+
+def _checks(archive: Archive, spans: list[TensorSpan]) -> list[Check]:
+    """The checksums of the members that tensors lie in."""
+    starts = sorted(span.offset for span in spans)
+
+    def holds_one(member: Member) -> bool:
+        return bisect_left(starts, member.start) < bisect_left(starts, member.start + member.size)
+
+    return [member.check for member in archive.members if holds_one(member)]
+
+
+def _scan_stream(stream: BinaryIO, head: bytes, size: int, file: str) -> tuple[TensorSpan, ...]:
+    """The tensors of an older file: five pickles, then storages, each behind its length."""
+    try:
+        return _scan_pickles(stream, head, size, file)
+    except UnknownPickleError:
+        if len(head) == size:
+            return ()
+    stream.seek(0)
+    try:
+        return _scan_pickles(stream, stream.read(MAX_PICKLE), size, file)
+    except UnknownPickleError:
+        return ()
+
+
+def _scan_pickles(stream: BinaryIO, head: bytes, size: int, file: str) -> tuple[TensorSpan, ...]:
+    found = []
+    at = 0
+    readers = []
+    for _ in range(5):
+        readers.append(Reader(head, at))
+        found.append(readers[-1].load())
+        at = readers[-1].at
+    magic, version, system, root, keys = found
+    if magic != _LEGACY or version != _LEGACY_VERSION:
+        return ()
+    if not isinstance(system, Node) or ("little_endian", True) not in system.pairs:
+        return ()
+    if not isinstance(keys, Node) or not all(type(key) is str for _, key in keys.pairs):
+        return ()
+    storages = readers[3].storages
+    records: dict[str, Record] = {}
+    for _, key in keys.pairs:
+        storage = storages.get(str(key))
+        if storage is None or not (item := item_size(storage)):
+            return ()
+        stream.seek(at)
+        elems = int.from_bytes(stream.read(8), "little")
+        at += 8
+        if elems != storage.elems or at + elems * item > size:
+            raise FormatError(
+                f"the storage {str(key)[:80]} at byte {at} has {elems} elements in "
+                f"{size - at} bytes, {storage.elems} elements are expected",
+                file=file,
+                hint=DAMAGED,
+            )
+        records[storage.key] = Record(at, elems * item)
+        at += elems * item
+    return list_spans(file, "data", records, storages, named_tensors(root))

@@ -1,0 +1,307 @@
+"""Zip archives: where their members lie, checked twice. Nothing is ever decompressed.
+
+Source: PKWARE's APPNOTE 6.3. The central directory says what there is; every local header must
+agree with it, members must not overlap, and nothing is believed that the file has no room for.
+"""
+
+from __future__ import annotations
+
+import os
+import struct
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import BinaryIO
+
+from p2u.errors import DiskError, FormatError
+from p2u.types import Check
+
+MAGIC = b"PK\3\4"
+#: Limits of the central directory: bytes and members.
+MAX_DIRECTORY = 64 << 20
+MAX_MEMBERS = 1 << 20
+
+DAMAGED = "The file is damaged or incomplete: fetch it again"
+
+_END = struct.Struct("<4s4H2LH")
+_LOCATOR = struct.Struct("<4sLQL")
+_END64 = struct.Struct("<4sQ2H2L4Q")
+_ENTRY = struct.Struct("<4s6H3L5H2L")
+_LOCAL = struct.Struct("<4s5H3L2H")
+_MAX_COMMENT = (1 << 16) - 1
+_FULL16, _FULL32 = (1 << 16) - 1, (1 << 32) - 1
+
+#: Offsets of the CRC-32 in an entry of the directory and in a local header.
+_ENTRY_CRC, _LOCAL_CRC = 16, 14
+#: Flags: encrypted in one of three ways or a patch; sizes and CRC follow the data; UTF-8 name.
+_SCRAMBLED, _DESCRIPTOR, _UTF8 = 0x2061, 8, 0x800
+
+
+@dataclass(frozen=True, slots=True)
+class Member:
+    """A file in the archive.
+
+    Attributes:
+        name: As the directory has it.
+        stored: Whether its bytes lie in the archive as they are.
+        start: First byte in the archive.
+        size: Bytes in the archive.
+        fields: Where its CRC-32 is kept, in order.
+    """
+
+    name: str
+    stored: bool
+    start: int
+    size: int
+    fields: tuple[int, ...]
+
+    @property
+    def check(self) -> Check:
+        """What the CRC-32 of a stored member covers."""
+        return Check("crc32", self.start, self.size, self.fields)
+
+
+@dataclass(frozen=True, slots=True)
+class _Entry:
+    """An entry of the central directory, at ``at`` in the file."""
+
+    at: int
+    name: bytes
+    flags: int
+    method: int
+    crc: int
+    packed: int
+    size: int
+    offset: int
+
+
+class Archive:
+    """An open zip archive; a context manager.
+
+    Args:
+        path: Where it is.
+        file: What to call it in messages.
+
+    Raises:
+        DiskError: It cannot be read.
+        FormatError: It is malformed, or split over several disks.
+    """
+
+    def __init__(self, path: str, file: str) -> None:
+        self._file = file
+        try:
+            self._stream: BinaryIO = open(path, "rb")  # noqa: SIM115 - see __exit__
+        except OSError as error:
+            raise self._unreadable(error) from error
+        try:
+            self.size = os.fstat(self._stream.fileno()).st_size
+            #: In order of their place in the file.
+            self.members = tuple(self._members())
+        except BaseException:
+            self._stream.close()
+            raise
+
+    def __enter__(self) -> Archive:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._stream.close()
+
+    def read(self, offset: int, size: int) -> bytes:
+        """Bytes of the file.
+
+        Raises:
+            DiskError: They cannot be read.
+            FormatError: The file ends before.
+        """
+        try:
+            self._stream.seek(offset)
+            data = self._stream.read(size)
+        except OSError as error:
+            raise self._unreadable(error) from error
+        if len(data) < size:
+            raise self._wrong(f"it ends at byte {offset + len(data)}, but {size} are expected")
+        return data
+
+    def _unreadable(self, error: OSError) -> DiskError:
+        return DiskError(
+            f"cannot read the file: {error.strerror}", file=self._file, hint="Check its permissions"
+        )
+
+    def _wrong(self, message: str) -> FormatError:
+        return FormatError(f"not a valid zip archive: {message}", file=self._file, hint=DAMAGED)
+
+    def _directory(self) -> tuple[int, int, int]:
+        """Offset, size and number of entries of the central directory."""
+        size = min(self.size, _END.size + _MAX_COMMENT)
+        tail = self.read(self.size - size, size)
+        at = len(tail) - _END.size + 1
+        while (at := tail.rfind(b"PK\5\6", 0, at + 3)) >= 0:
+            if len(tail) - at >= _END.size:
+                end = _END.unpack_from(tail, at)
+                if at + _END.size + end[7] == len(tail):
+                    break
+        else:
+            raise self._wrong("it has no central directory")
+        where = self.size - size + at
+        _, disk, first_disk, here, count, length, offset, _ = end
+        if where >= _LOCATOR.size:
+            locator = self.read(where - _LOCATOR.size, _LOCATOR.size)
+            if locator[:4] == b"PK\6\7":
+                return self._directory64(locator, where - _LOCATOR.size, end)
+        if disk or first_disk or here != count:
+            raise self._wrong("it is split over several disks")
+        if offset + length != where:
+            raise self._wrong(f"the directory ends at byte {offset + length}, not at {where}")
+        return offset, length, count
+
+    def _directory64(
+        self, locator: bytes, behind: int, end: tuple[int, ...]
+    ) -> tuple[int, int, int]:
+        """The same from the 64-bit record, which ends where its locator begins."""
+        _, first_disk, where, disks = _LOCATOR.unpack(locator)
+        if where + _END64.size > behind:
+            raise self._wrong("the 64-bit record of its directory is not there")
+        record = _END64.unpack(self.read(where, _END64.size))
+        magic, size, _, _, disk, other_disk, here, count, length, offset = record
+        if magic != b"PK\6\6" or where + 12 + size != behind:
+            raise self._wrong("the 64-bit record of its directory is not there")
+        if first_disk or disks > 1 or disk or other_disk or here != count:
+            raise self._wrong("it is split over several disks")
+        for short, long, full in zip(
+            end[3:7], (here, count, length, offset), (_FULL16,) * 2 + (_FULL32,) * 2, strict=True
+        ):
+            if short not in (long, full):
+                raise self._wrong("its two directory records disagree")
+        if offset + length != where:
+            raise self._wrong(f"the directory ends at byte {offset + length}, not at {where}")
+        return offset, length, count
+
+    def _entries(self, offset: int, length: int, count: int) -> Iterator[_Entry]:
+        if length > MAX_DIRECTORY or not count * _ENTRY.size <= length or count > MAX_MEMBERS:
+            raise self._wrong(f"a directory of {count} members in {length} bytes")
+        data = self.read(offset, length)
+        at = 0
+        for _ in range(count):
+            if length - at < _ENTRY.size:
+                raise self._wrong("its directory ends within an entry")
+            entry = _ENTRY.unpack_from(data, at)
+            (magic, _, _, flags, method, _, _, crc, packed, size) = entry[:10]
+            name_size, extra_size, comment_size, disk, _, _, where = entry[10:]
+            begin = at
+            at += _ENTRY.size
+            name = data[at : at + name_size]
+            extra = data[at + name_size : at + name_size + extra_size]
+            at += name_size + extra_size + comment_size
+            if magic != b"PK\1\2" or at > length:
+                raise self._wrong("its directory ends within an entry")
+            size, packed, where, disk = self._wide(
+                extra, (size, packed, where, disk), (_FULL32,) * 3 + (_FULL16,)
+            )
+            if disk:
+                raise self._wrong("it is split over several disks")
+            yield _Entry(offset + begin, name, flags, method, crc, packed, size, where)
+        if at != length:
+            raise self._wrong(f"{length - at} bytes follow its last directory entry")
+
+    def _wide(
+        self, extra: bytes, values: tuple[int, ...], full: tuple[int, ...]
+    ) -> tuple[int, ...]:
+        """Values, those that are full replaced by the 64-bit ones of the extra field."""
+        if not any(value == limit for value, limit in zip(values, full, strict=True)):
+            return values
+        found = b""
+        at = 0
+        while at + 4 <= len(extra):
+            kind, size = struct.unpack_from("<2H", extra, at)
+            if kind == 1:
+                found = extra[at + 4 : at + 4 + size]
+                break
+            at += 4 + size
+        out = []
+        at = 0
+        for value, limit in zip(values, full, strict=True):
+            width = 8 if limit == _FULL32 else 4
+            if value == limit and at + width <= len(found):
+                value = int.from_bytes(found[at : at + width], "little")
+                at += width
+            out.append(value)
+        return tuple(out)
+
+    def _members(self) -> Iterator[Member]:
+        directory, length, count = self._directory()
+        entries = sorted(self._entries(directory, length, count), key=lambda e: (e.offset, e.at))
+        names = set()
+        covered = 0
+        for entry in entries:
+            name = self._name(entry)
+            if name in names:
+                raise self._wrong(f"two members are called {name[:200]!r}")
+            names.add(name)
+            if entry.offset < covered:
+                raise self._wrong(f"the member {name[:200]!r} overlaps another one")
+            start, fields, covered = self._local(entry, name, directory)
+            stored = entry.method == 0 and not entry.flags & _SCRAMBLED
+            if stored and entry.packed != entry.size:
+                raise self._wrong(f"the member {name[:200]!r} has two sizes")
+            yield Member(name, stored, start, entry.packed, fields)
+
+    def _name(self, entry: _Entry) -> str:
+        try:
+            name = entry.name.decode("utf-8" if entry.flags & _UTF8 else "cp437")
+        except UnicodeDecodeError:
+            raise self._wrong("the name of a member is not UTF-8") from None
+        parts = name.rstrip("/").split("/")
+        if not name or "\0" in name or "\\" in name or {"", ".", ".."} & set(parts):
+            raise self._wrong(f"{name[:200]!r} is no name for a member")
+        return name
+
+    def _local(self, entry: _Entry, name: str, limit: int) -> tuple[int, tuple[int, ...], int]:
+        """Check a local header; first byte of the data, where the CRC is kept, end of the member.
+
+        ``limit`` is where the directory begins.
+        """
+        wrong = self._wrong(
+            f"the header of the member {name[:200]!r} is not what the directory says"
+        )
+        if entry.offset + _LOCAL.size > limit:
+            raise wrong
+        local = _LOCAL.unpack(self.read(entry.offset, _LOCAL.size))
+        magic, _, flags, method, _, _, crc, packed, size, name_size, extra_size = local
+        start = entry.offset + _LOCAL.size + name_size + extra_size
+        end = start + entry.packed
+        if magic != MAGIC or end > limit or method != entry.method:
+            raise wrong
+        if (flags ^ entry.flags) & (_SCRAMBLED | _DESCRIPTOR):
+            raise wrong
+        rest = self.read(entry.offset + _LOCAL.size, name_size + extra_size)
+        if rest[:name_size] != entry.name:
+            raise wrong
+        size, packed = self._wide(rest[name_size:], (size, packed), (_FULL32,) * 2)
+        expected = (entry.crc, entry.packed, entry.size)
+        fields = [entry.at + _ENTRY_CRC]
+        if crc == entry.crc:
+            fields.append(entry.offset + _LOCAL_CRC)
+        if not flags & _DESCRIPTOR:
+            if (crc, packed, size) != expected:
+                raise wrong
+            return start, tuple(sorted(fields)), end
+        # The header may hold zeros instead, or what it can not know yet: sizes without the CRC.
+        if crc not in (0, entry.crc):
+            raise wrong
+        begin, end = self._descriptor(end, limit, expected, wrong)
+        return start, tuple(sorted([*fields, begin])), end
+
+    def _descriptor(
+        self, at: int, limit: int, expected: tuple[int, int, int], wrong: FormatError
+    ) -> tuple[int, int]:
+        """Where the CRC behind a member's data is, and where the record that it is in ends."""
+        data = self.read(at, min(24, limit - at))
+        for mark in (b"PK\7\x08", b""):
+            for layout in ("<L2Q", "<3L"):
+                size = struct.calcsize(layout)
+                body = data[len(mark) : len(mark) + size]
+                if not data.startswith(mark) or len(body) < size:
+                    continue
+                if struct.unpack(layout, body) == expected:
+                    return at + len(mark), at + len(mark) + size
+        raise wrong
