@@ -1,10 +1,7 @@
 //! One chunk: header, and decoding in place (SPEC.md, "Chunk payloads").
 
 use crate::float::{pow2, Format, BF16, F16, F32};
-use crate::level::{
-    apply_shift, classify, combine_cells, combine_exact, layouts, Row, Target, CONTEXTS, KNOWN,
-    K_MAX,
-};
+use crate::level::{apply_shift, layouts, Elements, Row, Target, CONTEXTS, KNOWN, K_MAX};
 use crate::opaque;
 use crate::rans::{read_ints, Stream};
 use crate::raw::{RawReader, MAX_WIDTH};
@@ -313,7 +310,7 @@ impl RefineHead {
                 let (seg, bytes) = rows.bytes(p.row, start + a..start + b, F::BYTES);
                 let mem = &segs[seg].mem[bytes];
                 if CELLS {
-                    classify::<F, true>(mem, e, &mut pos[a..b], &mut ctx[a..b]);
+                    I::classify_cells::<F>(mem, e, &mut ctx[a..b]);
                 } else {
                     I::classify::<F>(mem, e, &mut pos[a..b], &mut ctx[a..b]);
                 }
@@ -348,23 +345,25 @@ impl RefineHead {
                     && !self.sparse
                     && param.raw == param.raw_zero
                     && self.target == Target::Exact;
-                if plain && I::combine::<F>(mem, pos, sym, &mut fields, param) {
+                if plain && I::combine_plain::<F>(mem, pos, sym, &mut fields, param) {
                     continue;
                 }
                 if self.sparse {
                     fields.take_some(raw, |i| is_zero(CELLS, ctx[i], sym[i]))?;
                 } else {
-                    fields.take(raw)?;
+                    I::take(&mut fields, raw)?;
                 }
                 if self.raw_zero > self.raw {
                     extra.add_upper(raw, param, ctx, |i| !is_zero(CELLS, 0, sym[i]))?;
                 }
-                match self.target {
-                    Target::Exact => combine_exact::<F, CELLS>(mem, pos, ctx, sym, raw, param),
-                    Target::Cells { k } => {
-                        combine_cells::<F, CELLS>(mem, pos, ctx, sym, raw, param, k)
-                    }
-                }
+                let elements = Elements {
+                    mem,
+                    pos,
+                    ctx,
+                    sym,
+                    raw,
+                };
+                I::combine::<F, CELLS>(elements, param, self.target);
             }
             start += len;
         }

@@ -215,36 +215,74 @@ pub fn edges<F: Format, const CELLS: bool>(bits: &[u32], pos: &[i16], scale: f32
     }
 }
 
-/// Known position + symbol + raw field -> exact floats.
+/// Elements of one row in a refinement: what is known of them, and what it says.
+pub struct Elements<'a> {
+    pub mem: &'a mut [u8],
+    pub pos: &'a [i16],
+    pub ctx: &'a [u8],
+    pub sym: &'a [u8],
+    pub raw: &'a [u32],
+}
+
+/// Known position + symbol + raw field -> the next state.
 #[inline(always)]
-pub fn combine_exact<F: Format, const CELLS: bool>(
-    mem: &mut [u8],
-    pos: &[i16],
-    ctx: &[u8],
-    sym: &[u8],
-    raw: &[u32],
-    row: Row,
-) {
+pub fn combine<F: Format, const CELLS: bool>(el: Elements, row: Row, target: Target) {
+    match target {
+        Target::Exact => combine_exact::<F, CELLS>(el, row),
+        Target::Cells { k } => combine_cells::<F, CELLS>(el, row, k),
+    }
+}
+
+/// Exact floats.
+#[inline(always)]
+fn combine_exact<F: Format, const CELLS: bool>(el: Elements, row: Row) {
     let half = pow2(row.e - 1);
     let top = zero_top::<F, CELLS>(&row);
     let below = (1u32 << row.tz) - 1;
+    rewrite::<F, CELLS>(el, row, |h, ctx, sym, raw| {
+        let lo = (F::ceil(h as f32 * half).wrapping_add(below)) >> row.tz;
+        let inside = lo.wrapping_add((sym << row.raw) | raw);
+        let z = if CELLS { sym } else { sym.wrapping_sub(2) >> 1 };
+        let near = (top.wrapping_sub(z) << row.raw_zero) | raw;
+        let u = if ctx == 0 { near } else { inside };
+        u << row.tz
+    });
+}
+
+/// Representatives of cells `k` halvings finer.
+#[inline(always)]
+fn combine_cells<F: Format, const CELLS: bool>(el: Elements, row: Row, k: u32) {
+    let width = pow2(row.e - k as i32 - 1);
+    rewrite::<F, CELLS>(el, row, |h, ctx, sym, raw| {
+        let inside = ((h << (k - 1)) as u32).wrapping_add((sym << row.raw) | raw);
+        let z = sym.wrapping_sub(2) >> 1;
+        let near = (z << row.raw) | raw;
+        let c = if !CELLS && ctx == 0 { near } else { inside };
+        // A hostile chunk may name any cell; keep the arithmetic exact for it, too.
+        let c = (c & 0x7f_ffff) as i32;
+        F::floor((2 * c + 1) as f32 * width)
+    });
+}
+
+/// Gives every element its next magnitude, by its lower edge, context, symbol and raw field.
+#[inline(always)]
+fn rewrite<F: Format, const CELLS: bool>(
+    el: Elements,
+    row: Row,
+    next: impl Fn(i32, u8, u32, u32) -> u32,
+) {
     let scale = pow2(-row.e);
     let (mut cur, mut h) = ([0u32; GROUP], [0i32; GROUP]);
-    for (g, mem) in mem.chunks_mut(GROUP * F::BYTES).enumerate() {
+    for (g, mem) in el.mem.chunks_mut(GROUP * F::BYTES).enumerate() {
         let at = g * GROUP..g * GROUP + mem.len() / F::BYTES;
         let (cur, h) = (&mut cur[..at.len()], &mut h[..at.len()]);
         load::<F>(mem, cur);
-        edges::<F, CELLS>(cur, &pos[at.clone()], scale, h);
-        let (ctx, sym, raw) = (&ctx[at.clone()], &sym[at.clone()], &raw[at]);
+        edges::<F, CELLS>(cur, &el.pos[at.clone()], scale, h);
+        let (ctx, sym, raw) = (&el.ctx[at.clone()], &el.sym[at.clone()], &el.raw[at]);
         let items = cur.iter_mut().zip(&*h).zip(ctx).zip(sym).zip(raw);
         for ((((cur, &h), &ctx), &sym), &raw) in items {
             let sym = u32::from(sym);
-            let lo = (F::ceil(h as f32 * half).wrapping_add(below)) >> row.tz;
-            let inside = lo.wrapping_add((sym << row.raw) | raw);
-            let z = if CELLS { sym } else { sym.wrapping_sub(2) >> 1 };
-            let near = (top.wrapping_sub(z) << row.raw_zero) | raw;
-            let u = if ctx == 0 { near } else { inside };
-            let u = (u << row.tz) & F::MASK;
+            let u = next(h, ctx, sym, raw) & F::MASK;
             *cur = merge::<F, CELLS>(*cur, u, ctx, sym);
         }
         store::<F>(cur, mem);
@@ -265,42 +303,6 @@ fn merge<F: Format, const CELLS: bool>(cur: u32, u: u32, ctx: u8, sym: u32) -> u
         cur
     } else {
         u | sign
-    }
-}
-
-/// Known position + symbol + raw field -> representatives of cells `k` halvings finer.
-#[inline(always)]
-pub fn combine_cells<F: Format, const CELLS: bool>(
-    mem: &mut [u8],
-    pos: &[i16],
-    ctx: &[u8],
-    sym: &[u8],
-    raw: &[u32],
-    row: Row,
-    k: u32,
-) {
-    let width = pow2(row.e - k as i32 - 1);
-    let scale = pow2(-row.e);
-    let (mut cur, mut h) = ([0u32; GROUP], [0i32; GROUP]);
-    for (g, mem) in mem.chunks_mut(GROUP * F::BYTES).enumerate() {
-        let at = g * GROUP..g * GROUP + mem.len() / F::BYTES;
-        let (cur, h) = (&mut cur[..at.len()], &mut h[..at.len()]);
-        load::<F>(mem, cur);
-        edges::<F, CELLS>(cur, &pos[at.clone()], scale, h);
-        let (ctx, sym, raw) = (&ctx[at.clone()], &sym[at.clone()], &raw[at]);
-        let items = cur.iter_mut().zip(&*h).zip(ctx).zip(sym).zip(raw);
-        for ((((cur, &h), &ctx), &sym), &raw) in items {
-            let sym = u32::from(sym);
-            let inside = ((h << (k - 1)) as u32).wrapping_add((sym << row.raw) | raw);
-            let z = sym.wrapping_sub(2) >> 1;
-            let near = (z << row.raw) | raw;
-            let c = if !CELLS && ctx == 0 { near } else { inside };
-            // A hostile chunk may name any cell; keep the arithmetic exact for it, too.
-            let c = (c & 0x7f_ffff) as i32;
-            let u = F::floor((2 * c + 1) as f32 * width) & F::MASK;
-            *cur = merge::<F, CELLS>(*cur, u, ctx, sym);
-        }
-        store::<F>(cur, mem);
     }
 }
 

@@ -2,8 +2,8 @@
 
 use crate::float::{pow2, Format};
 use crate::level::{
-    self, bin_context, bin_value, combine_cells, edge, edges, load, own_bin, row_constants,
-    split_exact, store, Row, Target, ESCAPE, GROUP, KNOWN, NOWHERE,
+    self, bin_context, bin_value, combine, edge, edges, load, own_bin, row_constants, split_exact,
+    store, Elements, Row, Target, ESCAPE, GROUP, KNOWN, NOWHERE,
 };
 use crate::scale::Squares;
 
@@ -84,7 +84,14 @@ pub fn split_cells<F: Format>(
     } = out;
     let target = Target::Cells { k };
     let far = split_row::<F, false>(mem, &[], pos, ctx, sym, below, row, target);
-    combine_cells::<F, false>(cur, pos, ctx, sym, below, *row, k);
+    let elements = Elements {
+        mem: &mut *cur,
+        pos,
+        ctx,
+        sym,
+        raw: below,
+    };
+    combine::<F, false>(elements, *row, target);
     error.add::<F>(mem, cur);
     far
 }

@@ -4,7 +4,7 @@ use crate::chunk::{is_zero, RefineHead};
 use crate::encode::{write_patches, Scratch, Source, SAMPLE};
 use crate::float::{pow2, Format};
 use crate::level::{
-    apply_shift, combine_cells, edge, layouts, load, own_bin, zigzag, Row, Target, CONTEXTS, GROUP,
+    apply_shift, edge, layouts, load, own_bin, zigzag, Elements, Row, Target, CONTEXTS, GROUP,
     KNOWN,
 };
 use crate::quantise::{patch_row, split_row, Cells};
@@ -170,11 +170,18 @@ fn split<F: Format, I: Isa, const CELLS: bool>(
                     patch(cur);
                 }
             }
-            Target::Cells { k } => {
+            Target::Cells { .. } => {
                 if split_row::<F, CELLS>(mem, cur, pos, ctx, sym, below, &row, target) {
                     patch(cur);
                 }
-                combine_cells::<F, CELLS>(cur, pos, ctx, sym, below, row, k);
+                let elements = Elements {
+                    mem: cur,
+                    pos,
+                    ctx,
+                    sym,
+                    raw: below,
+                };
+                I::combine::<F, CELLS>(elements, row, target);
             }
         }
         fields.row(row.raw);

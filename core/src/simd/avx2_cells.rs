@@ -15,7 +15,7 @@ const CELLS_END: f32 = 8_388_608.0;
 
 /// Bits of eight elements.
 #[inline(always)]
-unsafe fn bits8<F: Format>(mem: *const u8) -> __m256i {
+pub unsafe fn bits8<F: Format>(mem: *const u8) -> __m256i {
     if F::BYTES == 2 {
         _mm256_cvtepu16_epi32(_mm_loadu_si128(mem as *const _))
     } else {
@@ -25,13 +25,13 @@ unsafe fn bits8<F: Format>(mem: *const u8) -> __m256i {
 
 /// The lower halves of eight lanes that are below 2^16.
 #[inline(always)]
-unsafe fn words8(v: __m256i) -> __m128i {
+pub unsafe fn words8(v: __m256i) -> __m128i {
     _mm_packus_epi32(_mm256_castsi256_si128(v), _mm256_extracti128_si256::<1>(v))
 }
 
 /// Values of eight ordered integers.
 #[inline(always)]
-unsafe fn values8<F: Format>(u: __m256i) -> __m256 {
+pub unsafe fn values8<F: Format>(u: __m256i) -> __m256 {
     if F::BYTES == 4 {
         _mm256_castsi256_ps(u)
     } else if half_float::<F>() {
@@ -43,7 +43,7 @@ unsafe fn values8<F: Format>(u: __m256i) -> __m256 {
 
 /// The largest ordered integers whose values are at most these.
 #[inline(always)]
-unsafe fn floor8<F: Format>(v: __m256) -> __m256i {
+pub unsafe fn floor8<F: Format>(v: __m256) -> __m256i {
     if F::BYTES == 4 {
         _mm256_castps_si256(v)
     } else if half_float::<F>() {
@@ -55,7 +55,7 @@ unsafe fn floor8<F: Format>(v: __m256) -> __m256i {
 
 /// The smallest ordered integers whose values are at least these.
 #[inline(always)]
-unsafe fn ceil8<F: Format>(v: __m256) -> __m256i {
+pub unsafe fn ceil8<F: Format>(v: __m256) -> __m256i {
     if F::BYTES == 4 {
         _mm256_castps_si256(v)
     } else if half_float::<F>() {

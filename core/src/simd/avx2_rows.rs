@@ -374,10 +374,10 @@ unsafe fn combine_vector<F: Format>(
     }
 }
 
-/// Twin of [`level::combine_exact`](crate::level::combine_exact) from the base, with a raw field
-/// for every element; `false` if that is not for it.
+/// Twin of [`level::combine`](crate::level::combine) from the base to exact, with a raw field for
+/// every element; `false` if that is not for it.
 #[target_feature(enable = "avx2,bmi1,bmi2,popcnt,lzcnt")]
-pub unsafe fn combine<F: Format>(
+pub unsafe fn combine_plain<F: Format>(
     mem: &mut [u8],
     pos: &[i16],
     sym: &[u8],
@@ -419,6 +419,27 @@ pub unsafe fn combine<F: Format>(
         s[..n - whole].copy_from_slice(&sym[whole..]);
         combine_vector::<F>(m.as_mut_ptr(), p.as_ptr(), s.as_ptr(), &mut fields, &k);
         mem[whole * F::BYTES..].copy_from_slice(&m[..bytes]);
+    }
+    true
+}
+
+/// Twin of [`RawReader::take`] where enough bytes follow; else does nothing and says `false`.
+#[target_feature(enable = "avx2,bmi1,bmi2,popcnt,lzcnt")]
+pub unsafe fn take(fields: &mut RawReader, out: &mut [u32]) -> bool {
+    let (src, bit, width) = match fields.span(out.len(), SLACK) {
+        Some(span) => span,
+        None => return false,
+    };
+    let mut fields = Fields::new::<4>(src.as_ptr(), bit, width);
+    let mut whole = out.chunks_exact_mut(8);
+    for o in &mut whole {
+        _mm256_storeu_si256(o.as_mut_ptr() as *mut _, fields.take::<4>());
+    }
+    let rest = whole.into_remainder();
+    if !rest.is_empty() {
+        let mut last = [0u32; 8];
+        _mm256_storeu_si256(last.as_mut_ptr() as *mut _, fields.take::<4>());
+        rest.copy_from_slice(&last[..rest.len()]);
     }
     true
 }

@@ -3,7 +3,7 @@
 use crate::chunk::{apply_float, Dtype};
 use crate::encode::{encode_float, Encoded, Plan};
 use crate::float::Format;
-use crate::level::{self, Row, Target};
+use crate::level::{self, Elements, Row, Target};
 use crate::quantise::{self, Cells, Known, Sums};
 use crate::rans::Stream;
 use crate::rans_encode::{encode_scalar, Words};
@@ -18,6 +18,8 @@ use crate::Error;
 pub mod avx2;
 #[cfg(target_arch = "x86_64")]
 mod avx2_cells;
+#[cfg(target_arch = "x86_64")]
+mod avx2_combine;
 #[cfg(target_arch = "x86_64")]
 mod avx2_encode;
 #[cfg(target_arch = "x86_64")]
@@ -45,10 +47,20 @@ pub trait Isa {
     fn bin_values<F: Format>(sym: &[u8], step: f32, mem: &mut [u8]) {
         level::bin_values::<F>(sym, step, mem);
     }
-    /// [`level::combine_exact`] from the base with one field for every element. Says `false`, and
-    /// does nothing, where the portable code has to do it.
+    /// [`RawReader::take`].
     #[inline(always)]
-    fn combine<F: Format>(
+    fn take(fields: &mut RawReader, out: &mut [u32]) -> Result<(), Error> {
+        fields.take(out)
+    }
+    /// [`level::combine`].
+    #[inline(always)]
+    fn combine<F: Format, const CELLS: bool>(el: Elements, row: Row, target: Target) {
+        level::combine::<F, CELLS>(el, row, target);
+    }
+    /// [`level::combine`] from the base to exact with one field for every element, which is still
+    /// to be taken. Says `false`, and does nothing, where the portable code has to do it.
+    #[inline(always)]
+    fn combine_plain<F: Format>(
         _mem: &mut [u8],
         _pos: &[i16],
         _sym: &[u8],
@@ -125,10 +137,40 @@ pub trait Isa {
     ) -> Result<Encoded, Error>;
 }
 
-/// The two entry points of an instruction set, as functions that enable its features.
+/// [`Isa`] for a type: entry points that enable its features, its decoder of 64 lanes, and a macro
+/// with the other kernels it has.
 #[allow(unused_macros)]
-macro_rules! entry_points {
-    ($isa:ty, $features:literal) => {
+macro_rules! isa {
+    ($isa:ident, $features:literal, $decode64:path $(, $kernels:ident)?) => {
+        impl $crate::simd::Isa for $isa {
+            #[inline(always)]
+            fn decode(stream: &mut Stream, ctx: &[u8], out: &mut [u8]) -> Result<(), Error> {
+                let out = &mut out[..ctx.len()];
+                let mut done = 0;
+                if stream.lanes == MAX_LANES {
+                    // SAFETY: only reached through `apply`, after `available` said so.
+                    done = unsafe { $decode64(stream, ctx, out) };
+                }
+                stream.decode_scalar(&ctx[done..], &mut out[done..])
+            }
+            fn apply<F: Format>(
+                kind: u8,
+                r: &mut Reader,
+                segs: &mut [rows::Target],
+            ) -> Result<(), Error> {
+                // SAFETY: `abi` chooses this type only when it is available.
+                unsafe { apply::<F>(kind, r, segs) }
+            }
+            fn encode<F: Format>(
+                dtype: Dtype,
+                segs: &[Segment<&[u8]>],
+                plan: &Plan,
+            ) -> Result<Encoded, Error> {
+                // SAFETY: `abi` chooses this type only when it is available.
+                unsafe { encode::<F>(dtype, segs, plan) }
+            }
+            $($kernels!();)?
+        }
         #[target_feature(enable = $features)]
         unsafe fn apply<F: Format>(
             kind: u8,
@@ -148,7 +190,7 @@ macro_rules! entry_points {
     };
 }
 #[allow(unused_imports)]
-pub(crate) use entry_points;
+pub(crate) use isa;
 
 /// The portable reference.
 pub struct Scalar;

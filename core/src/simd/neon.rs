@@ -1,6 +1,6 @@
 //! NEON twin: the lanes' arithmetic in vectors of four, table look-ups one by one.
 
-use super::{entry_points, Isa};
+use super::isa;
 use crate::chunk::{apply_float, Dtype};
 use crate::encode::{encode_float, Encoded, Plan};
 use crate::float::Format;
@@ -13,32 +13,7 @@ use core::arch::aarch64::*;
 
 pub struct Neon;
 
-impl Isa for Neon {
-    #[inline(always)]
-    fn decode(stream: &mut Stream, ctx: &[u8], out: &mut [u8]) -> Result<(), Error> {
-        let out = &mut out[..ctx.len()];
-        let mut done = 0;
-        if stream.lanes == MAX_LANES {
-            // SAFETY: NEON is part of every AArch64 target.
-            done = unsafe { decode64(stream, ctx, out) };
-        }
-        stream.decode_scalar(&ctx[done..], &mut out[done..])
-    }
-    fn apply<F: Format>(kind: u8, r: &mut Reader, segs: &mut [rows::Target]) -> Result<(), Error> {
-        // SAFETY: `abi` chooses this type only when it is available.
-        unsafe { apply::<F>(kind, r, segs) }
-    }
-    fn encode<F: Format>(
-        dtype: Dtype,
-        segs: &[Segment<&[u8]>],
-        plan: &Plan,
-    ) -> Result<Encoded, Error> {
-        // SAFETY: `abi` chooses this type only when it is available.
-        unsafe { encode::<F>(dtype, segs, plan) }
-    }
-}
-
-entry_points!(Neon, "neon");
+isa!(Neon, "neon", decode64);
 
 /// Decodes whole groups of 64 symbols while the words last for certain; returns how many symbols.
 #[target_feature(enable = "neon")]
