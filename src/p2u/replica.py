@@ -14,6 +14,7 @@ from p2u._client.control import Progress
 from p2u._client.course import MODES, STAGINGS, Commit, Course, Plan
 from p2u._client.fetch import Retry
 from p2u._client.gate import Pin
+from p2u._client.memory import Files
 from p2u.errors import Cancelled, UsageError
 from p2u.stores import Store
 
@@ -102,9 +103,7 @@ class Replica:
         """
         with self._changed:
             if self._arrays is None:
-                self._need_state()
-                arrays = self._course.need_files().arrays(writable=False)
-                self._arrays = MappingProxyType(arrays)
+                self._arrays = MappingProxyType(self.memory.arrays(writable=False))
             return self._arrays
 
     @property
@@ -114,9 +113,18 @@ class Replica:
         Raises:
             UsageError: No state is complete yet.
         """
+        return self.memory.carried()
+
+    @property
+    def memory(self) -> Files:
+        """Layout and writable memory of all files, for adapters that make their own views.
+
+        Raises:
+            UsageError: No state is complete yet.
+        """
         with self._changed:
             self._need_state()
-            return self._course.need_files().carried()
+            return self._course.need_files()
 
     @property
     def progress(self) -> Progress:
@@ -214,6 +222,10 @@ class Replica:
         self._course.cancel()
         if threading.current_thread() is not self._thread:
             self._thread.join()
+
+    def __deepcopy__(self, memo: dict[int, object]) -> Replica:
+        """A handle of something that runs: the copy of a model that carries it has the same."""
+        return self
 
     def __enter__(self) -> Replica:
         return self
@@ -412,11 +424,16 @@ def open_replica(
         UsageError: An argument is wrong. What goes wrong later, `Replica.wait` raises.
         NotFoundError: A local package that does not exist.
     """
+    check_options(mode, staging)
+    plan = Plan(until, mode, staging, patience, check, jobs, limit_rate, retry)
+    return Replica(Course(source, plan))
+
+
+def check_options(mode: str, staging: str) -> None:
+    """Raises UsageError unless both are known."""
     for name, value, known in (("mode", mode, MODES), ("staging", staging, STAGINGS)):
         if value not in known:
             raise UsageError(f"{name} must be one of {', '.join(known)}, not {value!r}")
-    plan = Plan(until, mode, staging, patience, check, jobs, limit_rate, retry)
-    return Replica(Course(source, plan))
 
 
 def load(
@@ -436,6 +453,6 @@ def load(
     replica = Replica(Course(source, plan))
     try:
         replica.wait()
-        return replica._course.need_files().arrays(writable=True)
+        return replica.memory.arrays(writable=True)
     finally:
         replica.cancel()

@@ -81,7 +81,7 @@ class Gate:
 
     def _holds(self) -> bool:
         me = threading.get_ident()
-        return any(pin.thread == me for pin in self._pins)
+        return any(pin.thread == me and not pin.abandoned() for pin in self._pins)
 
     def pin(
         self, *, brief: bool, timeout: float | None = None, frame: FrameType | None = None

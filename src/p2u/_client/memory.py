@@ -106,25 +106,31 @@ class Files:
                 hint="The program that made the package is faulty, or this computer's memory",
             )
 
-    def arrays(self, *, writable: bool) -> dict[str, np.ndarray[Any, Any]]:
-        """All tensors by name as views of the memory.
-
-        A name that several files have is preceded by the file and a colon. A tensor whose dtype
-        NumPy cannot express is its bytes.
-        """
+    def named(self) -> dict[str, Tensor]:
+        """All tensors by name; one that several files have is preceded by the file and a colon."""
         tensors = self.layout.tensors
         counts = Counter(tensor.name for tensor in tensors)
         found = {}
         for tensor in tensors:
             path = self.manifest.files[tensor.file].path
-            name = tensor.name if counts[tensor.name] == 1 else f"{path}:{tensor.name}"
-            found[name] = self._array(tensor, writable)
+            found[tensor.name if counts[tensor.name] == 1 else f"{path}:{tensor.name}"] = tensor
         return found
+
+    def bytes_of(self, tensor: Tensor) -> memoryview:
+        """A tensor's memory, writable."""
+        return self.memory[tensor.file][tensor.offset : tensor.offset + tensor.length]
+
+    def arrays(self, *, writable: bool) -> dict[str, np.ndarray[Any, Any]]:
+        """All tensors as views of the memory, by the names of `named`.
+
+        A tensor whose dtype NumPy cannot express is its bytes.
+        """
+        return {name: self._array(tensor, writable) for name, tensor in self.named().items()}
 
     def _array(self, tensor: Tensor, writable: bool) -> np.ndarray[Any, Any]:
         import numpy as np
 
-        part = self.memory[tensor.file][tensor.offset : tensor.offset + tensor.length]
+        part = self.bytes_of(tensor)
         dtype = numpy_dtype(tensor.dtype) if tensor.dtype in ITEMSIZE else None
         shape: tuple[int, ...] = tensor.shape
         if dtype is None:

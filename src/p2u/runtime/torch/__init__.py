@@ -2,8 +2,19 @@
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING
+
 from p2u._lazy import make_lazy
 
-__all__: list[str] = []
+if TYPE_CHECKING:
+    from p2u.runtime.torch.load import load, replica
 
-make_lazy(__name__, {})
+__all__ = ["load", "replica"]
+
+make_lazy(
+    __name__,
+    {
+        "load": ("p2u.runtime.torch.load", "load"),
+        "replica": ("p2u.runtime.torch.load", "replica"),
+    },
+)

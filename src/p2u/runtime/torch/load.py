@@ -1,0 +1,187 @@
+"""``p2u.torch.load``: a module that works from the base on and sharpens in place."""
+
+from __future__ import annotations
+
+import os
+from typing import TYPE_CHECKING, Any
+
+from p2u._client.course import Course, Plan
+from p2u._client.fetch import Retry
+from p2u.errors import UnsupportedError, UsageError
+from p2u.layout import Layout, Tensor
+from p2u.replica import Replica, check_options
+from p2u.runtime.torch import hooks
+from p2u.runtime.torch.build import build, fill
+from p2u.runtime.torch.names import choose_tensors, rename, tied_names
+from p2u.runtime.torch.tensors import DTYPES, Copies, all_copied
+from p2u.stores import Store
+from p2u.types import PROGRESSIVE
+
+if TYPE_CHECKING:
+    import torch
+
+    from p2u.runtime.torch.build import Source
+
+
+def load(
+    source: str | os.PathLike[str] | Store,
+    model_or_factory: Source,
+    state: str = "base",
+    *,
+    background: bool = True,
+    until: str = "exact",
+    mode: str = "atomic",
+    staging: str = "auto",
+    patience: float = 5.0,
+    dtype: torch.dtype | str | None = None,
+    device: torch.device | str | None = None,
+    strict: bool = True,
+    weights: str | None = None,
+    timeout: float | None = None,
+    jobs: int | None = None,
+    limit_rate: float | str | None = None,
+    check: bool = True,
+    retry: Retry | None = None,
+) -> torch.nn.Module:
+    """Load a package into a module; return as soon as a state is there.
+
+    Parameters and buffers are views of one memory in the package's dtypes. In the background
+    updates refine it in place: addresses, and what holds on to them, stay the same. Each call of
+    the module sees exactly one state; so does ``generate`` as a whole, and everything within
+    ``with model.p2u.pinned():``. ``model.p2u`` is the `Replica`: ``state``, ``wait``, ``pinned``,
+    ``on_state``, ``progress``, ``resume``, ``cancel``.
+
+    Args:
+        source: Path or URL of a package, or an open store.
+        model_or_factory: A module (its parameters are replaced; they may be on the meta device),
+            or a callable that makes it, which is run without memory for its parameters while the
+            first bytes arrive.
+        state: Label or id of the state to wait for.
+        background: Go on to ``until``; else the module stays at ``state``.
+        until: Label or id of the last state.
+        mode: ``"atomic"`` or, for the lowest memory and mixed states, ``"eager"``.
+        staging: How atomic mode prepares a state, see ``p2u.open``.
+        patience: See ``p2u.open``.
+        dtype: Of floating-point tensors. Those that differ get memory of their own, and are cast
+            anew for each state. None: the package's.
+        device: Where tensors go. Other than ``"cpu"`` they get memory of their own.
+        strict: As in ``load_state_dict``. If not, parameters that the package lacks keep their
+            initial values.
+        weights: Pattern of paths of the files to load, where a package has several models.
+        timeout: Most seconds to wait for ``state``.
+        jobs: See ``p2u.open``, as all that follow.
+        limit_rate: Bytes per second.
+        check: Check whole files.
+        retry: When to try again.
+
+    Raises:
+        UsageError: An argument is wrong, or tensors of the model would be left without values.
+        RuntimeError: Names or shapes differ: torch's own message.
+        UnsupportedError: Torch lacks a dtype, or a module does not take tensors as they are.
+        TimeoutError: The state did not come in time.
+        P2UError: What ended the transfer.
+    """
+    import torch
+
+    check_options(mode, staging)
+    kind, place = _dtype(dtype), torch.device(device or "cpu")
+
+    def choose(layout: Layout) -> str:
+        # Where the module's tensors are all copies, the memory itself may be between states.
+        return "direct" if staging == "auto" and all_copied(layout, kind, place) else staging
+
+    plan = Plan(
+        until if background else state, mode, staging, patience, check, jobs, limit_rate, retry,
+        choose=choose,
+    )  # fmt: skip
+    replica = Replica(Course(source, plan))
+    try:
+        model = build(model_or_factory)
+        with replica.pinned(state, timeout):
+            copies = Copies(replica.memory, kind, place)
+            _bind(model, model_or_factory, replica, copies, strict, weights)
+            if len(copies):
+                replica.on_commit(lambda label: copies.refresh())
+    except BaseException:
+        replica.cancel()
+        raise
+    model.p2u = replica
+    if background and mode == "atomic":
+        hooks.install(model, replica)
+    return model
+
+
+def replica(model: torch.nn.Module) -> Replica:
+    """The replica that feeds a module: ``model.p2u``, also if it was compiled.
+
+    Raises:
+        UsageError: The module was not made by `load`.
+    """
+    found = getattr(model, "p2u", None)
+    if not isinstance(found, Replica):
+        raise UsageError("this module was not loaded by p2u.torch.load")
+    return found
+
+
+def _dtype(wanted: torch.dtype | str | None) -> torch.dtype | None:
+    import torch
+
+    found = getattr(torch, wanted, None) if isinstance(wanted, str) else wanted
+    if found is None and wanted is None:
+        return None
+    if not isinstance(found, torch.dtype) or not found.is_floating_point:
+        raise UsageError(f"dtype must be one of torch's floating-point dtypes, not {wanted!r}")
+    return found
+
+
+def _bind(
+    model: torch.nn.Module,
+    source: Source,
+    replica: Replica,
+    copies: Copies,
+    strict: bool,
+    weights: str | None,
+) -> None:
+    """Put the tensors into the module, and see to what the package does not have."""
+    import torch
+
+    tensors = rename(choose_tensors(replica.memory, weights), model)
+    ties = tied_names(model)
+    given = {name: copies.get(tensor) for name, tensor in tensors.items()}
+    masters = {}
+    for names in ties:
+        # The file may have one of them, or all. The last one counts, as in load_state_dict.
+        have = [name for name in names if name in given]
+        if have:
+            masters[have[-1]] = names
+            given.update(dict.fromkeys(names, given[have[-1]]))
+    with torch.no_grad():
+        model.load_state_dict(given, strict=strict, assign=True)
+    for master, names in masters.items():
+        parameter = model.get_parameter(master)
+        for name in names:
+            path, _, key = name.rpartition(".")
+            setattr(model.get_submodule(path), key, parameter)
+    _check(model, given, tensors)
+    fill(model, source, keep=not strict)
+    if copies.device.type != "cpu":
+        model.to(copies.device)  # what is not the package's; the rest is there already
+        _check(model, given, tensors)
+
+
+def _check(model: torch.nn.Module, given: dict[str, Any], tensors: dict[str, Tensor]) -> None:
+    """Make sure that the module's tensors are those that follow the replica.
+
+    Raises:
+        UnsupportedError: A module has made something else of them.
+    """
+    for name, value in model.state_dict(keep_vars=True).items():
+        if name not in tensors or tensors[name].dtype not in PROGRESSIVE:
+            continue
+        if value.data_ptr() != given[name].data_ptr():
+            raise UnsupportedError(
+                f"{type(model).__name__} does not use this tensor as it is in the package "
+                f"({DTYPES[tensors[name].dtype]}), so it cannot be refined in place",
+                tensor=name,
+                hint="Pull the model with p2u.pull and load the directory",
+            )
