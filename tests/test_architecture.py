@@ -29,6 +29,7 @@ LAYER = {
     "stores": 2,
     "_exchange": 2,
     "_client": 3,
+    "calibration": 3,
     "pack": 4,
     "replica": 4,
     "serve": 4,

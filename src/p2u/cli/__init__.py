@@ -86,6 +86,13 @@ def pack(
     ],
     dst: Annotated[Path, typer.Argument(help="The package: a directory of static files.")],
     bits: Annotated[float, typer.Option(help="Average bits per weight of the base.")] = 3.5,
+    calibration: Annotated[
+        Optional[Path],  # noqa: UP045 - typer reads this on 3.10, too
+        typer.Option(help="What p2u.torch.calibrate wrote: a better base of the same size."),
+    ] = None,
+    thrift: Annotated[
+        float, typer.Option(help="With a calibration: more means a smaller exact state. 0 to 16.")
+    ] = 0.2,
     levels: Annotated[str, typer.Option(help="States, from base to exact.")] = "base,8bit,exact",
     jobs: Jobs = None,
     blob_size: Annotated[str, typer.Option(help="Most bytes of one blob.")] = "24MiB",
@@ -98,8 +105,8 @@ def pack(
     names = [name.strip() for name in levels.split(",")]
     with show.phases(quiet) as progress:
         report = pack_model(
-            src, dst, bits=bits, levels=names, jobs=jobs, blob_size=_size(blob_size),
-            progress=progress,
+            src, dst, bits=bits, calibration=calibration, thrift=thrift, levels=names,
+            jobs=jobs, blob_size=_size(blob_size), progress=progress,
         )  # fmt: skip
     if not quiet:
         show.packed(report, dst)

@@ -18,6 +18,8 @@ __all__ = ["PackProgress", "PackReport", "StateRow", "pack"]
 
 #: Bytes; static hosts tend to allow 25 MiB per file.
 BLOB_SIZE = 24 << 20
+#: Steps; far below, no weight leaves its bin any more.
+MOST_THRIFT = 16
 
 
 @dataclass(frozen=True, slots=True)
@@ -76,6 +78,8 @@ def pack(
     dst: str | Path,
     *,
     bits: float = 3.5,
+    calibration: str | Path | None = None,
+    thrift: float = 0.2,
     levels: Sequence[str] = ("base", "8bit", "exact"),
     jobs: int | None = None,
     blob_size: int = BLOB_SIZE,
@@ -88,6 +92,10 @@ def pack(
         src: A model file (``.safetensors``, ``.onnx``, ``.gguf``), or a model directory.
         dst: The package's directory: new, empty, or a package, which is replaced.
         bits: Bits per weight of the base, about; 1 to 6.
+        calibration: The file that `p2u.torch.calibrate` wrote: the base's errors then make good
+            each other at the outputs of the layers, at a price for the exact state.
+        thrift: With a calibration, the dial between the two: a weight leaves its own bin only for
+            a value more than this part of a step beyond the bin's edge; 0 gives the best base.
         levels: Labels of the states, from ``base`` to ``exact``.
         jobs: Threads; all processors by default. The package does not depend on it.
         blob_size: Most bytes per blob; a chunk that is larger still gets a blob of its own.
@@ -104,12 +112,21 @@ def pack(
         raise UsageError(f"{jobs} jobs", hint="Use 1 or more")
     if blob_size < 1:
         raise UsageError(f"a blob size of {blob_size} bytes", hint="Use 1 or more")
+    if not 0 <= thrift <= MOST_THRIFT:
+        raise UsageError(f"a thrift of {thrift:g}", hint=f"Choose from 0 to {MOST_THRIFT}")
     if name is not None and not (is_text(name) and len(name) <= MAX_NAME):
         raise UsageError(f"a name must be text of at most {MAX_NAME} characters")
     from p2u.pack.run import Packer, Settings  # loads the core
 
     settings = Settings(
-        float(bits), tuple(levels), jobs or _processors(), blob_size, name, progress
+        float(bits),
+        tuple(levels),
+        jobs or _processors(),
+        blob_size,
+        name,
+        progress,
+        None if calibration is None else os.fspath(calibration),
+        float(thrift),
     )
     return Packer(os.fspath(src), os.fspath(dst), settings).run()
 

@@ -15,6 +15,7 @@ from p2u import core
 from p2u.layout import Layout
 from p2u.pack.checks import Checks, Part
 from p2u.pack.cut import Job
+from p2u.pack.rounding import Guide, Rounding
 from p2u.pack.source import Source
 from p2u.recipe import Treatment
 
@@ -24,6 +25,8 @@ LEVEL, LARGE_LEVEL = 19, 12
 #: A chunk of floats may be this many per cent larger than an opaque one before it goes opaque.
 #: Levels are worth some bytes: an opaque chunk is all in the base.
 PERCENT = {Treatment.PROGRESSIVE: 8, Treatment.FULL: 2}
+#: The same where a calibration chose the codes: a better base costs bytes at the end.
+PERCENT_GUIDED = 20
 #: Elements that the guess at the opaque size looks at, and in how many places.
 SAMPLE, PLACES = 1 << 16, 16
 
@@ -89,6 +92,7 @@ class Encoder:
         checks: Its checksums.
         halvings: Of each level behind the base.
         offset: Of the base's step.
+        guide: What to know for other codes than each weight's nearest.
     """
 
     def __init__(
@@ -98,12 +102,14 @@ class Encoder:
         checks: Checks,
         halvings: Sequence[int],
         offset: int,
+        guide: Guide | None = None,
     ) -> None:
         self._source = source
         self._layout = layout
         self._checks = checks
         self._halvings = tuple(halvings)
         self._offset = offset
+        self._rounding = Rounding(guide, source, layout, self._tensor_scales) if guide else None
 
     def cost(self, job: Job) -> int:
         """Memory that encoding takes, bytes, about."""
@@ -111,7 +117,8 @@ class Encoder:
             return 16 << 20 if job.large else 32 << 20
         # Data, payloads and, for checksums, a state; the core works on 32-bit copies: bits, state,
         # bins, rests, symbols.
-        return job.elems * (3 * job.item + (22 if job.dtype in core.CODES else 4))
+        rounding = self._rounding.cost(job) if self._rounding else 0
+        return job.elems * (3 * job.item + (22 if job.dtype in core.CODES else 4)) + rounding
 
     def encode(self, job: Job) -> Coded:
         """Encode one chunk.
@@ -124,6 +131,9 @@ class Encoder:
         if parts := self._checks.parts(job):
             coded = replace(coded, sums=self._sums(job, data, coded.payloads, parts))
         return coded
+
+    def _tensor_scales(self, tensor: int, rows: core.Segment) -> bytes:
+        return core.row_scales(self._layout.tensors[tensor].dtype, self._offset, [rows])
 
     def _sums(
         self, job: Job, data: bytearray, payloads: Sequence[Payload], parts: list[Part]
@@ -151,13 +161,16 @@ class Encoder:
             return _coded(core.encode_opaque(job.item, segments).payloads)
         scales = core.row_scales(job.dtype, self._offset, segments)
         full = job.how is Treatment.FULL
-        made = core.encode(job.dtype, segments, scales, [0] if full else self._halvings, full=full)
+        codes = self._rounding.codes(job, segments, scales) if self._rounding else None
+        levels = [0] if full else self._halvings
+        made = core.encode(job.dtype, segments, scales, levels, codes=codes, full=full)
         size = sum(map(len, made.payloads))
         states = len(self._halvings) + 1
         # Encoding twice would take half as long again: only where it seems to pay.
         if opaque_guess(data, job.item) < size:
             other = core.encode_opaque(job.item, segments)
-            if size * 100 >= len(other.payloads[0]) * (100 + PERCENT[job.how]):
+            percent = PERCENT[job.how] if codes is None else PERCENT_GUIDED
+            if size * 100 >= len(other.payloads[0]) * (100 + percent):
                 return _coded(other.payloads, made.signal, [0.0] * states)
         return _coded(made.payloads, made.signal, [0.0] * states if full else made.errors)
 

@@ -34,6 +34,7 @@ from p2u.pack.cut import Job, cut, make_layout
 from p2u.pack.encode import Coded, Encoder, encode_pieces
 from p2u.pack.pool import in_order
 from p2u.pack.publish import Workplace, check_target
+from p2u.pack.rounding import Guide
 from p2u.pack.sample import Sample
 from p2u.pack.source import Source
 from p2u.pack.verify import Made, Verifier
@@ -54,6 +55,8 @@ class Settings:
     blob_size: int
     name: str | None
     progress: Callable[[PackProgress], None] | None
+    calibration: str | None = None
+    thrift: float = 0.0
 
 
 class _Sums:
@@ -104,6 +107,9 @@ class Packer:
         self._target = check_target(dst, src)
         self._source = Source(self._model)
         self._layout = make_layout(self._model)
+        self._guide = None
+        if settings.calibration is not None:
+            self._guide = Guide(settings.calibration, settings.thrift, self._layout)
         self._jobs = cut(self._model, self._layout)
         self._total = sum(file.size for file in self._model.files)
         largest = max((t.length for t in self._layout.tensors), default=0)
@@ -153,7 +159,7 @@ class Packer:
         """Write all blobs."""
         halvings = [HALVINGS[label] for label in self._labels[1:]]
         checks = Checks(self._model.files, self._layout)
-        encoder = Encoder(self._source, self._layout, checks, halvings, offset)
+        encoder = Encoder(self._source, self._layout, checks, halvings, offset, self._guide)
         writers = [BlobWriter(folder, label, self._settings.blob_size) for label in self._labels]
         sums = _Sums(len(self._labels))
         made: list[Made] = []

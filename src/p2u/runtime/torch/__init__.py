@@ -7,13 +7,15 @@ from typing import TYPE_CHECKING
 from p2u._lazy import make_lazy
 
 if TYPE_CHECKING:
+    from p2u.runtime.torch.calibrate import calibrate
     from p2u.runtime.torch.load import load, replica
 
-__all__ = ["load", "replica"]
+__all__ = ["calibrate", "load", "replica"]
 
 make_lazy(
     __name__,
     {
+        "calibrate": ("p2u.runtime.torch.calibrate", "calibrate"),
         "load": ("p2u.runtime.torch.load", "load"),
         "replica": ("p2u.runtime.torch.load", "replica"),
     },
