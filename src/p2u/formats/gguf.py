@@ -131,12 +131,28 @@ class _Walk:
                 return
             count = self.count("items", 8, self._left)
             self._left -= count
+            if kind == STRING:
+                self._skip_texts(count)
+                return
             for _ in range(count):
                 self.skip(kind, depth + 1)
         else:
             raise self.reader.wrong(
                 f"metadata of unknown type {kind}, or nested too deeply, before byte {self.at}"
             )
+
+    def _skip_texts(self, count: int) -> None:
+        """As `skip` for each: a vocabulary has hundreds of thousands."""
+        while count:
+            data, base = self.reader.window(min(self.at, self.reader.size))
+            index, last = self.at - base, len(data) - 8
+            if index > last:
+                raise self.reader.wrong("the file ends within the texts of the metadata")
+            while index <= last and count:
+                index += 8 + int.from_bytes(data[index : index + 8], "little")
+                count -= 1
+            self.at = base + index
+        self._skip_bytes(0)  # the last one's end
 
     def _skip_bytes(self, count: int) -> None:
         if count > self.reader.size - self.at:

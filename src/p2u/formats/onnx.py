@@ -134,6 +134,7 @@ class _Walk:
         self._data = DataFiles(path, file)
         self.spans: list[TensorSpan] = []
         self.graphs = 0
+        self._names: dict[Step, str] = {}
 
     def walk(self, kind: _Kind, start: int, end: int, above: tuple[Step, ...] = ()) -> None:
         """Visit a message and those within it."""
@@ -220,14 +221,19 @@ class _Walk:
     def _derived_name(self, above: tuple[Step, ...]) -> str:
         """A name for a tensor that has none: the node's output, and the attribute's name."""
         parts: list[str] = []
-        for kind, start, end in reversed(above):
-            if kind in (_Kind.GRAPH, _Kind.FUNCTION):
+        for step in reversed(above):
+            if step[0] in (_Kind.GRAPH, _Kind.FUNCTION):
                 break
-            found = next((f for f in self._wire.fields(start, end) if f[0] == NAME.get(kind)), None)
-            text = self._wire.text(found, MAX_TEXT) if found else ""
-            if text and not (kind is _Kind.ATTRIBUTE and text == "value"):
+            if step not in self._names:
+                self._names[step] = self._own_name(*step)
+            text = self._names[step]
+            if text and not (step[0] is _Kind.ATTRIBUTE and text == "value"):
                 parts.insert(0, text)
         return ".".join(parts) or "tensor"
+
+    def _own_name(self, kind: _Kind, start: int, end: int) -> str:
+        found = next((f for f in self._wire.fields(start, end) if f[0] == NAME.get(kind)), None)
+        return self._wire.text(found, MAX_TEXT) if found else ""
 
 
 def matches(file: str, head: bytes) -> bool:

@@ -12,6 +12,10 @@ from collections.abc import Iterator
 from p2u.formats.reader import Reader
 
 VARINT, FIXED64, BYTES, FIXED32 = 0, 1, 2, 5
+#: Bytes of a field whose tag has one byte, without what a length of one byte says, and where in it
+#: the value begins.
+SHORT = {VARINT: 2, FIXED64: 9, BYTES: 2, FIXED32: 5}
+START = {FIXED64: 1, BYTES: 2, FIXED32: 1}
 #: Field numbers have 29 bits.
 MAX_TAG = 2**32 - 1
 #: Of all messages of one file together: some 10 s of work. A graph of 100,000 nodes has 10^6.
@@ -67,27 +71,49 @@ class Wire:
         """
         at = start
         while at < end:
-            self._left -= 1
-            if self._left < 0:
-                raise self.reader.wrong(f"it has more than {MAX_FIELDS} protobuf fields")
-            began = at
-            tag, at = self.varint(at, end)
-            number, kind = tag >> 3, tag & 7
-            if number == 0 or tag > MAX_TAG or kind not in (VARINT, FIXED64, BYTES, FIXED32):
-                raise self.reader.wrong(f"no protobuf field at byte {began}")
-            if kind == VARINT:
-                value, at = self.varint(at, end)
-                yield number, kind, value, at
-                continue
-            length = 4 if kind == FIXED32 else 8
-            if kind == BYTES:
-                length, at = self.varint(at, end)
-            if length > end - at:
-                raise self.reader.wrong(
-                    f"field {number} at byte {began} states {length} bytes, {end - at} are left"
-                )
-            yield number, kind, at, at + length
-            at += length
+            data, base = self.reader.window(at)
+            index, stop = at - base, min(end - base, len(data) - 1)
+            # Most fields have a tag and a number of one byte each: several times faster than below.
+            while index + 1 < stop:
+                tag, value = data[index], data[index + 1]
+                if not 8 <= tag < 128 or value >= 128 or tag & 7 not in SHORT:
+                    break
+                size = SHORT[tag & 7] + (value if tag & 7 == BYTES else 0)
+                if index + size > end - base:
+                    break
+                self._count()
+                begin = value if tag & 7 == VARINT else base + index + START[tag & 7]
+                index += size
+                yield tag >> 3, tag & 7, begin, base + index
+            at = base + index
+            if at < end:
+                found = self._field(at, end)
+                at = found[3]
+                yield found
+
+    def _count(self) -> None:
+        self._left -= 1
+        if self._left < 0:
+            raise self.reader.wrong(f"it has more than {MAX_FIELDS} protobuf fields")
+
+    def _field(self, began: int, end: int) -> Field:
+        """The field that begins at a byte; raises as `fields`."""
+        self._count()
+        tag, at = self.varint(began, end)
+        number, kind = tag >> 3, tag & 7
+        if number == 0 or tag > MAX_TAG or kind not in SHORT:
+            raise self.reader.wrong(f"no protobuf field at byte {began}")
+        if kind == VARINT:
+            value, at = self.varint(at, end)
+            return number, kind, value, at
+        length = 4 if kind == FIXED32 else 8
+        if kind == BYTES:
+            length, at = self.varint(at, end)
+        if length > end - at:
+            raise self.reader.wrong(
+                f"field {number} at byte {began} states {length} bytes, {end - at} are left"
+            )
+        return number, kind, at, at + length
 
     def numbers(self, field: Field, most: int) -> list[int]:
         """The values of a repeated varint field: one, or many that are packed.
