@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import math
 from fractions import Fraction
 
@@ -404,3 +405,28 @@ def test_an_opaque_payload_fits_tensors_of_any_dtype() -> None:
         out = bytearray(64)
         core.apply(payload, dtype, 2, [core.Segment(out, 32, 32)])
         assert out == data
+
+
+@given(st.integers(1, 5), st.lists(st.integers(0, 300), max_size=12), st.integers(0, 2**32 - 1))
+def test_hashes_of_several_streams(count: int, sizes: list[int], seed: int) -> None:
+    """Any parts, of any size, give what hashlib says of the whole; a digest ends nothing."""
+    hashes = core.sha256(count)
+    if hashes is None:
+        pytest.skip("no instructions for SHA-256 here")
+    rng = np.random.default_rng(seed)
+    expected = [hashlib.sha256() for _ in range(count)]
+    for size in [*sizes, 100_000]:
+        parts = [rng.bytes(size) for _ in range(count)]
+        hashes.update([memoryview(bytearray(b"?" + part))[1:] for part in parts])
+        for known, part in zip(expected, parts, strict=True):
+            known.update(part)
+        assert hashes.digests() == [known.digest() for known in expected]
+
+
+def test_hashes_want_parts_of_one_size() -> None:
+    hashes = core.sha256(2)
+    if hashes is None:
+        pytest.skip("no instructions for SHA-256 here")
+    for parts in ([b"a"], [b"a", b"bc"], [b"a", b"b", b"c"]):
+        with pytest.raises(UsageError, match="one part per stream"):
+            hashes.update(parts)

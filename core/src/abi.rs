@@ -5,7 +5,7 @@ use crate::encode::{Encoded, Plan};
 use crate::float::{BF16, F16, F32};
 use crate::opaque;
 use crate::rows::{self, Rows, Segment};
-use crate::scale::row_scales;
+use crate::sha256::Streams;
 use crate::simd::{self, Isa};
 use crate::Error;
 use std::panic::{catch_unwind, AssertUnwindSafe};
@@ -109,6 +109,20 @@ pub unsafe extern "C" fn p2u_apply(
     })
 }
 
+fn scales_with<I: Isa>(
+    dtype: Dtype,
+    segs: &[Segment<&[u8]>],
+    offset: i32,
+) -> Result<Vec<i16>, Error> {
+    let all = |item| Rows::new(segs, item);
+    match dtype {
+        Dtype::F32 => Ok(I::row_scales::<F32>(segs, &all(4)?, offset)),
+        Dtype::F16 => Ok(I::row_scales::<F16>(segs, &all(2)?, offset)),
+        Dtype::BF16 => Ok(I::row_scales::<BF16>(segs, &all(2)?, offset)),
+        Dtype::Opaque => Err(Error::Argument),
+    }
+}
+
 /// Row scales by root mean square (`scale.rs`); `out` has one place per row.
 ///
 /// # Safety
@@ -123,13 +137,13 @@ pub unsafe extern "C" fn p2u_row_scales(
     rows: usize,
 ) -> i32 {
     guard(|| {
-        let segs = sources(segs, count);
-        let all = |item| Rows::new(&segs, item);
-        let scales = match Dtype::from_code(dtype)? {
-            Dtype::F32 => row_scales::<F32>(&segs, &all(4)?, offset),
-            Dtype::F16 => row_scales::<F16>(&segs, &all(2)?, offset),
-            Dtype::BF16 => row_scales::<BF16>(&segs, &all(2)?, offset),
-            Dtype::Opaque => return Err(Error::Argument),
+        let (dtype, segs) = (Dtype::from_code(dtype)?, sources(segs, count));
+        let scales = match simd::resolve(0)? {
+            #[cfg(target_arch = "x86_64")]
+            simd::AVX2 => scales_with::<simd::avx2::Avx2>(dtype, &segs, offset)?,
+            #[cfg(p2u_avx512)]
+            simd::AVX512 => scales_with::<simd::avx512::Avx512>(dtype, &segs, offset)?,
+            _ => scales_with::<simd::Scalar>(dtype, &segs, offset)?,
         };
         if scales.len() != rows {
             return Err(Error::Argument);
@@ -271,5 +285,64 @@ pub unsafe extern "C" fn p2u_encoded_squares(encoded: *const Encoded, index: usi
 pub unsafe extern "C" fn p2u_free(encoded: *mut Encoded) {
     if !encoded.is_null() {
         drop(Box::from_raw(encoded));
+    }
+}
+
+/// Hashes of `count` streams, freed with `p2u_sha256_free`; null if this machine has no
+/// instructions for them.
+#[no_mangle]
+pub extern "C" fn p2u_sha256_new(count: usize) -> *mut Streams {
+    match Streams::new(count) {
+        Some(streams) => Box::into_raw(Box::new(streams)),
+        None => std::ptr::null_mut(),
+    }
+}
+
+/// Appends `len` bytes to each of the streams.
+///
+/// # Safety
+/// `streams` comes from `p2u_sha256_new`; `parts` has a pointer to `len` bytes for each stream.
+#[no_mangle]
+pub unsafe extern "C" fn p2u_sha256_update(
+    streams: *mut Streams,
+    parts: *const *const u8,
+    len: usize,
+) -> i32 {
+    guard(|| {
+        let streams = &mut *streams;
+        let parts: Vec<&[u8]> = slice(parts, streams.count())
+            .iter()
+            .map(|&p| slice(p, len))
+            .collect();
+        streams.update(&parts);
+        Ok(())
+    })
+}
+
+/// Digest of stream `index` so far.
+///
+/// # Safety
+/// `streams` comes from `p2u_sha256_new`; `out` has 32 places.
+#[no_mangle]
+pub unsafe extern "C" fn p2u_sha256_digest(
+    streams: *const Streams,
+    index: usize,
+    out: *mut u8,
+) -> i32 {
+    guard(|| {
+        let digest = (*streams).digest(index);
+        from_raw_parts_mut(out, digest.len()).copy_from_slice(&digest);
+        Ok(())
+    })
+}
+
+/// Frees what `p2u_sha256_new` returned.
+///
+/// # Safety
+/// `streams` comes from `p2u_sha256_new` and was not freed before.
+#[no_mangle]
+pub unsafe extern "C" fn p2u_sha256_free(streams: *mut Streams) {
+    if !streams.is_null() {
+        drop(Box::from_raw(streams));
     }
 }

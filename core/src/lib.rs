@@ -18,6 +18,7 @@ mod raw;
 mod refine;
 mod rows;
 mod scale;
+mod sha256;
 mod simd;
 mod table;
 mod wire;

@@ -21,6 +21,7 @@ fn root(i: u32) -> f64 {
 /// lies `2^(offset / 64)` times lower than `2^(e + class / 4)` or up to a quarter octave above.
 ///
 /// Sums run in a fixed order in `f64`, so every machine gets the same scales.
+#[inline(always)]
 pub fn row_scales<F: Format>(segs: &[Segment<&[u8]>], rows: &Rows, offset: i32) -> Vec<i16> {
     let mut out = Vec::with_capacity(rows.count());
     // rms^2 * 2^(offset / 32)
@@ -174,17 +175,23 @@ pub fn column_classes<F: Format, M: AsRef<[u8]>>(
             continue;
         }
         let mut sums = vec![0f64; cols];
+        let (mut bits, mut sizes) = ([0u32; GROUP], [0f32; GROUP]);
         for r in first..row {
             let scale = pow2(-i32::from(e[r]));
             let (_, bytes) = rows.bytes(r, rows.range(r), F::BYTES);
-            for (sum, m) in sums
-                .iter_mut()
-                .zip(s.mem.as_ref()[bytes].chunks_exact(F::BYTES))
-            {
-                let u = F::load(m, 0) & F::MASK;
-                let a = if u < F::INF { F::value(u) * scale } else { 0.0 };
-                let a = f64::from(if a < 16.0 { a } else { 16.0 });
-                *sum += a * a;
+            let mem = &s.mem.as_ref()[bytes];
+            for (sums, mem) in sums.chunks_mut(GROUP).zip(mem.chunks(GROUP * F::BYTES)) {
+                let n = mem.len() / F::BYTES;
+                load::<F>(mem, &mut bits[..n]);
+                for (v, &b) in sizes.iter_mut().zip(&bits) {
+                    let u = b & F::MASK;
+                    let a = if u < F::INF { F::value(u) * scale } else { 0.0 };
+                    *v = if a < 16.0 { a } else { 16.0 };
+                }
+                for (sum, &v) in sums.iter_mut().zip(&sizes[..n]) {
+                    let a = f64::from(v);
+                    *sum += a * a;
+                }
             }
         }
         let logs: Vec<i64> = sums.iter().map(|&s| log2_q4(s, &steps)).collect();

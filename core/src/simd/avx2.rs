@@ -6,7 +6,8 @@ use crate::chunk::{apply_float, Dtype};
 use crate::encode::{encode_float, Encoded, Plan};
 use crate::float::Format;
 use crate::rans::{Stream, MAX_LANES};
-use crate::rows::{self, Segment};
+use crate::rows::{self, Rows, Segment};
+use crate::scale;
 use crate::wire::Reader;
 use crate::Error;
 

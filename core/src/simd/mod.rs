@@ -8,8 +8,8 @@ use crate::quantise::{self, Cells, Known, Sums};
 use crate::rans::Stream;
 use crate::rans_encode::{encode_scalar, Words};
 use crate::raw::RawReader;
-use crate::rows::{self, Segment};
-use crate::scale::Squares;
+use crate::rows::{self, Rows, Segment};
+use crate::scale::{self, Squares};
 use crate::table::EncodeTables;
 use crate::wire::Reader;
 use crate::Error;
@@ -32,6 +32,8 @@ mod avx2_split;
 pub mod avx512;
 #[cfg(target_arch = "aarch64")]
 pub mod neon;
+#[cfg(target_arch = "x86_64")]
+pub mod sha;
 
 /// Kernels compiled for one instruction set.
 pub trait Isa {
@@ -129,6 +131,8 @@ pub trait Isa {
     }
     /// [`chunk::apply_float`] compiled for this instruction set: its plain loops use wide vectors.
     fn apply<F: Format>(kind: u8, r: &mut Reader, segs: &mut [rows::Target]) -> Result<(), Error>;
+    /// [`scale::row_scales`], likewise.
+    fn row_scales<F: Format>(segs: &[Segment<&[u8]>], rows: &Rows, offset: i32) -> Vec<i16>;
     /// [`encode::encode_float`], likewise.
     fn encode<F: Format>(
         dtype: Dtype,
@@ -169,6 +173,14 @@ macro_rules! isa {
                 // SAFETY: `abi` chooses this type only when it is available.
                 unsafe { encode::<F>(dtype, segs, plan) }
             }
+            fn row_scales<F: Format>(
+                segs: &[Segment<&[u8]>],
+                rows: &Rows,
+                offset: i32,
+            ) -> Vec<i16> {
+                // SAFETY: `abi` chooses this type only when it is available.
+                unsafe { row_scales::<F>(segs, rows, offset) }
+            }
             $($kernels!();)?
         }
         #[target_feature(enable = $features)]
@@ -186,6 +198,14 @@ macro_rules! isa {
             plan: &Plan,
         ) -> Result<Encoded, Error> {
             encode_float::<F, $isa>(dtype, segs, plan)
+        }
+        #[target_feature(enable = $features)]
+        unsafe fn row_scales<F: Format>(
+            segs: &[Segment<&[u8]>],
+            rows: &Rows,
+            offset: i32,
+        ) -> Vec<i16> {
+            scale::row_scales::<F>(segs, rows, offset)
         }
     };
 }
@@ -209,6 +229,9 @@ impl Isa for Scalar {
         plan: &Plan,
     ) -> Result<Encoded, Error> {
         encode_float::<F, Self>(dtype, segs, plan)
+    }
+    fn row_scales<F: Format>(segs: &[Segment<&[u8]>], rows: &Rows, offset: i32) -> Vec<i16> {
+        scale::row_scales::<F>(segs, rows, offset)
     }
 }
 

@@ -16,7 +16,7 @@ from p2u.layout import Layout
 from p2u.pack.checks import Checks, Part
 from p2u.pack.cut import Job
 from p2u.pack.rounding import Guide, Rounding
-from p2u.pack.source import Source
+from p2u.pack.source import Scratch, Source
 from p2u.recipe import Treatment
 
 #: Of zstd. The bytes depend on zstd's version, too: the only part of a package that does.
@@ -28,7 +28,7 @@ PERCENT = {Treatment.PROGRESSIVE: 8, Treatment.FULL: 2}
 #: The same where a calibration chose the codes: a better base costs bytes at the end.
 PERCENT_GUIDED = 20
 #: Elements that the guess at the opaque size looks at, and in how many places.
-SAMPLE, PLACES = 1 << 16, 16
+SAMPLE, PLACES = 1 << 14, 16
 
 
 @dataclass(frozen=True, slots=True)
@@ -68,17 +68,16 @@ def buffers(layout: Layout, job: Job, memory: memoryview) -> list[core.Segment]:
     return out
 
 
-def read_job(source: Source, layout: Layout, job: Job) -> bytearray:
-    """The bytes of a chunk, back to back.
+def read_job(source: Source, layout: Layout, job: Job, scratch: Scratch) -> memoryview:
+    """The bytes of a chunk, back to back, in the scratch memory.
 
     Raises:
         DiskError, IntegrityError: see `Source.read_into`.
     """
-    out = bytearray(job.size)
-    view = memoryview(out)
+    out = scratch.view(job.size)
     at = 0
     for place in job.places(layout):
-        source.read_into(place.file, place.offset, view[at : at + place.size])
+        source.read_into(place.file, place.offset, out[at : at + place.size])
         at += place.size
     return out
 
@@ -110,6 +109,7 @@ class Encoder:
         self._halvings = tuple(halvings)
         self._offset = offset
         self._rounding = Rounding(guide, source, layout, self._tensor_scales) if guide else None
+        self._scratch = Scratch()
 
     def cost(self, job: Job) -> int:
         """Memory that encoding takes, bytes, about."""
@@ -126,7 +126,7 @@ class Encoder:
         Raises:
             DiskError, IntegrityError: The source cannot be read.
         """
-        data = read_job(self._source, self._layout, job)
+        data = read_job(self._source, self._layout, job, self._scratch)
         coded = self._encode(job, data)
         if parts := self._checks.parts(job):
             coded = replace(coded, sums=self._sums(job, data, coded.payloads, parts))
@@ -136,11 +136,11 @@ class Encoder:
         return core.row_scales(self._layout.tensors[tensor].dtype, self._offset, [rows])
 
     def _sums(
-        self, job: Job, data: bytearray, payloads: Sequence[Payload], parts: list[Part]
+        self, job: Job, data: memoryview, payloads: Sequence[Payload], parts: list[Part]
     ) -> tuple[tuple[int, ...], ...]:
         """Checksums of a chunk's parts in each update's state; the last one's is the source."""
 
-        def sums(content: bytearray) -> tuple[int, ...]:
+        def sums(content: bytearray | memoryview) -> tuple[int, ...]:
             view = memoryview(content)
             return tuple(zlib.crc32(view[p.start : p.start + p.size]) for p in parts)
 
@@ -153,10 +153,10 @@ class Encoder:
                 out.append(sums(state))
         return (*out, sums(data))
 
-    def _encode(self, job: Job, data: bytearray) -> Coded:
+    def _encode(self, job: Job, data: memoryview) -> Coded:
         if job.pieces:
             return encode_pieces([data], large=job.large)
-        segments = buffers(self._layout, job, memoryview(data))
+        segments = buffers(self._layout, job, data)
         if job.how is Treatment.OPAQUE:
             return _coded(core.encode_opaque(job.item, segments).payloads)
         scales = core.row_scales(job.dtype, self._offset, segments)
@@ -175,7 +175,9 @@ class Encoder:
         return _coded(made.payloads, made.signal, [0.0] * states if full else made.errors)
 
 
-def encode_pieces(states: Sequence[bytes | bytearray], *, large: bool = False) -> Coded:
+def encode_pieces(
+    states: Sequence[bytes | bytearray | memoryview], *, large: bool = False
+) -> Coded:
     """A chunk of pieces: its bytes in each update's state, one alone if they never change."""
     compressor = zstandard.ZstdCompressor(level=LARGE_LEVEL if large else LEVEL)
     return _coded([compressor.compress(state) for state in states])
@@ -186,7 +188,7 @@ def _coded(payloads: Sequence[bytes], signal: float = 0.0, errors: Sequence[floa
     return Coded(hashed, signal, tuple(errors))
 
 
-def opaque_guess(data: bytearray, item: int) -> int:
+def opaque_guess(data: memoryview, item: int) -> int:
     """Bytes that the opaque coding would need, about: the entropy of the byte planes, sampled."""
     planes = np.frombuffer(data, np.uint8).reshape(-1, item)
     count = len(planes)

@@ -20,7 +20,7 @@ from p2u.pack.cut import Job
 from p2u.pack.encode import buffers, read_job
 from p2u.pack.hashes import Hashes
 from p2u.pack.pool import in_order
-from p2u.pack.source import Source, disk_errors, read_at
+from p2u.pack.source import Scratch, Source, disk_errors, read_at
 
 #: Bytes of decoded chunks that are kept for regions further on in the file.
 KEEP = 32 << 20
@@ -81,6 +81,7 @@ class Verifier:
         self._jobs = jobs
         self._budget = budget
         self._progress = progress
+        self._original, self._written = Scratch(), Scratch()
 
     def run(self) -> list[tuple[str, ...]]:
         """Verify everything.
@@ -102,7 +103,7 @@ class Verifier:
         try:
             for number in range(len(self._source.files)):
                 states = len(self._blobs) if number in finer else 1
-                with Hashes(states, threads=self._jobs > 1) as hashes:
+                with Hashes(states, thread=self._jobs > 1) as hashes:
                     while kept.file == number:
                         region, found = kept.next()
                         span = slice(region.start, region.start + region.size)
@@ -129,20 +130,20 @@ class Verifier:
         payloads = sum(chunk.length for chunk in made.chunks)
         return made.job.size * (len(made.chunks) + 2) + payloads
 
-    def _payload(self, update: int, chunk: Chunk) -> bytes:
+    def _payload(self, update: int, chunk: Chunk) -> memoryview:
         blob = self._blobs[update][chunk.blob]
         path = str(self._folder / blob.key)
-        out = bytearray(chunk.length)
+        out = self._written.view(chunk.length)
         with disk_errors(path, "read"):
-            count = read_at(path, chunk.start, memoryview(out))
+            count = read_at(path, chunk.start, out)
         if count < chunk.length:
             raise IntegrityError("it is shorter than what was written", file=path)
-        return bytes(out)
+        return out
 
     def _decode(self, number: int) -> States:
         """All states of a chunk; raises IntegrityError if the last is not the source."""
         made = self._made[number]
-        source = read_job(self._source, self._layout, made.job)
+        source = read_job(self._source, self._layout, made.job, self._original)
         states: list[bytearray] = []
         for update, chunk in enumerate(made.chunks):
             payload = self._payload(update, chunk)
