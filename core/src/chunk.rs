@@ -353,8 +353,9 @@ impl RefineHead {
                 } else {
                     I::take(&mut fields, raw)?;
                 }
-                if self.raw_zero > self.raw {
-                    extra.add_upper(raw, param, ctx, |i| !is_zero(CELLS, 0, sym[i]))?;
+                if param.raw_zero > param.raw {
+                    extra.upper(param.raw_zero - param.raw);
+                    I::add_upper::<CELLS>(&mut extra, raw, param.raw, ctx, sym)?;
                 }
                 let elements = Elements {
                     mem,

@@ -3,7 +3,6 @@
 //! Fields of one width follow each other without gaps, LSB first; where the width changes from one
 //! row to the next the stream goes on at a byte border.
 
-use crate::level::Row;
 use crate::Error;
 
 /// Widest field: one unaligned 32-bit load must hold it with its bit offset.
@@ -85,19 +84,19 @@ impl<'a> RawReader<'a> {
         }
         Ok(())
     }
+    /// Announces fields of a width of their own, which go on without a byte border.
+    pub fn upper(&mut self, width: u32) {
+        self.width = width;
+    }
     /// Puts the upper parts of context 0's low bits, from this stream, above the raw fields.
     #[inline(always)]
     pub fn add_upper(
         &mut self,
         out: &mut [u32],
-        row: Row,
+        shift: u32,
         ctx: &[u8],
         open: impl Fn(usize) -> bool,
     ) -> Result<(), Error> {
-        self.width = row.raw_zero - row.raw;
-        if self.width == 0 {
-            return Ok(());
-        }
         // Context 0 is rare: look for it eight elements at a time.
         for (g, ctx) in ctx.chunks(8).enumerate() {
             let mut zeros = ctx
@@ -108,7 +107,7 @@ impl<'a> RawReader<'a> {
                 let i = 8 * g + zeros.trailing_zeros() as usize;
                 zeros &= zeros - 1;
                 if open(i) {
-                    out[i] |= self.one()? << row.raw;
+                    out[i] |= self.one()? << shift;
                 }
             }
         }
@@ -117,6 +116,7 @@ impl<'a> RawReader<'a> {
     /// For a vector kernel: the bytes from here on, the bit in the first one, and the width; `None`
     /// unless `n` fields and `slack` bytes more are there. Moves past the fields.
     #[inline(always)]
+    #[cfg_attr(not(target_arch = "x86_64"), allow(dead_code))]
     pub fn span(&mut self, n: usize, slack: usize) -> Option<(&'a [u8], usize, usize)> {
         let w = self.width as usize;
         let (at, bit) = (self.bit >> 3, self.bit & 7);

@@ -106,6 +106,7 @@ impl Squares {
     }
     /// The sums, that of the next element first; for a kernel that adds to them.
     #[inline(always)]
+    #[cfg_attr(not(target_arch = "x86_64"), allow(dead_code))]
     pub fn begin(&self) -> [f64; 8] {
         let mut lanes = self.sum;
         lanes.rotate_left(self.turn);
@@ -113,6 +114,7 @@ impl Squares {
     }
     /// Takes the sums back after `count` elements.
     #[inline(always)]
+    #[cfg_attr(not(target_arch = "x86_64"), allow(dead_code))]
     pub fn end(&mut self, mut lanes: [f64; 8], count: usize) {
         lanes.rotate_right(self.turn);
         self.sum = lanes;

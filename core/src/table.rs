@@ -321,6 +321,7 @@ impl EncodeTables {
     }
     /// All entries: that of `sym` under `ctx` is number `256 * ctx + sym`.
     #[inline(always)]
+    #[cfg_attr(not(target_arch = "x86_64"), allow(dead_code))]
     pub fn entries(&self) -> *const u64 {
         self.0.as_ptr() as *const u64
     }

@@ -36,6 +36,24 @@ macro_rules! kernels {
             }
         }
         #[inline(always)]
+        fn add_upper<const CELLS: bool>(
+            fields: &mut $crate::raw::RawReader,
+            out: &mut [u32],
+            shift: u32,
+            ctx: &[u8],
+            sym: &[u8],
+        ) -> Result<(), $crate::Error> {
+            // SAFETY: as above.
+            if unsafe {
+                $crate::simd::avx2_combine::add_upper::<CELLS>(fields, out, shift, ctx, sym)
+            } {
+                Ok(())
+            } else {
+                let open = |i: usize| !$crate::chunk::is_zero(CELLS, 0, sym[i]);
+                fields.add_upper(out, shift, ctx, open)
+            }
+        }
+        #[inline(always)]
         fn combine<F: $crate::float::Format, const CELLS: bool>(
             el: $crate::level::Elements,
             row: $crate::level::Row,

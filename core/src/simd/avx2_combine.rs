@@ -3,8 +3,11 @@
 //! what `level.rs` says.
 
 use super::avx2_cells::{bits8, ceil8, floor8, values8, words8};
+use super::avx2_rows::take;
 use crate::float::{pow2, Format};
 use crate::level::{zero_top, Elements, Row, Target, KNOWN};
+use crate::raw::RawReader;
+use crate::rows::BLOCK;
 use core::arch::x86_64::*;
 
 /// Elements of one step.
@@ -166,4 +169,94 @@ unsafe fn combine_to<F: Format, const CELLS: bool, const EXACT: bool>(
         });
         el.mem[whole * F::BYTES..].copy_from_slice(&mem[..bytes]);
     }
+}
+
+/// For each choice of eight elements, which of the next fields each of them takes.
+static EXPAND: [[u8; 8]; 256] = expand();
+
+const fn expand() -> [[u8; 8]; 256] {
+    let mut t = [[0; 8]; 256];
+    let mut m = 0;
+    while m < 256 {
+        let (mut lane, mut field) = (0, 0);
+        while lane < 8 {
+            if m >> lane & 1 == 1 {
+                t[m][lane] = field;
+                field += 1;
+            }
+            lane += 1;
+        }
+        m += 1;
+    }
+    t
+}
+
+/// Which of eight elements have an upper field: those of context 0 but for listed zeros.
+#[inline(always)]
+unsafe fn chosen<const CELLS: bool>(ctx: *const u8, sym: *const u8) -> __m128i {
+    let (c, s) = (
+        _mm_loadl_epi64(ctx as *const _),
+        _mm_loadl_epi64(sym as *const _),
+    );
+    let zero = _mm_cmpeq_epi8(c, _mm_setzero_si128());
+    if CELLS {
+        return zero;
+    }
+    let listed = _mm_cmpeq_epi8(s, _mm_min_epu8(s, _mm_set1_epi8(1)));
+    _mm_andnot_si128(listed, zero)
+}
+
+/// Twin of [`RawReader::add_upper`] where enough bytes follow; else does nothing and says `false`.
+#[target_feature(enable = "avx2,bmi1,bmi2,popcnt,lzcnt")]
+pub unsafe fn add_upper<const CELLS: bool>(
+    fields: &mut RawReader,
+    out: &mut [u32],
+    shift: u32,
+    ctx: &[u8],
+    sym: &[u8],
+) -> bool {
+    let n = out.len();
+    assert!(n <= BLOCK && ctx.len() == n && sym.len() == n);
+    let whole = n / STEP * STEP;
+    // The last elements, and some that have no field.
+    let (mut c, mut s, mut o) = ([KNOWN; STEP], [0u8; STEP], [0u32; STEP]);
+    c[..n - whole].copy_from_slice(&ctx[whole..]);
+    s[..n - whole].copy_from_slice(&sym[whole..]);
+    o[..n - whole].copy_from_slice(&out[whole..]);
+    let mut masks = [0u8; BLOCK / STEP + 1];
+    let mut count = 0;
+    for (g, m) in masks[..whole / STEP + 1].iter_mut().enumerate() {
+        let last = g * STEP == whole;
+        let v = if last {
+            chosen::<CELLS>(c.as_ptr(), s.as_ptr())
+        } else {
+            chosen::<CELLS>(ctx.as_ptr().add(g * STEP), sym.as_ptr().add(g * STEP))
+        };
+        *m = _mm_movemask_epi8(v) as u8;
+        count += m.count_ones() as usize;
+    }
+    // A load of fields may look at seven past the last one.
+    let mut upper = [0u32; BLOCK + STEP];
+    if !take(fields, &mut upper[..count]) {
+        return false;
+    }
+    let (shift, mut at) = (_mm_cvtsi32_si128(shift as i32), upper.as_ptr());
+    for (g, &m) in masks[..whole / STEP + 1].iter().enumerate() {
+        let last = g * STEP == whole;
+        let (p, v) = if last {
+            (o.as_mut_ptr(), chosen::<CELLS>(c.as_ptr(), s.as_ptr()))
+        } else {
+            let (ctx, sym) = (ctx.as_ptr().add(g * STEP), sym.as_ptr().add(g * STEP));
+            (out.as_mut_ptr().add(g * STEP), chosen::<CELLS>(ctx, sym))
+        };
+        let order = bytes(EXPAND.get_unchecked(usize::from(m)).as_ptr());
+        let v = _mm256_cvtepi8_epi32(v);
+        let f = _mm256_permutevar8x32_epi32(_mm256_loadu_si256(at as *const _), order);
+        let f = _mm256_and_si256(_mm256_sll_epi32(f, shift), v);
+        let new = _mm256_or_si256(_mm256_loadu_si256(p as *const _), f);
+        _mm256_storeu_si256(p as *mut _, new);
+        at = at.add(m.count_ones() as usize);
+    }
+    out[whole..].copy_from_slice(&o[..n - whole]);
+    true
 }

@@ -1,6 +1,6 @@
 //! Instruction sets: one [`Isa`] per twin of the kernels, chosen at run time.
 
-use crate::chunk::{apply_float, Dtype};
+use crate::chunk::{apply_float, is_zero, Dtype};
 use crate::encode::{encode_float, Encoded, Plan};
 use crate::float::Format;
 use crate::level::{self, Elements, Row, Target};
@@ -53,6 +53,17 @@ pub trait Isa {
     #[inline(always)]
     fn take(fields: &mut RawReader, out: &mut [u32]) -> Result<(), Error> {
         fields.take(out)
+    }
+    /// [`RawReader::add_upper`] for elements that are no listed zeros.
+    #[inline(always)]
+    fn add_upper<const CELLS: bool>(
+        fields: &mut RawReader,
+        out: &mut [u32],
+        shift: u32,
+        ctx: &[u8],
+        sym: &[u8],
+    ) -> Result<(), Error> {
+        fields.add_upper(out, shift, ctx, |i| !is_zero(CELLS, 0, sym[i]))
     }
     /// [`level::combine`].
     #[inline(always)]
