@@ -120,7 +120,8 @@ def test_kill_9_at_ten_random_moments(made, tmp_path, monkeypatch, in_place):
             assert result.fetched <= manifest + objects + missing
             if not in_place:
                 assert result.fetched >= manifest + missing
-            assert app.sent == result.fetched
+            # What was on its way to the process that was killed may be counted, too.
+            assert app.sent >= result.fetched
     assert len(seen) >= 3, "the moments were not spread over the states"
 
 

@@ -50,8 +50,8 @@ FORMATS: tuple[Format, ...] = (safetensors, onnx, gguf, pytorch, npz, npy)
 HEAD = 64
 
 SUPPORTED = (
-    "Supported are .safetensors, .onnx and .gguf files, and directories with such files "
-    "(Hugging Face style, sharded too)"
+    "Supported are .safetensors, .onnx, .gguf, PyTorch's (.pt, .pth, .bin, .ckpt), .npz and .npy "
+    "files, and directories with such files (Hugging Face style, sharded too)"
 )
 
 
