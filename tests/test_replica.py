@@ -8,6 +8,7 @@ import struct
 import sys
 import threading
 import time
+import zipfile
 from pathlib import Path
 
 import kit
@@ -31,8 +32,12 @@ def made(tmp_path_factory) -> Made:
 
 
 def raw(folder: Path) -> dict[str, bytes]:
-    """Tensor name to bytes, from the safetensors files of a folder."""
+    """Tensor name to bytes, from the safetensors and zip files of a folder."""
     found = {}
+    for path in folder.glob("*.npz"):
+        with zipfile.ZipFile(path) as archive:
+            for name in archive.namelist():
+                found[name.removesuffix(".npy")] = archive.read(name)[128:]
     for path in folder.glob("*.safetensors"):
         data = path.read_bytes()
         (length,) = struct.unpack_from("<Q", data)

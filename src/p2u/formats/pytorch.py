@@ -22,7 +22,9 @@ SUFFIXES = (".pt", ".pth", ".bin", ".ckpt", ".jit", ".ptl", ".pth.tar", ".pt.tar
 #: An older file begins with a pickle of this number.
 _LEGACY = 0x1950A86A20F9469CFC6C
 _LEGACY_HEAD = re.compile(
-    rb"\x80[\x02-\x05]" + re.escape(b"\x8a\x0a" + _LEGACY.to_bytes(10, "little") + b".")
+    rb"\x80[\x02-\x05](?:\x95.{8})?"
+    + re.escape(b"\x8a\x0a" + _LEGACY.to_bytes(10, "little") + b"."),
+    re.DOTALL,
 )
 _LEGACY_VERSION = 1001
 
