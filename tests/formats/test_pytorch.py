@@ -16,7 +16,7 @@ import pytest
 
 from p2u.errors import FormatError
 from p2u.formats import pytorch, scan_model
-from p2u.formats.pickles import Reader, UnknownPickleError, named_tensors
+from p2u.formats.pickles import Pickle, UnknownPickleError, named_tensors
 from p2u.types import Scan, TensorSpan
 
 torch = pytest.importorskip("torch")
@@ -312,8 +312,8 @@ def test_flipped_bits(old: bool, tmp_path: Path) -> None:
     assert seen == {"refused", "found", "carried"}
 
 
-def load(code: bytes) -> tuple[object, Reader]:
-    reader = Reader(code)
+def load(code: bytes) -> tuple[object, Pickle]:
+    reader = Pickle(code)
     return reader.load(), reader
 
 

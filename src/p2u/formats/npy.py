@@ -5,11 +5,11 @@ The header is a Python literal; what NumPy itself writes is recognised, nothing 
 
 from __future__ import annotations
 
-import os
 import re
 from dataclasses import dataclass
 
-from p2u.errors import DiskError, FormatError
+from p2u.errors import FormatError
+from p2u.formats.reader import DAMAGED, reading
 from p2u.types import Scan, TensorSpan
 
 SUFFIX = ".npy"
@@ -21,8 +21,6 @@ HEAD = 12 + MAX_HEADER
 #: Number of dimensions; NumPy's limit.
 MAX_DIMS = 64
 MAX_SIZE = 2**63 - 1
-
-DAMAGED = "The file is damaged or incomplete: fetch it again"
 
 # One optional space at each place: repeated ones could be matched in too many ways.
 _SHAPE = r"\((?P<shape>(?:[0-9]{1,19}L?, ?)*(?:[0-9]{1,19}L?)?)\)"
@@ -140,18 +138,10 @@ def scan(path: str, file: str) -> Scan:
         DiskError: It cannot be read.
         FormatError: It is shorter than its header says.
     """
-    try:
-        with open(path, "rb") as stream:
-            size = os.fstat(stream.fileno()).st_size
-            head = stream.read(HEAD)
-    except OSError as error:
-        raise DiskError(
-            f"cannot read the file: {error.strerror}", file=file, hint="Check its permissions"
-        ) from error
-    found = parse(head, size, file)
+    with reading(path, file) as reader:
+        found = parse(reader.read(0, min(reader.size, HEAD)), reader.size, file)
     if found is None:
-        return Scan(size, ())
+        return Scan(reader.size, ())
     name = file.rpartition("/")[2].removesuffix(SUFFIX)
-    return Scan(
-        size, (TensorSpan(name, found.dtype, found.shape, file, found.offset, found.length),)
-    )
+    span = TensorSpan(name, found.dtype, found.shape, file, found.offset, found.length)
+    return Scan(reader.size, (span,))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from p2u.formats import npy
+from p2u.formats.reader import reading
 from p2u.formats.zips import MAGIC, Archive
 from p2u.types import Scan, TensorSpan
 
@@ -23,11 +24,11 @@ def scan(path: str, file: str) -> Scan:
     """
     spans = []
     checks = []
-    with Archive(path, file) as archive:
-        for member in archive.members:
+    with reading(path, file) as reader:
+        for member in Archive(reader).members:
             if not member.stored or not member.name.endswith(npy.SUFFIX):
                 continue
-            head = archive.read(member.start, min(member.size, npy.HEAD))
+            head = reader.read(member.start, min(member.size, npy.HEAD))
             found = npy.parse(head, member.size, f"{file}: {member.name}")
             if found is None or not found.length:
                 continue
@@ -35,4 +36,4 @@ def scan(path: str, file: str) -> Scan:
             start = member.start + found.offset
             spans.append(TensorSpan(name, found.dtype, found.shape, file, start, found.length))
             checks.append(member.check)
-        return Scan(archive.size, tuple(spans), tuple(checks))
+        return Scan(reader.size, tuple(spans), tuple(checks))

@@ -65,8 +65,8 @@ class Tensor:
     dtype: str = ""
 
 
-class Reader:
-    """Reads one pickle.
+class Pickle:
+    """One pickle, read once.
 
     Args:
         data: Bytes that it begins in.
@@ -271,53 +271,53 @@ def _dictionary(args: tuple[object, ...]) -> Node | None:
     return Node(pairs)
 
 
-def _long(r: Reader, width: int) -> None:
+def _long(r: Pickle, width: int) -> None:
     size = r.number(width)
     if size > 64:
         raise UnknownPickleError("a number is too long")
     r.push(int.from_bytes(r.take(size), "little", signed=True))
 
 
-def _stack_global(r: Reader) -> None:
+def _stack_global(r: Pickle) -> None:
     name, module = r.pop(), r.pop()
     if type(name) is not str or type(module) is not str:
         raise UnknownPickleError("a name is no text")
     r.push(Global(f"{module}.{name}"))
 
 
-def _new(r: Reader) -> None:
+def _new(r: Pickle) -> None:
     """An object of a class: NEWOBJ_EX has keyword arguments, too."""
     r.push((r.pop(), r.pop()))
     r.call()
 
 
-def _drop(r: Reader) -> None:
+def _drop(r: Pickle) -> None:
     r.pop()
 
 
-def _drop_mark(r: Reader) -> None:
+def _drop_mark(r: Pickle) -> None:
     r.pop_mark()
 
 
-def _item(r: Reader) -> None:
+def _item(r: Pickle) -> None:
     value, key = r.pop(), r.pop()
     r.update([key, value])
 
 
-def _add(r: Reader) -> None:
+def _add(r: Pickle) -> None:
     values = r.pop_mark()
     r.extend(values)
 
 
-def _set(r: Reader) -> None:
+def _set(r: Pickle) -> None:
     values = r.pop_mark()
     r.update(values)
 
 
-def _whole(fill: Callable[[Reader, list[object]], None]) -> Callable[[Reader], None]:
+def _whole(fill: Callable[[Pickle, list[object]], None]) -> Callable[[Pickle], None]:
     """A list, dictionary or set of all since the mark."""
 
-    def step(r: Reader) -> None:
+    def step(r: Pickle) -> None:
         values = r.pop_mark()
         r.push(Node())
         fill(r, values)
@@ -325,26 +325,26 @@ def _whole(fill: Callable[[Reader, list[object]], None]) -> Callable[[Reader], N
     return step
 
 
-def _text(width: int, encoding: str) -> Callable[[Reader], None]:
+def _text(width: int, encoding: str) -> Callable[[Pickle], None]:
     return lambda r: r.push(r.take(r.number(width)).decode(encoding, "replace"))
 
 
-def _bytes(width: int) -> Callable[[Reader], None]:
+def _bytes(width: int) -> Callable[[Pickle], None]:
     return lambda r: r.push(r.take(r.number(width)))
 
 
-def _skip(count: int) -> Callable[[Reader], None]:
-    def step(r: Reader) -> None:
+def _skip(count: int) -> Callable[[Pickle], None]:
+    def step(r: Pickle) -> None:
         r.take(count)
 
     return step
 
 
 #: What each instruction does. The textual ones of protocol 0 are not among them but GLOBAL.
-_STEPS: dict[int, Callable[[Reader], None]] = {
+_STEPS: dict[int, Callable[[Pickle], None]] = {
     0x80: _skip(1),  # PROTO
     0x95: _skip(8),  # FRAME
-    0x28: Reader.mark,  # MARK
+    0x28: Pickle.mark,  # MARK
     0x30: _drop,  # POP
     0x31: _drop_mark,  # POP_MARK
     0x32: lambda r: r.push(r.top()),  # DUP
@@ -374,9 +374,9 @@ _STEPS: dict[int, Callable[[Reader], None]] = {
     0x5D: lambda r: r.push(Node()),  # EMPTY_LIST
     0x7D: lambda r: r.push(Node()),  # EMPTY_DICT
     0x8F: lambda r: r.push(Node()),  # EMPTY_SET
-    0x6C: _whole(Reader.extend),  # LIST
-    0x64: _whole(Reader.update),  # DICT
-    0x91: _whole(Reader.extend),  # FROZENSET
+    0x6C: _whole(Pickle.extend),  # LIST
+    0x64: _whole(Pickle.update),  # DICT
+    0x91: _whole(Pickle.extend),  # FROZENSET
     0x61: lambda r: r.extend([r.pop()]),  # APPEND
     0x65: _add,  # APPENDS
     0x90: _add,  # ADDITEMS
@@ -384,16 +384,16 @@ _STEPS: dict[int, Callable[[Reader], None]] = {
     0x75: _set,  # SETITEMS
     0x63: lambda r: r.push(Global(f"{r.line()}.{r.line()}")),  # GLOBAL
     0x93: _stack_global,  # STACK_GLOBAL
-    0x52: Reader.call,  # REDUCE
-    0x81: Reader.call,  # NEWOBJ
+    0x52: Pickle.call,  # REDUCE
+    0x81: Pickle.call,  # NEWOBJ
     0x92: _new,  # NEWOBJ_EX
-    0x62: Reader.build,  # BUILD
+    0x62: Pickle.build,  # BUILD
     0x68: lambda r: r.get(r.number(1)),  # BINGET
     0x6A: lambda r: r.get(r.number(4)),  # LONG_BINGET
     0x71: lambda r: r.put(r.number(1)),  # BINPUT
     0x72: lambda r: r.put(r.number(4)),  # LONG_BINPUT
-    0x94: Reader.memoize,  # MEMOIZE
-    0x51: Reader.persistent,  # BINPERSID
+    0x94: Pickle.memoize,  # MEMOIZE
+    0x51: Pickle.persistent,  # BINPERSID
 }
 
 #: Dictionaries of a module's own, which say nothing in a tensor's name.

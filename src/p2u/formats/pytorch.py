@@ -6,15 +6,14 @@ out; where it is not understood, everything is carried as bytes. Source: torch/s
 
 from __future__ import annotations
 
-import os
 import re
 from bisect import bisect_left
-from typing import BinaryIO
+from contextlib import suppress
 
-from p2u.errors import DiskError, FormatError
-from p2u.formats.pickles import MAX_PICKLE, Node, Reader, UnknownPickleError, named_tensors
+from p2u.formats.pickles import MAX_PICKLE, Node, Pickle, UnknownPickleError, named_tensors
+from p2u.formats.reader import Reader, reading
 from p2u.formats.storages import Record, item_size, list_spans
-from p2u.formats.zips import DAMAGED, MAGIC, Archive, Member
+from p2u.formats.zips import MAGIC, Archive, Member
 from p2u.types import Check, Scan, TensorSpan
 
 SUFFIXES = (".pt", ".pth", ".bin", ".ckpt", ".jit", ".ptl", ".pth.tar", ".pt.tar")
@@ -48,25 +47,18 @@ def scan(path: str, file: str) -> Scan:
         DiskError: It cannot be read.
         FormatError: It is malformed.
     """
-    try:
-        with open(path, "rb") as stream:
-            size = os.fstat(stream.fileno()).st_size
-            head = stream.read(_FIRST)
-            if not head.startswith(MAGIC):
-                return Scan(size, _scan_stream(stream, head, size, file))
-    except OSError as error:
-        raise DiskError(
-            f"cannot read the file: {error.strerror}", file=file, hint="Check its permissions"
-        ) from error
-    with Archive(path, file) as archive:
-        return _scan_archive(archive, file)
+    with reading(path, file) as reader:
+        if reader.read(0, min(reader.size, len(MAGIC))) == MAGIC:
+            return _scan_archive(reader)
+        return Scan(reader.size, _scan_stream(reader))
 
 
-def _scan_archive(archive: Archive, file: str) -> Scan:
+def _scan_archive(reader: Reader) -> Scan:
+    archive = Archive(reader)
     members = {member.name: member for member in archive.members}
     root = next((n[:-8] for n in members if re.fullmatch(r"[^/]+/data\.pkl", n)), None)
-    if root is None or not _is_little(archive, members.get(f"{root}byteorder")):
-        return Scan(archive.size, ())
+    if root is None or not _is_little(reader, members.get(f"{root}byteorder")):
+        return Scan(reader.size, ())
     spans: list[TensorSpan] = []
     for pickle, folder in _PARTS:
         member = members.get(root + pickle)
@@ -78,20 +70,20 @@ def _scan_archive(archive: Archive, file: str) -> Scan:
             for name, found in members.items()
             if name.startswith(prefix) and found.stored
         }
-        reader = Reader(archive.read(member.start, member.size))
+        pickled = Pickle(reader.read(member.start, member.size))
         try:
-            tensors = list(named_tensors(reader.load()))
+            tensors = list(named_tensors(pickled.load()))
         except UnknownPickleError:
             continue
-        spans += list_spans(file, folder, records, reader.storages, tensors)
-    return Scan(archive.size, tuple(spans), tuple(_checks(archive, spans)))
+        spans += list_spans(reader.file, folder, records, pickled.storages, tensors)
+    return Scan(reader.size, tuple(spans), tuple(_checks(archive, spans)))
 
 
-def _is_little(archive: Archive, member: Member | None) -> bool:
+def _is_little(reader: Reader, member: Member | None) -> bool:
     """Whether numbers are little-endian; files of PyTorch before 2.1 do not say."""
     if member is None:
         return True
-    return member.stored and archive.read(member.start, min(member.size, 8)) == b"little"
+    return member.stored and reader.read(member.start, min(member.size, 8)) == b"little"
 
 
 def _checks(archive: Archive, spans: list[TensorSpan]) -> list[Check]:
@@ -104,28 +96,22 @@ def _checks(archive: Archive, spans: list[TensorSpan]) -> list[Check]:
     return [member.check for member in archive.members if holds_one(member)]
 
 
-def _scan_stream(stream: BinaryIO, head: bytes, size: int, file: str) -> tuple[TensorSpan, ...]:
+def _scan_stream(reader: Reader) -> tuple[TensorSpan, ...]:
     """The tensors of an older file: five pickles, then storages, each behind its length."""
-    try:
-        return _scan_pickles(stream, head, size, file)
-    except UnknownPickleError:
-        if len(head) == size:
-            return ()
-    stream.seek(0)
-    try:
-        return _scan_pickles(stream, stream.read(MAX_PICKLE), size, file)
-    except UnknownPickleError:
-        return ()
+    for most in (_FIRST, MAX_PICKLE):
+        with suppress(UnknownPickleError):
+            return _scan_pickles(reader, reader.read(0, min(reader.size, most)))
+    return ()
 
 
-def _scan_pickles(stream: BinaryIO, head: bytes, size: int, file: str) -> tuple[TensorSpan, ...]:
+def _scan_pickles(reader: Reader, head: bytes) -> tuple[TensorSpan, ...]:
     found = []
     at = 0
-    readers = []
+    pickles = []
     for _ in range(5):
-        readers.append(Reader(head, at))
-        found.append(readers[-1].load())
-        at = readers[-1].at
+        pickles.append(Pickle(head, at))
+        found.append(pickles[-1].load())
+        at = pickles[-1].at
     magic, version, system, root, keys = found
     if magic != _LEGACY or version != _LEGACY_VERSION:
         return ()
@@ -133,22 +119,19 @@ def _scan_pickles(stream: BinaryIO, head: bytes, size: int, file: str) -> tuple[
         return ()
     if not isinstance(keys, Node) or not all(type(key) is str for _, key in keys.pairs):
         return ()
-    storages = readers[3].storages
+    storages = pickles[3].storages
     records: dict[str, Record] = {}
     for _, key in keys.pairs:
         storage = storages.get(str(key))
         if storage is None or not (item := item_size(storage)):
             return ()
-        stream.seek(at)
-        elems = int.from_bytes(stream.read(8), "little")
+        elems = int.from_bytes(reader.read(at, 8), "little")
         at += 8
-        if elems != storage.elems or at + elems * item > size:
-            raise FormatError(
+        if elems != storage.elems or at + elems * item > reader.size:
+            raise reader.wrong(
                 f"the storage {str(key)[:80]} at byte {at} has {elems} elements in "
-                f"{size - at} bytes, {storage.elems} elements are expected",
-                file=file,
-                hint=DAMAGED,
+                f"{reader.size - at} bytes, {storage.elems} elements are expected"
             )
         records[storage.key] = Record(at, elems * item)
         at += elems * item
-    return list_spans(file, "data", records, storages, named_tensors(root))
+    return list_spans(reader.file, "data", records, storages, named_tensors(root))

@@ -6,21 +6,18 @@ agree with it, members must not overlap, and nothing is believed that the file h
 
 from __future__ import annotations
 
-import os
 import struct
 from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import BinaryIO
 
-from p2u.errors import DiskError, FormatError
+from p2u.errors import FormatError
+from p2u.formats.reader import Reader
 from p2u.types import Check
 
 MAGIC = b"PK\3\4"
 #: Limits of the central directory: bytes and members.
 MAX_DIRECTORY = 64 << 20
 MAX_MEMBERS = 1 << 20
-
-DAMAGED = "The file is damaged or incomplete: fetch it again"
 
 _END = struct.Struct("<4s4H2LH")
 _LOCATOR = struct.Struct("<4sLQL")
@@ -75,65 +72,29 @@ class _Entry:
 
 
 class Archive:
-    """An open zip archive; a context manager.
+    """What a zip archive holds.
 
     Args:
-        path: Where it is.
-        file: What to call it in messages.
+        reader: The file.
+
+    Attributes:
+        members: In order of their place in the file.
 
     Raises:
-        DiskError: It cannot be read.
         FormatError: It is malformed, or split over several disks.
     """
 
-    def __init__(self, path: str, file: str) -> None:
-        self._file = file
-        try:
-            self._stream: BinaryIO = open(path, "rb")  # noqa: SIM115 - see __exit__
-        except OSError as error:
-            raise self._unreadable(error) from error
-        try:
-            self.size = os.fstat(self._stream.fileno()).st_size
-            #: In order of their place in the file.
-            self.members = tuple(self._members())
-        except BaseException:
-            self._stream.close()
-            raise
-
-    def __enter__(self) -> Archive:
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self._stream.close()
-
-    def read(self, offset: int, size: int) -> bytes:
-        """Bytes of the file.
-
-        Raises:
-            DiskError: They cannot be read.
-            FormatError: The file ends before.
-        """
-        try:
-            self._stream.seek(offset)
-            data = self._stream.read(size)
-        except OSError as error:
-            raise self._unreadable(error) from error
-        if len(data) < size:
-            raise self._wrong(f"it ends at byte {offset + len(data)}, but {size} are expected")
-        return data
-
-    def _unreadable(self, error: OSError) -> DiskError:
-        return DiskError(
-            f"cannot read the file: {error.strerror}", file=self._file, hint="Check its permissions"
-        )
+    def __init__(self, reader: Reader) -> None:
+        self._reader = reader
+        self.members = tuple(self._members())
 
     def _wrong(self, message: str) -> FormatError:
-        return FormatError(f"not a valid zip archive: {message}", file=self._file, hint=DAMAGED)
+        return self._reader.wrong(f"not a valid zip archive: {message}")
 
     def _directory(self) -> tuple[int, int, int]:
         """Offset, size and number of entries of the central directory."""
-        size = min(self.size, _END.size + _MAX_COMMENT)
-        tail = self.read(self.size - size, size)
+        size = min(self._reader.size, _END.size + _MAX_COMMENT)
+        tail = self._reader.read(self._reader.size - size, size)
         at = len(tail) - _END.size + 1
         while (at := tail.rfind(b"PK\5\6", 0, at + 3)) >= 0:
             if len(tail) - at >= _END.size:
@@ -142,10 +103,10 @@ class Archive:
                     break
         else:
             raise self._wrong("it has no central directory")
-        where = self.size - size + at
+        where = self._reader.size - size + at
         _, disk, first_disk, here, count, length, offset, _ = end
         if where >= _LOCATOR.size:
-            locator = self.read(where - _LOCATOR.size, _LOCATOR.size)
+            locator = self._reader.read(where - _LOCATOR.size, _LOCATOR.size)
             if locator[:4] == b"PK\6\7":
                 return self._directory64(locator, where - _LOCATOR.size, end)
         if disk or first_disk or here != count:
@@ -161,7 +122,7 @@ class Archive:
         _, first_disk, where, disks = _LOCATOR.unpack(locator)
         if where + _END64.size > behind:
             raise self._wrong("the 64-bit record of its directory is not there")
-        record = _END64.unpack(self.read(where, _END64.size))
+        record = _END64.unpack(self._reader.read(where, _END64.size))
         magic, size, _, _, disk, other_disk, here, count, length, offset = record
         if magic != b"PK\6\6" or where + 12 + size != behind:
             raise self._wrong("the 64-bit record of its directory is not there")
@@ -179,7 +140,7 @@ class Archive:
     def _entries(self, offset: int, length: int, count: int) -> Iterator[_Entry]:
         if length > MAX_DIRECTORY or not count * _ENTRY.size <= length or count > MAX_MEMBERS:
             raise self._wrong(f"a directory of {count} members in {length} bytes")
-        data = self.read(offset, length)
+        data = self._reader.read(offset, length)
         at = 0
         for _ in range(count):
             if length - at < _ENTRY.size:
@@ -265,7 +226,7 @@ class Archive:
         )
         if entry.offset + _LOCAL.size > limit:
             raise wrong
-        local = _LOCAL.unpack(self.read(entry.offset, _LOCAL.size))
+        local = _LOCAL.unpack(self._reader.read(entry.offset, _LOCAL.size))
         magic, _, flags, method, _, _, crc, packed, size, name_size, extra_size = local
         start = entry.offset + _LOCAL.size + name_size + extra_size
         end = start + entry.packed
@@ -273,7 +234,7 @@ class Archive:
             raise wrong
         if (flags ^ entry.flags) & (_SCRAMBLED | _DESCRIPTOR):
             raise wrong
-        rest = self.read(entry.offset + _LOCAL.size, name_size + extra_size)
+        rest = self._reader.read(entry.offset + _LOCAL.size, name_size + extra_size)
         if rest[:name_size] != entry.name:
             raise wrong
         size, packed = self._wide(rest[name_size:], (size, packed), (_FULL32,) * 2)
@@ -295,7 +256,7 @@ class Archive:
         self, at: int, limit: int, expected: tuple[int, int, int], wrong: FormatError
     ) -> tuple[int, int]:
         """Where the CRC behind a member's data is, and where the record that it is in ends."""
-        data = self.read(at, min(24, limit - at))
+        data = self._reader.read(at, min(24, limit - at))
         for mark in (b"PK\7\x08", b""):
             for layout in ("<L2Q", "<3L"):
                 size = struct.calcsize(layout)
