@@ -366,8 +366,18 @@ def test_truncation_at_every_byte(tmp_path: Path) -> None:
         assert outcome(path, whole[:length]) is (length >= last)
 
 
+def damage(whole: bytes, rng: random.Random) -> bytes:
+    """Some bytes of the header changed; sometimes a part cut out or doubled."""
+    content = bytearray(whole)
+    end = len(content) - 256
+    for _ in range(rng.randint(1, 8)):
+        content[rng.randrange(end)] = rng.choice([0, 1, 8, 9, 127, 128, 255])
+    a, b = sorted((rng.randrange(end), rng.randrange(end)))
+    return bytes(rng.choice([content, content[:a] + content[b:], content[:b] + content[a:]]))
+
+
 @pytest.mark.slow
-def test_flipped_bits(tmp_path: Path) -> None:
+def test_damage(tmp_path: Path) -> None:
     whole = small(tmp_path)
     path = tmp_path / "x.gguf"
     rng = random.Random(5)
@@ -376,7 +386,12 @@ def test_flipped_bits(tmp_path: Path) -> None:
         content[at] ^= 1 << rng.randrange(8)
         outcome(path, bytes(content))
     for _ in range(1000):
-        content = bytearray(whole)
-        for _ in range(rng.randint(1, 8)):
-            content[rng.randrange(len(content) - 256)] = rng.choice([0, 1, 8, 9, 127, 128, 255])
-        outcome(path, bytes(content))
+        outcome(path, damage(whole, rng))
+
+
+@pytest.mark.fuzz
+def test_much_damage(tmp_path: Path) -> None:
+    whole = small(tmp_path)
+    rng = random.Random(6)
+    for _ in range(15_000):
+        outcome(tmp_path / "x.gguf", damage(whole, rng))

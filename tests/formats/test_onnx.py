@@ -406,8 +406,17 @@ def test_truncation_at_every_byte(tmp_path: Path) -> None:
     assert refused > 0.8 * len(whole)
 
 
+def damage(whole: bytes, rng: random.Random) -> bytes:
+    """Some bytes changed, to such that mean something; sometimes a part cut out or doubled."""
+    content = bytearray(whole)
+    for _ in range(rng.randint(1, 8)):
+        content[rng.randrange(len(content))] = rng.choice([0, 1, 127, 128, 255, 8, 10, 34, 58])
+    a, b = sorted((rng.randrange(len(content)), rng.randrange(len(content))))
+    return bytes(rng.choice([content, content[:a] + content[b:], content[:b] + content[a:]]))
+
+
 @pytest.mark.slow
-def test_flipped_bits(tmp_path: Path) -> None:
+def test_damage(tmp_path: Path) -> None:
     path = tmp_path / "x.onnx"
     whole = small()
     rng = random.Random(5)
@@ -416,7 +425,13 @@ def test_flipped_bits(tmp_path: Path) -> None:
         content[at] ^= 1 << rng.randrange(8)
         outcome(path, bytes(content))
     for _ in range(1000):
-        content = bytearray(whole)
-        for _ in range(rng.randint(1, 8)):
-            content[rng.randrange(len(content))] = rng.choice([0, 1, 127, 128, 255, 8, 10, 34, 58])
-        outcome(path, bytes(content))
+        outcome(path, damage(whole, rng))
+
+
+@pytest.mark.fuzz
+def test_much_damage(tmp_path: Path) -> None:
+    path = tmp_path / "x.onnx"
+    rng = random.Random(6)
+    for whole in (small(), onnx_models.everything().SerializeToString()):
+        for _ in range(5_000):
+            outcome(path, damage(whole, rng))

@@ -87,6 +87,9 @@ def test_external_data(tmp_path: Path) -> None:
     feed = onnx_models.inputs(name)
     found = outputs(folder.parent, "onnx/model.onnx", path, tmp_path, feed)
     assert error(found, "8bit") < 0.1
+    # Where the files lie, too: tensors at odd addresses are read, refined and written back.
+    p2u.pull(tmp_path / "package", tmp_path / "8bit", in_place=True)
+    assert tree(tmp_path / "8bit") == tree(folder.parent)
     # The model file alone: its data comes along.
     (tmp_path / "alone").mkdir()
     outputs(path, "model.onnx", path, tmp_path / "alone", feed)
