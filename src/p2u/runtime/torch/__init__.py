@@ -9,13 +9,15 @@ from p2u._lazy import make_lazy
 if TYPE_CHECKING:
     from p2u.runtime.torch.calibrate import calibrate
     from p2u.runtime.torch.load import load, replica
+    from p2u.runtime.torch.pretrained import from_pretrained
 
-__all__ = ["calibrate", "load", "replica"]
+__all__ = ["calibrate", "from_pretrained", "load", "replica"]
 
 make_lazy(
     __name__,
     {
         "calibrate": ("p2u.runtime.torch.calibrate", "calibrate"),
+        "from_pretrained": ("p2u.runtime.torch.pretrained", "from_pretrained"),
         "load": ("p2u.runtime.torch.load", "load"),
         "replica": ("p2u.runtime.torch.load", "replica"),
     },

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import logging
 import os
+import re
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from p2u._client.course import Course, Plan
@@ -21,6 +24,8 @@ if TYPE_CHECKING:
     import torch
 
     from p2u.runtime.torch.build import Source
+
+_log = logging.getLogger("p2u")
 
 
 def load(
@@ -81,32 +86,86 @@ def load(
         TimeoutError: The state did not come in time.
         P2UError: What ended the transfer.
     """
-    import torch
+    options = Options(
+        state, background, until, mode, staging, patience, dtype, device, strict, weights, timeout,
+        jobs, limit_rate, check, retry,
+    )  # fmt: skip
+    return attach(start(source, options), model_or_factory, options)
 
-    check_options(mode, staging)
-    kind, place = _dtype(dtype), torch.device(device or "cpu")
+
+@dataclass(frozen=True, slots=True)
+class Options:
+    """The keyword arguments of `load`."""
+
+    state: str = "base"
+    background: bool = True
+    until: str = "exact"
+    mode: str = "atomic"
+    staging: str = "auto"
+    patience: float = 5.0
+    dtype: torch.dtype | str | None = None
+    device: torch.device | str | None = None
+    strict: bool = True
+    weights: str | None = None
+    timeout: float | None = None
+    jobs: int | None = None
+    limit_rate: float | str | None = None
+    check: bool = True
+    retry: Retry | None = None
+
+    def target(self) -> tuple[torch.dtype | None, torch.device]:
+        """What floating-point tensors become (None: nothing else), and where tensors go."""
+        import torch
+
+        wanted = self.dtype
+        found = getattr(torch, wanted, None) if isinstance(wanted, str) else wanted
+        if wanted is not None and not (isinstance(found, torch.dtype) and found.is_floating_point):
+            raise UsageError(f"dtype must be one of torch's floating-point dtypes, not {wanted!r}")
+        return found, torch.device(self.device or "cpu")
+
+
+def start(source: str | os.PathLike[str] | Store, options: Options) -> Replica:
+    """Let the transfer begin.
+
+    Raises:
+        UsageError: An option is wrong.
+    """
+    check_options(options.mode, options.staging)
+    dtype, device = options.target()
 
     def choose(layout: Layout) -> str:
         # Where the module's tensors are all copies, the memory itself may be between states.
-        return "direct" if staging == "auto" and all_copied(layout, kind, place) else staging
+        copied = options.staging == "auto" and all_copied(layout, dtype, device)
+        return "direct" if copied else options.staging
 
     plan = Plan(
-        until if background else state, mode, staging, patience, check, jobs, limit_rate, retry,
+        options.until if options.background else options.state,
+        options.mode,
+        options.staging,
+        options.patience,
+        options.check,
+        options.jobs,
+        options.limit_rate,
+        options.retry,
         choose=choose,
-    )  # fmt: skip
-    replica = Replica(Course(source, plan))
+    )
+    return Replica(Course(source, plan))
+
+
+def attach(replica: Replica, source: Source, options: Options) -> torch.nn.Module:
+    """Build the module, and let it follow the replica, which is cancelled if that fails."""
     try:
-        model = build(model_or_factory)
-        with replica.pinned(state, timeout):
-            copies = Copies(replica.memory, kind, place)
-            _bind(model, model_or_factory, replica, copies, strict, weights)
+        model = build(source)
+        with replica.pinned(options.state, options.timeout):
+            copies = Copies(replica.memory, *options.target())
+            _bind(model, source, replica, copies, options)
             if len(copies):
                 replica.on_commit(lambda label: copies.refresh())
     except BaseException:
         replica.cancel()
         raise
     model.p2u = replica
-    if background and mode == "atomic":
+    if options.background and options.mode == "atomic":
         hooks.install(model, replica)
     return model
 
@@ -123,29 +182,17 @@ def replica(model: torch.nn.Module) -> Replica:
     return found
 
 
-def _dtype(wanted: torch.dtype | str | None) -> torch.dtype | None:
-    import torch
-
-    found = getattr(torch, wanted, None) if isinstance(wanted, str) else wanted
-    if found is None and wanted is None:
-        return None
-    if not isinstance(found, torch.dtype) or not found.is_floating_point:
-        raise UsageError(f"dtype must be one of torch's floating-point dtypes, not {wanted!r}")
-    return found
-
-
 def _bind(
     model: torch.nn.Module,
     source: Source,
     replica: Replica,
     copies: Copies,
-    strict: bool,
-    weights: str | None,
+    options: Options,
 ) -> None:
     """Put the tensors into the module, and see to what the package does not have."""
     import torch
 
-    tensors = rename(choose_tensors(replica.memory, weights), model)
+    tensors = rename(choose_tensors(replica.memory, options.weights), model)
     ties = tied_names(model)
     given = {name: copies.get(tensor) for name, tensor in tensors.items()}
     masters = {}
@@ -156,17 +203,29 @@ def _bind(
             masters[have[-1]] = names
             given.update(dict.fromkeys(names, given[have[-1]]))
     with torch.no_grad():
-        model.load_state_dict(given, strict=strict, assign=True)
+        left = model.load_state_dict(given, strict=options.strict, assign=True)
     for master, names in masters.items():
         parameter = model.get_parameter(master)
         for name in names:
             path, _, key = name.rpartition(".")
             setattr(model.get_submodule(path), key, parameter)
     _check(model, given, tensors)
-    fill(model, source, keep=not strict)
+    fresh = fill(model, source, keep=not options.strict)
+    _tell(model, left.unexpected_keys, fresh)
     if copies.device.type != "cpu":
         model.to(copies.device)  # what is not the package's; the rest is there already
         _check(model, given, tensors)
+
+
+def _tell(model: torch.nn.Module, unused: list[str], fresh: list[str]) -> None:
+    """Warn, as transformers does, of tensors that only one side has."""
+    ignore = getattr(model, "_keys_to_ignore_on_load_unexpected", None) or ()
+    unused = [name for name in unused if not any(re.search(pattern, name) for pattern in ignore)]
+    kind = type(model).__name__
+    if unused:
+        _log.warning("%s does not use %s of the package", kind, ", ".join(unused[:8]))
+    if fresh:
+        _log.warning("%s of %s are new: the package does not have them", ", ".join(fresh[:8]), kind)
 
 
 def _check(model: torch.nn.Module, given: dict[str, Any], tensors: dict[str, Tensor]) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import fnmatch
+import re
 from collections.abc import Callable, Iterable, Mapping
 from typing import TYPE_CHECKING
 
@@ -67,6 +68,9 @@ def rename(found: Mapping[str, Tensor], model: torch.nn.Module) -> dict[str, Ten
     renamed: dict[str, Tensor] = {}
     for name, tensor in found.items():
         new = best(name)
+        if new not in wanted:
+            # TensorFlow's names, which old files of transformers have.
+            new = re.sub(r"\.gamma$", ".weight", re.sub(r"\.beta$", ".bias", new))
         renamed[new if new in wanted and new not in renamed else name] = tensor
     return renamed
 
