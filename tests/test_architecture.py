@@ -42,6 +42,7 @@ TOP = 5
 
 #: Parts that are more than one module: the part of each module that is not a part's name.
 PART = {
+    "allocation": "recipe",
     "layout": "manifest",
     "index": "manifest",
     "pull": "replica",

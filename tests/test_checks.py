@@ -9,8 +9,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from p2u.allocation import Recipe
 from p2u.formats import Model
 from p2u.index import Piece, Seg
+from p2u.pack.allocate import Allocation
 from p2u.pack.checks import Checks
 from p2u.pack.crc import combine
 from p2u.pack.cut import Job, cut, make_layout
@@ -63,13 +65,13 @@ def test_fields_have_the_values_of_each_state(tmp_path: Path) -> None:
             Check("crc32", 50, 10, (80,)),
         )
     )
-    layout = make_layout(found)
+    layout = make_layout(found, lambda _: False)
     checks = Checks(found.files, layout)
     states = [bytearray(content) for _ in range(3)]
     states[0][20:60] = bytes(40)
     states[1][30:45] = bytes(15)
     # Two tensors in one chunk, in the order of a forward pass; one chunk is exact from the base on.
-    jobs = [job for job in cut(found, layout) if job.pieces]
+    jobs = [job for job in cut(found, layout, Allocation(layout, Recipe()).grades) if job.pieces]
     jobs.append(Job(Treatment.FULL, "F32", 4, (Seg(1, 0, 1), Seg(0, 0, 1)), 10))
     for job in jobs:
         sums = []

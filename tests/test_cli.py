@@ -118,6 +118,13 @@ def test_verify_finds_a_flipped_bit(package: Path, tmp_path: Path) -> None:
         (("pull", "{package}", "x", "--limit-rate", "fast"), 2, "fast"),
         (("pack", "{model}", "x.p2u", "--blob-size", "big"), 2, "big"),
         (("pack", "{model}", "x.p2u", "--levels", "8bit"), 2, "base"),
+        (("pack", "{model}", "x.p2u", "--budget", "tiny"), 2, "tiny"),
+        (("pack", "{model}", "x.p2u", "--budget", "100B"), 2, "smallest"),
+        (("pack", "{model}", "x.p2u", "--budget", "5MB", "--bits", "3"), 2, "--budget"),
+        (("pack", "{model}", "x.p2u", "--set", "layer.0.*"), 2, "layer.0.*"),
+        (("pack", "{model}", "x.p2u", "--set", "layer.9.*=4"), 2, "layer.9.*"),
+        (("pack", "{model}", "x.p2u", "--keep", "tail.*"), 2, "tail.*"),
+        (("pack", "{model}", "x.p2u", "--sensitivity", "{model}/config.json"), 1, "sensitivity"),
     ],
 )
 def test_mistakes_get_one_clear_message(

@@ -24,7 +24,7 @@ from p2u.index import Chunk, decode_pieces, parse_index
 from p2u.layout import Layout, parse_layout
 from p2u.manifest import Manifest, parse_manifest
 from p2u.pack import PackProgress, PackReport, blobs, pack, verify
-from p2u.recipe import FINEST, find_offset, row_length, treatment
+from p2u.recipe import row_length, treatment
 
 FLOATS = {"F32": np.float32, "F16": np.float16, "BF16": ml_dtypes.bfloat16}
 Tensors = dict[str, tuple[str, tuple[int, ...], bytes]]
@@ -226,7 +226,12 @@ def test_chunks_come_in_the_order_of_use(packed: tuple[PackReport, Path]) -> Non
     mlps = [n for n in names if "mlp" in n]
     assert mlps == [f"layers.{n}.mlp.weight" for n in (1, 2, 10)]
     cuts = [c.segments for c in base[first:]]
-    assert [c.segments for c in eight] == [c.segments for c in exact] == cuts
+    assert [c.segments for c in eight] == [c.segments for c in exact]
+    # A few small weights may be as small exact; they have no levels then.
+    later = [c.segments for c in eight]
+    assert later == [segs for segs in cuts if segs in later]
+    gone = {opened.layout.tensors[s.tensor].name for c in cuts if c not in later for s in c}
+    assert all("conv" in name for name in gone)
 
 
 @pytest.mark.parametrize("jobs", [1, 3])
@@ -700,22 +705,3 @@ def test_rows(shape: tuple[int, ...], cols: int) -> None:
         assert row_length(shape, elems, treatment("BF16", shape, elems)) == elems
     else:
         assert row_length(shape, elems, treatment("BF16", shape, elems)) == cols
-
-
-@pytest.mark.parametrize("slope", [20, 64, 90])
-@pytest.mark.parametrize("at", [-390, -61, 0, 150])
-def test_the_finest_step_within_the_bits_is_found(slope: int, at: int) -> None:
-    asked = []
-
-    def measure(offset: int) -> tuple[int, int]:
-        asked.append(offset)
-        return 3500 * 1000 - (offset - at) * 1000 * 1000 // slope, 1000 * 1000
-
-    found = find_offset(measure, 3.5)
-    assert at <= found <= at + 1
-    assert len(asked) <= 16
-
-
-def test_bits_out_of_reach() -> None:
-    assert find_offset(lambda _: (10, 1), 3.5) == 200
-    assert find_offset(lambda _: (1, 1), 3.5) == FINEST

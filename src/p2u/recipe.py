@@ -1,13 +1,14 @@
-"""What the encoder decides: which tensors get levels, what a row is, how coarse the base is.
+"""What the encoder decides: which tensors get levels, what a row is, which levels there are.
 
-Nothing here binds a reader: another recipe changes bytes, never the format. All decisions compare
-integers, so that every machine comes to the same ones.
+How coarse each tensor's base is says `p2u.allocation`. Nothing here binds a reader: another recipe
+changes bytes, never the format. All decisions compare integers, so that every machine comes to the
+same ones.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from enum import Enum
 
 from p2u.errors import UsageError
@@ -29,11 +30,6 @@ CUT_COLS = 1 << 16
 #: Elements per row where rows have no meaning but to be cut at.
 FLAT_COLS = 1 << 12
 
-#: Range of the step's offset in 1/64 octave, and where the search begins: about 3.5 bits.
-FINEST, COARSEST = -400, 200
-START = -61
-STEPS_PER_BIT = 64
-
 
 class Treatment(Enum):
     """How a tensor is coded."""
@@ -45,11 +41,18 @@ class Treatment(Enum):
     OPAQUE = "opaque"
 
 
-def treatment(dtype: str, shape: Sequence[int], elems: int) -> Treatment:
-    """How to code a tensor: norms and biases are small, and a model is sensitive to them."""
+def treatment(dtype: str, shape: Sequence[int], elems: int, keep: bool = False) -> Treatment:
+    """How to code a tensor: norms and biases are small, and a model is sensitive to them.
+
+    Args:
+        dtype: safetensors' name.
+        shape: Dimensions.
+        elems: Their product.
+        keep: It is to be exact from the base on.
+    """
     if dtype not in PROGRESSIVE:
         return Treatment.OPAQUE
-    if len(shape) < 2 or elems < MIN_ELEMENTS:
+    if keep or len(shape) < 2 or elems < MIN_ELEMENTS:
         return Treatment.FULL
     return Treatment.PROGRESSIVE
 
@@ -100,35 +103,3 @@ def check_bits(bits: float) -> None:
     """Raise UsageError unless a base can have this many bits per weight."""
     if not BITS[0] <= bits <= BITS[1]:
         raise UsageError(f"{bits:g} bits per weight", hint=f"Choose from {BITS[0]} to {BITS[1]}")
-
-
-def find_offset(measure: Callable[[int], tuple[int, int]], bits: float) -> int:
-    """The finest base step that stays within the bits per weight.
-
-    Args:
-        measure: Tells for an offset how many bits how many weights take. More for lower offsets.
-        bits: Most bits per weight.
-
-    Returns:
-        Offset of the rows' scales in 1/64 octave; the coarsest one if none is within.
-    """
-    target = round(bits * 1000)
-    low, high = FINEST - 1, COARSEST  # too fine, coarse enough
-    guess = START
-    for turn in range(64):
-        if high - low <= 1:
-            break
-        # An octave is a bit, nearly: a few guesses by that, then halving.
-        at = min(max(guess, low + 1), high - 1) if turn < 6 else (low + high) // 2
-        used, weights = measure(at)
-        spare = target * weights - 1000 * used  # thousandths of bits, over all weights
-        steps = abs(spare) * STEPS_PER_BIT // (1000 * max(1, weights))
-        if spare >= 0:
-            high = at
-            if steps == 0:
-                break  # the next finer step would be too much
-            guess = at - steps
-        else:
-            low = at
-            guess = at + steps + 1
-    return high

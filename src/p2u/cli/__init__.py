@@ -56,6 +56,24 @@ def _seconds(text: str) -> float:
         raise UsageError(f"{text!r} is not a time", hint="Write it like 2s or 500ms") from None
 
 
+def _own_bits(texts: list[str]) -> dict[str, float]:
+    """Globs and bits of ``encoder.*=5``."""
+    out: dict[str, float] = {}
+    for text in texts:
+        pattern, _, bits = text.rpartition("=")
+        try:
+            # The last one of equal patterns counts, in its own place.
+            out.pop(pattern, None)
+            out[pattern] = float(bits)
+        except ValueError:
+            pattern = ""
+        if not pattern:
+            raise UsageError(
+                f"{text!r} is not a pattern and bits", hint="Write it like 'encoder.layer.0.*=5'"
+            )
+    return out
+
+
 def _version(wanted: bool) -> None:
     if wanted:
         from importlib.metadata import PackageNotFoundError, version
@@ -78,14 +96,16 @@ def _root(
 
 @app.command(
     epilog="Examples:\n\n  p2u pack model.safetensors model.p2u\n\n"
-    "  p2u pack ./MiniLM ./MiniLM.p2u --bits 4 --levels base,exact --blob-size 100MiB"
+    "  p2u pack ./MiniLM ./MiniLM.p2u --bits 4 --levels base,exact --blob-size 100MiB\n\n"
+    "  p2u pack ./MiniLM ./MiniLM.p2u --budget 5MB --keep 'pooler.*'\n\n"
+    "  p2u pack ./MiniLM ./MiniLM.p2u --base-ratio 0.2 --set 'encoder.layer.0.*=5'\n\n"
+    "  p2u pack ./MiniLM ./MiniLM.p2u --bits 3 --sensitivity minilm.json"
 )
 def pack(
     src: Annotated[
         Path, typer.Argument(help="A model file (.safetensors, .onnx ...) or directory.")
     ],
     dst: Annotated[Path, typer.Argument(help="The package: a directory of static files.")],
-    bits: Annotated[float, typer.Option(help="Average bits per weight of the base.")] = 3.5,
     calibration: Annotated[
         Optional[Path],  # noqa: UP045 - typer reads this on 3.10, too
         typer.Option(help="What p2u.torch.calibrate wrote: a better base of the same size."),
@@ -93,6 +113,35 @@ def pack(
     thrift: Annotated[
         float, typer.Option(help="With a calibration: more means a smaller exact state. 0 to 16.")
     ] = 0.2,
+    bits: Annotated[
+        Optional[float],  # noqa: UP045
+        typer.Option(help="Average bits per weight of the base, 1 to 6.", show_default="3.5"),
+    ] = None,
+    budget: Annotated[
+        Optional[str],  # noqa: UP045
+        typer.Option(metavar="SIZE", help="Instead: most bytes to fetch for the base: 5MB."),
+    ] = None,
+    base_ratio: Annotated[
+        Optional[float],  # noqa: UP045
+        typer.Option(metavar="PART", help="Instead: the same as a part of the model: 0.12."),
+    ] = None,
+    own_bits: Annotated[
+        Optional[list[str]],  # noqa: UP045
+        typer.Option(
+            "--set",
+            metavar="GLOB=BITS",
+            help="Bits per weight of these tensors; --bits is the average of the others. May be "
+            "repeated, the last one that matches counts.",
+        ),
+    ] = None,
+    keep: Annotated[
+        Optional[list[str]],  # noqa: UP045
+        typer.Option(metavar="GLOB", help="Tensors that are exact in the base; may be repeated."),
+    ] = None,
+    sensitivity: Annotated[
+        Optional[Path],  # noqa: UP045
+        typer.Option(metavar="FILE", help="What p2u.torch.sensitivity measured."),
+    ] = None,
     levels: Annotated[str, typer.Option(help="States, from base to exact.")] = "base,8bit,exact",
     jobs: Jobs = None,
     blob_size: Annotated[str, typer.Option(help="Most bytes of one blob.")] = "24MiB",
@@ -105,8 +154,10 @@ def pack(
     names = [name.strip() for name in levels.split(",")]
     with show.phases(quiet) as progress:
         report = pack_model(
-            src, dst, bits=bits, calibration=calibration, thrift=thrift, levels=names,
-            jobs=jobs, blob_size=_size(blob_size), progress=progress,
+            src, dst, bits=bits, budget=_size(budget) if budget else None, base_ratio=base_ratio,
+            own_bits=_own_bits(own_bits or []), keep=keep or (), sensitivity=sensitivity,
+            calibration=calibration, thrift=thrift, levels=names, jobs=jobs,
+            blob_size=_size(blob_size), progress=progress,
         )  # fmt: skip
     if not quiet:
         show.packed(report, dst)

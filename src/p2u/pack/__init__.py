@@ -7,11 +7,13 @@ was written and compare it with the source, publish by rename. Memory holds a fe
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
-from p2u.errors import UsageError
+from p2u.allocation import Recipe, parse_damage, quantise
+from p2u.errors import DiskError, UsageError
 from p2u.manifest import MAX_NAME, Manifest, is_text
 
 __all__ = ["PackProgress", "PackReport", "StateRow", "pack"]
@@ -64,22 +66,28 @@ class PackReport:
         manifest: The package's manifest, as written.
         source_bytes: Size of all files of the model.
         states: From base to exact.
-        offset: The base step's offset that was chosen, in 1/64 octave.
+        offsets: How coarse each tensor with levels is in the base: its step is
+            ``2 ** (offset / 64)`` times the root mean square of a row, about.
     """
 
     manifest: Manifest
     source_bytes: int
     states: tuple[StateRow, ...]
-    offset: int
+    offsets: dict[str, int]
 
 
 def pack(
     src: str | Path,
     dst: str | Path,
     *,
-    bits: float = 3.5,
     calibration: str | Path | None = None,
     thrift: float = 0.2,
+    bits: float | None = None,
+    budget: int | None = None,
+    base_ratio: float | None = None,
+    own_bits: Mapping[str, float] | None = None,
+    keep: Sequence[str] = (),
+    sensitivity: str | Path | Mapping[str, Any] | None = None,
     levels: Sequence[str] = ("base", "8bit", "exact"),
     jobs: int | None = None,
     blob_size: int = BLOB_SIZE,
@@ -91,11 +99,17 @@ def pack(
     Args:
         src: A model file (``.safetensors``, ``.onnx``, ``.gguf``), or a model directory.
         dst: The package's directory: new, empty, or a package, which is replaced.
-        bits: Bits per weight of the base, about; 1 to 6.
         calibration: The file that `p2u.torch.calibrate` wrote: the base's errors then make good
             each other at the outputs of the layers, at a price for the exact state.
         thrift: With a calibration, the dial between the two: a weight leaves its own bin only for
             a value more than this part of a step beyond the bin's edge; 0 gives the best base.
+        bits: Average bits per weight of the base, about; 1 to 6, by default 3.5.
+        budget: Instead: most bytes of the base state, all that there is to fetch for it.
+        base_ratio: Instead: the same as a fraction of the model's bytes.
+        own_bits: Bits per weight of the tensors whose names match a glob; the last one that matches
+            counts, and `bits` is the average of the other tensors.
+        keep: Globs of tensors that are exact from the base on.
+        sensitivity: What `p2u.torch.sensitivity` measured, or the file that it wrote.
         levels: Labels of the states, from ``base`` to ``exact``.
         jobs: Threads; all processors by default. The package does not depend on it.
         blob_size: Most bytes per blob; a chunk that is larger still gets a blob of its own.
@@ -103,7 +117,8 @@ def pack(
         progress: Called now and then from the calling thread; what it raises ends packing.
 
     Raises:
-        UsageError: An argument is not valid, or ``dst`` holds something else.
+        UsageError: An argument is not valid, ``dst`` holds something else, or no base can be as
+            small as the budget.
         FormatError: ``src`` is not a model, or its file names cannot be kept.
         DiskError: Something could not be read or written.
         IntegrityError: ``src`` changed meanwhile, or what was written does not decode to it.
@@ -118,8 +133,16 @@ def pack(
         raise UsageError(f"a name must be text of at most {MAX_NAME} characters")
     from p2u.pack.run import Packer, Settings  # loads the core
 
+    recipe = Recipe(
+        None if bits is None else float(bits),
+        budget,
+        base_ratio,
+        tuple((own_bits or {}).items()),
+        tuple(keep),
+        _damage(sensitivity),
+    )
     settings = Settings(
-        float(bits),
+        recipe,
         tuple(levels),
         jobs or _processors(),
         blob_size,
@@ -129,6 +152,18 @@ def pack(
         float(thrift),
     )
     return Packer(os.fspath(src), os.fspath(dst), settings).run()
+
+
+def _damage(given: str | Path | Mapping[str, Any] | None) -> dict[str, int]:
+    if given is None:
+        return {}
+    if isinstance(given, Mapping):
+        return quantise(given.get("tensors"))
+    try:
+        data = Path(given).read_bytes()
+    except OSError as error:
+        raise DiskError(f"cannot read: {error.strerror or error}", file=str(given)) from error
+    return parse_damage(data, str(given))
 
 
 def _processors() -> int:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 
 from p2u.formats import Model, forward_key
@@ -20,6 +20,19 @@ FIELD = 4
 #: Bytes between two tensors that get a chunk of their own, and most bytes of those that do not
 #: in one chunk: a file may have thousands of short ones.
 SMALL_GAP, GAPS = 64 << 10, 1 << 20
+
+
+@dataclass(frozen=True, slots=True)
+class Grade:
+    """How a tensor is coded; only tensors of one grade share a chunk.
+
+    Attributes:
+        how: Whether and where it has levels.
+        band: How coarse it is, roughly: unlike tensors would spoil each other's tables.
+    """
+
+    how: Treatment
+    band: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -64,23 +77,35 @@ class Job:
         return out
 
 
-def make_layout(model: Model) -> Layout:
-    """The tensors of a model with their rows, sorted as a layout is."""
+def make_layout(model: Model, kept: Callable[[str], bool]) -> Layout:
+    """The tensors of a model with their rows, sorted as a layout is.
+
+    Args:
+        model: The model.
+        kept: Whether a tensor of this name is exact from the base on.
+    """
     tensors = [
-        _tensor(span, number) for number, file in enumerate(model.files) for span in file.spans
+        _tensor(span, number, kept(span.name))
+        for number, file in enumerate(model.files)
+        for span in file.spans
     ]
     return Layout(tuple(sorted(tensors, key=lambda t: (t.file, t.offset, t.length))))
 
 
-def _tensor(span: TensorSpan, file: int) -> Tensor:
+def _tensor(span: TensorSpan, file: int, keep: bool) -> Tensor:
     item = item_size(span.dtype, span.shape, span.length)
     elems = span.length // item
-    cols = row_length(span.shape, elems, treatment(span.dtype, span.shape, elems))
+    cols = row_length(span.shape, elems, treatment(span.dtype, span.shape, elems, keep))
     return Tensor(span.name, span.dtype, span.shape, file, span.offset, span.length, cols, item)
 
 
-def cut(model: Model, layout: Layout) -> list[Job]:
+def cut(model: Model, layout: Layout, grades: Sequence[Grade]) -> list[Job]:
     """All chunks of the base update; those of the refinements are cut alike.
+
+    Args:
+        model: The model.
+        layout: Its tensors.
+        grades: How each of them is coded.
 
     First the bytes between the tensors and the small files, then norms, biases and other small
     tensors, then the rest in the order of a forward pass, large carried files at the end. The
@@ -94,13 +119,13 @@ def cut(model: Model, layout: Layout) -> list[Job]:
         (n for n, t in enumerate(layout.tensors) if t.length),
         key=lambda n: (forward_key(layout.tensors[n].name), n),
     )
-    first: list[tuple[int, Tensor, Treatment]] = []
-    rest: list[tuple[int, Tensor, Treatment]] = []
+    first: list[tuple[int, Tensor, Grade]] = []
+    rest: list[tuple[int, Tensor, Grade]] = []
     for number in order:
         t = layout.tensors[number]
-        how = treatment(t.dtype, t.shape, t.elems)
-        early = how is Treatment.FULL or (how is Treatment.OPAQUE and t.length <= SMALL_OPAQUE)
-        (first if early else rest).append((number, t, how))
+        plain = treatment(t.dtype, t.shape, t.elems)
+        early = plain is Treatment.FULL or (plain is Treatment.OPAQUE and t.length <= SMALL_OPAQUE)
+        (first if early else rest).append((number, t, grades[number]))
     return [*small, *_group(first), *_group(rest), *large]
 
 
@@ -112,16 +137,17 @@ class _Group:
         self.elems = 0
 
 
-def _group(tensors: Iterable[tuple[int, Tensor, Treatment]]) -> Iterator[Job]:
+def _group(tensors: Iterable[tuple[int, Tensor, Grade]]) -> Iterator[Job]:
     """Chunks of tensors: large ones cut, small ones of a kind together, none later than before."""
     # In the order of their first tensors.
     done: list[tuple[Tensor, Treatment, int | _Group]] = []
-    latest: dict[tuple[str, int, Treatment], _Group] = {}
-    for number, t, how in tensors:
+    latest: dict[tuple[str, int, Grade], _Group] = {}
+    for number, t, grade in tensors:
+        how = grade.how
         if t.elems > CHUNK_ELEMENTS:
             done.append((t, how, number))
             continue
-        kind = (t.dtype, t.item, how)
+        kind = (t.dtype, t.item, grade)
         group = latest.get(kind)
         if group is None or group.elems + t.elems > CHUNK_ELEMENTS:
             group = latest[kind] = _Group()

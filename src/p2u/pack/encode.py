@@ -90,7 +90,7 @@ class Encoder:
         layout: Its tensors.
         checks: Its checksums.
         halvings: Of each level behind the base.
-        offset: Of the base's step.
+        offsets: Of each tensor's base step.
         guide: What to know for other codes than each weight's nearest.
     """
 
@@ -100,14 +100,14 @@ class Encoder:
         layout: Layout,
         checks: Checks,
         halvings: Sequence[int],
-        offset: int,
+        offsets: Sequence[int],
         guide: Guide | None = None,
     ) -> None:
         self._source = source
         self._layout = layout
         self._checks = checks
         self._halvings = tuple(halvings)
-        self._offset = offset
+        self._offsets = offsets
         self._rounding = Rounding(guide, source, layout, self._tensor_scales) if guide else None
         self._scratch = Scratch()
 
@@ -132,8 +132,24 @@ class Encoder:
             coded = replace(coded, sums=self._sums(job, data, coded.payloads, parts))
         return coded
 
+    def base_size(self, job: Job) -> int:
+        """Bytes of the base's payload; of a progressive chunk with each weight's nearest code.
+
+        Raises:
+            DiskError, IntegrityError: The source cannot be read.
+        """
+        data = read_job(self._source, self._layout, job, self._scratch)
+        if not job.progressive:
+            return len(self._encode(job, data).payloads[0].data)
+        segments = buffers(self._layout, job, data)
+        return len(core.encode(job.dtype, segments, self._scales(job, segments), []).payloads[0])
+
     def _tensor_scales(self, tensor: int, rows: core.Segment) -> bytes:
-        return core.row_scales(self._layout.tensors[tensor].dtype, self._offset, [rows])
+        return core.row_scales(self._layout.tensors[tensor].dtype, self._offsets[tensor], [rows])
+
+    def _scales(self, job: Job, segments: Sequence[core.Segment]) -> bytes:
+        pairs = zip(job.segments, segments, strict=True)
+        return b"".join(self._tensor_scales(seg.tensor, segment) for seg, segment in pairs)
 
     def _sums(
         self, job: Job, data: memoryview, payloads: Sequence[Payload], parts: list[Part]
@@ -159,7 +175,7 @@ class Encoder:
         segments = buffers(self._layout, job, data)
         if job.how is Treatment.OPAQUE:
             return _coded(core.encode_opaque(job.item, segments).payloads)
-        scales = core.row_scales(job.dtype, self._offset, segments)
+        scales = self._scales(job, segments)
         full = job.how is Treatment.FULL
         codes = self._rounding.codes(job, segments, scales) if self._rounding else None
         levels = [0] if full else self._halvings

@@ -83,6 +83,16 @@ class Workplace:
     def __exit__(self, *_: object) -> None:
         shutil.rmtree(self.path, ignore_errors=True)
 
+    def clear(self) -> None:
+        """Remove what was written so far.
+
+        Raises:
+            DiskError: It cannot be removed.
+        """
+        with disk_errors(str(self.path), "write"):
+            for path in self.path.iterdir():
+                path.unlink()
+
     def publish(self) -> None:
         """Move the package to its place; an older package gives way.
 

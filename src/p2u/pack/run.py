@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from importlib import metadata
 from pathlib import Path
 
+from p2u.allocation import Recipe
 from p2u.errors import UsageError
 from p2u.formats import scan_model
 from p2u.index import Chunk, encode_index
@@ -28,6 +29,7 @@ from p2u.manifest import (
     state_digest,
 )
 from p2u.pack import PackProgress, PackReport, StateRow
+from p2u.pack.allocate import Allocation, Fitter, Levels
 from p2u.pack.blobs import BlobWriter, write_file
 from p2u.pack.checks import Checks
 from p2u.pack.cut import Job, cut, make_layout
@@ -35,10 +37,9 @@ from p2u.pack.encode import Coded, Encoder, encode_pieces
 from p2u.pack.pool import in_order
 from p2u.pack.publish import Workplace, check_target
 from p2u.pack.rounding import Guide
-from p2u.pack.sample import Sample
 from p2u.pack.source import Source
 from p2u.pack.verify import Made, Verifier
-from p2u.recipe import HALVINGS, START, check_bits, check_levels, find_offset
+from p2u.recipe import HALVINGS, Treatment, check_levels
 
 #: Memory for chunks under way, in bytes, beside twice the largest tensor.
 BUDGET = 96 << 20
@@ -49,7 +50,7 @@ FIRST_VERSION = "v1"
 class Settings:
     """See `p2u.pack.pack`."""
 
-    bits: float
+    recipe: Recipe
     levels: tuple[str, ...]
     jobs: int
     blob_size: int
@@ -93,6 +94,10 @@ class _Sums:
         return round(self.bits[state] / self.weights, 3) if self.weights else 0.0
 
 
+#: The chunks, the blobs of each update, and what the progressive tensors add up to.
+_Written = tuple[list[Made], list[BlobWriter], _Sums]
+
+
 class Packer:
     """One run; see `p2u.pack.pack`."""
 
@@ -100,26 +105,26 @@ class Packer:
         self._src = src
         self._settings = settings
         self._labels = check_levels(settings.levels)
-        check_bits(settings.bits)
         self._model = scan_model(src)
         check_paths([file.path for file in self._model.files])
         # Of the file, not of its folder: a package may lie beside the file it is made of.
         self._target = check_target(dst, src)
         self._source = Source(self._model)
-        self._layout = make_layout(self._model)
+        self._layout = make_layout(self._model, settings.recipe.kept)
         self._guide = None
         if settings.calibration is not None:
             self._guide = Guide(settings.calibration, settings.thrift, self._layout)
-        self._jobs = cut(self._model, self._layout)
+        self._allocation = Allocation(self._layout, settings.recipe)
+        self._jobs = cut(self._model, self._layout, self._allocation.grades)
         self._total = sum(file.size for file in self._model.files)
         largest = max((t.length for t in self._layout.tensors), default=0)
         self._budget = 2 * largest + BUDGET
 
     def run(self) -> PackReport:
         """Pack."""
-        offset = self._offset()
+        levels = self._sampled()
         with Workplace(self._target) as place:
-            made, blobs, sums = self._encode(place.path, offset)
+            levels, (made, blobs, sums) = self._fitted(place, levels)
             digests = Verifier(
                 place.path,
                 self._source,
@@ -138,28 +143,56 @@ class Packer:
             write_file(place.path / KEY, data)
             place.publish()
             self._tell("publish", self._total)
-        return self._report(manifest, offset)
+        return self._report(manifest, levels)
 
     def _tell(self, phase: str, done: int) -> None:
         if self._settings.progress:
             self._settings.progress(PackProgress(phase, done, self._total))
 
-    def _offset(self) -> int:
+    def _sampled(self) -> Levels:
         self._tell("measure", 0)
-        sample = Sample(self._source, self._layout, self._jobs)
-        if not sample:
-            return START
-        offset = find_offset(
-            lambda at: sample.measure(at, self._settings.jobs), self._settings.bits
+        levels = self._allocation.sampled(
+            self._source, self._layout, self._jobs, self._settings.jobs
         )
         self._tell("measure", self._total)
-        return offset
+        return levels
 
-    def _encode(self, folder: Path, offset: int) -> tuple[list[Made], list[BlobWriter], _Sums]:
-        """Write all blobs."""
+    def _fitted(self, place: Workplace, levels: Levels) -> tuple[Levels, _Written]:
+        """Write all blobs, the base's within the budget if there is one."""
+        recipe = self._settings.recipe
+        budget = recipe.budget
+        if recipe.ratio is not None:
+            budget = int(recipe.ratio * self._total)
+        if budget is None:
+            return levels, self._encode(place.path, levels.offsets())
+        layout_size = len(self._layout.to_bytes())
+        fitter = Fitter(
+            levels, self._jobs, self._encoder, self._settings.jobs, self._budget, layout_size
+        )
+        more = 0
+        while True:
+            levels = fitter.fit(budget, more)
+            written = self._encode(place.path, levels.offsets())
+            made, writers, _ = written
+            index = len(encode_index([m.chunks[0] for m in made]))
+            size = layout_size + index + sum(blob.size for blob in writers[0].blobs)
+            if size <= budget:
+                return levels, written
+            # What only a whole run shows: checksums, fed-back codes, chunks that went opaque.
+            more = max(more + 1, size - fitter.size(levels.free))
+            place.clear()
+
+    def _encoder(self, offsets: list[int], checks: Checks | None = None) -> Encoder:
+        """One for the package; without checks, one to measure with."""
         halvings = [HALVINGS[label] for label in self._labels[1:]]
+        if checks is None:
+            return Encoder(self._source, self._layout, Checks((), self._layout), halvings, offsets)
+        return Encoder(self._source, self._layout, checks, halvings, offsets, self._guide)
+
+    def _encode(self, folder: Path, offsets: list[int]) -> _Written:
+        """Write all blobs."""
         checks = Checks(self._model.files, self._layout)
-        encoder = Encoder(self._source, self._layout, checks, halvings, offset, self._guide)
+        encoder = self._encoder(offsets, checks)
         writers = [BlobWriter(folder, label, self._settings.blob_size) for label in self._labels]
         sums = _Sums(len(self._labels))
         made: list[Made] = []
@@ -238,12 +271,19 @@ class Packer:
             name = path.stem if path.is_file() else path.name
         return Manifest(name, files, layout, tuple(states), tuple(updates), _generator())
 
-    def _report(self, manifest: Manifest, offset: int) -> PackReport:
+    def _report(self, manifest: Manifest, levels: Levels) -> PackReport:
         rows = tuple(
             StateRow(s.label, s.bytes, s.bytes / self._total, s.bits, s.snr_db)
             for s in manifest.states
         )
-        return PackReport(manifest, self._total, rows, offset)
+        offsets = {
+            t.name: offset
+            for t, grade, offset in zip(
+                self._layout.tensors, self._allocation.grades, levels.offsets(), strict=True
+            )
+            if grade.how is Treatment.PROGRESSIVE
+        }
+        return PackReport(manifest, self._total, rows, offsets)
 
 
 def _write(folder: Path, key: str, data: bytes) -> Object:

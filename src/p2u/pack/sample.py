@@ -1,86 +1,120 @@
-"""How many bits per weight a base step gives, measured on some rows of every tensor."""
+"""How many bits per weight the base takes, measured on some blocks of a model."""
 
 from __future__ import annotations
 
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 
 from p2u import core
-from p2u.layout import Layout, Tensor
-from p2u.pack.cut import CHUNK_ELEMENTS, Job
+from p2u.index import Seg
+from p2u.layout import Layout
+from p2u.pack.cut import Grade, Job
 from p2u.pack.source import Source
 
-#: Weights in the sample, about; each tensor's part is that of its weights.
-SAMPLE = 1 << 20
-#: Elements per read, at least: opening a file has its price.
-RUN = 1 << 12
+#: Weights in the sample, about: smaller models are measured whole.
+SAMPLE = 1 << 22
+#: Weights per block: enough for tables and columns' classes to be as in a chunk.
+BLOCK = 1 << 17
+#: Rows of a block, at least: fewer have no classes of columns.
+ROWS = 256
 
 
-@dataclass(slots=True)
-class _Part:
-    """Sampled rows of one dtype, coded as one chunk."""
+@dataclass(frozen=True, slots=True)
+class _Block:
+    """Rows that are coded together, and how many weights they stand for."""
 
     dtype: str
-    segments: list[core.Segment] = field(default_factory=list)
-    elems: int = 0
+    tensors: tuple[int, ...]
+    segments: tuple[core.Segment, ...]
+    weights: int
+    stands_for: int
 
 
 class Sample:
-    """Rows of all progressive tensors.
+    """Evenly spread blocks of some progressive tensors, of each grade at least one.
 
     Args:
         source: The model.
         layout: Its tensors.
-        jobs: Its chunks; progressive ones are looked at.
+        jobs: Its chunks.
+        grades: How each tensor is coded.
+        numbers: The tensors to look at.
 
     Raises:
         DiskError, IntegrityError: The source cannot be read.
     """
 
-    def __init__(self, source: Source, layout: Layout, jobs: list[Job]) -> None:
-        self._parts: list[_Part] = []
-        latest: dict[str, _Part] = {}
-        total = sum(job.elems for job in jobs if job.progressive)
+    def __init__(
+        self,
+        source: Source,
+        layout: Layout,
+        jobs: Sequence[Job],
+        grades: Sequence[Grade],
+        numbers: Collection[int],
+    ) -> None:
+        self.weights = sum(layout.tensors[n].elems for n in numbers)
+        strata: dict[tuple[str, Grade], list[tuple[Seg, ...]]] = {}
         for job in jobs:
-            for seg in job.segments if job.progressive else ():
-                t = layout.tensors[seg.tensor]
-                segment = _read(source, t, seg.first_row, seg.rows, total)
-                part = latest.get(t.dtype)
-                if part is None or part.elems + segment.elems > CHUNK_ELEMENTS:
-                    part = latest[t.dtype] = _Part(t.dtype)
-                    self._parts.append(part)
-                part.segments.append(segment)
-                part.elems += segment.elems
+            if job.progressive and job.segments[0].tensor in numbers:
+                kind = job.dtype, grades[job.segments[0].tensor]
+                strata.setdefault(kind, []).extend(_blocks(layout, job))
+        self._blocks: list[_Block] = []
+        for (dtype, _), blocks in strata.items():
+            count = -(-len(blocks) * SAMPLE // max(SAMPLE, self.weights))
+            chosen = [blocks[len(blocks) * (2 * k + 1) // (2 * count)] for k in range(count)]
+            whole, part = _weights(layout, blocks), _weights(layout, chosen)
+            for segs in chosen:
+                weights = _weights(layout, [segs])
+                read = tuple(_read(source, layout, seg) for seg in segs)
+                numbers_ = tuple(seg.tensor for seg in segs)
+                self._blocks.append(_Block(dtype, numbers_, read, weights, whole * weights // part))
 
-    def __bool__(self) -> bool:
-        return bool(self._parts)
+    def measure(self, offsets: Mapping[int, int], threads: int) -> int:
+        """Bits of all these tensors' base with these offsets of their steps, about."""
 
-    def measure(self, offset: int, threads: int) -> tuple[int, int]:
-        """Bits and weights of the sample's base with this offset of the step."""
+        def bits(block: _Block) -> int:
+            scales = b"".join(
+                core.row_scales(block.dtype, offsets[tensor], [segment])
+                for tensor, segment in zip(block.tensors, block.segments, strict=True)
+            )
+            payload = core.encode(block.dtype, block.segments, scales, []).payloads[0]
+            return 8 * len(payload) * block.stands_for // block.weights
 
-        def size(part: _Part) -> int:
-            scales = core.row_scales(part.dtype, offset, part.segments)
-            return len(core.encode(part.dtype, part.segments, scales, []).payloads[0])
-
-        weights = sum(part.elems for part in self._parts)
-        if threads == 1 or len(self._parts) == 1:
-            return 8 * sum(map(size, self._parts)), weights
+        if threads == 1 or len(self._blocks) == 1:
+            return sum(map(bits, self._blocks))
         with ThreadPoolExecutor(threads) as pool:
-            return 8 * sum(pool.map(size, self._parts)), weights
+            return sum(pool.map(bits, self._blocks))
 
 
-def _read(source: Source, t: Tensor, first: int, rows: int, total: int) -> core.Segment:
-    """Evenly spread rows out of ``rows``, as many as are this part's of the sample."""
-    count = min(rows, -(-rows * SAMPLE // max(total, SAMPLE)))
-    run = min(count, -(-RUN // t.cols))  # rows that are read at once
-    runs = -(-count // run)
-    if 2 * count >= rows:
-        run, runs = rows, 1
-    out = bytearray()
-    elems = 0
-    for k in range(runs):
-        row = first + (rows - run) * (2 * k + 1) // (2 * runs)
-        begin, length = t.span(row, run)
-        out += source.read(t.file, t.offset + begin * t.item, length * t.item)
-        elems += length
-    return core.Segment(out, elems, t.cols)
+def _blocks(layout: Layout, job: Job) -> Iterator[tuple[Seg, ...]]:
+    """The rows of a chunk in blocks: parts of large tensors, small tensors together."""
+    group: list[Seg] = []
+    weights = 0
+    for seg in job.segments:
+        t = layout.tensors[seg.tensor]
+        most = max(ROWS, BLOCK // t.cols)
+        count = -(-seg.rows // most)
+        for k in range(count):
+            first, stop = seg.rows * k // count, seg.rows * (k + 1) // count
+            group.append(Seg(seg.tensor, seg.first_row + first, stop - first))
+            weights += (stop - first) * t.cols
+            if weights >= BLOCK // 2:
+                yield tuple(group)
+                group, weights = [], 0
+    if group:
+        yield tuple(group)
+
+
+def _weights(layout: Layout, blocks: Sequence[tuple[Seg, ...]]) -> int:
+    return sum(
+        layout.tensors[seg.tensor].span(seg.first_row, seg.rows)[1] for b in blocks for seg in b
+    )
+
+
+def _read(source: Source, layout: Layout, seg: Seg) -> core.Segment:
+    t = layout.tensors[seg.tensor]
+    begin, elems = t.span(seg.first_row, seg.rows)
+    return core.Segment(
+        source.read(t.file, t.offset + begin * t.item, elems * t.item), elems, t.cols
+    )

@@ -10,8 +10,9 @@ if TYPE_CHECKING:
     from p2u.runtime.torch.calibrate import calibrate
     from p2u.runtime.torch.load import load, replica
     from p2u.runtime.torch.pretrained import from_pretrained
+    from p2u.runtime.torch.sensitivity import sensitivity
 
-__all__ = ["calibrate", "from_pretrained", "load", "replica"]
+__all__ = ["calibrate", "from_pretrained", "load", "replica", "sensitivity"]
 
 make_lazy(
     __name__,
@@ -20,5 +21,6 @@ make_lazy(
         "from_pretrained": ("p2u.runtime.torch.pretrained", "from_pretrained"),
         "load": ("p2u.runtime.torch.load", "load"),
         "replica": ("p2u.runtime.torch.load", "replica"),
+        "sensitivity": ("p2u.runtime.torch.sensitivity", "sensitivity"),
     },
 )

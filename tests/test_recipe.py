@@ -1,0 +1,338 @@
+"""Recipes: the base has the size that was asked for, and each tensor the part that it should."""
+
+from __future__ import annotations
+
+import json
+import math
+import struct
+import tempfile
+from collections.abc import Mapping
+from fractions import Fraction
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from kit import write_safetensors
+
+from p2u.allocation import (
+    COARSEST,
+    FINE,
+    FINEST,
+    Recipe,
+    Shares,
+    coarsest,
+    find_level,
+    log2_64,
+    parse_damage,
+    quantise,
+)
+from p2u.errors import FormatError, P2UError, UsageError
+from p2u.index import parse_index
+from p2u.layout import parse_layout
+from p2u.manifest import parse_manifest
+from p2u.pack import PackReport, pack
+from p2u.replica import load
+
+SHAPES = {
+    "embed.weight": (3000, 64),
+    "layers.0.attn.weight": (96, 96),
+    "layers.0.mlp.weight": (256, 96),
+    "layers.1.attn.weight": (96, 96),
+    "layers.1.mlp.weight": (256, 96),
+    "head.weight": (40, 96),
+    "head.bias": (40,),
+}
+
+
+def weights(shape: tuple[int, ...], seed: int) -> bytes:
+    """Normal weights; each row has a size of its own, as in models that were trained."""
+    rng = np.random.default_rng(seed)
+    values = rng.standard_normal(shape) * 0.05
+    if len(shape) > 1:
+        values *= np.exp(0.5 * rng.standard_normal((shape[0], 1)))
+    return values.astype("<f4").tobytes()
+
+
+@pytest.fixture(scope="module")
+def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    root = tmp_path_factory.mktemp("recipe") / "model"
+    root.mkdir()
+    write_safetensors(
+        root / "model.safetensors",
+        [
+            (name, "F32", shape, weights(shape, seed))
+            for seed, (name, shape) in enumerate(SHAPES.items())
+        ],
+    )
+    (root / "config.json").write_text(json.dumps({"hidden": 96}))
+    return root
+
+
+def error(package: Path, name: str) -> float:
+    """Squared error of a tensor of the base, relative to its squares."""
+    base, exact = (load(package, state=s)[name].astype(np.float64) for s in ("base", "exact"))
+    return float(((base - exact) ** 2).sum() / (exact**2).sum())
+
+
+def base_bytes(package: Path) -> int:
+    """Bytes of the base state, by the files that are there."""
+    manifest = parse_manifest((package / "p2u.json").read_bytes())
+    update = manifest.updates[0]
+    keys = [manifest.layout.key, update.index.key, *(b.key for b in update.blobs)]
+    return sum((package / key).stat().st_size for key in keys)
+
+
+# ---------------------------------------------------------------- the numbers
+
+
+@given(st.floats(1e-300, 1e300))
+def test_logarithms_are_exact(value: float) -> None:
+    found = log2_64(value)
+    exact = Fraction(value) ** 64
+    assert Fraction(2) ** found <= exact < Fraction(2) ** (found + 1)
+
+
+@given(
+    st.lists(st.tuples(st.integers(1, 10**9), st.none() | st.integers(-5000, 5000)), min_size=1),
+    st.integers(-40000, 40000),
+)
+def test_shares(tensors: list[tuple[int, int | None]], level: int) -> None:
+    sizes, damage = [n for n, _ in tensors], [d for _, d in tensors]
+    shares = Shares.of(sizes, damage)
+    mean = sum(n * s for n, s in zip(sizes, shares.shares, strict=True)) / sum(sizes)
+    assert 0 <= mean < 1
+    offsets = shares.offsets(level)
+    assert all(FINEST <= offset <= COARSEST for offset in offsets)
+    coarser = shares.offsets(level + FINE)
+    assert all(
+        b == min(a + 1, COARSEST) or a == FINEST for a, b in zip(offsets, coarser, strict=True)
+    )
+
+
+def test_shares_are_those_of_equal_slopes() -> None:
+    # Four times as many weights: an octave coarser. Four times the damage: half of it finer.
+    assert Shares.of([1000, 4000], [None, None]).shares == (-51, 13)
+    first, second = Shares.of([1000, 1000], [0, 128]).shares
+    assert first - second == 32
+    # What is not known counts like the middle one.
+    shares = Shares.of([500] * 4, [-64, 0, 64, None]).shares
+    assert shares[3] == shares[1]
+
+
+@given(st.integers(50, 150), st.integers(-10000, 6000), st.integers(1, 40))
+def test_the_finest_level_within_the_bits_is_found(slope: int, at: int, jump: int) -> None:
+    weights = 1_000_000
+    asked = []
+
+    def measure(level: int) -> int:
+        asked.append(level)
+        return 3_500_000 - (level // jump * jump - at) * weights // (slope * FINE)
+
+    found = find_level(measure, 3_500_000, weights)
+    assert found is not None
+    assert measure(found) <= 3_500_000
+    assert len(asked) <= 18
+    assert measure(found - jump - 250) > 3_500_000
+
+
+def test_levels_out_of_reach() -> None:
+    assert find_level(lambda _: 10, 9, 1) is None
+    assert find_level(lambda at: 10 - (at == coarsest()), 9, 1) == coarsest()
+    everything = find_level(lambda _: 1, 3, 1)
+    assert everything is not None
+    assert Shares((0, 50)).offsets(everything) == [FINEST, FINEST]
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        {"bits": 3, "budget": 1000},
+        {"budget": 1000, "ratio": 0.5},
+        {"budget": 0},
+        {"ratio": 0},
+        {"ratio": 1.5},
+        {"ratio": math.nan},
+        {"own": (("a", 0.5),)},
+        {"own": (("a", math.nan),)},
+    ],
+)
+def test_arguments(arguments: dict[str, Any]) -> None:
+    with pytest.raises(UsageError):
+        Recipe(**arguments)
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "", "[", "[]", "{}", '{"format": "p2u-sensitivity", "version": 2, "tensors": {"a": 1}}',
+        *(
+            '{"format": "p2u-sensitivity", "version": 1, "tensors": ' + tensors + "}"
+            for tensors in ("[]", "{}", '{"a": "x"}', '{"a": -1}', '{"a": NaN}', '{"a": 0}',
+                            '{"a": true}', '{"a": 1e999}', '{"a": null}')
+        ),
+    ],
+)  # fmt: skip
+def test_sensitivity_files_that_are_none(text: str) -> None:
+    with pytest.raises(FormatError, match=r"sens\.json"):
+        parse_damage(text.encode(), "sens.json")
+
+
+def test_no_damage_is_little_damage() -> None:
+    assert quantise({"a": 4, "b": 0, "c": 2.0}) == {"a": 128, "b": 128 - 30 * 64, "c": 64}
+
+
+# ---------------------------------------------------------------- what comes of it
+
+
+@settings(max_examples=12, deadline=None)
+@given(data=st.data())
+def test_the_base_never_exceeds_its_budget(model: Path, data: st.DataObject) -> None:
+    whole = sum(p.stat().st_size for p in model.iterdir())
+    budget = data.draw(st.integers(whole // 50, whole // 4))
+    damage = data.draw(
+        st.none() | st.fixed_dictionaries({name: st.floats(0.01, 100) for name in SHAPES})
+    )
+    sensitivity = None if damage is None else {"tensors": damage}
+    levels = data.draw(st.sampled_from([("base", "exact"), ("base", "8bit", "exact")]))
+    keep = data.draw(st.sampled_from([(), ("head.*",)]))
+    with tempfile.TemporaryDirectory() as tmp:
+        try:
+            report = pack(
+                model, Path(tmp, "p"), budget=budget, levels=levels, keep=keep,
+                sensitivity=sensitivity, jobs=1,
+            )  # fmt: skip
+        except UsageError as e:
+            assert "smallest" in str(e)
+            assert budget < whole // 12
+            return
+        assert base_bytes(Path(tmp, "p")) == report.states[0].bytes <= budget
+        # The finest of all bases may be smaller; below a bit per weight sizes jump.
+        finest = all(offset == FINEST for offset in report.offsets.values())
+        assert finest or budget < whole // 20 or report.states[0].bytes > budget - whole // 200
+
+
+def test_a_part_of_the_model(model: Path, tmp_path: Path) -> None:
+    report = pack(model, tmp_path / "p", base_ratio=0.12)
+    assert 0.118 < report.states[0].fraction <= 0.12
+
+
+def test_an_impossible_budget_says_what_is_possible(model: Path, tmp_path: Path) -> None:
+    with pytest.raises(UsageError) as raised:
+        pack(model, tmp_path / "p", budget=1000)
+    assert list(tmp_path.iterdir()) == []
+    words = str(raised.value).replace(",", "").split()
+    least = int(words[words.index("bytes", words.index("smallest")) - 1])
+    assert pack(model, tmp_path / "p", budget=least).states[0].bytes == least
+
+
+def chunk_bits(package: Path, *names: str) -> float:
+    """Bits per weight of the base's chunks that hold these tensors and no others."""
+    manifest = parse_manifest((package / "p2u.json").read_bytes())
+    layout = parse_layout((package / manifest.layout.key).read_bytes(), manifest)
+    update = manifest.updates[0]
+    chunks = parse_index((package / update.index.key).read_bytes(), update, layout, manifest)
+    tensors = {n: t for n, t in enumerate(layout.tensors) if t.name in names}
+    found = [c for c in chunks if c.segments and {s.tensor for s in c.segments} <= set(tensors)]
+    rows = sum(s.rows for c in found for s in c.segments)
+    assert rows == sum(t.rows for t in tensors.values())
+    return 8 * sum(c.length for c in found) / sum(t.elems for t in tensors.values())
+
+
+def test_tensors_with_bits_of_their_own(model: Path, tmp_path: Path) -> None:
+    plain = pack(model, tmp_path / "plain", bits=3)
+    own = {"layers.*": 2.0, "layers.1.mlp.*": 5.0}
+    report = pack(model, tmp_path / "p", bits=3, own_bits=own)
+    assert chunk_bits(tmp_path / "p", "layers.1.mlp.weight") == pytest.approx(5, abs=0.1)
+    two = [n for n in SHAPES if n.startswith("layers.") and n != "layers.1.mlp.weight"]
+    assert max(report.offsets[n] for n in two) - min(report.offsets[n] for n in two) <= 1
+    for name in two:
+        assert report.offsets[name] > plain.offsets[name]
+    assert error(tmp_path / "p", "layers.1.mlp.weight") < 0.1 * error(tmp_path / "p", two[0])
+    # The others have their bits as if these were not there.
+    assert chunk_bits(tmp_path / "p", "embed.weight", "head.weight") == pytest.approx(3, abs=0.1)
+
+
+def test_kept_tensors_are_exact_in_the_base(model: Path, tmp_path: Path) -> None:
+    pack(model, tmp_path / "p", bits=2, keep=["*.attn.weight", "head.*"])
+    base, exact = load(tmp_path / "p", state="base"), load(tmp_path / "p", state="exact")
+    for name in SHAPES:
+        kept = "attn" in name or "head" in name
+        assert (base[name].tobytes() == exact[name].tobytes()) == kept, name
+    # All of them: then there is one state, three times.
+    report = pack(model, tmp_path / "all", keep=["*"])
+    assert not report.offsets
+    assert {len(f.sha256) for f in report.manifest.files} == {1}
+
+
+def test_a_budget_without_anything_to_choose(model: Path, tmp_path: Path) -> None:
+    fixed = {"*": 4.0}
+    size = pack(model, tmp_path / "p", own_bits=fixed).states[0].bytes
+    assert pack(model, tmp_path / "q", own_bits=fixed, budget=size).states[0].bytes == size
+    with pytest.raises(UsageError, match="smallest"):
+        pack(model, tmp_path / "r", own_bits=fixed, budget=size - 1)
+
+
+def test_measured_damage_moves_bits(model: Path, tmp_path: Path) -> None:
+    plain = pack(model, tmp_path / "plain", bits=3)
+    damage = dict.fromkeys(SHAPES, 1.0) | {"layers.0.mlp.weight": 1000.0}
+    path = tmp_path / "sens.json"
+    path.write_text(json.dumps({"format": "p2u-sensitivity", "version": 1, "tensors": damage}))
+    report = pack(model, tmp_path / "p", bits=3, sensitivity=path)
+    name = "layers.0.mlp.weight"
+    assert report.offsets[name] < plain.offsets[name] - 64
+    assert report.offsets["embed.weight"] > plain.offsets["embed.weight"]
+    assert report.states[0].bits == pytest.approx(plain.states[0].bits, abs=0.1)
+
+
+def contents(report: PackReport, package: Path) -> Mapping[str, bytes]:
+    assert report.states
+    return {p.name: p.read_bytes() for p in package.iterdir()}
+
+
+def test_the_package_does_not_depend_on_the_threads(model: Path, tmp_path: Path) -> None:
+    packages = []
+    for jobs in (1, 2, 5):
+        report = pack(
+            model, tmp_path / str(jobs), budget=80_000, own_bits={"layers.0.*": 4.5},
+            keep=["head.*"], sensitivity={"tensors": dict.fromkeys(SHAPES, 0.3)}, jobs=jobs,
+            name="x",
+        )  # fmt: skip
+        packages.append(contents(report, tmp_path / str(jobs)))
+    assert packages[0] == packages[1] == packages[2]
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        ({"keep": ["layers.7.*"]}, "layers.7."),
+        ({"own_bits": {"nothing": 3}}, "nothing"),
+        ({"own_bits": {"head.bias": 3}}, "with levels"),
+        ({"sensitivity": {"tensors": {"other.weight": 1}}}, "other.weight"),
+        ({"sensitivity": "missing.json"}, "missing.json"),
+    ],
+)
+def test_what_a_recipe_says_in_vain(
+    model: Path, tmp_path: Path, arguments: dict[str, Any], words: str
+) -> None:
+    with pytest.raises(P2UError) as raised:
+        pack(model, tmp_path / "p", **arguments)
+    assert words in str(raised.value)
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_equal_rows_keep_their_place(tmp_path: Path) -> None:
+    """Weights that are all zero have no size to compare with, and need no bits."""
+    shape = (64, 64)
+    write_safetensors(
+        tmp_path / "m.safetensors",
+        [
+            ("zero", "F32", shape, bytes(4 * 4096)),
+            ("one", "F32", shape, struct.pack("<f", 1) * 4096),
+        ],
+    )
+    report = pack(tmp_path / "m.safetensors", tmp_path / "p", bits=2)
+    assert report.states[0].bits < 2
+    assert error(tmp_path / "p", "one") < 1e-3
