@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import mmap
 from collections import Counter
@@ -56,7 +57,17 @@ def numpy_dtype(name: str) -> np.dtype[Any] | None:
 
 def allocate(size: int) -> memoryview:
     """Zeroed memory whose pages exist from their first write on."""
-    return memoryview(mmap.mmap(-1, size)) if size else memoryview(bytearray())
+    if not size:
+        return memoryview(bytearray())
+    if not hasattr(mmap, "MAP_PRIVATE"):
+        return memoryview(mmap.mmap(-1, size))
+    # Python's default, memory shared with child processes, has small pages only, and the faults of
+    # all threads meet at one lock.
+    memory = mmap.mmap(-1, size, mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS)
+    if hasattr(mmap, "MADV_HUGEPAGE"):
+        with contextlib.suppress(OSError):  # kernels may be built without
+            memory.madvise(mmap.MADV_HUGEPAGE)
+    return memoryview(memory)
 
 
 class Files:
