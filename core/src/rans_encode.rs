@@ -16,18 +16,20 @@ fn lanes_log2(n: usize) -> u32 {
     }
 }
 
-/// One histogram per context, all contexts in one run.
-type Counts = [u32; 256 * MAX_CTX];
+/// Counts from one context to the next; see [`ENCODE_STRIDE`](crate::table::ENCODE_STRIDE).
+const STRIDE: usize = 272;
+/// One histogram per context.
+type Counts = [u32; STRIDE * MAX_CTX];
 
 /// Symbols of each context.
 fn count(syms: &[u8], ctx: &[u8]) -> Vec<[u32; 256]> {
     // Four histograms take turns, so that runs of a symbol do not wait for one another.
-    let mut counts = vec![[0u32; 256 * MAX_CTX]; 4];
+    let mut counts = vec![[0u32; STRIDE * MAX_CTX]; 4];
     if let [a, b, c, d] = &mut counts[..] {
         let mut index = [0u16; 64];
         for (syms, ctx) in syms.chunks(64).zip(ctx.chunks(64)) {
             for ((i, &s), &c) in index.iter_mut().zip(syms).zip(ctx) {
-                *i = u16::from(c) << 8 | u16::from(s);
+                *i = u16::from(c & (MAX_CTX as u8 - 1)) * STRIDE as u16 + u16::from(s);
             }
             let index = &index[..syms.len()];
             for i in index.chunks_exact(4) {
@@ -43,8 +45,10 @@ fn count(syms: &[u8], ctx: &[u8]) -> Vec<[u32; 256]> {
     }
     let mut sums = vec![[0; 256]; MAX_CTX];
     for counts in &counts {
-        for (sum, n) in sums.iter_mut().flatten().zip(counts) {
-            *sum += n;
+        for (sums, counts) in sums.iter_mut().zip(counts.chunks_exact(STRIDE)) {
+            for (sum, n) in sums.iter_mut().zip(counts) {
+                *sum += n;
+            }
         }
     }
     sums
@@ -52,7 +56,7 @@ fn count(syms: &[u8], ctx: &[u8]) -> Vec<[u32; 256]> {
 
 #[inline(always)]
 fn add(counts: &mut Counts, index: u16) {
-    counts[usize::from(index) & (256 * MAX_CTX - 1)] += 1;
+    counts[usize::from(index)] += 1;
 }
 
 /// The words of a stream, two bytes each, made last first: what is written grows downwards.

@@ -295,14 +295,18 @@ impl DecodeTables {
 }
 
 /// Per-symbol constants of the encoder in one word, see [`EncodeTables::new`].
-pub struct EncodeTables(Box<[[u64; 256]; MAX_CTX]>);
+pub struct EncodeTables(Box<[u64; ENCODE_STRIDE * MAX_CTX]>);
+
+/// Entries from one context to the next. Not a power of two: contexts use much the same symbols, and
+/// those of all of them should not meet in a few lines of the cache.
+pub const ENCODE_STRIDE: usize = 280;
 
 impl EncodeTables {
     /// An entry is `reciprocal | start << 32 | (freq - 1) << 44 | bias << 56 | shift << 60`, where
     /// `x / freq == ((x + bias) * reciprocal) >> (32 + shift)` for all `x < freq << 20`.
     pub fn new(freqs: &[Freqs]) -> Self {
-        let mut out = Box::new([[0; 256]; MAX_CTX]);
-        for (t, f) in out.iter_mut().zip(freqs) {
+        let mut out = Box::new([0; ENCODE_STRIDE * MAX_CTX]);
+        for (t, f) in out.chunks_exact_mut(ENCODE_STRIDE).zip(freqs) {
             let mut start = 0u32;
             for (sym, &n) in f.freq.iter().enumerate().filter(|(_, &n)| n > 0) {
                 let n = u32::from(n);
@@ -317,13 +321,13 @@ impl EncodeTables {
     /// Entry of a symbol under a context, which is looked at modulo 16.
     #[inline(always)]
     pub fn entry(&self, ctx: u8, sym: u8) -> u64 {
-        self.0[usize::from(ctx) & (MAX_CTX - 1)][usize::from(sym)]
+        self.0[(usize::from(ctx) & (MAX_CTX - 1)) * ENCODE_STRIDE + usize::from(sym)]
     }
-    /// All entries: that of `sym` under `ctx` is number `256 * ctx + sym`.
+    /// All entries: that of `sym` under `ctx` is number `ENCODE_STRIDE * ctx + sym`.
     #[inline(always)]
     #[cfg_attr(not(target_arch = "x86_64"), allow(dead_code))]
     pub fn entries(&self) -> *const u64 {
-        self.0.as_ptr() as *const u64
+        self.0.as_ptr()
     }
 }
 

@@ -2,7 +2,7 @@
 
 use crate::rans::MAX_LANES;
 use crate::rans_encode::{encode_scalar, Words};
-use crate::table::EncodeTables;
+use crate::table::{EncodeTables, ENCODE_STRIDE};
 use core::arch::x86_64::*;
 
 /// For each set of full lanes, which bytes of the lanes' words come to the end of a vector.
@@ -41,23 +41,27 @@ pub unsafe fn encode_words(
     // A store reaches 16 bytes below the last word; `Words` has a margin of more.
     assert!(words.at >= 2 * whole + 16);
     let entries = tables.entries();
+    let (zero, stride) = (_mm_setzero_si128(), _mm_set1_epi16(ENCODE_STRIDE as i16));
     let mut at = words.buf.as_mut_ptr().add(words.at);
     let mut x = [_mm256_setzero_si256(); 8];
     for (j, x) in x.iter_mut().enumerate() {
         *x = _mm256_loadu_si256(states.as_ptr().add(8 * j) as *const _);
     }
     for group in (0..whole).step_by(MAX_LANES).rev() {
-        // `256 * ctx + sym`, in the order of the symbols.
+        // Numbers of the entries, in the order of the symbols.
         let mut index = [0u16; MAX_LANES];
         for j in 0..4 {
             let load = |p: &[u8]| _mm_loadu_si128(p.as_ptr().add(group + 16 * j) as *const _);
             let (s, c) = (load(syms), _mm_and_si128(load(ctx), _mm_set1_epi8(15)));
             let to = index.as_mut_ptr().add(16 * j);
-            _mm_storeu_si128(to as *mut _, _mm_unpacklo_epi8(s, c));
-            _mm_storeu_si128(to.add(8) as *mut _, _mm_unpackhi_epi8(s, c));
+            let number = |s, c| _mm_add_epi16(s, _mm_mullo_epi16(c, stride));
+            let low = number(_mm_unpacklo_epi8(s, zero), _mm_unpacklo_epi8(c, zero));
+            let high = number(_mm_unpackhi_epi8(s, zero), _mm_unpackhi_epi8(c, zero));
+            _mm_storeu_si128(to as *mut _, low);
+            _mm_storeu_si128(to.add(8) as *mut _, high);
         }
         for (j, x) in x.iter_mut().enumerate().rev() {
-            // SAFETY: an index is below 4096.
+            // SAFETY: a context is below 16.
             let entry = |l: usize| *entries.add(usize::from(index[8 * j + l])) as i64;
             let even = _mm256_setr_epi64x(entry(0), entry(2), entry(4), entry(6));
             let odd = _mm256_setr_epi64x(entry(1), entry(3), entry(5), entry(7));
