@@ -395,6 +395,23 @@ def test_refining_is_done_by_nicer_threads(made: Made, monkeypatch) -> None:
     assert nice["8bit"] == nice["exact"] == {mine}
 
 
+def test_the_best_state_by_a_deadline(made: Made) -> None:
+    with open_replica(made.package, deadline=60) as replica:
+        replica.wait("best", timeout=20)
+        assert replica.state == "exact"
+    base, middle, last = (state.bytes for state in made.manifest.states)
+    rate = min(float(middle), (last - middle) / 3)  # 8bit takes a second or less, exact three more
+    with open_replica(made.package, limit_rate=rate, deadline=middle / rate + 0.5) as replica:
+        with replica.pinned("best", timeout=20) as state:
+            assert state == "8bit"
+        assert replica.progress.seconds < middle / rate + 1
+    # Nothing can be here by then: the first that is. So without a deadline.
+    for deadline in (0.001, None):
+        replica = open_replica(made.package, limit_rate=2.0 * base, deadline=deadline)
+        with replica, replica.pinned("best", timeout=20) as state:
+            assert state == "base"
+
+
 def test_wrong_arguments(made: Made) -> None:
     with pytest.raises(UsageError, match="mode"):
         open_replica(made.package, mode="lazy")

@@ -16,6 +16,7 @@ from p2u._client.fetch import Retry
 from p2u._client.gate import Pin
 from p2u._client.memory import Files
 from p2u.errors import Cancelled, UsageError
+from p2u.plan import in_time
 from p2u.stores import Store
 
 if TYPE_CHECKING:
@@ -25,8 +26,13 @@ __all__ = ["Commit", "Pinned", "Progress", "Replica", "load", "open_replica"]
 
 _log = logging.getLogger("p2u")
 
+#: Instead of a label: the best state that the deadline allows.
+BEST = "best"
+
 #: So that Ctrl-C works on every system, waits are no longer than this; seconds.
 _LOOK = 0.2
+#: And with a deadline to keep.
+_SHORT_LOOK = 0.02
 
 
 class Replica:
@@ -145,7 +151,8 @@ class Replica:
         """Return when a state is complete.
 
         Args:
-            state: Its label or id; by default the last one of this replica.
+            state: Its label or id; by default the last one of this replica. ``"best"``: the best
+                one that the bandwidth measured can deliver by the replica's deadline, or the first.
             timeout: Most seconds to wait.
 
         Raises:
@@ -167,7 +174,8 @@ class Replica:
         ``patience``.
 
         Args:
-            require: Label or id of the worst state that will do; wait for it. By default the first.
+            require: Label or id of the worst state that will do; wait for it. By default the first;
+                ``"best"`` as in `wait`.
             timeout: Most seconds to wait.
             brief: For one call of the model, soon over: others may be kept waiting for it.
 
@@ -256,12 +264,22 @@ class Replica:
                 if left <= 0:
                     wanted = state or self._course.plan.until
                     raise TimeoutError(f"state {wanted!r} not reached in {timeout} s")
-                self._changed.wait(min(_LOOK, left))
+                self._changed.wait(min(_SHORT_LOOK if state == BEST else _LOOK, left))
 
     def _reached(self, state: str | None) -> bool:
         if state is None:
             return not self._running and self._error is None
-        return self._find(state) in self._states
+        return self._is_best() if state == BEST else self._find(state) in self._states
+
+    def _is_best(self) -> bool:
+        """Whether there is a state, and the next one would come after the deadline."""
+        count, marks = len(self._states), self._course.marks
+        if 0 < count < len(marks) and self._running:
+            meter = self._course.package.meter
+            left = marks[count][1] - meter.done
+            deadline = self._course.plan.deadline or 0.0
+            return not in_time(left, meter.rate(), meter.seconds, deadline)
+        return count > 0
 
     def _find(self, state: str) -> str | None:
         """The label of a state on the way; None while the manifest is not here."""
@@ -281,6 +299,8 @@ class Replica:
             return False
         if require is None:
             return True
+        if require == BEST:
+            return self._is_best()
         way = self.states
         label = self._find(require)
         return label is not None and way.index(self._states[-1]) >= way.index(label)
@@ -396,6 +416,7 @@ def open_replica(
     patience: float = 5.0,
     jobs: int | None = None,
     until: str = "exact",
+    deadline: float | None = None,
     limit_rate: float | str | None = None,
     check: bool = True,
     retry: Retry | None = None,
@@ -415,6 +436,7 @@ def open_replica(
             keep theirs.
         jobs: Threads that fetch and decode.
         until: Label or id of the last state wanted.
+        deadline: Seconds from now: ``wait("best")`` returns with the best state possible by then.
         limit_rate: Bytes per second, or text such as ``"2MB/s"``.
         check: Compare each file with its SHA-256 for each state. Each chunk's hash is checked in
             any case.
@@ -425,7 +447,7 @@ def open_replica(
         NotFoundError: A local package that does not exist.
     """
     check_options(mode, staging)
-    plan = Plan(until, mode, staging, patience, check, jobs, limit_rate, retry)
+    plan = Plan(until, mode, staging, patience, check, jobs, limit_rate, retry, deadline=deadline)
     return Replica(Course(source, plan))
 
 

@@ -59,6 +59,7 @@ class Plan:
     retry: Retry | None = None
     choose: Callable[[Layout], str] | None = None
     polite: bool = True
+    deadline: float | None = None
 
 
 class Course:

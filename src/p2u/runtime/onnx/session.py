@@ -20,15 +20,13 @@ from p2u._client.fetch import Retry
 from p2u._client.files import link_or_copy
 from p2u.errors import Cancelled, UsageError
 from p2u.pull import PullResult, pull
+from p2u.replica import BEST
 from p2u.runtime.onnx.feed import feeds, split
 
 if TYPE_CHECKING:
     from onnxruntime import InferenceSession, OrtValue, SessionOptions
 
 __all__ = ["Session", "session"]
-
-#: Instead of a label: the best state that the deadline allows.
-BEST = "best"
 
 _log = logging.getLogger("p2u")
 

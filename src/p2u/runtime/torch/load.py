@@ -12,7 +12,7 @@ from p2u._client.course import Course, Plan
 from p2u._client.fetch import Retry
 from p2u.errors import UnsupportedError, UsageError
 from p2u.layout import Layout, Tensor
-from p2u.replica import Replica, check_options
+from p2u.replica import BEST, Replica, check_options
 from p2u.runtime.torch import hooks
 from p2u.runtime.torch.build import build, fill
 from p2u.runtime.torch.names import choose_tensors, rename, tied_names
@@ -35,6 +35,7 @@ def load(
     *,
     background: bool = True,
     until: str = "exact",
+    deadline: float | None = None,
     mode: str = "atomic",
     staging: str = "auto",
     patience: float = 5.0,
@@ -61,9 +62,11 @@ def load(
         model_or_factory: A module (its parameters are replaced; they may be on the meta device),
             or a callable that makes it, which is run without memory for its parameters while the
             first bytes arrive.
-        state: Label or id of the state to wait for.
+        state: Label or id of the state to wait for; ``"best"`` with a deadline.
         background: Go on to ``until``; else the module stays at ``state``.
         until: Label or id of the last state.
+        deadline: Seconds, with ``state="best"``: begin with the best state that the bandwidth
+            measured can deliver by then.
         mode: ``"atomic"`` or, for the lowest memory and mixed states, ``"eager"``.
         staging: How atomic mode prepares a state, see ``p2u.open``.
         patience: See ``p2u.open``.
@@ -87,8 +90,8 @@ def load(
         P2UError: What ended the transfer.
     """
     options = Options(
-        state, background, until, mode, staging, patience, dtype, device, strict, weights, timeout,
-        jobs, limit_rate, check, retry,
+        state, background, until, deadline, mode, staging, patience, dtype, device, strict, weights,
+        timeout, jobs, limit_rate, check, retry,
     )  # fmt: skip
     return attach(start(source, options), model_or_factory, options)
 
@@ -100,6 +103,7 @@ class Options:
     state: str = "base"
     background: bool = True
     until: str = "exact"
+    deadline: float | None = None
     mode: str = "atomic"
     staging: str = "auto"
     patience: float = 5.0
@@ -131,6 +135,9 @@ def start(source: str | os.PathLike[str] | Store, options: Options) -> Replica:
         UsageError: An option is wrong.
     """
     check_options(options.mode, options.staging)
+    best = options.state == BEST
+    if best != (options.deadline is not None) or (best and not options.background):
+        raise UsageError("state='best', a deadline and background=True belong together")
     dtype, device = options.target()
 
     def choose(layout: Layout) -> str:
@@ -148,6 +155,7 @@ def start(source: str | os.PathLike[str] | Store, options: Options) -> Replica:
         options.limit_rate,
         options.retry,
         choose=choose,
+        deadline=options.deadline,
     )
     return Replica(Course(source, plan))
 
