@@ -97,6 +97,15 @@ def test_without_background(net: Packed, state: str) -> None:
     assert same(model, net.plain(Net, state))
 
 
+def test_the_best_state_by_a_deadline(net: Packed) -> None:
+    model = p2u.torch.load(net.package, Net, state="best", deadline=60)
+    assert model.p2u.state == "exact"
+    with pytest.raises(UsageError, match="belong together"):
+        p2u.torch.load(net.package, Net, state="best")
+    with pytest.raises(UsageError, match="belong together"):
+        p2u.torch.load(net.package, Net, state="best", deadline=1, background=False)
+
+
 @pytest.mark.parametrize(
     ("dtype", "staging"), [("float16", "direct"), (torch.float64, "direct"), ("float32", "copy")]
 )
