@@ -72,8 +72,7 @@ def error(found: dict[str, list[np.ndarray]], state: str) -> float:
 def test_real_models(name: str, tmp_path: Path) -> None:
     path = onnx_models.real(name)
     found = outputs(path, path.name, path, tmp_path, onnx_models.inputs(name))
-    assert error(found, "8bit") < 0.1
-    assert error(found, "8bit") < error(found, "base") or error(found, "base") == 0
+    assert error(found, "8bit") <= 0.6 * error(found, "base")
 
 
 def test_external_data(tmp_path: Path) -> None:
@@ -86,7 +85,7 @@ def test_external_data(tmp_path: Path) -> None:
     (folder.parent / "config.json").write_text("{}")
     feed = onnx_models.inputs(name)
     found = outputs(folder.parent, "onnx/model.onnx", path, tmp_path, feed)
-    assert error(found, "8bit") < 0.1
+    assert error(found, "8bit") <= 0.6 * error(found, "base")
     # Where the files lie, too: tensors at odd addresses are read, refined and written back.
     p2u.pull(tmp_path / "package", tmp_path / "8bit", in_place=True)
     assert tree(tmp_path / "8bit") == tree(folder.parent)
@@ -120,16 +119,16 @@ def check_memory(path: Path, package: Path) -> None:
 )
 def test_other_types(kind: int, dtype: str, tmp_path: Path) -> None:
     """A real model whose weights are of another type."""
-    name = "ocr-det"
+    name = "ocr-cls"
     path = tmp_path / "model.onnx"
     onnx.save(onnx_models.as_type(onnx.load(onnx_models.real(name)), kind), path)
     spans = [s for s in scan_model(str(path)).spans if s.dtype == dtype]
-    assert sum(s.length for s in spans) > 100_000
+    assert sum(s.length for s in spans) > 50_000
     found = outputs(path, path.name, path, tmp_path, onnx_models.inputs(name))
     check_memory(path, tmp_path / "package")
     # What is not progressive is exact from the base on.
     assert (error(found, "base") == 0) == (dtype in ("F64", "I8"))
-    assert error(found, "8bit") < 0.1
+    assert error(found, "8bit") <= 0.6 * error(found, "base")
 
 
 def by_float_data(model: onnx.ModelProto) -> onnx.ModelProto:
