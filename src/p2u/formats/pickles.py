@@ -11,9 +11,10 @@ import struct
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 
-#: Limits: bytes, instructions, nesting of names, length of a name.
+#: Limits: bytes, instructions (a tensor takes about 35), nesting of containers, and of a name.
 MAX_PICKLE = 16 << 20
 MAX_STEPS = 2_000_000
+MAX_NESTED = 1000
 MAX_DEPTH = 64
 MAX_NAME = 1000
 MAX_DIMS = 64
@@ -96,7 +97,10 @@ class Pickle:
         """
         steps = _STEPS
         for _ in range(MAX_STEPS):
-            code = self.take(1)[0]
+            if self.at >= len(self._data):
+                raise UnknownPickleError("it ends early")
+            code = self._data[self.at]
+            self.at += 1
             if code == 0x2E:  # STOP
                 return self.pop()
             step = steps.get(code)
@@ -404,6 +408,9 @@ def named_tensors(root: object) -> Iterator[tuple[str, Tensor]]:
     """All tensors below an object with their path of keys, each once, in order.
 
     Names look like ``state_dict.layer.0.weight``; they need not be unique.
+
+    Raises:
+        UnknownPickleError: It is nested too deep.
     """
     seen: set[int] = set()
     path: list[str] = []
@@ -421,6 +428,8 @@ def named_tensors(root: object) -> Iterator[tuple[str, Tensor]]:
             if not isinstance(value, Tensor):
                 below = value.pairs if isinstance(value, Node) else enumerate(value)
                 stack.append((iter(below), len(path)))
+                if len(stack) > MAX_NESTED:
+                    raise UnknownPickleError("it is nested too deep")
                 break
             yield ".".join(path)[:MAX_NAME], value
             del path[depth:]
