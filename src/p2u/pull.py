@@ -65,7 +65,7 @@ def pull(
         limit_rate: Bytes per second, or text such as ``"2MB/s"``.
         in_place: Refine files where they lie instead of beside: needs little free space. Readers
             then see valid files whose rows are of either state, and a row being written may be a
-            mixture. A killed run loses nothing.
+            mixture; a zip's checksums come last. A killed run loses nothing.
         dry_run: Change nothing; the result has the plan.
         repair: Overwrite files that were changed after they were pulled.
         deadline: Seconds: stop at the best state that the bandwidth measured can deliver by then,
