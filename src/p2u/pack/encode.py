@@ -7,6 +7,7 @@ import math
 import zlib
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from functools import lru_cache
 
 import numpy as np
 import zstandard
@@ -212,8 +213,15 @@ def opaque_guess(data: memoryview, item: int) -> int:
         part = SAMPLE // PLACES
         starts = [(count - part) * k // (PLACES - 1) for k in range(PLACES)]
         planes = np.concatenate([planes[s : s + part] for s in starts])
-    total = 0.0
+    weigh = _n_log_n(max(SAMPLE, len(planes))).__getitem__
+    total = item * weigh(len(planes))
     for plane in range(item):
         seen = np.bincount(planes[:, plane], minlength=256)
-        total += sum(-n * math.log2(n / len(planes)) for n in seen.tolist() if n)
+        total -= sum(map(weigh, seen.tolist()))
     return int(total / 8 * count / len(planes))
+
+
+@lru_cache(maxsize=1)
+def _n_log_n(most: int) -> tuple[float, ...]:
+    """``n * log2(n)`` for all counts up to ``most``; a logarithm per count is what would cost."""
+    return (0.0, *(n * math.log2(n) for n in range(1, most + 1)))
