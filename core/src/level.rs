@@ -228,49 +228,81 @@ pub struct Elements<'a> {
 #[inline(always)]
 pub fn combine<F: Format, const CELLS: bool>(el: Elements, row: Row, target: Target) {
     match target {
-        Target::Exact => combine_exact::<F, CELLS>(el, row),
-        Target::Cells { k } => combine_cells::<F, CELLS>(el, row, k),
+        Target::Exact => rewrite::<F, _, CELLS>(el, row, ToExact::new::<F, CELLS>(row)),
+        Target::Cells { k } => rewrite::<F, _, CELLS>(el, row, ToCells::new(row, k)),
     }
 }
 
+/// What a refinement makes of one element. (A closure is not always inlined.)
+trait Next {
+    /// The magnitude, by lower edge, context, symbol and raw field; bits above it say nothing.
+    fn magnitude<F: Format, const CELLS: bool>(&self, h: i32, ctx: u8, sym: u32, raw: u32) -> u32;
+}
+
 /// Exact floats.
-#[inline(always)]
-fn combine_exact<F: Format, const CELLS: bool>(el: Elements, row: Row) {
-    let half = pow2(row.e - 1);
-    let top = zero_top::<F, CELLS>(&row);
-    let below = (1u32 << row.tz) - 1;
-    rewrite::<F, CELLS>(el, row, |h, ctx, sym, raw| {
-        let lo = (F::ceil(h as f32 * half).wrapping_add(below)) >> row.tz;
+struct ToExact {
+    half: f32,
+    top: u32,
+    below: u32,
+    row: Row,
+}
+
+impl ToExact {
+    #[inline(always)]
+    fn new<F: Format, const CELLS: bool>(row: Row) -> Self {
+        ToExact {
+            half: pow2(row.e - 1),
+            top: zero_top::<F, CELLS>(&row),
+            below: (1 << row.tz) - 1,
+            row,
+        }
+    }
+}
+
+impl Next for ToExact {
+    #[inline(always)]
+    fn magnitude<F: Format, const CELLS: bool>(&self, h: i32, ctx: u8, sym: u32, raw: u32) -> u32 {
+        let row = &self.row;
+        let lo = F::ceil(h as f32 * self.half).wrapping_add(self.below) >> row.tz;
         let inside = lo.wrapping_add((sym << row.raw) | raw);
         let z = if CELLS { sym } else { sym.wrapping_sub(2) >> 1 };
-        let near = (top.wrapping_sub(z) << row.raw_zero) | raw;
-        let u = if ctx == 0 { near } else { inside };
-        u << row.tz
-    });
+        let near = (self.top.wrapping_sub(z) << row.raw_zero) | raw;
+        (if ctx == 0 { near } else { inside }) << row.tz
+    }
 }
 
 /// Representatives of cells `k` halvings finer.
-#[inline(always)]
-fn combine_cells<F: Format, const CELLS: bool>(el: Elements, row: Row, k: u32) {
-    let width = pow2(row.e - k as i32 - 1);
-    rewrite::<F, CELLS>(el, row, |h, ctx, sym, raw| {
-        let inside = ((h << (k - 1)) as u32).wrapping_add((sym << row.raw) | raw);
-        let z = sym.wrapping_sub(2) >> 1;
-        let near = (z << row.raw) | raw;
+struct ToCells {
+    width: f32,
+    k: u32,
+    raw: u32,
+}
+
+impl ToCells {
+    #[inline(always)]
+    fn new(row: Row, k: u32) -> Self {
+        ToCells {
+            width: pow2(row.e - k as i32 - 1),
+            k,
+            raw: row.raw,
+        }
+    }
+}
+
+impl Next for ToCells {
+    #[inline(always)]
+    fn magnitude<F: Format, const CELLS: bool>(&self, h: i32, ctx: u8, sym: u32, raw: u32) -> u32 {
+        let inside = ((h << (self.k - 1)) as u32).wrapping_add((sym << self.raw) | raw);
+        let near = (sym.wrapping_sub(2) >> 1 << self.raw) | raw;
         let c = if !CELLS && ctx == 0 { near } else { inside };
         // A hostile chunk may name any cell; keep the arithmetic exact for it, too.
         let c = (c & 0x7f_ffff) as i32;
-        F::floor((2 * c + 1) as f32 * width)
-    });
+        F::floor((2 * c + 1) as f32 * self.width)
+    }
 }
 
-/// Gives every element its next magnitude, by its lower edge, context, symbol and raw field.
 #[inline(always)]
-fn rewrite<F: Format, const CELLS: bool>(
-    el: Elements,
-    row: Row,
-    next: impl Fn(i32, u8, u32, u32) -> u32,
-) {
+fn rewrite<F: Format, N: Next, const CELLS: bool>(el: Elements, row: Row, next: N) {
     let scale = pow2(-row.e);
     let (mut cur, mut h) = ([0u32; GROUP], [0i32; GROUP]);
     for (g, mem) in el.mem.chunks_mut(GROUP * F::BYTES).enumerate() {
@@ -282,7 +314,7 @@ fn rewrite<F: Format, const CELLS: bool>(
         let items = cur.iter_mut().zip(&*h).zip(ctx).zip(sym).zip(raw);
         for ((((cur, &h), &ctx), &sym), &raw) in items {
             let sym = u32::from(sym);
-            let u = next(h, ctx, sym, raw) & F::MASK;
+            let u = next.magnitude::<F, CELLS>(h, ctx, sym, raw) & F::MASK;
             *cur = merge::<F, CELLS>(*cur, u, ctx, sym);
         }
         store::<F>(cur, mem);
