@@ -287,6 +287,25 @@ def test_measured_damage_moves_bits(model: Path, tmp_path: Path) -> None:
     assert report.states[0].bits == pytest.approx(plain.states[0].bits, abs=0.1)
 
 
+def test_the_worst_damage_is_made_good_first(model: Path, tmp_path: Path) -> None:
+    def order(package: Path, update: int) -> list[set[str]]:
+        manifest = parse_manifest((package / "p2u.json").read_bytes())
+        layout = parse_layout((package / manifest.layout.key).read_bytes(), manifest)
+        found = manifest.updates[update]
+        index = (package / found.index.key).read_bytes()
+        chunks = parse_index(index, found, layout, manifest)
+        return [{layout.tensors[s.tensor].name for s in c.segments} for c in chunks]
+
+    pack(model, tmp_path / "plain")
+    assert order(tmp_path / "plain", 1)[0] == {"embed.weight"}
+    damage = dict.fromkeys(SHAPES, 1.0) | {"layers.0.mlp.weight": 10.0, "layers.1.mlp.weight": 40.0}
+    pack(model, tmp_path / "p", sensitivity={"tensors": damage})
+    for update in (1, 2):
+        chunks = order(tmp_path / "p", update)
+        assert "layers.1.mlp.weight" in chunks[0] and len(chunks) > 1
+        assert "embed.weight" in chunks[-1]
+
+
 def contents(report: PackReport, package: Path) -> Mapping[str, bytes]:
     assert report.states
     return {p.name: p.read_bytes() for p in package.iterdir()}

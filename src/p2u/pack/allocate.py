@@ -6,7 +6,7 @@ import hashlib
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
-from p2u.allocation import FINE, START, Recipe, Shares, coarsest, find_level
+from p2u.allocation import FINE, START, Recipe, Shares, coarsest, find_level, log2_64
 from p2u.errors import UsageError
 from p2u.index import Chunk, encode_index
 from p2u.layout import Layout
@@ -79,6 +79,28 @@ class Allocation:
         #: How each tensor is coded.
         self.grades = [Grade(h, band.get(n, 0)) for n, h in enumerate(how)]
 
+    def ordered(self, layout: Layout, jobs: Sequence[Job]) -> list[Job]:
+        """The chunks as they go into the updates: where the damage is measured, the worst first.
+
+        Any prefix of a refinement is the best model for its bytes then, to whoever uses it before
+        it is complete. Where nothing was measured, damage per byte is held to be alike everywhere.
+        """
+        if not self.recipe.damage:
+            return list(jobs)
+        left: dict[int, int] = {}
+        for group in [self.free, *self.fixed]:
+            for n, share in zip(group.numbers, group.shares.shares, strict=True):
+                t = layout.tensors[n]
+                known = self.recipe.damage.get(t.name, min(self.recipe.damage.values()))
+                # 64 * log2 of the damage that the base's error does, per weight.
+                left[n] = known - log2_64(t.elems) + 2 * share
+        places = [at for at, job in enumerate(jobs) if job.progressive]
+        worst = sorted(places, key=lambda at: -max(left[seg.tensor] for seg in jobs[at].segments))
+        out = list(jobs)
+        for at, source in zip(places, worst, strict=True):
+            out[at] = jobs[source]
+        return out
+
     def _group(self, layout: Layout, numbers: list[int], rule: int | None) -> Group:
         sizes = [layout.tensors[n].elems for n in numbers]
         if rule is None:
@@ -114,10 +136,12 @@ class Allocation:
 def _bands(layout: Layout, group: Group) -> dict[int, int]:
     """Number of the band that each tensor belongs to."""
     bands: dict[int, int] = {}
-    band = start = weights = 0
+    band = start = last = weights = 0
     for share, n in sorted(zip(group.shares.shares, group.numbers, strict=True)):
-        if not bands or (share - start >= BAND and weights >= FEW):
+        # Equal ones are never parted.
+        if not bands or (share - start >= BAND and weights >= FEW and share > last):
             band, start, weights = band + 1, share, 0
+        last = share
         bands[n] = band
         weights += layout.tensors[n].elems
     if weights < FEW:

@@ -115,7 +115,8 @@ class Packer:
         if settings.calibration is not None:
             self._guide = Guide(settings.calibration, settings.thrift, self._layout)
         self._allocation = Allocation(self._layout, settings.recipe)
-        self._jobs = cut(self._model, self._layout, self._allocation.grades)
+        jobs = cut(self._model, self._layout, self._allocation.grades)
+        self._jobs = self._allocation.ordered(self._layout, jobs)
         self._total = sum(file.size for file in self._model.files)
         largest = max((t.length for t in self._layout.tensors), default=0)
         self._budget = 2 * largest + BUDGET
