@@ -46,7 +46,7 @@ def texts(count: int = 48, skip: int = 0) -> list[str]:
 
 
 def images(count: int, skip: int = 0, part: str = "test") -> tuple[Tensor, Tensor]:
-    """CIFAR-10: ``count`` uint8 images of shape (3, 32, 32), and their labels (int64)."""
+    """CIFAR-10: ``count`` uint8 images of shape (3, 32, 32), and their labels (int64), shuffled."""
     from PIL import Image
 
     folder = os.environ.get("P2U_EVAL_DATA")
@@ -54,12 +54,14 @@ def images(count: int, skip: int = 0, part: str = "test") -> tuple[Tensor, Tenso
         raise SystemExit("set P2U_EVAL_DATA to the folder with cifar10-test.npz")
     data = np.load(Path(folder) / f"cifar10-{part}.npz")
     blob, ends = data["jpeg"].tobytes(), data["offset"]
+    # The files are sorted by class.
+    chosen = np.random.default_rng(0).permutation(len(ends) - 1)[skip : skip + count]
     decoded = []
-    for k in range(skip, min(skip + count, len(ends) - 1)):
+    for k in chosen:
         with Image.open(io.BytesIO(blob[ends[k] : ends[k + 1]])) as image:
             decoded.append(np.asarray(image.convert("RGB")))
     pixels = torch.from_numpy(np.stack(decoded)).permute(0, 3, 1, 2).contiguous()
-    return pixels, torch.from_numpy(data["label"][skip : skip + count].astype(np.int64))
+    return pixels, torch.from_numpy(data["label"][chosen].astype(np.int64))
 
 
 class Basic(nn.Module):
