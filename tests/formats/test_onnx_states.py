@@ -62,9 +62,9 @@ def outputs(
 
 
 def error(found: dict[str, list[np.ndarray]], state: str) -> float:
-    """Largest error of the first output, in units of its largest value."""
-    expected = found["original"][0]
-    return float(np.abs(found[state][0] - expected).max() / np.abs(expected).max())
+    """Error of all outputs, each in units of its own root mean square."""
+    pairs = zip(found[state], found["original"], strict=True)
+    return sum(float(np.linalg.norm(a - b) / np.linalg.norm(b)) for a, b in pairs)
 
 
 @pytest.mark.slow
