@@ -72,7 +72,7 @@ def error(found: dict[str, list[np.ndarray]], state: str) -> float:
 def test_real_models(name: str, tmp_path: Path) -> None:
     path = onnx_models.real(name)
     found = outputs(path, path.name, path, tmp_path, onnx_models.inputs(name))
-    assert error(found, "8bit") <= 0.6 * error(found, "base")
+    assert error(found, "8bit") < 0.9 * error(found, "base")
 
 
 def test_external_data(tmp_path: Path) -> None:
