@@ -156,6 +156,20 @@ def test_padding_is_left_out(tmp_path: Path) -> None:
     x = model.embed(ids[mask > 0]).detach()
     assert same(factors(tmp_path / "file")["q.weight"], expected(x[None]))
 
+    class Outer(nn.Module):
+        """Gets the mask under a name of its own."""
+
+        def __init__(self) -> None:
+            super().__init__()
+            self.inner = model
+
+        def forward(self, ids: Any, present: Any) -> Any:
+            return self.inner(ids, attention_mask=present)
+
+    p2u.torch.calibrate(Outer(), [(ids, mask)], tmp_path / "outer")
+    assert same(factors(tmp_path / "outer")["inner.q.weight"], expected(x[None]))
+    assert not any(m._forward_pre_hooks for m in model.modules())
+
 
 def test_little_memory_means_more_passes(tmp_path: Path) -> None:
     model = nn.Sequential(*[nn.Linear(16, 16) for _ in range(5)])

@@ -85,8 +85,8 @@ def calibrate(
         model: Its parameters have the names of the tensors in the file that will be packed, but
             for a prefix.
         batches: Inputs: mappings are passed as keywords, tuples and lists as positional arguments.
-            Padding is left out where a mapping has an ``attention_mask``. They must fit into memory
-            together, unless they can be iterated several times.
+            They must fit into memory together. Padding is left out where it is known: where the
+            model, or a module in it, gets a keyword ``attention_mask`` of shape (batch, tokens).
         path: The file to write.
         damping: Added to the diagonals, as a fraction of their mean.
         memory: Bytes for second moments; at least those of one input are taken.
@@ -255,11 +255,10 @@ def _collect(
 ) -> dict[_Weight, torch.Tensor]:
     """Sums of ``x x^T`` over all batches, float32, ``(groups, columns, columns)``."""
     moments: dict[_Weight, torch.Tensor] = {}
-    mask: torch.Tensor | None = None
 
     def add(module: torch.nn.Module, x: torch.Tensor) -> None:
         weight = layers[module]
-        for part in _columns(module, x, mask):
+        for part in _columns(module, x, mask.found):
             rows = part.float()
             if weight not in moments:
                 moments[weight] = rows.new_zeros(weight.groups, weight.columns, weight.columns)
@@ -267,11 +266,34 @@ def _collect(
 
     wanted = set(leaders)
     chosen = {module: weight for module, weight in layers.items() if weight in wanted}
-    with _hooked(model, chosen, add):
+    with _hooked(model, chosen, add), _Mask(model) as mask:
         for batch in batches:
-            mask = batch.get("attention_mask") if isinstance(batch, Mapping) else None
+            mask.found = None
             _call(model, batch)
     return moments
+
+
+class _Mask:
+    """Sees which tokens are padding, wherever a module of the model is told."""
+
+    def __init__(self, model: torch.nn.Module) -> None:
+        self.found: torch.Tensor | None = None
+        self._handles = [
+            module.register_forward_pre_hook(self._look, with_kwargs=True)
+            for module in model.modules()
+        ]
+
+    def _look(self, _: Any, __: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+        mask = kwargs.get("attention_mask")
+        if mask is not None and mask.dim() == 2:
+            self.found = mask
+
+    def __enter__(self) -> _Mask:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        for handle in self._handles:
+            handle.remove()
 
 
 @contextmanager
@@ -312,7 +334,7 @@ def _columns(
     if hasattr(module, "kernel_size"):
         yield from _unfolded(module, x)
         return
-    if mask is not None and mask.dim() == 2 and x.shape[:-1] == mask.shape:
+    if mask is not None and x.shape[:-1] == mask.shape:
         x = x[mask.to(x.device, bool)]  # what stands in padding is noise
     yield x.reshape(1, -1, x.shape[-1])
 
