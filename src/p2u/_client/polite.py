@@ -19,7 +19,7 @@ def lower_priority() -> None:
     thread = threading.get_native_id()
     with contextlib.suppress(OSError):
         nice = os.getpriority(os.PRIO_PROCESS, thread)
-        os.setpriority(os.PRIO_PROCESS, thread, max(nice, NICE))
+        os.setpriority(os.PRIO_PROCESS, thread, nice + NICE)
 
 
 class Politely:
