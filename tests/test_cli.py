@@ -175,7 +175,9 @@ def test_every_command_of_the_readme_runs(model: Path, tmp_path: Path) -> None:
     assert len(commands) >= 6
     from p2u.serve import make_server
 
-    python = re.findall(r"```python\n(.*?)```", text, re.S)
+    # The adapters' blocks run in tests/runtime, where their libraries are.
+    blocks = re.findall(r"```python\n(.*?)```", text, re.S)
+    python = [b for b in blocks if not re.search(r"p2u\.(torch|onnx)\b", b)]
     assert python
     server = None
     here = Path.cwd()

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib.util
 import logging
+import re
 import shutil
 from pathlib import Path
 
@@ -143,3 +144,33 @@ def test_old_names_of_norms(tmp_path: Path) -> None:
     model.p2u.wait(timeout=20)
     assert torch.equal(model.norm.weight, state["norm.gamma"])
     assert torch.equal(model.norm.bias, state["norm.beta"])
+
+
+def test_the_readme(tmp_path: Path) -> None:
+    """The README's block, with a small BERT and its tokenizer."""
+    from tokenizers import Tokenizer, models, pre_tokenizers
+
+    from p2u.serve import make_server
+
+    words = ["[UNK]", "Ready", "before", "the", "download", "is", "."]
+    tokenizer = Tokenizer(models.WordLevel({w: n for n, w in enumerate(words)}, "[UNK]"))
+    tokenizer.pre_tokenizer = pre_tokenizers.Whitespace()
+    fast = transformers.PreTrainedTokenizerFast(tokenizer_object=tokenizer, unk_token="[UNK]")
+    fast.save_pretrained(tmp_path / "model")
+    config = transformers.BertConfig(
+        vocab_size=7, hidden_size=64, num_hidden_layers=1, num_attention_heads=2,
+        intermediate_size=128,
+    )  # fmt: skip
+    transformers.BertModel(config).save_pretrained(tmp_path / "model")
+    p2u.pack(tmp_path / "model", tmp_path / "pkg")
+    text = (Path(__file__).parents[2] / "README.md").read_text()
+    (block,) = [b for b in re.findall(r"```python\n(.*?)```", text, re.S) if "p2u.torch" in b]
+    server = make_server(tmp_path / "pkg", quiet=True).start()
+    try:
+        found: dict[str, object] = {}
+        exec(block.replace("http://127.0.0.1:8000", server.url), found)
+        found["model"].p2u.wait(timeout=30)
+    finally:
+        server.shutdown()
+    assert found["answer"].last_hidden_state.shape == (1, 6, 64)
+    assert found["model"].p2u.state == "exact"
