@@ -7,8 +7,10 @@ Three tables, each model through `transformers` (which has to be installed):
 - *pause*: for how long a commit keeps callers out, by staging, beside one forward pass of the same
   model over one sentence (16 tokens) and over a batch of 8 texts of 128 tokens; best and worst of
   the rounds.
-- *throughput*: sentences per second while updates arrive over a link of ``--rate`` (the development
-  server in a process of its own), beside the same model at rest before and after; both in turns.
+- *throughput*: calls per second while updates arrive over a link of ``--rate`` (the development
+  server in a process of its own), beside the same model at rest; both in turns. And the processor
+  time that refining takes when the model does nothing, as a share of all processors: what it could
+  cost at most.
 - *memory*: peak of a process that loads the model and waits for the exact state, less what the
   process had before, beside the size of the model.
 """
@@ -140,11 +142,21 @@ def calls_per_second(model: Any, batch: dict[str, Any], until: Callable[[], bool
     return count / (time.perf_counter() - begin)
 
 
+def load_of_refining(url: str) -> float:
+    """Processor time of a model that only refines, as a share of what there is meanwhile."""
+    model = transformer(url)
+    begin, used = time.perf_counter(), time.process_time()
+    model.p2u.wait()
+    span = time.perf_counter() - begin
+    return (time.process_time() - used) / span / (os.cpu_count() or 1)
+
+
 def throughput(package: Path, name: str, rate: str, rounds: int) -> None:
     """One line per kind of request: at rest, while refining, and the ratio."""
     for label, batch in (("1 x 16", inputs(1, 16)), ("8 x 128", inputs(8, 128))):
         rest, live, spans = [], [], []
         with serving(package, rate) as url:
+            share = load_of_refining(url)
             still = transformer(str(package), background=False)
             for _ in range(rounds):
                 for _ in range(5):
@@ -161,7 +173,7 @@ def throughput(package: Path, name: str, rate: str, rounds: int) -> None:
         ratio = statistics.median(a / b for a, b in zip(live, rest, strict=True))
         print(
             f"  {name:12} {label:8} {statistics.median(rest):8.1f} {statistics.median(live):8.1f}"
-            f"   {ratio:.3f}   {statistics.median(spans):6.1f} s",
+            f"   {ratio:.3f}   {statistics.median(spans):6.1f} s   {100 * share:5.1f} %",
             flush=True,
         )
 
@@ -207,7 +219,9 @@ def main() -> None:
             for name, package in packages.items():
                 pauses(package, name, args.rounds)
         if args.only in (None, "throughput"):
-            print(f"calls per second at {args.rate}    at rest  refining  ratio  for")
+            print(
+                f"calls per second at {args.rate}    at rest  refining  ratio     for  processors"
+            )
             for name, package in packages.items():
                 throughput(package, name, args.rate, args.rounds)
         if args.only in (None, "memory"):

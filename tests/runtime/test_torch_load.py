@@ -249,6 +249,9 @@ def test_names_and_shapes_are_checked_as_torch_does(tmp_path) -> None:
     with pytest.raises(UsageError, match=r"up\.bias"), torch.device("meta"):
         p2u.torch.load(packed.package, Net(), strict=False)
 
+    with pytest.raises(UsageError, match="does not fit Sequential"):
+        p2u.torch.load(packed.package, lambda: nn.Sequential(nn.Linear(3, 3)), strict=False)
+
     class Wide(Net):
         def __init__(self) -> None:
             super().__init__()

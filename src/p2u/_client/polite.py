@@ -8,8 +8,9 @@ import sys
 import threading
 from collections.abc import Callable
 
-#: How much nicer such threads are. See docs/live.md for what other values give.
-NICE = 10
+#: How much nicer such threads are. Much more, and on a busy machine one of them would wait for a
+#: processor while it holds Python's lock, and the model for it.
+NICE = 5
 
 
 def lower_priority() -> None:

@@ -218,6 +218,13 @@ def _bind(
             path, _, key = name.rpartition(".")
             setattr(model.get_submodule(path), key, parameter)
     _check(model, given, tensors)
+    unused = [tensors[name].length for name in left.unexpected_keys]
+    if 2 * sum(unused) > sum(tensor.length for tensor in tensors.values()):
+        raise UsageError(
+            f"most of the package does not fit {type(model).__name__}: it has no "
+            f"{', '.join(left.unexpected_keys[:4])}",
+            hint="Choose another class, or other files with weights=",
+        )
     fresh = fill(model, source, keep=not options.strict)
     _tell(model, left.unexpected_keys, fresh)
     if copies.device.type != "cpu":
