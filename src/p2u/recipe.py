@@ -24,7 +24,7 @@ BITS = (1.0, 6.0)
 #: Tensors with fewer elements are not worth a level.
 MIN_ELEMENTS = 64
 #: Shortest and longest row, in elements; channels are joined or cut to come here.
-MIN_COLS = 32
+MIN_COLS = 8
 MAX_COLS = 1 << 18
 CUT_COLS = 1 << 16
 #: Elements per row where rows have no meaning but to be cut at.

@@ -68,10 +68,13 @@ class Packed:
     def plain(self, factory: Callable[[], nn.Module], label: str) -> nn.Module:
         """The module with a state's weights by torch's own means."""
         model = factory().eval()
+        tied = model.head.weight is model.embed.weight
         missing, unexpected = model.load_state_dict(self.tensors(label), strict=False, assign=True)
         assert not unexpected
         if "head.weight" in missing:
             model.head.weight = model.embed.weight
+        elif tied:  # the last one counts; before the exact state the file's two may differ
+            model.embed.weight = model.head.weight
         return model
 
 
