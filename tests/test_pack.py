@@ -642,7 +642,7 @@ print(open("/proc/self/status").read().split("VmHWM:")[1].split()[0])
 def test_memory_does_not_grow_with_the_model(tmp_path: Path, jobs: int) -> None:
     peaks = []
     source = str(Path(__file__).resolve().parent.parent / "src")
-    for count in (8, 24):
+    for count in (16, 48):  # the smaller one fills what is in flight, too
         src = tmp_path / f"{count}.safetensors"
         tensor = weights("F32", 1024, 1024)
         # Not in the order of a forward pass: 0, 1, 10, ...
@@ -658,8 +658,8 @@ def test_memory_does_not_grow_with_the_model(tmp_path: Path, jobs: int) -> None:
         peaks.append(int(done.stdout) / 1024)
     tensor_mib = 4
     assert max(peaks) <= 2 * tensor_mib + 256
-    # 64 MiB of tensors more; threads and the allocator differ by a few from run to run.
-    assert peaks[1] - peaks[0] <= 40
+    # 128 MiB of tensors more; threads and the allocator differ by some from run to run.
+    assert peaks[1] - peaks[0] <= 60
 
 
 @settings(max_examples=15)
@@ -689,9 +689,9 @@ def test_any_small_model(tmp_path_factory: pytest.TempPathFactory, data: st.Data
     ("shape", "cols"),
     [
         ((1536, 384), 384),
-        ((32, 1, 3, 3), 36),
+        ((32, 1, 3, 3), 9),
         ((64, 32), 32),
-        ((100, 1), 32),
+        ((100, 1), 8),
         ((16, 3, 7, 7), 147),
         ((2, 1 << 18), 1 << 18),
         ((2, (1 << 18) + 1), 1 << 16),
