@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import os
 import shutil
 import socket
 import subprocess
@@ -42,11 +43,14 @@ http {{
 """
 
 
-def prepare(model: Path, root: Path) -> None:
+def prepare(model: Path, root: Path, bits: float) -> None:
     """The files that the server has: as they are, packed, and compressed by the rivals."""
+    alike = root / "model"  # all methods fetch the same three files
+    alike.mkdir()
     for name in (WEIGHTS, *ASIDE):
         shutil.copy(model / name, root)
-    p2u.pack(model, root / "package")
+        os.link(root / name, alike / name)
+    p2u.pack(alike, root / "package", bits=bits)
     (root / "model.znn").write_bytes(ZipNN().pack(model / WEIGHTS, root, 2)())
     made = Lmz("2 MiB chunks", chunk_size=2 << 20).pack(model / WEIGHTS, root, 2)()
     assert made.name == "model.lmz"
@@ -86,6 +90,7 @@ def main() -> None:
     parser.add_argument("--rates", nargs="+", type=float, default=[5, 20, 100, 1000])
     parser.add_argument("--rtt", type=float, default=20, help="ms; not above 100 Mbit/s (20)")
     parser.add_argument("--methods", nargs="+", default=list(CLIENTS), choices=list(CLIENTS))
+    parser.add_argument("--bits", type=float, default=3.5, help="of P2U's base (3.5)")
     parser.add_argument("--runs", type=int, default=1, help="the median counts (1)")
     parser.add_argument("--json", type=Path, help="also write all times to this file")
     args = parser.parse_args()
@@ -94,7 +99,7 @@ def main() -> None:
     for model in args.models:
         with tempfile.TemporaryDirectory() as tmp:
             root = Path(tmp)
-            prepare(cache_dir() / model, root)
+            prepare(cache_dir() / model, root, args.bits)
             size = (root / WEIGHTS).stat().st_size
             print(f"\n{model}: {size / 1e6:.1f} MB")
             print("| Mbit/s | RTT ms | goodput | method | first answer s | sooner | exact s | of plain |")  # noqa: E501  # fmt: skip

@@ -412,7 +412,7 @@ def open_replica(
     source: str | os.PathLike[str] | Store,
     *,
     mode: str = "atomic",
-    staging: str = "auto",
+    staging: str = "chunks",
     patience: float = 5.0,
     jobs: int | None = None,
     until: str = "exact",

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import threading
 import time
 from pathlib import Path
@@ -126,6 +127,17 @@ def test_three_lines(case):
     assert case.which(session.run(None, {"x": X})[0]) == "exact"
     assert [i.name for i in session.get_inputs()] == ["x"]
     session.cancel()
+
+
+def test_readme(case):
+    text = (Path(__file__).parents[2] / "README.md").read_text()
+    (block,) = [b for b in re.findall(r"```python\n(.*?)```", text, re.S) if "p2u.onnx" in b]
+    with make_server(case.package, quiet=True) as server:
+        found = {"x": X}
+        exec(block.replace("http://127.0.0.1:8000", server.url), found)
+        assert case.which(found["answer"]) in STATES
+        found["session"].wait(timeout=30)
+    found["session"].cancel()
 
 
 def test_a_block_holds_one_state(case):

@@ -162,6 +162,7 @@ class Course:
         manifest = self.package.manifest
         want = find_state(manifest, self.plan.until)
         self._way = find_path(manifest.updates, None, want.id)
+        self.package.look_ahead(self._way[0])
         labels = {state.id: state.label for state in manifest.states}
         self.marks = self.package.marks(self._way)
         self.labels = {update.target: labels[update.target] for update in self._way}
@@ -173,6 +174,8 @@ class Course:
         step = self._step
         if step is None:
             step = self._step = self._begin(update, self.package.index(update))
+        if self._done + 1 < len(self._way):
+            self.package.look_ahead(self._way[self._done + 1])
         polite = self.plan.polite and update.source is not None
         take = Politely(self._apply) if polite else self._apply
         self.package.fetcher.run(update.blobs, tuple(step.missing.values()), take)

@@ -228,6 +228,8 @@ class Engine:
 
     def _go(self, way: Way) -> None:
         self._marks = self.package.marks(way.updates)
+        for first in way.updates[:1]:
+            self.package.look_ahead(first)
         for number, update in enumerate(way.updates):
             in_place = self._is_in_place(way, number)
             # Without a state, or with half of one, there is nothing to stay with.
@@ -239,6 +241,8 @@ class Engine:
             tick = partial(self._tick, update, can_stop and not in_place)
             try:
                 missing = target.prepare()
+                for following in way.updates[number + 1 : number + 2]:
+                    self.package.look_ahead(following)
                 if not self.package.fetcher.run(update.blobs, missing, target.apply, tick):
                     return
                 target.finish()

@@ -5,8 +5,10 @@ from __future__ import annotations
 import hashlib
 import os
 from collections.abc import Sequence
+from concurrent.futures import Future
 from dataclasses import dataclass
 from pathlib import Path
+from threading import Thread
 from types import TracebackType
 
 from p2u._client.control import Buffers, Meter, Stop
@@ -114,6 +116,8 @@ class Package:
         self.cache: Path | None = None
         self._manifest: Manifest | None = known._manifest if known else None
         self._layout: Layout | None = known._layout if known else None
+        #: By digest: what is being read ahead.
+        self._coming: dict[str, Future[bytes]] = {}
 
     @property
     def manifest(self) -> Manifest:
@@ -133,6 +137,25 @@ class Package:
         """The chunks of an update."""
         return parse_index(self._object(update.index), update, self.layout, self.manifest)
 
+    def look_ahead(self, update: Update) -> None:
+        """Begin to read what `index` needs for an update, so that nobody waits for round trips."""
+        wanted = (
+            [update.index] if self._layout is not None else [self.manifest.layout, update.index]
+        )
+        for item in wanted:
+            if item.sha256 not in self._coming:
+                coming: Future[bytes] = Future()
+                self._coming[item.sha256] = coming
+                Thread(
+                    target=self._come, args=(item, coming), daemon=True, name="p2u-ahead"
+                ).start()
+
+    def _come(self, wanted: Object, coming: Future[bytes]) -> None:
+        try:
+            coming.set_result(self._read(wanted))
+        except BaseException as error:  # noqa: BLE001 - raised again where it is wanted
+            coming.set_exception(error)
+
     def marks(self, way: Sequence[Update]) -> tuple[tuple[str, int], ...]:
         """``(label, bytes)``: how much of this way has to be here for each state."""
         labels = {state.id: state.label for state in self.manifest.states}
@@ -144,6 +167,10 @@ class Package:
         return tuple(found)
 
     def _object(self, wanted: Object) -> bytes:
+        coming = self._coming.pop(wanted.sha256, None)
+        return self._read(wanted) if coming is None else coming.result()
+
+    def _read(self, wanted: Object) -> bytes:
         path = None
         if self.cache is not None:
             path = self.cache / wanted.sha256
