@@ -352,7 +352,7 @@ def test_the_spool_keeps_what_it_is_given(monkeypatch) -> None:
 def test_what_auto_chooses(made: Made, monkeypatch) -> None:
     for free, way in ((None, "copy"), (1 << 40, "copy"), (1000, "chunks")):
         monkeypatch.setattr(staging, "available_memory", lambda free=free: free)
-        with open_replica(made.package) as replica:
+        with open_replica(made.package, staging="auto") as replica:
             replica.wait()
             assert replica.staging == way
             assert files(replica) == kit.tree(made.model)

@@ -118,6 +118,9 @@ class Package:
         self._layout: Layout | None = known._layout if known else None
         #: By digest: what is being read ahead.
         self._coming: dict[str, Future[bytes]] = {}
+        for digest, coming in known._coming.items() if known else ():
+            if coming.done() and coming.exception() is None:
+                self._coming[digest] = coming
 
     @property
     def manifest(self) -> Manifest:
