@@ -146,7 +146,7 @@ class Package:
             [update.index] if self._layout is not None else [self.manifest.layout, update.index]
         )
         for item in wanted:
-            if item.sha256 not in self._coming:
+            if item.sha256 not in self._coming and self._cached(item) is None:
                 coming: Future[bytes] = Future()
                 self._coming[item.sha256] = coming
                 Thread(
@@ -155,7 +155,7 @@ class Package:
 
     def _come(self, wanted: Object, coming: Future[bytes]) -> None:
         try:
-            coming.set_result(self._read(wanted))
+            coming.set_result(self.fetcher.read_object(wanted))
         except BaseException as error:  # noqa: BLE001 - raised again where it is wanted
             coming.set_exception(error)
 
@@ -171,27 +171,28 @@ class Package:
 
     def _object(self, wanted: Object) -> bytes:
         coming = self._coming.pop(wanted.sha256, None)
-        return self._read(wanted) if coming is None else coming.result()
-
-    def _read(self, wanted: Object) -> bytes:
-        path = None
-        if self.cache is not None:
-            path = self.cache / wanted.sha256
-            try:
-                with open(path, "rb") as file:
-                    data = file.read(wanted.size + 1)
-            except OSError:
-                data = b""
-            if hashlib.sha256(data).hexdigest() == wanted.sha256:
-                self.meter.add(len(data))
-                return data
-        data = self.fetcher.read_object(wanted)
+        data = self._cached(wanted)
+        if data is None:
+            data = self.fetcher.read_object(wanted) if coming is None else coming.result()
+            # Not where it was read: that may be when the folder has gone.
+            if self.cache is not None:
+                path = self.cache / wanted.sha256
+                with disk_errors(path):
+                    path.parent.mkdir(exist_ok=True)
+                    write_whole(path, data)
         self.meter.add(len(data))
-        if path is not None:
-            with disk_errors(path):
-                path.parent.mkdir(exist_ok=True)
-                write_whole(path, data)
         return data
+
+    def _cached(self, wanted: Object) -> bytes | None:
+        """An object that an earlier run has kept."""
+        if self.cache is None:
+            return None
+        try:
+            with open(self.cache / wanted.sha256, "rb") as file:
+                data = file.read(wanted.size + 1)
+        except OSError:
+            return None
+        return data if hashlib.sha256(data).hexdigest() == wanted.sha256 else None
 
     def close(self) -> None:
         """Close the store."""
