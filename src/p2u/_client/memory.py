@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     import numpy as np
 
 #: NumPy's names; those that NumPy lacks are of ml_dtypes.
-_NUMPY = {
+NUMPY = {
     "F64": "float64",
     "F32": "float32",
     "F16": "float16",
@@ -33,7 +33,7 @@ _NUMPY = {
     "BOOL": "bool",
     "C64": "complex64",
 }
-_ML_DTYPES = {
+ML_DTYPES = {
     "BF16": "bfloat16",
     "F8_E4M3": "float8_e4m3fn",
     "F8_E5M2": "float8_e5m2",
@@ -45,12 +45,12 @@ def numpy_dtype(name: str) -> np.dtype[Any] | None:
     """NumPy's dtype for safetensors' name of one; None if there is none."""
     import numpy as np
 
-    if name in _NUMPY:
-        return np.dtype(_NUMPY[name])
-    if name in _ML_DTYPES:
+    if name in NUMPY:
+        return np.dtype(NUMPY[name])
+    if name in ML_DTYPES:
         import ml_dtypes
 
-        found: np.dtype[Any] = np.dtype(getattr(ml_dtypes, _ML_DTYPES[name]))
+        found: np.dtype[Any] = np.dtype(getattr(ml_dtypes, ML_DTYPES[name]))
         return found
     return None
 

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import hashlib
 import os
-from collections.abc import Sequence
+from collections import Counter
+from collections.abc import Iterable, Sequence
 from concurrent.futures import Future
 from dataclasses import dataclass
 from pathlib import Path
-from threading import Thread
+from threading import Lock, Thread
 from types import TracebackType
 
 from p2u._client.control import Buffers, Meter, Stop
@@ -46,6 +47,33 @@ def chunk_spans(chunk: Chunk, layout: Layout) -> list[Span]:
         first, elems = t.span(seg.first_row, seg.rows)
         spans.append(Span(t.file, t.offset + first * t.item, elems * t.item, elems, t.cols))
     return spans
+
+
+class Countdown:
+    """What each file still lacks of an update, so that it is checked as soon as it is complete.
+
+    Args:
+        layout: The tensors.
+        chunks: Those missing.
+    """
+
+    def __init__(self, layout: Layout, chunks: Iterable[Chunk] = ()) -> None:
+        self._layout = layout
+        self._lock = Lock()
+        self._left = Counter(file for chunk in chunks for file in self._files(chunk))
+
+    def _files(self, chunk: Chunk) -> set[int]:
+        return {span.file for span in chunk_spans(chunk, self._layout)}
+
+    def done(self, chunk: Chunk) -> list[int]:
+        """A chunk is there; returns the files that are complete with it. In any thread."""
+        complete = []
+        with self._lock:
+            for file in self._files(chunk):
+                self._left[file] -= 1
+                if not self._left[file]:
+                    complete.append(file)
+        return complete
 
 
 def default_jobs(remote: bool) -> int:

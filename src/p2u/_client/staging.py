@@ -5,7 +5,6 @@ from __future__ import annotations
 import os
 import threading
 from abc import ABC, abstractmethod
-from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -13,7 +12,7 @@ from typing import Any
 
 from p2u._client.decode import decode
 from p2u._client.memory import Files
-from p2u._client.package import Span, chunk_spans
+from p2u._client.package import Countdown, Span, chunk_spans
 from p2u._client.polite import in_background
 from p2u._client.spool import Spool
 from p2u._client.target import changed_files
@@ -53,9 +52,7 @@ class Step(ABC):
         self._state = states.index(update.target)
         self._lock = threading.Lock()
         self._unchecked = set(changed_files(files.manifest, update))
-        self._left = Counter(
-            file for chunk in chunks for file in {span.file for span in self.spans(chunk)}
-        )
+        self._left = Countdown(files.layout, chunks)
 
     def spans(self, chunk: Chunk) -> list[Span]:
         """Where a chunk's bytes lie."""
@@ -77,14 +74,9 @@ class Step(ABC):
             DiskError: The temporary file cannot be written.
         """
         self.take(chunk, payload)
-        complete = []
         with self._lock:
             del self.missing[chunk.number]
-            for file in {span.file for span in self.spans(chunk)}:
-                self._left[file] -= 1
-                if not self._left[file]:
-                    complete.append(file)
-        for file in complete:
+        for file in self._left.done(chunk):
             self.complete(file)
 
     @abstractmethod

@@ -6,7 +6,6 @@ import hashlib
 import io
 import threading
 from abc import ABC, abstractmethod
-from collections import Counter
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack
@@ -15,7 +14,7 @@ from pathlib import Path
 from p2u._client.decode import decode
 from p2u._client.files import PIECE, disk_errors, hash_file, open_file, read_at, sync_file
 from p2u._client.journal import DIGEST, Header, Journal
-from p2u._client.package import Package, Span, chunk_spans
+from p2u._client.package import Countdown, Package, Span, chunk_spans
 from p2u._client.workdir import WorkDir, target_prefix
 from p2u.errors import IntegrityError
 from p2u.index import Chunk
@@ -60,7 +59,7 @@ class Target(ABC):
         self.chunks: tuple[Chunk, ...] = package.index(update)
         self._number = self.manifest.states.index(self.state)
         self._lock = threading.Lock()
-        self._left: Counter[int] = Counter()
+        self._left = Countdown(package.layout)
         self._checked: set[int] = set()
         self.log: Journal | None = None
 
@@ -95,9 +94,8 @@ class Target(ABC):
         return folder / self.manifest.files[file].path
 
     def start(self, missing: Sequence[Chunk]) -> None:
-        """Count what each file still lacks, so that it is checked as soon as it is complete."""
-        for chunk in missing:
-            self._left.update({span.file for span in chunk_spans(chunk, self.package.layout)})
+        """Count what each file still lacks."""
+        self._left = Countdown(self.package.layout, missing)
 
     def apply(self, chunk: Chunk, payload: memoryview) -> None:
         """Decode and write one chunk; in any thread."""
@@ -110,22 +108,13 @@ class Target(ABC):
             decode(chunk, payload, self.package.layout, spans, buffers, key)
             digest = hashlib.sha256(memory)
             self.write(chunk, spans, buffers, digest.digest())
-        self._complete(spans)
+        for file in self._left.done(chunk):
+            self.check(file)
 
     def _read(self, spans: Sequence[Span], buffers: Sequence[memoryview]) -> None:
         with disk_errors(self.source_folder(), "read"), Opened(self, False) as opened:
             for span, buffer in zip(spans, buffers, strict=True):
                 read_at(opened[span.file], span.offset, buffer)
-
-    def _complete(self, spans: Sequence[Span]) -> None:
-        complete = []
-        with self._lock:
-            for file in {span.file for span in spans}:
-                self._left[file] -= 1
-                if not self._left[file]:
-                    complete.append(file)
-        for file in complete:
-            self.check(file)
 
     def check(self, file: int) -> None:
         """Hash a complete file of the result and make it durable.

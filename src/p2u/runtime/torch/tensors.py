@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
-from p2u._client.memory import Files
+from p2u._client.memory import ML_DTYPES, NUMPY, Files
 from p2u.errors import UnsupportedError
 from p2u.layout import Layout, Tensor
 from p2u.types import PROGRESSIVE
@@ -13,26 +13,8 @@ from p2u.types import PROGRESSIVE
 if TYPE_CHECKING:
     import torch
 
-#: safetensors' names of dtypes to torch's; older releases of torch lack some.
-DTYPES = {
-    "F64": "float64",
-    "F32": "float32",
-    "F16": "float16",
-    "BF16": "bfloat16",
-    "F8_E4M3": "float8_e4m3fn",
-    "F8_E5M2": "float8_e5m2",
-    "F8_E8M0": "float8_e8m0fnu",
-    "I64": "int64",
-    "I32": "int32",
-    "I16": "int16",
-    "I8": "int8",
-    "U64": "uint64",
-    "U32": "uint32",
-    "U16": "uint16",
-    "U8": "uint8",
-    "BOOL": "bool",
-    "C64": "complex64",
-}
+#: safetensors' names of dtypes to torch's, which are NumPy's; older releases of torch lack some.
+DTYPES = {**NUMPY, **ML_DTYPES}
 
 
 def view(files: Files, tensor: Tensor) -> torch.Tensor:
