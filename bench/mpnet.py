@@ -10,7 +10,7 @@ import numpy as np
 
 sys.path.append(str(Path(__file__).resolve().parent.parent / "examples"))
 
-from minilm import Array, MiniLM, erf
+from minilm import Array, MiniLM
 
 #: Of the relative position bias, as transformers' MPNet has them.
 BUCKETS, FURTHEST = 32, 128
@@ -18,6 +18,8 @@ BUCKETS, FURTHEST = 32, 128
 
 class MPNet(MiniLM):
     """BERT with a relative position bias, positions counted from 2, and names of its own."""
+
+    ATTENTION = ("attn.q", "attn.k", "attn.v", "attn.o", "LayerNorm")
 
     def embed(self, texts: list[str]) -> Array:
         """Unit-length sentence embeddings, shape (len(texts), 768)."""
@@ -35,25 +37,7 @@ class MPNet(MiniLM):
         bias = table.transpose(2, 0, 1)[None] + (1 - mask)[:, None, None, :] * np.float32(-1e9)
         for i in range(self.layers):
             x = self._layer(x, bias, f"encoder.layer.{i}.")
-        pooled = (x * mask[..., None]).sum(1) / mask.sum(1, keepdims=True)
-        return np.asarray(pooled / np.linalg.norm(pooled, axis=1, keepdims=True), np.float32)
-
-    def _layer(self, x: Array, bias: Array, p: str) -> Array:
-        b, t, d = x.shape
-
-        def split(name: str) -> Array:
-            y = self._linear(x, f"{p}attention.attn.{name}")
-            return y.reshape(b, t, self.heads, -1).transpose(0, 2, 1, 3)
-
-        q, k, v = split("q"), split("k"), split("v")
-        scores = q @ k.transpose(0, 1, 3, 2) / math.sqrt(d / self.heads) + bias
-        scores = np.exp(scores - scores.max(-1, keepdims=True))
-        scores /= scores.sum(-1, keepdims=True)
-        context = (scores @ v).transpose(0, 2, 1, 3).reshape(b, t, d)
-        x = self._norm(x + self._linear(context, p + "attention.attn.o"), p + "attention.LayerNorm")
-        y = self._linear(x, p + "intermediate.dense")
-        y = 0.5 * y * (1 + erf(y / math.sqrt(2)))
-        return self._norm(x + self._linear(y, p + "output.dense"), p + "output.LayerNorm")
+        return self._pool(x, mask)
 
 
 def _buckets(length: int) -> np.ndarray:

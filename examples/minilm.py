@@ -32,6 +32,9 @@ class MiniLM:
         tokenizer: The text of ``tokenizer.json``.
     """
 
+    #: Where a layer has query, key, value and output, and the norm behind them.
+    ATTENTION = ("self.query", "self.key", "self.value", "output.dense", "output.LayerNorm")
+
     def __init__(self, weights: Mapping[str, NDArray[Any]], config: str, tokenizer: str) -> None:
         settings = json.loads(config)
         self.heads: int = settings["num_attention_heads"]
@@ -70,6 +73,9 @@ class MiniLM:
         x = self._norm(x, e + "LayerNorm")
         for i in range(self.layers):
             x = self._layer(x, (1 - mask)[:, None, None, :] * -1e9, f"encoder.layer.{i}.")
+        return self._pool(x, mask)
+
+    def _pool(self, x: Array, mask: Array) -> Array:
         pooled = (x * mask[..., None]).sum(1) / mask.sum(1, keepdims=True)
         return np.asarray(pooled / np.linalg.norm(pooled, axis=1, keepdims=True), np.float32)
 
@@ -83,20 +89,18 @@ class MiniLM:
 
     def _layer(self, x: Array, bias: Array, p: str) -> Array:
         b, t, d = x.shape
+        query, key, value, output, norm = (f"{p}attention.{name}" for name in self.ATTENTION)
 
         def split(name: str) -> Array:
-            y = self._linear(x, f"{p}attention.self.{name}")
+            y = self._linear(x, name)
             return y.reshape(b, t, self.heads, -1).transpose(0, 2, 1, 3)
 
-        q, k, v = split("query"), split("key"), split("value")
+        q, k, v = split(query), split(key), split(value)
         scores = q @ k.transpose(0, 1, 3, 2) / math.sqrt(d / self.heads) + bias
         scores = np.exp(scores - scores.max(-1, keepdims=True))
         scores /= scores.sum(-1, keepdims=True)
         context = (scores @ v).transpose(0, 2, 1, 3).reshape(b, t, d)
-        x = self._norm(
-            x + self._linear(context, p + "attention.output.dense"),
-            p + "attention.output.LayerNorm",
-        )
+        x = self._norm(x + self._linear(context, output), norm)
         y = self._linear(x, p + "intermediate.dense")
         y = 0.5 * y * (1 + erf(y / math.sqrt(2)))
         return self._norm(x + self._linear(y, p + "output.dense"), p + "output.LayerNorm")
