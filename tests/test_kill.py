@@ -39,11 +39,6 @@ CHILD = (
 )
 
 
-@pytest.fixture(scope="module")
-def made(tmp_path_factory) -> Made:
-    return kit.make(tmp_path_factory.mktemp("kill"))
-
-
 def start(url: str, dst: Path, rate: float, in_place: bool) -> subprocess.Popen[bytes]:
     """A process that pulls; returns when it begins to."""
     process = subprocess.Popen(

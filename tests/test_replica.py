@@ -14,21 +14,13 @@ from pathlib import Path
 import kit
 import numpy as np
 import pytest
-from kit import STATES, Made
+from kit import QUICK, STATES
 from stores.helpers import CountingStore, FlakyStore, WrapperStore
 
 import p2u
-from p2u._client.fetch import Retry
 from p2u.errors import Cancelled, IntegrityError, NotFoundError, StoreError, UsageError
 from p2u.replica import load, open_replica
 from p2u.stores import LocalStore
-
-QUICK = Retry(attempts=3, base=0.001, cap=0.002)
-
-
-@pytest.fixture(scope="module")
-def made(tmp_path_factory) -> Made:
-    return kit.make(tmp_path_factory.mktemp("replica"))
 
 
 def raw(folder: Path) -> dict[str, bytes]:

@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import importlib.util
 from collections.abc import Iterator
 from pathlib import Path
 
+import kit
 import numpy as np
 import onnx
-import pytest
 from onnx import TensorProto, helper, numpy_helper, version_converter
 
 #: Model: the package that ships it, and the file there.
@@ -24,12 +23,7 @@ REAL = {
 
 def real(name: str) -> Path:
     """Where a real model lies; skips if its package is not installed."""
-    package, pattern = REAL[name]
-    spec = importlib.util.find_spec(package)  # finds it without running its code
-    for place in (spec.submodule_search_locations or []) if spec else []:
-        for path in sorted(Path(place).glob(pattern)):
-            return path
-    pytest.skip(f"the wheel {package} is not installed")
+    return kit.packaged(*REAL[name])
 
 
 def inputs(name: str) -> dict[str, np.ndarray]:

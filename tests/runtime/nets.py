@@ -19,7 +19,7 @@ from safetensors.torch import load_file, save_file  # noqa: E402
 from p2u.errors import StoreError  # noqa: E402
 from p2u.pack import pack  # noqa: E402
 from p2u.pull import pull  # noqa: E402
-from p2u.stores import Store  # noqa: E402
+from p2u.stores import LocalStore, Store  # noqa: E402
 
 nn = torch.nn
 
@@ -127,3 +127,32 @@ class Gated(WrapperStore):
             if self.dead:
                 raise StoreError("dead (on purpose)", retryable=True)
             yield piece
+
+
+def gated(packed: Packed, *labels: str) -> Gated:
+    """Its package with the base and some more states let through."""
+    return Gated(LocalStore(packed.package), "base", *labels)
+
+
+def same(model: nn.Module, other: nn.Module) -> bool:
+    """Whether all tensors are bitwise the same, those that no file has too."""
+    mine, theirs = (
+        {**dict(m.named_parameters(remove_duplicate=False)), **dict(m.named_buffers())}
+        for m in (model, other)
+    )
+    assert mine.keys() == theirs.keys()
+    return all(torch.equal(value, theirs[name]) for name, value in mine.items())
+
+
+def through_all_states(store: Gated, model: nn.Module, packed: Packed, factory) -> None:
+    """The same storage, and at each state the tensors of the pulled directory."""
+    model.eval()
+    addresses = [p.data_ptr() for p in model.parameters()]
+    parameters = list(model.parameters())
+    for label in STATES:
+        store.open(label)
+        with model.p2u.pinned(require=label, timeout=20) as state:
+            assert state == label
+            assert same(model, packed.plain(factory, label))
+    assert [p.data_ptr() for p in model.parameters()] == addresses
+    assert all(a is b for a, b in zip(model.parameters(), parameters, strict=True))

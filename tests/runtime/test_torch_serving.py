@@ -8,26 +8,16 @@ from concurrent.futures import ThreadPoolExecutor
 
 import kit
 import pytest
-from kit import STATES
+from kit import QUICK, STATES
 
 torch = pytest.importorskip("torch")
 
 import nets  # noqa: E402
 
 import p2u  # noqa: E402
-from p2u._client.fetch import Retry  # noqa: E402
 from p2u.errors import Cancelled, StoreError  # noqa: E402
 from p2u.serve import Server  # noqa: E402
 from p2u.stores import LocalStore  # noqa: E402
-
-QUICK = Retry(attempts=2, base=0.001, cap=0.002)
-
-
-@pytest.fixture(scope="module")
-def net(tmp_path_factory) -> nets.Packed:
-    return nets.pack_tensors(
-        tmp_path_factory.mktemp("net"), {"model.safetensors": nets.net_weights()}
-    )
 
 
 @pytest.fixture(autouse=True)

