@@ -1,41 +1,45 @@
-"""A shaped link between two network namespaces: rate by tbf, delay by a small relay.
+"""A shaped link between two network namespaces: rate by tbf or by a trace, delay by a relay.
 
     with Link(mbit=20, rtt_ms=40) as link:
         link.spawn("server", ["nginx", ...])          # reachable as link.server_ip
         link.run("client", ["python", "client.py"])
+    print(link.stats())
 
-Linux, as root, with iproute2. Without a delay the namespaces are joined by a veth pair. With one,
-each has a TUN device, and a process between them hands on each packet half a round trip after it
+    with Link(trace=lte_trace(20, 300, seed=1), rtt_ms=50) as link:
+        ...
+
+Linux, as root, with iproute2. With a rate alone, the namespaces are joined by a veth pair. Else
+each has a TUN device, and `relay.rs` between them hands on each packet half a round trip after it
 came, so that TCP sees the delay that it would see on a real line (netem is not in every kernel).
-The relay is Python: it keeps up to about 100 Mbit/s; above that leave the delay out.
-The rate is that of the server's side; the way back has the same.
+The relay is compiled when it is first needed, by rustc.
+
+A rate is that of the server's side; the way back has the same. A trace limits the way to the client
+only, in the relay: behind the server's interface, with a queue that drops what does not fit.
 """
 
 from __future__ import annotations
 
-import argparse
 import contextlib
-import ctypes
-import fcntl
+import hashlib
+import json
 import os
-import random
-import selectors
-import struct
+import shutil
 import subprocess
-import sys
-import time
-from collections import deque
-from collections.abc import Iterator, Sequence
+import tempfile
+from collections.abc import Sequence
 from pathlib import Path
 from types import TracebackType
 from typing import Any
 
+from models import cache_dir
+from traces import Trace, format_trace, mean_mbit
+
 #: Milliseconds of data that the queue before the link holds, beside a round trip's.
 QUEUE_MS = 50
-_CLONE_NEWNET = 0x40000000
-_TUNSETIFF = 0x400454CA
-_IFF_TUN, _IFF_NO_PI = 1, 0x1000
 _MTU = 1500
+#: Packets that a TUN device keeps for the relay: 0.1 s of 1 Gbit/s, should the relay have to wait.
+_TUN_QUEUE = 10_000
+_SOURCE = Path(__file__).with_name("relay.rs")
 
 
 def congestion_control() -> str:
@@ -43,30 +47,61 @@ def congestion_control() -> str:
     return Path("/proc/sys/net/ipv4/tcp_congestion_control").read_text().strip()
 
 
+def relay_program() -> Path:
+    """The compiled relay; one is kept in the cache folder for each version of the source.
+
+    Raises:
+        RuntimeError: There is no rustc, or it failed.
+    """
+    source = _SOURCE.read_bytes()
+    program = cache_dir() / f"relay-{hashlib.sha256(source).hexdigest()[:16]}"
+    if program.is_file():
+        return program
+    rustc = os.environ.get("RUSTC") or shutil.which("rustc")
+    if rustc is None:
+        raise RuntimeError(
+            "a link with a delay needs rustc: install Rust, or set RUSTC to its path"
+        )
+    program.parent.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(dir=program.parent) as work:
+        made = Path(work, "relay")
+        _run(rustc, "-O", "-C", "strip=symbols", "--edition", "2021", "-o", str(made), str(_SOURCE))
+        made.replace(program)
+    return program
+
+
 class Link:
     """Two namespaces, ``server`` and ``client``, and the line between them.
 
     Args:
-        mbit: Rate in 1e6 bits per second, each way.
+        mbit: Rate in 1e6 bits per second, each way; not together with a trace.
         rtt_ms: Round trip in milliseconds, beside what the queue adds.
         jitter_ms: Each packet waits up to this much longer; the order stays.
         loss: Share of packets that are dropped.
         seed: Of jitter and loss.
+        trace: Rates of the way to the client, see `traces.py`; begins when the link is there, and
+            again with `restart_trace`, and repeats itself.
+        queue_ms: Milliseconds of data that the queue before the link holds beside a round trip's;
+            with a trace, at its mean rate.
     """
 
     def __init__(
         self,
-        mbit: float,
+        mbit: float | None = None,
         rtt_ms: float = 0,
         *,
         jitter_ms: float = 0,
         loss: float = 0,
         seed: int = 0,
+        trace: Trace | None = None,
+        queue_ms: float = QUEUE_MS,
     ) -> None:
-        self._mbit = mbit
+        if (mbit is None) == (trace is None):
+            raise ValueError("a link has either a rate or a trace")
+        self._mbit, self._trace, self._queue_ms = mbit, trace, queue_ms
         self._rtt = rtt_ms
         self._noise = (jitter_ms, loss, seed)
-        self._relayed = rtt_ms > 0 or jitter_ms > 0 or loss > 0
+        self._relayed = trace is not None or rtt_ms > 0 or jitter_ms > 0 or loss > 0
         tag = f"p2u{os.getpid() % 100000}"
         self._names = {"server": f"{tag}s", "client": f"{tag}c"}
         net = 2 * (os.getpid() % 16000)
@@ -76,6 +111,8 @@ class Link:
         }
         self.server_ip = self._ips["server"]
         self._processes: list[subprocess.Popen[bytes]] = []
+        self._relay: subprocess.Popen[bytes] | None = None
+        self._stats: dict[str, Any] = {}
 
     def __enter__(self) -> Link:
         try:
@@ -87,7 +124,10 @@ class Link:
                 device, other = devices[side], self._ips["client" if side == "server" else "server"]
                 _ip("-n", name, "link", "set", device, "up", "mtu", str(_MTU))
                 _ip("-n", name, "addr", "add", self._ips[side], "peer", other, "dev", device)
-                self._shape(name, device)
+                if self._relayed:
+                    _ip("-n", name, "link", "set", device, "txqueuelen", str(_TUN_QUEUE))
+                if self._mbit is not None:
+                    self._shape(name, device, self._mbit)
         except BaseException:
             self.close()
             raise
@@ -100,21 +140,39 @@ class Link:
             one, two = f"{server}0", f"{client}0"
             _ip("link", "add", one, "netns", server, "type", "veth", "peer", "name", two, "netns", client)  # noqa: E501  # fmt: skip
             return {"server": one, "client": two}
-        jitter, loss, seed = self._noise
-        command = [sys.executable, __file__, server, client, f"--delay-ms={self._rtt / 2}"]
-        command += [f"--jitter-ms={jitter}", f"--loss={loss}", f"--seed={seed}"]
-        relay = subprocess.Popen(command, stdout=subprocess.PIPE)
-        self._processes.append(relay)
-        assert relay.stdout is not None
-        if relay.stdout.readline().strip() != b"ready":
-            raise RuntimeError("the relay did not start")
+        self._relay = self._start_relay(server, client)
         return {"server": "tun0", "client": "tun0"}
 
-    def _shape(self, name: str, device: str) -> None:
-        bytes_per_s = self._mbit * 1e6 / 8
-        burst = max(4 * _MTU, int(bytes_per_s / 250))
-        limit = max(2 * burst, int(bytes_per_s * (QUEUE_MS + self._rtt) / 1000))
-        rate = f"{int(self._mbit * 1e6)}bit"
+    def _start_relay(self, server: str, client: str) -> subprocess.Popen[bytes]:
+        jitter, loss, seed = self._noise
+        command = [str(relay_program()), server, client, "--delay-ms", str(self._rtt / 2)]
+        command += ["--jitter-ms", str(jitter), "--loss", str(loss), "--seed", str(seed)]
+        with tempfile.NamedTemporaryFile("w", suffix=".trace") as file:
+            if self._trace is not None:
+                file.write(format_trace(self._trace))
+                file.flush()
+                queue = self._queue_bytes(mean_mbit(self._trace))
+                command += ["--trace", file.name, "--queue-bytes", str(queue)]
+            # Its own session: Ctrl-C ends it through the link, so that it still counts.
+            pipe = subprocess.PIPE
+            relay = subprocess.Popen(command, stdin=pipe, stdout=pipe, start_new_session=True)
+            assert relay.stdout is not None
+            if relay.stdout.readline().strip() != b"ready":
+                relay.wait()
+                raise RuntimeError("the relay did not start")
+            # A line does not wait for a processor. Where that is not allowed, `late` tells.
+            with contextlib.suppress(OSError):
+                os.sched_setscheduler(relay.pid, os.SCHED_RR, os.sched_param(1))
+        return relay
+
+    def _queue_bytes(self, mbit: float) -> int:
+        """What waits before the link, at most."""
+        return max(16 * _MTU, int(mbit * 125 * (self._queue_ms + self._rtt)))
+
+    def _shape(self, name: str, device: str, mbit: float) -> None:
+        burst = max(4 * _MTU, int(mbit * 1e6 / 8 / 250))
+        limit = max(2 * burst, self._queue_bytes(mbit))
+        rate = f"{int(mbit * 1e6)}bit"
         _run("tc", "-n", name, "qdisc", "add", "dev", device, "root", "tbf", "rate", rate, "burst", str(burst), "limit", str(limit))  # noqa: E501  # fmt: skip
 
     def spawn(self, side: str, command: Sequence[str], **options: Any) -> subprocess.Popen[bytes]:
@@ -130,6 +188,40 @@ class Link:
         done = subprocess.run(full, check=True, stdout=subprocess.PIPE, text=True, **options)
         return done.stdout
 
+    def restart_trace(self) -> None:
+        """The trace begins anew now, so that the next to be measured meets the same rates."""
+        assert self._trace is not None
+        assert self._relay is not None
+        assert self._relay.stdin is not None
+        self._relay.stdin.write(b"\n")
+        self._relay.stdin.flush()
+
+    def stats(self) -> dict[str, Any]:
+        """What passed, once the link is closed; empty for a link without a relay.
+
+        ``seconds`` and ``cpu_seconds`` of the relay, and of each way (``down`` is to the client)
+        ``packets`` and IP ``bytes`` handed on, packets ``lost`` (by the share asked for),
+        ``dropped`` (by a full queue of the trace, or not taken by the other side), ``late`` (handed
+        on more than 1 ms after their time) and ``unread`` (the relay did not come to read them).
+        The last two are 0 where the relay kept up.
+        """
+        return self._stats
+
+    def _end_relay(self, relay: subprocess.Popen[bytes]) -> None:
+        """Let it count, then go: it ends when its standard input does."""
+        try:
+            shown = [
+                _run("ip", "-j", "-s", "-n", name, "link", "show", "tun0")
+                for name in self._names.values()
+            ]
+            out, _ = relay.communicate(timeout=5)
+            self._stats = json.loads(out)
+            for way, text in zip(("down", "up"), shown, strict=True):
+                self._stats[way]["unread"] = json.loads(text)[0]["stats64"]["tx"]["dropped"]
+        finally:
+            relay.kill()
+            relay.wait()
+
     def close(self) -> None:
         """End what runs on the link and remove it."""
         for process in reversed(self._processes):
@@ -138,8 +230,13 @@ class Link:
                 process.wait(timeout=5)
             process.kill()
             process.wait()
-        for name in self._names.values():
-            subprocess.run(["ip", "netns", "del", name], check=False, capture_output=True)
+        try:
+            if self._relay is not None:
+                self._end_relay(self._relay)
+        finally:
+            self._relay = None
+            for name in self._names.values():
+                subprocess.run(["ip", "netns", "del", name], check=False, capture_output=True)
 
     def __exit__(
         self,
@@ -154,100 +251,9 @@ def _ip(*arguments: str) -> None:
     _run("ip", *arguments)
 
 
-def _run(*command: str) -> None:
+def _run(*command: str) -> str:
+    """Run a command; returns what it printed."""
     done = subprocess.run(command, capture_output=True, text=True, check=False)
     if done.returncode:
         raise RuntimeError(f"{' '.join(command)}: {done.stderr.strip()}")
-
-
-# --- the relay: a process of its own -----------------------------------------------------------
-
-
-@contextlib.contextmanager
-def _inside(namespace: str) -> Iterator[None]:
-    """This thread's network is that of a namespace for the time of the block."""
-    libc = ctypes.CDLL(None, use_errno=True)
-    own = os.open("/proc/thread-self/ns/net", os.O_RDONLY)
-    there = os.open(f"/run/netns/{namespace}", os.O_RDONLY)
-    try:
-        if libc.setns(there, _CLONE_NEWNET):
-            raise OSError(ctypes.get_errno(), "setns")
-        yield
-        libc.setns(own, _CLONE_NEWNET)
-    finally:
-        os.close(own)
-        os.close(there)
-
-
-def _tun(namespace: str) -> int:
-    with _inside(namespace):
-        fd = os.open("/dev/net/tun", os.O_RDWR | os.O_NONBLOCK)
-        fcntl.ioctl(fd, _TUNSETIFF, struct.pack("16sH", b"tun0", _IFF_TUN | _IFF_NO_PI))
-    return fd
-
-
-class _Way:
-    """One direction: packets wait here until they are due."""
-
-    def __init__(self, source: int, target: int, options: argparse.Namespace) -> None:
-        self.source, self.target = source, target
-        self._delay = options.delay_ms / 1000
-        self._jitter = options.jitter_ms / 1000
-        self._loss = options.loss
-        self._random = random.Random(options.seed)
-        self._waiting: deque[tuple[float, bytes]] = deque()
-        self._last = 0.0
-
-    def take(self) -> None:
-        """Read what is there."""
-        now = time.monotonic()
-        for _ in range(64):
-            try:
-                packet = os.read(self.source, 1 << 16)
-            except BlockingIOError:
-                return
-            except OSError:
-                return  # the device is not up yet, or no more
-            if self._loss and self._random.random() < self._loss:
-                continue
-            due = now + self._delay
-            if self._jitter:
-                due += self._random.random() * self._jitter
-            self._last = due = max(due, self._last)
-            self._waiting.append((due, packet))
-
-    def give(self) -> float:
-        """Write what is due; returns the seconds until the next is."""
-        while self._waiting:
-            left = self._waiting[0][0] - time.monotonic()
-            if left > 0:
-                return left
-            with contextlib.suppress(OSError):  # as a real line: what does not fit is lost
-                os.write(self.target, self._waiting[0][1])
-            self._waiting.popleft()
-        return 1.0
-
-
-def main() -> None:
-    """The relay's own command line."""
-    parser = argparse.ArgumentParser()
-    parser.add_argument("namespaces", nargs=2)
-    for name in ("delay-ms", "jitter-ms", "loss"):
-        parser.add_argument(f"--{name}", type=float, default=0.0)
-    parser.add_argument("--seed", type=int, default=0)
-    options = parser.parse_args()
-    one, two = (_tun(name) for name in options.namespaces)
-    ways = {one: _Way(one, two, options), two: _Way(two, one, options)}
-    selector = selectors.DefaultSelector()
-    for fd in ways:
-        selector.register(fd, selectors.EVENT_READ)
-    print("ready", flush=True)
-    wait = 1.0
-    while True:
-        for key, _ in selector.select(wait):
-            ways[key.fd].take()
-        wait = min(way.give() for way in ways.values())
-
-
-if __name__ == "__main__":
-    main()
+    return done.stdout
