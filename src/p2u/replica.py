@@ -10,7 +10,7 @@ from collections.abc import Callable, Mapping
 from types import FrameType, MappingProxyType, TracebackType
 from typing import TYPE_CHECKING, Any
 
-from p2u._client.control import Progress
+from p2u._client.control import LOOK, Progress, wait_briefly
 from p2u._client.course import MODES, STAGINGS, Commit, Course, Plan
 from p2u._client.fetch import Retry
 from p2u._client.gate import Pin
@@ -29,9 +29,7 @@ _log = logging.getLogger("p2u")
 #: Instead of a label: the best state that the deadline allows.
 BEST = "best"
 
-#: So that Ctrl-C works on every system, waits are no longer than this; seconds.
-_LOOK = 0.2
-#: And with a deadline to keep.
+#: With a deadline to keep, a waiting thread looks again after as many seconds.
 _SHORT_LOOK = 0.02
 
 
@@ -260,11 +258,10 @@ class Replica:
                         f"this thread has pinned the state {self._label!r} and would wait for ever",
                         hint="Leave the block of pinned() first",
                     )
-                left = _LOOK if end is None else end - time.monotonic()
-                if left <= 0:
+                look = _SHORT_LOOK if state == BEST else LOOK
+                if not wait_briefly(self._changed, end, look):
                     wanted = state or self._course.plan.until
                     raise TimeoutError(f"state {wanted!r} not reached in {timeout} s")
-                self._changed.wait(min(_SHORT_LOOK if state == BEST else _LOOK, left))
 
     def _reached(self, state: str | None) -> bool:
         if state is None:

@@ -119,7 +119,6 @@ def patched(content: bytes, at: int, format_: str, value: object) -> bytes:
 
 
 DIRECTORY = PLAIN.index(b"PK\1\2")
-SECOND = PLAIN.index(b"PK\1\2", DIRECTORY + 4)
 END = PLAIN.index(b"PK\5\6")
 LOCAL2 = PLAIN.index(b"PK\3\4", 4)
 

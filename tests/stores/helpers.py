@@ -1,9 +1,8 @@
-"""Stores for tests: slow ones, flaky ones, and one that counts what was asked for."""
+"""Stores for tests: flaky ones, and one that counts what was asked for."""
 
 from __future__ import annotations
 
 import threading
-import time
 from collections.abc import Callable, Generator
 from dataclasses import dataclass, field
 
@@ -30,23 +29,6 @@ class WrapperStore(Store):
 
     def close(self) -> None:
         self.store.close()
-
-
-class LatencyStore(WrapperStore):
-    """Waits before each request's first byte."""
-
-    def __init__(self, store: Store, seconds: float) -> None:
-        super().__init__(store)
-        self.seconds = seconds
-
-    def read(self, key: str, *, limit: int) -> bytes:
-        time.sleep(self.seconds)
-        return super().read(key, limit=limit)
-
-    def stream(self, key: str, start: int, length: int) -> Generator[bytes, None, None]:
-        pieces = super().stream(key, start, length)
-        time.sleep(self.seconds)
-        return pieces
 
 
 @dataclass

@@ -15,6 +15,29 @@ from p2u.errors import Cancelled
 _RATE_WINDOW = 3.0
 #: Memory is borrowed in multiples of this many bytes.
 _PAGES = 256 << 10
+#: Seconds after which a waiting thread looks again by itself: only between waits does Ctrl-C work
+#: on every system.
+LOOK = 0.2
+
+
+def wait_briefly(
+    changed: threading.Condition, end: float | None = None, look: float = LOOK
+) -> bool:
+    """Wait for a notification, but not for long: the caller asks again what it waits for.
+
+    Args:
+        changed: The caller holds it.
+        end: When to give up, by `time.monotonic`; None: never.
+        look: Most seconds to wait.
+
+    Returns:
+        Whether there was time left to wait.
+    """
+    left = look if end is None else end - time.monotonic()
+    if left <= 0:
+        return False
+    changed.wait(min(look, left))
+    return True
 
 
 @dataclass(frozen=True, slots=True)

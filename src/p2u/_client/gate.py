@@ -9,10 +9,11 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from types import FrameType, TracebackType
 
+from p2u._client.control import wait_briefly
 from p2u.errors import UsageError
 
-#: Seconds after which a waiting thread looks again by itself: at its deadline, at patience that has
-#: run out, at pins whose frame has gone; and so that Ctrl-C works on every system.
+#: Seconds after which a waiting thread looks again by itself: at patience that has run out, at pins
+#: whose frame has gone.
 _LOOK = 0.1
 
 
@@ -97,13 +98,12 @@ class Gate:
             TimeoutError: It took longer.
         """
         begin = time.monotonic()
+        end = None if timeout is None else begin + timeout
         with self._changed:
             # First the cheap question, then the one that looks through all pins.
             while (self._busy or self._since is not None) and not self._passes(brief, begin):
-                left = _LOOK if timeout is None else begin + timeout - time.monotonic()
-                if left <= 0:
+                if not wait_briefly(self._changed, end, _LOOK):
                     raise TimeoutError(f"no pin in {timeout} s: a commit is under way")
-                self._changed.wait(min(_LOOK, left))
             pin = Pin(self, brief, frame)
             self._pins.append(pin)
             return pin

@@ -15,7 +15,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Literal
 
-from p2u._client.control import Progress
+from p2u._client.control import Progress, wait_briefly
 from p2u._client.fetch import Retry
 from p2u._client.files import link_or_copy
 from p2u.errors import Cancelled, UsageError
@@ -146,10 +146,8 @@ class Session:
                         f"the model does not come by a state {wanted!r}",
                         hint=f"It came by {', '.join(self._answering) or 'none'}",
                     )
-                left = None if end is None else end - time.monotonic()
-                if left is not None and left <= 0:
+                if not wait_briefly(self._changed, end):
                     raise TimeoutError(f"state {wanted!r} not reached in {timeout} s")
-                self._changed.wait(0.2 if left is None else min(0.2, left))
 
     def on_state(self, callback: Callable[[str], None]) -> None:
         """Call ``callback(label)`` when a state begins to answer; at once for the present one."""
