@@ -63,10 +63,10 @@ lint: $(TEST)/.stamp ## style, types, clippy
 	rustfmt --check --edition 2021 bench/relay.rs
 
 .PHONY: bench
-bench: $(BENCH)/.stamp ## the numbers of the README, beside the rivals
+bench: $(BENCH)/.stamp ## the README's numbers of MiniLM, beside the rivals
 	$(BENCH)/$(BIN)/python bench/models.py minilm
-	@set -e; for script in bench/bench_*.py; do \
-	  echo "== $$script"; $(BENCH)/$(BIN)/python "$$script"; done
+	@set -e; for name in codec base footprint; do \
+	  echo "== bench_$$name.py"; $(BENCH)/$(BIN)/python "bench/bench_$$name.py"; done
 
 # rustup's compiler if it has the target, else Debian's: rustc 1.63 with its WebAssembly library.
 # Debian's is called without cargo, because rustup's newer cargo passes flags that 1.63 lacks;

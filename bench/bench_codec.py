@@ -1,7 +1,7 @@
 """P2U beside the rivals: sizes, and pack and decode speed on one thread, in the same run.
 
-    python bench/bench_codec.py                      # MiniLM, all dtypes: the README's table
-    python bench/bench_codec.py --all                # every real model, every dtype
+    python bench/bench_codec.py                      # MiniLM, all dtypes
+    python bench/bench_codec.py --all                # every real model: the README's table
     python bench/bench_codec.py mpnet-bf16 mpnet-fp32
 
 P2U's bytes are those of the whole package directory; its decoder's time is the native core's from
