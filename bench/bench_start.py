@@ -26,6 +26,7 @@ from link import Link, congestion_control
 from models import WEIGHTS, cache_dir
 from rivals import Lmz, ZipNN
 from start_client import ASIDE, CLIENTS
+from traces import mean_mbit, read_trace
 
 import p2u
 
@@ -56,10 +57,12 @@ def prepare(model: Path, root: Path, bits: float) -> None:
     assert made.name == "model.lmz"
 
 
-def measure(model: str, root: Path, mbit: float, rtt: float, methods: list[str]) -> dict[str, Any]:
-    """All methods on one link, one after the other."""
+def measure(
+    model: str, root: Path, line: dict[str, Any], methods: list[str]
+) -> dict[str, dict[str, Any]]:
+    """All methods on one link, one after the other, each from the beginning of a trace."""
     found = {}
-    with Link(mbit, rtt) as link, tempfile.TemporaryDirectory() as work:
+    with Link(**line) as link, tempfile.TemporaryDirectory() as work:
         config = Path(work, "nginx.conf")
         config.write_text(NGINX.format(work=work, ip=link.server_ip, root=root))
         nginx = shutil.which("nginx", path="/usr/sbin:/usr/local/sbin:/usr/bin")
@@ -75,6 +78,8 @@ def measure(model: str, root: Path, mbit: float, rtt: float, methods: list[str])
                 time.sleep(0.1)
         for method in methods:
             command = [sys.executable, str(Path(__file__).with_name("start_client.py"))]
+            if "trace" in line:
+                link.restart_trace()
             begin = time.monotonic()
             out = link.run("client", [*command, method, model, url, str(begin)])
             found[method] = json.loads(out)
@@ -88,6 +93,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
     parser.add_argument("models", nargs="+", help="directories in the cache, like minilm-bf16")
     parser.add_argument("--rates", nargs="+", type=float, default=[5, 20, 100, 1000])
+    parser.add_argument("--trace", type=Path, help="instead of rates: a file made by traces.py")
     parser.add_argument("--rtt", type=float, default=20, help="ms; not above 1000 Mbit/s (20)")
     parser.add_argument("--methods", nargs="+", default=list(CLIENTS), choices=list(CLIENTS))
     parser.add_argument("--bits", type=float, default=3.5, help="of P2U's base (3.5)")
@@ -104,13 +110,21 @@ def main() -> None:
             print(f"\n{model}: {size / 1e6:.1f} MB")
             print("| Mbit/s | RTT ms | goodput | method | first answer s | sooner | exact s | of plain |")  # noqa: E501  # fmt: skip
             print("|---|---|---|---|---|---|---|---|")
-            for mbit in args.rates:
-                rtt = args.rtt if mbit <= RELAY_MBIT else 0
-                runs = [measure(model, root, mbit, rtt, args.methods) for _ in range(args.runs)]
+            for mbit, rtt, rate in rates(args):
+                line = {**rate, "rtt_ms": rtt}
+                runs = [measure(model, root, line, args.methods) for _ in range(args.runs)]
                 everything.append({"model": model, "mbit": mbit, "rtt": rtt, "runs": runs})
                 show(runs, mbit, rtt, size)
     if args.json:
         args.json.write_text(json.dumps(everything, indent=1) + "\n")
+
+
+def rates(args: argparse.Namespace) -> list[tuple[float, float, dict[str, Any]]]:
+    """Mbit/s, round trip in ms and what the link is told of its rate."""
+    if args.trace:
+        trace = read_trace(args.trace.read_text())
+        return [(mean_mbit(trace), args.rtt, {"trace": trace})]
+    return [(m, args.rtt if m <= RELAY_MBIT else 0, {"mbit": m}) for m in args.rates]
 
 
 def show(runs: list[dict[str, Any]], mbit: float, rtt: float, size: int) -> None:

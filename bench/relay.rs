@@ -398,7 +398,8 @@ fn relay() -> Result<()> {
     let mut control = File::from(io::stdin().as_fd().try_clone_to_owned()?);
     let begin = Instant::now();
     let clock = || begin.elapsed().as_nanos() as u64;
-    println!("ready");
+    let mut report = io::stdout();
+    writeln!(report, "ready")?;
     let (mut before, mut slept) = (0, false);
     loop {
         let now = clock();
@@ -423,13 +424,14 @@ fn relay() -> Result<()> {
             }
         }
     }
-    println!(
+    writeln!(
+        report,
         "{{\"seconds\": {:.3}, \"cpu_seconds\": {:.3}, \"down\": {}, \"up\": {}}}",
         begin.elapsed().as_secs_f64(),
         processor_seconds()?,
         down.counters(),
         up.counters()
-    );
+    )?;
     Ok(())
 }
 
