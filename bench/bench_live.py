@@ -1,16 +1,16 @@
 """The live PyTorch model: pauses, throughput while it refines, peak memory.
 
-    python bench/bench_live.py [minilm-bf16 ...] [--rate 100Mbit/s] [--rounds 3]
+    sudo python bench/bench_live.py [minilm-bf16 ...] [--rate 100] [--rounds 3]
 
 Three tables, each model through `transformers` (which has to be installed):
 
 - *pause*: for how long a commit keeps callers out, by staging, beside one forward pass of the same
   model over one sentence (16 tokens) and over a batch of 8 texts of 128 tokens; best and worst of
   the rounds.
-- *throughput*: calls per second while updates arrive over a link of ``--rate`` (the development
-  server in a process of its own), beside the same model at rest; both in turns. And the processor
-  time that refining takes when the model does nothing, as a share of all processors: what it could
-  cost at most.
+- *throughput*: calls per second while updates arrive over a shaped link of ``--rate`` Mbit/s from
+  nginx (`link.py`: needs root, iproute2 and nginx), beside the same model at rest; both in turns.
+  And the processor time that refining takes when the model does nothing, as a share of all
+  processors. (The development server would itself take 3 to 5 % of a processor.)
 - *memory*: peak of a process that loads the model and waits for the exact state, less what the
   process had before, beside the size of the model.
 """
@@ -21,7 +21,6 @@ import argparse
 import json
 import logging
 import os
-import re
 import statistics
 import subprocess
 import sys
@@ -32,6 +31,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+from link import Link
 from models import WEIGHTS, cache_dir
 
 import p2u
@@ -118,19 +118,12 @@ def pauses(package: Path, name: str, rounds: int) -> None:
 
 
 @contextmanager
-def serving(package: Path, rate: str) -> Iterator[str]:
-    """The development server, at a rate, in a process of its own."""
-    command = [sys.executable, "-m", "p2u", "serve", str(package), "--port", "0"]
-    command += ["--limit-rate", rate]
-    server = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True)
-    try:
-        assert server.stdout is not None
-        found = re.search(r"http://\S+", server.stdout.readline())
-        assert found
-        yield found.group()
-    finally:
-        server.terminate()
-        server.wait()
+def serving(package: Path, rate: float) -> Iterator[str]:
+    """A package behind a link of some Mbit/s, for threads that this one starts."""
+    with Link(rate) as link, tempfile.TemporaryDirectory() as work:
+        url = link.serve(package, Path(work))
+        with link.inside("client"):
+            yield url
 
 
 def calls_per_second(model: Any, batch: dict[str, Any], until: Callable[[], bool]) -> float:
@@ -151,7 +144,7 @@ def load_of_refining(url: str) -> float:
     return (time.process_time() - used) / span / (os.cpu_count() or 1)
 
 
-def throughput(package: Path, name: str, rate: str, rounds: int) -> None:
+def throughput(package: Path, name: str, rate: float, rounds: int) -> None:
     """One line per kind of request: at rest, while refining, and the ratio."""
     for label, batch in (("1 x 16", inputs(1, 16)), ("8 x 128", inputs(8, 128))):
         rest, live, spans = [], [], []
@@ -203,7 +196,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
     default = ["minilm-fp32", "mpnet-fp32"]
     parser.add_argument("models", nargs="*", default=default)
-    parser.add_argument("--rate", default="100Mbit/s")
+    parser.add_argument("--rate", type=float, default=100, help="Mbit/s (100)")
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--only", choices=("pause", "throughput", "memory"))
     args = parser.parse_args()
@@ -220,7 +213,7 @@ def main() -> None:
                 pauses(package, name, args.rounds)
         if args.only in (None, "throughput"):
             print(
-                f"calls per second at {args.rate}    at rest  refining  ratio     for  processors"
+                f"calls/s at {args.rate:g} Mbit/s      at rest  refining  ratio     for  processors"
             )
             for name, package in packages.items():
                 throughput(package, name, args.rate, args.rounds)

@@ -15,7 +15,6 @@ import json
 import os
 import shutil
 import socket
-import subprocess
 import sys
 import tempfile
 import time
@@ -32,16 +31,6 @@ import p2u
 
 #: The relay keeps up to this rate (Mbit/s); above, the rate alone is shaped.
 RELAY_MBIT = 1000
-NGINX = """
-daemon off; pid {work}/nginx.pid; error_log {work}/error.log warn; user root; worker_processes 1;
-events {{ worker_connections 64; }}
-http {{
-    access_log off; sendfile on; default_type application/octet-stream;
-    client_body_temp_path {work}/a; proxy_temp_path {work}/b; fastcgi_temp_path {work}/c;
-    uwsgi_temp_path {work}/d; scgi_temp_path {work}/e;
-    server {{ listen {ip}:8000; root {root}; }}
-}}
-"""
 
 
 def prepare(model: Path, root: Path, bits: float) -> None:
@@ -63,19 +52,7 @@ def measure(
     """All methods on one link, one after the other, each from the beginning of a trace."""
     found = {}
     with Link(**line) as link, tempfile.TemporaryDirectory() as work:
-        config = Path(work, "nginx.conf")
-        config.write_text(NGINX.format(work=work, ip=link.server_ip, root=root))
-        nginx = shutil.which("nginx", path="/usr/sbin:/usr/local/sbin:/usr/bin")
-        assert nginx is not None, "nginx is not installed"
-        link.spawn("server", [nginx, "-c", str(config), "-p", work])
-        url = f"http://{link.server_ip}:8000"
-        probe = f"import socket; socket.create_connection(({link.server_ip!r}, 8000), 5)"
-        for _ in range(50):
-            try:
-                link.run("client", [sys.executable, "-c", probe], stderr=subprocess.DEVNULL)
-                break
-            except subprocess.CalledProcessError:
-                time.sleep(0.1)
+        url = link.serve(root, Path(work))
         for method in methods:
             command = [sys.executable, str(Path(__file__).with_name("start_client.py"))]
             if "trace" in line:

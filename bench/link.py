@@ -20,13 +20,16 @@ only, in the relay: behind the server's interface, with a queue that drops what 
 from __future__ import annotations
 
 import contextlib
+import ctypes
 import hashlib
 import json
 import os
 import shutil
+import socket
 import subprocess
 import tempfile
-from collections.abc import Sequence
+import time
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from types import TracebackType
 from typing import Any
@@ -43,6 +46,17 @@ _MTU = 1500
 #: Packets that a TUN device keeps for the relay: 0.1 s of 1 Gbit/s, should the relay have to wait.
 _TUN_QUEUE = 10_000
 _SOURCE = Path(__file__).with_name("relay.rs")
+_CLONE_NEWNET = 0x40000000
+_NGINX = """
+daemon off; pid {work}/nginx.pid; error_log {work}/error.log warn; user root; worker_processes 1;
+events {{ worker_connections 64; }}
+http {{
+    access_log off; sendfile on; default_type application/octet-stream;
+    client_body_temp_path {work}/a; proxy_temp_path {work}/b; fastcgi_temp_path {work}/c;
+    uwsgi_temp_path {work}/d; scgi_temp_path {work}/e;
+    server {{ listen {ip}:8000; root {root}; }}
+}}
+"""
 
 
 def congestion_control() -> str:
@@ -192,6 +206,45 @@ class Link:
         full = ["ip", "netns", "exec", self._names[side], *command]
         done = subprocess.run(full, check=True, stdout=subprocess.PIPE, text=True, **options)
         return done.stdout
+
+    def serve(self, root: Path, work: Path) -> str:
+        """Start nginx on the server's side; returns the URL of a folder as soon as it answers.
+
+        Args:
+            root: The folder.
+            work: Another one, for nginx.
+
+        Raises:
+            RuntimeError: There is no nginx, or it does not answer.
+        """
+        config = work / "nginx.conf"
+        config.write_text(_NGINX.format(work=work, ip=self.server_ip, root=root))
+        nginx = shutil.which("nginx", path="/usr/sbin:/usr/local/sbin:/usr/bin")
+        if nginx is None:
+            raise RuntimeError("nginx is not installed")
+        self.spawn("server", [nginx, "-c", str(config), "-p", str(work)])
+        with self.inside("client"):
+            for _ in range(50):
+                with contextlib.suppress(OSError):
+                    socket.create_connection((self.server_ip, 8000), 5).close()
+                    return f"http://{self.server_ip}:8000"
+                time.sleep(0.1)
+        raise RuntimeError(f"nginx does not answer: {(work / 'error.log').read_text()}")
+
+    @contextlib.contextmanager
+    def inside(self, side: str) -> Iterator[None]:
+        """The network of one side is that of this thread, and of threads that it starts."""
+        libc = ctypes.CDLL(None, use_errno=True)
+        with (
+            open("/proc/thread-self/ns/net", "rb") as own,
+            open(f"/run/netns/{self._names[side]}", "rb") as there,
+        ):
+            if libc.setns(there.fileno(), _CLONE_NEWNET):
+                raise OSError(ctypes.get_errno(), "setns")
+            try:
+                yield
+            finally:
+                libc.setns(own.fileno(), _CLONE_NEWNET)
 
     def restart_trace(self) -> None:
         """The trace begins anew now, so that the next to be measured meets the same rates."""
