@@ -11,7 +11,6 @@ from p2u._client.control import Stop
 from p2u._client.fetch import Retry
 from p2u._client.gate import Gate
 from p2u._client.memory import Files
-from p2u._client.pace import Pace
 from p2u._client.package import Package, find_state
 from p2u._client.polite import Politely
 from p2u._client.staging import STAGING, Step, choose
@@ -82,7 +81,6 @@ class Course:
     def __init__(self, source: str | os.PathLike[str] | Store, plan: Plan) -> None:
         self.plan = plan
         self.gate = Gate(plan.patience)
-        self._pace = Pace(self.gate.in_use)
         self.labels: dict[str, str] = {}
         self.marks: tuple[tuple[str, int], ...] = ()
         self.target: str | None = None
@@ -179,8 +177,7 @@ class Course:
         if self._done + 1 < len(self._way):
             self.package.look_ahead(self._way[self._done + 1])
         polite = self.plan.polite and update.source is not None
-        stop = self.package.stop
-        take = Politely(self._apply, self._pace, stop) if polite else self._apply
+        take = Politely(self._apply) if polite else self._apply
         self.package.fetcher.run(update.blobs, tuple(step.missing.values()), take)
         with self._judged(spoils=False):
             step.prepare()

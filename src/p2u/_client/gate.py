@@ -15,8 +15,6 @@ from p2u.errors import UsageError
 #: Seconds after which a waiting thread looks again by itself: at patience that has run out, at pins
 #: whose frame has gone.
 _LOOK = 0.1
-#: Seconds for which a model counts as in use after a call.
-_OF_LATE = 0.1
 
 
 class Pin:
@@ -76,12 +74,6 @@ class Gate:
         self._pins: list[Pin] = []
         self._since: float | None = None
         self._busy = False
-        self._used = 0.0
-
-    def in_use(self) -> bool:
-        """Whether there is a pin, or was of late."""
-        with self._changed:
-            return bool(self._pins) or time.monotonic() - self._used < _OF_LATE
 
     def held(self) -> bool:
         """Whether this thread holds a pin."""
@@ -133,7 +125,6 @@ class Gate:
         """See `Pin.release`."""
         with self._changed:
             if pin in self._pins:
-                self._used = time.monotonic()
                 self._pins.remove(pin)
                 if self._since is not None:
                     self._changed.notify_all()

@@ -6,11 +6,7 @@ import contextlib
 import os
 import sys
 import threading
-import time
 from collections.abc import Callable
-
-from p2u._client.control import Stop
-from p2u._client.pace import Pace
 
 #: How much nicer such threads are. Much more, and on a busy machine one of them would wait for a
 #: processor while it holds Python's lock, and the model for it.
@@ -28,34 +24,18 @@ def lower_priority() -> None:
 
 
 class Politely:
-    """Calls of a function, in any threads, that lower the thread's priority and keep a pace.
+    """Calls of a function, in any threads, that lower the thread's priority first."""
 
-    Args:
-        call: The function.
-        pace: What a thread has done since its last call, of whatever kind, counts.
-        stop: Ends the waiting.
-    """
-
-    def __init__(self, call: Callable[..., None], pace: Pace, stop: Stop) -> None:
+    def __init__(self, call: Callable[..., None]) -> None:
         self._call = call
-        self._pace = pace
-        self._stop = stop
         self._seen = threading.local()
 
     def __call__(self, *args: object) -> None:
-        """Call it, when it may be.
-
-        Raises:
-            Cancelled: ``stop`` was called.
-        """
-        if not hasattr(self._seen, "used"):
+        """Call it."""
+        if not hasattr(self._seen, "low"):
             lower_priority()
-            self._seen.used = time.thread_time()
-        self._pace.wait(self._stop)
+            self._seen.low = True
         self._call(*args)
-        used = time.thread_time()
-        self._pace.charge(used - self._seen.used)
-        self._seen.used = used
 
 
 def in_background(work: Callable[[], None]) -> None:
