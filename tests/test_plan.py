@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from p2u.errors import UsageError
-from p2u.plan import MAX_REQUEST, MIN_REQUEST, find_path, leads_to, plan_requests, request_size
+from p2u.plan import MAX_REQUEST, MIN_REQUEST, find_path, leads_to, plan_requests
 
 
 @dataclass(frozen=True)
@@ -63,14 +63,16 @@ def test_leads_to():
 
 
 def test_neighbours_are_joined_up_to_the_limit():
-    chunks = [Span(0, i * 100, 100) for i in range(10)]
-    found = plan_requests(chunks, max_bytes=350)
-    assert [(r.start, r.length) for r in found] == [(0, 300), (300, 300), (600, 300), (900, 100)]
+    chunks = [Span(0, i << 20, 1 << 20) for i in range(20)]
+    sizes = [r.length >> 20 for r in plan_requests(chunks, jobs=1)]
+    assert sizes == [4, 4, 4, 4, 2, 1, 1]
+    assert MAX_REQUEST == 4 << 20
 
 
 def test_a_chunk_larger_than_the_limit_goes_alone():
-    found = plan_requests([Span(0, 0, 10), Span(0, 10, 500), Span(0, 510, 10)], max_bytes=100)
-    assert [(r.start, r.length) for r in found] == [(0, 10), (10, 500), (510, 10)]
+    large = MAX_REQUEST + 1
+    found = plan_requests([Span(0, 0, 10), Span(0, 10, large), Span(0, 10 + large, 10)])
+    assert [r.length for r in found] == [10, large, 10]
 
 
 def test_small_gaps_are_closed_and_large_ones_are_not():
@@ -91,19 +93,21 @@ def test_whole_blobs_where_the_store_has_no_ranges():
     assert plan_requests([], ranges=False) == plan_requests([]) == ()
 
 
-def test_request_size_gives_all_threads_work():
-    assert request_size(10 << 30, 4) == MAX_REQUEST
-    assert request_size(1000, 4) == MIN_REQUEST
-    assert 8 * request_size(16 << 20, 2) == 16 << 20
+def test_requests_shrink_towards_the_end_so_that_all_threads_end_together():
+    chunks = [Span(0, i * 10_000, 10_000) for i in range(2000)]
+    sizes = [r.length for r in plan_requests(chunks, jobs=4)]
+    assert 2.4e6 < sizes[0] <= 2.5e6
+    assert sizes[:-1] == sorted(sizes[:-1], reverse=True)
+    assert max(sizes[-5:]) <= MIN_REQUEST
 
 
 @given(
-    st.lists(st.tuples(st.integers(1, 5000), st.booleans()), max_size=60),
-    st.integers(1, 9000),
+    st.lists(st.tuples(st.integers(1, 1 << 20), st.booleans()), max_size=60),
+    st.integers(1, 9),
     st.integers(0, 6000),
     st.booleans(),
 )
-def test_every_chunk_is_asked_for_once_and_in_order(sizes, max_bytes, max_gap, ranges):
+def test_every_chunk_is_asked_for_once_and_in_order(sizes, jobs, max_gap, ranges):
     chunks, blob, start = [], 0, 0
     for number, (size, wanted) in enumerate(sizes):
         if number % 13 == 12:
@@ -111,7 +115,7 @@ def test_every_chunk_is_asked_for_once_and_in_order(sizes, max_bytes, max_gap, r
         if wanted:
             chunks.append(Span(blob, start, size))
         start += size
-    found = plan_requests(chunks, ranges=ranges, max_bytes=max_bytes, max_gap=max_gap)
+    found = plan_requests(chunks, ranges=ranges, jobs=jobs, max_gap=max_gap)
     assert [c for r in found for c in r.chunks] == chunks
     for r in found:
         assert all(c.blob == r.blob for c in r.chunks)
@@ -119,4 +123,4 @@ def test_every_chunk_is_asked_for_once_and_in_order(sizes, max_bytes, max_gap, r
         last = r.chunks[-1]
         assert r.start + r.length == last.start + last.length
         if ranges:
-            assert len(r.chunks) == 1 or r.length <= max_bytes
+            assert len(r.chunks) == 1 or r.length <= MAX_REQUEST

@@ -15,8 +15,8 @@ from p2u.errors import UsageError
 
 #: Most bytes of one request: large enough for the link's delay not to matter, small enough for
 #: several connections to take turns in order.
-MAX_REQUEST = 2 << 20
-#: Fewest bytes that are worth a request of their own when work is split over threads.
+MAX_REQUEST = 4 << 20
+#: Fewest bytes that are worth a request of their own while there is more than one chunk.
 MIN_REQUEST = 256 << 10
 #: Bytes between two wanted ranges that are fetched and dropped rather than asked around.
 MAX_GAP = 32 << 10
@@ -120,16 +120,11 @@ def in_time(left: int, rate: float, seconds: float, deadline: float) -> bool:
     return left <= rate * (deadline - seconds)
 
 
-def request_size(total: int, jobs: int) -> int:
-    """Bytes per request such that ``jobs`` threads each have several, within the limits."""
-    return max(MIN_REQUEST, min(MAX_REQUEST, total // (4 * jobs)))
-
-
 def plan_requests(
     chunks: Iterable[C],
     *,
     ranges: bool = True,
-    max_bytes: int = MAX_REQUEST,
+    jobs: int = 1,
     max_gap: int = MAX_GAP,
 ) -> tuple[Request[C], ...]:
     """Byte ranges that hold all these chunks.
@@ -139,16 +134,20 @@ def plan_requests(
             they lie in one blob one behind the other.
         ranges: False if the server only delivers whole blobs: then one request per blob, from its
             beginning to the end of the last chunk missing there.
-        max_bytes: Most bytes of a request of more than one chunk.
+        jobs: Threads that share the requests. These shrink towards the end, so that all threads
+            end at about the same time (guided self-scheduling, Polychronopoulos and Kuck 1987).
         max_gap: Most bytes between two chunks of a request.
     """
     groups: list[list[C]] = []
+    chunks = tuple(chunks)
     if not ranges:
         blobs: dict[int, list[C]] = {}
         for chunk in chunks:
             blobs.setdefault(chunk.blob, []).append(chunk)
         groups = [sorted(group, key=lambda c: c.start) for group in blobs.values()]
         return tuple(_request(group, 0) for group in groups)
+    left = sum(chunk.length for chunk in chunks)
+    most = 0
     for chunk in chunks:
         if groups:
             first, last = groups[-1][0], groups[-1][-1]
@@ -156,11 +155,14 @@ def plan_requests(
             if (
                 chunk.blob == last.blob
                 and end <= chunk.start <= end + max_gap
-                and chunk.start + chunk.length - first.start <= max_bytes
+                and chunk.start + chunk.length - first.start <= most
             ):
                 groups[-1].append(chunk)
+                left -= chunk.length
                 continue
         groups.append([chunk])
+        most = max(MIN_REQUEST, min(MAX_REQUEST, left // (2 * jobs)))
+        left -= chunk.length
     return tuple(_request(group, group[0].start) for group in groups)
 
 

@@ -174,11 +174,14 @@ class Course:
         step = self._step
         if step is None:
             step = self._step = self._begin(update, self.package.index(update))
-        if self._done + 1 < len(self._way):
-            self.package.look_ahead(self._way[self._done + 1])
+        following = None
+        for later in self._way[self._done + 1 : self._done + 2]:
+            self.package.look_ahead(later)
+            following = self.package.following(later)
         polite = self.plan.polite and update.source is not None
         take = Politely(self._apply) if polite else self._apply
-        self.package.fetcher.run(update.blobs, tuple(step.missing.values()), take)
+        missing = tuple(step.missing.values())
+        self.package.fetcher.run(update.blobs, missing, take, following=following)
         with self._judged(spoils=False):
             step.prepare()
         if update.source is None or self.plan.mode == "eager":
@@ -243,6 +246,11 @@ class _Lent(Store):
     def supports_ranges(self) -> bool:
         """See `Store.supports_ranges`."""
         return self._store.supports_ranges
+
+    @property
+    def knows_ranges(self) -> bool:
+        """See `Store.knows_ranges`."""
+        return self._store.knows_ranges
 
     def end(self) -> None:
         """Close the store."""

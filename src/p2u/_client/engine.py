@@ -19,7 +19,7 @@ from p2u._client.target import Target, changed_files, journal_header
 from p2u._client.workdir import WorkDir
 from p2u.errors import DiskError
 from p2u.manifest import Manifest, State, Update
-from p2u.plan import find_path, in_time, leads_to, plan_requests, request_size
+from p2u.plan import find_path, in_time, leads_to, plan_requests
 
 #: Bytes of free space that are left alone: state file, journal, folders.
 _SLACK = 2 << 20
@@ -149,9 +149,10 @@ class Engine:
             header = journal_header(self.manifest, update, in_place=in_place)
             done = found.done if found is not None and found.header == header else {}
             left = [chunk for chunk in chunks if chunk.number not in done]
-            size = request_size(sum(c.length for c in left), self.package.fetcher.jobs)
             requests = plan_requests(
-                left, ranges=self.package.store.supports_ranges, max_bytes=size
+                left,
+                ranges=self.package.store.supports_ranges,
+                jobs=self.package.fetcher.jobs,
             )
             steps.append(
                 Step(
@@ -241,9 +242,12 @@ class Engine:
             tick = partial(self._tick, update, can_stop and not in_place)
             try:
                 missing = target.prepare()
-                for following in way.updates[number + 1 : number + 2]:
-                    self.package.look_ahead(following)
-                if not self.package.fetcher.run(update.blobs, missing, target.apply, tick):
+                following = None
+                for later in way.updates[number + 1 : number + 2]:
+                    self.package.look_ahead(later)
+                    following = self.package.following(later)
+                run = self.package.fetcher.run
+                if not run(update.blobs, missing, target.apply, tick, following):
                     return
                 target.finish()
             finally:

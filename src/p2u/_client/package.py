@@ -13,7 +13,7 @@ from threading import Lock, Thread
 from types import TracebackType
 
 from p2u._client.control import Buffers, Meter, Stop
-from p2u._client.fetch import Fetcher, Retry
+from p2u._client.fetch import Fetcher, Following, Retry
 from p2u._client.files import disk_errors, write_whole
 from p2u.errors import UsageError
 from p2u.index import Chunk, parse_index
@@ -144,6 +144,9 @@ class Package:
         self.cache: Path | None = None
         self._manifest: Manifest | None = known._manifest if known else None
         self._layout: Layout | None = known._layout if known else None
+        self._index_lock = Lock()
+        #: Digest and chunks of the index that was asked for last: two threads may want the next.
+        self._index: tuple[str, tuple[Chunk, ...]] = known._index if known else ("", ())
         #: By digest: what is being read ahead.
         self._coming: dict[str, Future[bytes]] = {}
         for digest, coming in known._coming.items() if known else ():
@@ -166,7 +169,17 @@ class Package:
 
     def index(self, update: Update) -> tuple[Chunk, ...]:
         """The chunks of an update."""
-        return parse_index(self._object(update.index), update, self.layout, self.manifest)
+        with self._index_lock:
+            digest, chunks = self._index
+            if digest != update.index.sha256:
+                data = self._object(update.index)
+                chunks = parse_index(data, update, self.layout, self.manifest)
+                self._index = update.index.sha256, chunks
+            return chunks
+
+    def following(self, update: Update) -> Following:
+        """An update for `Fetcher.run` to begin ahead."""
+        return lambda: (update.blobs, self.index(update))
 
     def look_ahead(self, update: Update) -> None:
         """Begin to read what `index` needs for an update, so that nobody waits for round trips."""
@@ -223,8 +236,9 @@ class Package:
         return data if hashlib.sha256(data).hexdigest() == wanted.sha256 else None
 
     def close(self) -> None:
-        """Close the store."""
+        """Close the store, and end the threads."""
         self.store.close()
+        self.fetcher.close()
 
     def __enter__(self) -> Package:
         return self

@@ -12,11 +12,14 @@ from collections.abc import Callable
 #: processor while it holds Python's lock, and the model for it.
 NICE = 5
 
+_thread = threading.local()
+
 
 def lower_priority() -> None:
-    """Make this thread nicer, for good; only Linux has priorities per thread."""
-    if sys.platform != "linux":
+    """Make this thread nicer, for good and once; only Linux has priorities per thread."""
+    if sys.platform != "linux" or hasattr(_thread, "nicer"):
         return
+    _thread.nicer = True
     thread = threading.get_native_id()
     with contextlib.suppress(OSError):
         nice = os.getpriority(os.PRIO_PROCESS, thread)
@@ -28,13 +31,10 @@ class Politely:
 
     def __init__(self, call: Callable[..., None]) -> None:
         self._call = call
-        self._seen = threading.local()
 
     def __call__(self, *args: object) -> None:
         """Call it."""
-        if not hasattr(self._seen, "low"):
-            lower_priority()
-            self._seen.low = True
+        lower_priority()
         self._call(*args)
 
 

@@ -110,6 +110,11 @@ class Store(ABC):
         """False once the server was seen to ignore ranges: ask for whole objects then."""
         return True
 
+    @property
+    def knows_ranges(self) -> bool:
+        """Whether the store has seen that `supports_ranges` is true, or no."""
+        return not self.supports_ranges
+
     def close(self) -> None:  # noqa: B027 - a store without resources has nothing to do
         """Free all resources. Transfers under way in other threads end with a StoreError."""
 

@@ -77,11 +77,17 @@ class HttpStore(Store):
         self._lock = threading.Lock()
         self._seen: dict[str, Version] = {}
         self._ranges = True
+        self._announced = False
 
     @property
     def supports_ranges(self) -> bool:
         """See `Store.supports_ranges`."""
         return self._ranges
+
+    @property
+    def knows_ranges(self) -> bool:
+        """See `Store.knows_ranges`."""
+        return self._announced or not self._ranges
 
     def read(self, key: str, *, limit: int) -> bytes:
         """See `Store.read`."""
@@ -94,6 +100,8 @@ class HttpStore(Store):
                 data += piece
                 if len(data) > limit:
                     raise too_large(body.name, limit)
+            if body.response.headers.get("Accept-Ranges", "").strip().lower() == "bytes":
+                self._announced = True
             return bytes(data)
         finally:
             body.close()

@@ -128,6 +128,11 @@ class ThrottledStore(Store):
         """See `Store.supports_ranges`."""
         return self._store.supports_ranges
 
+    @property
+    def knows_ranges(self) -> bool:
+        """See `Store.knows_ranges`."""
+        return self._store.knows_ranges
+
     def close(self) -> None:
         """Close the store behind this one."""
         self._store.close()
