@@ -45,6 +45,7 @@ PART = {
     "allocation": "recipe",
     "layout": "manifest",
     "index": "manifest",
+    "opening": "replica",
     "pull": "replica",
     "verify": "replica",
 }

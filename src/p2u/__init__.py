@@ -24,10 +24,10 @@ from p2u.errors import (
 )
 
 if TYPE_CHECKING:
+    from p2u.opening import open_replica as open  # noqa: A004 - p2u.open() is its name
     from p2u.pack import pack
     from p2u.pull import pull
     from p2u.replica import Replica, load
-    from p2u.replica import open_replica as open  # noqa: A004 - p2u.open() is its name
     from p2u.runtime import onnx, torch
     from p2u.verify import verify
 
@@ -59,7 +59,7 @@ make_lazy(
         "Replica": ("p2u.replica", "Replica"),
         "load": ("p2u.replica", "load"),
         "onnx": ("p2u.runtime.onnx", None),
-        "open": ("p2u.replica", "open_replica"),
+        "open": ("p2u.opening", "open_replica"),
         "pack": ("p2u.pack", "pack"),
         "pull": ("p2u.pull", "pull"),
         "torch": ("p2u.runtime.torch", None),

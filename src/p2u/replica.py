@@ -12,7 +12,6 @@ from typing import TYPE_CHECKING, Any
 
 from p2u._client.control import LOOK, Progress, wait_briefly
 from p2u._client.course import MODES, STAGINGS, Commit, Course, Plan
-from p2u._client.fetch import Retry
 from p2u._client.gate import Pin
 from p2u._client.memory import Files
 from p2u.errors import Cancelled, UsageError
@@ -22,7 +21,7 @@ from p2u.stores import Store
 if TYPE_CHECKING:
     import numpy as np
 
-__all__ = ["Commit", "Pinned", "Progress", "Replica", "load", "open_replica"]
+__all__ = ["Commit", "Pinned", "Progress", "Replica", "load"]
 
 _log = logging.getLogger("p2u")
 
@@ -403,49 +402,6 @@ class Pinned:
         trace: TracebackType | None,
     ) -> None:
         self.leave()
-
-
-def open_replica(
-    source: str | os.PathLike[str] | Store,
-    *,
-    mode: str = "atomic",
-    staging: str = "chunks",
-    patience: float = 5.0,
-    jobs: int | None = None,
-    until: str = "exact",
-    deadline: float | None = None,
-    limit_rate: float | str | None = None,
-    check: bool = True,
-    retry: Retry | None = None,
-) -> Replica:
-    """Open a package as a live model in memory; returns at once.
-
-    Args:
-        source: Path or URL of the package, or an open store (which is closed at the end).
-        mode: ``"atomic"``: a state is replaced by the next at one moment when nobody has pinned it.
-            ``"eager"``: chunks take effect as they arrive; lowest memory, mixed states.
-        staging: Of atomic mode. ``"copy"``: the next state is built in memory of its own, and
-            copied over; shortest pause. ``"chunks"``: its chunks are kept (beyond some MiB in a
-            temporary file), and decoded in the pause; least memory. ``"direct"``: as eager, but
-            `Replica.on_commit` is called in a pause; for models that own copies of all tensors.
-            ``"auto"``: copy where half of the free memory is enough for it, else chunks.
-        patience: Seconds after which a commit that waits holds new pins back even though others
-            keep theirs.
-        jobs: Threads that fetch and decode.
-        until: Label or id of the last state wanted.
-        deadline: Seconds from now: ``wait("best")`` returns with the best state possible by then.
-        limit_rate: Bytes per second, or text such as ``"2MB/s"``.
-        check: Compare each file with its SHA-256 for each state. Each chunk's hash is checked in
-            any case.
-        retry: When to try again after failures of the store.
-
-    Raises:
-        UsageError: An argument is wrong. What goes wrong later, `Replica.wait` raises.
-        NotFoundError: A local package that does not exist.
-    """
-    check_options(mode, staging)
-    plan = Plan(until, mode, staging, patience, check, jobs, limit_rate, retry, deadline=deadline)
-    return Replica(Course(source, plan))
 
 
 def check_options(mode: str, staging: str) -> None:

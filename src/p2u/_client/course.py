@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from p2u._client.control import Stop
 from p2u._client.fetch import Retry
 from p2u._client.gate import Gate
+from p2u._client.greeting import Greeting
 from p2u._client.memory import Files
 from p2u._client.package import Package, find_state
 from p2u._client.polite import Politely
@@ -68,6 +69,7 @@ class Course:
     Args:
         source: Path or URL of the package, or an open store.
         plan: What is wanted.
+        greeting: Of this source, for the first attempt.
 
     Attributes:
         labels: Id to label of each state on the way; empty until the manifest is here.
@@ -78,7 +80,12 @@ class Course:
         spoilt: The error that has left the memory without a valid state.
     """
 
-    def __init__(self, source: str | os.PathLike[str] | Store, plan: Plan) -> None:
+    def __init__(
+        self,
+        source: str | os.PathLike[str] | Store,
+        plan: Plan,
+        greeting: Greeting | None = None,
+    ) -> None:
         self.plan = plan
         self.gate = Gate(plan.patience)
         self.labels: dict[str, str] = {}
@@ -94,9 +101,9 @@ class Course:
         self._way: tuple[Update, ...] = ()
         self._done = 0
         self._step: Step | None = None
-        self.package = self._connect(None)
+        self.package = self._connect(None, greeting)
 
-    def _connect(self, known: Package | None) -> Package:
+    def _connect(self, known: Package | None, greeting: Greeting | None = None) -> Package:
         attempt = Stop()
         self._stop.on_call(attempt.call)
         return Package(
@@ -106,6 +113,7 @@ class Course:
             stop=attempt,
             retry=self.plan.retry,
             known=known,
+            greeting=greeting,
         )
 
     def need_files(self) -> Files:

@@ -15,6 +15,7 @@ from types import TracebackType
 from p2u._client.control import Buffers, Meter, Stop
 from p2u._client.fetch import Fetcher, Following, Retry
 from p2u._client.files import disk_errors, write_whole
+from p2u._client.greeting import Greeting
 from p2u.errors import UsageError
 from p2u.index import Chunk, parse_index
 from p2u.layout import Layout, parse_layout
@@ -106,6 +107,7 @@ class Package:
         retry: When to try again.
         known: This package as it was opened before: what was read of it is not read again, and
             counting goes on.
+        greeting: Of this source: its store is used, and the manifest that it asked for.
 
     Raises:
         The errors of ``open_store``, and UsageError for a bad argument. Nothing is read yet.
@@ -120,6 +122,7 @@ class Package:
         stop: Stop | None = None,
         retry: Retry | None = None,
         known: Package | None = None,
+        greeting: Greeting | None = None,
     ) -> None:
         if jobs is not None and jobs < 1:
             raise UsageError(f"jobs must be at least 1, not {jobs}")
@@ -129,7 +132,10 @@ class Package:
         if limit_rate is not None:
             rate = parse_rate(limit_rate) if isinstance(limit_rate, str) else limit_rate
             limiter = RateLimiter(rate)
-        store = source if isinstance(source, Store) else open_store(source)
+        self._greeting = greeting
+        store = greeting.store if greeting else source
+        if not isinstance(store, Store):
+            store = open_store(store)
         self.url = store.url
         remote = "://" in store.url
         if limiter is not None:
@@ -157,7 +163,13 @@ class Package:
     def manifest(self) -> Manifest:
         """The manifest, read when it is first asked for."""
         if self._manifest is None:
-            self._manifest = parse_manifest(self.fetcher.read(KEY, MAX_MANIFEST))
+            data = self._greeting.manifest() if self._greeting else None
+            if data is None:
+                data = self.fetcher.read(KEY, MAX_MANIFEST)
+            else:
+                self.meter.request()
+                self.meter.receive(len(data))
+            self._manifest = parse_manifest(data)
         return self._manifest
 
     @property

@@ -1,0 +1,174 @@
+"""Runs of chunks: shared at the end, and the next one begun ahead."""
+
+from __future__ import annotations
+
+import hashlib
+import threading
+import time
+
+import pytest
+
+from p2u._client.control import Meter, Stop
+from p2u._client.fetch import Fetcher, Retry
+from p2u._client.run import MIN_PART
+from p2u.errors import StoreError
+from p2u.index import Chunk
+from p2u.manifest import Blob
+from p2u.stores import Store
+
+KIB = 1 << 10
+
+
+class Slow(Store):
+    """Blobs in memory, delivered at some bytes per second and request; notes all requests."""
+
+    url = "memory"
+
+    def __init__(self, blobs, rate=5e5):
+        self.blobs, self.rate = blobs, rate
+        self.asked: list[tuple[str, int, int]] = []
+        self.broken: set[str] = set()
+
+    def read(self, key, *, limit):
+        return self.blobs[key]
+
+    def stream(self, key, start, length):
+        self.asked.append((key, start, length))
+        for at in range(start, start + length, 16 * KIB):
+            if key in self.broken:
+                raise StoreError("on purpose", retryable=True)
+            piece = self.blobs[key][at : min(at + 16 * KIB, start + length)]
+            time.sleep(len(piece) / self.rate)
+            yield piece
+
+
+def update(key, sizes):
+    """A blob's bytes, and its chunks."""
+    data = [bytes([number % 251]) * size for number, size in enumerate(sizes)]
+    starts = [sum(sizes[:number]) for number in range(len(sizes))]
+    chunks = tuple(
+        Chunk(number, 0, start, len(d), hashlib.sha256(d).digest(), (), ())
+        for number, (start, d) in enumerate(zip(starts, data, strict=True))
+    )
+    return b"".join(data), (Blob(key, sum(sizes)),), chunks
+
+
+class Sink:
+    """Takes chunks, as a target does."""
+
+    def __init__(self):
+        self.got: dict[int, bytes] = {}
+        self.lock = threading.Lock()
+
+    def __call__(self, chunk, payload):
+        with self.lock:
+            assert chunk.number not in self.got
+            self.got[chunk.number] = bytes(payload)
+
+
+@pytest.fixture
+def world():
+    one, two = update("one", [200 * KIB] * 9), update("two", [150 * KIB] * 9)
+    store = Slow({"one": one[0], "two": two[0]})
+    fetcher = Fetcher(store, 4, Stop(), Meter(), Retry(attempts=2, base=0.01))
+    yield store, fetcher, one, two
+    fetcher.stop.call()
+    fetcher.close()
+
+
+def test_the_last_chunks_are_shared(world):
+    store, fetcher, (data, blobs, chunks), _ = world
+    sink = Sink()
+    assert fetcher.run(blobs, chunks, sink)
+    assert b"".join(sink.got[n] for n in range(9)) == data
+    sizes = [length for _, _, length in store.asked]
+    assert sum(sizes) == fetcher.meter.done == len(data), "each byte once"
+    assert sizes[0] == 200 * KIB
+    assert MIN_PART <= sizes[-1] < 100 * KIB
+
+
+def test_one_thread_shares_with_nobody(world):
+    store, _, (_data, blobs, chunks), _ = world
+    fetcher = Fetcher(store, 1, Stop(), Meter())
+    assert fetcher.run(blobs, chunks, Sink())
+    assert min(length for _, _, length in store.asked) >= 200 * KIB
+
+
+def test_a_part_that_fails_is_fetched_again(world):
+    store, fetcher, (data, blobs, chunks), _ = world
+    sink, failed = Sink(), []
+    stream = store.stream
+
+    def once(key, start, length):
+        if length < 100 * KIB and not failed:
+            failed.append(start)
+            yield from stream(key, start, length // 2)
+            raise StoreError("on purpose", retryable=True)
+        yield from stream(key, start, length)
+
+    store.stream = once
+    assert fetcher.run(blobs, chunks, sink)
+    assert failed
+    assert b"".join(sink.got[n] for n in range(9)) == data
+    assert fetcher.meter.done == len(data)
+    assert fetcher.meter.received > len(data)
+
+
+def test_the_next_update_is_begun_but_not_applied(world):
+    store, fetcher, (_, blobs, chunks), (other, more, following) = world
+    held, asked_then = threading.Event(), []
+
+    def last_takes_long(chunk, payload):
+        if chunk.number == 8:
+            held.wait(10)
+            asked_then.extend(key for key, _, _ in store.asked)
+
+    threading.Timer(0.3, held.set).start()
+    assert fetcher.run(blobs, chunks, last_takes_long, following=lambda: (more, following))
+    assert "two" in asked_then
+    assert fetcher.meter.done > sum(c.length for c in chunks)
+    sink = Sink()
+    assert fetcher.run(more, following, sink)
+    assert b"".join(sink.got[n] for n in range(9)) == other
+    asked = [(start, length) for key, start, length in store.asked if key == "two"]
+    assert sum(length for _, length in asked) == len(other), "nothing is fetched twice"
+
+
+def test_what_was_begun_for_nothing_does_not_count(world):
+    _store, fetcher, (data, blobs, chunks), (_other, more, following) = world
+    rest = following[5:]
+    begun = threading.Event()
+
+    def wait_for_it(chunk, payload):
+        if chunk.number == 8:
+            begun.wait(10)
+
+    def next_one():
+        threading.Timer(0.1, begun.set).start()
+        return more, following
+
+    assert fetcher.run(blobs, chunks, wait_for_it, following=next_one)
+    sink = Sink()
+    assert fetcher.run(more, rest, sink)
+    assert sorted(sink.got) == [5, 6, 7, 8]
+    fetcher.close()
+    assert fetcher.meter.done == len(data) + sum(c.length for c in rest)
+
+
+def test_what_fails_ahead_fails_only_when_it_is_wanted(world):
+    store, fetcher, (_, blobs, chunks), (_, more, following) = world
+    store.broken.add("two")
+    assert fetcher.run(
+        blobs, chunks, lambda *a: time.sleep(0.1), following=lambda: (more, following)
+    )
+    with pytest.raises(StoreError, match="on purpose"):
+        fetcher.run(more, following, Sink())
+
+
+def test_an_index_that_cannot_be_read_ahead_is_no_error_yet(world):
+    _, fetcher, (_, blobs, chunks), _ = world
+
+    def fail():
+        raise StoreError("on purpose")
+
+    assert fetcher.run(blobs, chunks, Sink(), following=fail)
