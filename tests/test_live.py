@@ -17,7 +17,8 @@ import p2u
 from p2u._client import spool, staging
 from p2u._client.fetch import Retry
 from p2u.errors import Cancelled, DiskError, FormatError, IntegrityError, StoreError, UsageError
-from p2u.replica import Replica, open_replica
+from p2u.opening import open_replica
+from p2u.replica import Replica
 from p2u.serve import Server
 from p2u.stores import LocalStore, Store
 
