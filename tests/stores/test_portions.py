@@ -57,9 +57,11 @@ def test_bytes_gather_before_they_are_read(clock: Clock, rate: float) -> None:
     size = 4 << 20
     line: Any = Line(clock, size, rate)
     begin = clock.now
-    body = http.Body(line, Watchdog(), 30.0, "somewhere")
+    dog = Watchdog()
+    body = http.Body(line, dog, 30.0, "somewhere")
     while body.read(1 << 20):
         pass
     assert line.taken == size
     assert line.reads < size / 1448 / 10
     assert clock.now - begin < size / rate + 0.01  # and nobody waited for more than came
+    dog.end_all()  # its thread would outlive this test
