@@ -34,6 +34,7 @@ LAYER = {
     "replica": 4,
     "serve": 4,
     "runtime": 5,
+    "eval": 5,
     "cli": 5,
     "__main__": 5,
     "__init__": 5,
