@@ -189,7 +189,8 @@ class Course:
         polite = self.plan.polite and update.source is not None
         take = Politely(self._apply) if polite else self._apply
         missing = tuple(step.missing.values())
-        self.package.fetcher.run(update.blobs, missing, take, following=following)
+        run = self.package.fetcher.run
+        run(update.blobs, missing, take, following=following, patient=polite)
         with self._judged(spoils=False):
             step.prepare()
         if update.source is None or self.plan.mode == "eager":

@@ -114,6 +114,8 @@ class Fetcher:
         apply: Apply,
         tick: Callable[[], bool | None] = lambda: None,
         following: Following | None = None,
+        *,
+        patient: bool = False,
     ) -> bool:
         """Fetch chunks of one update and pass each to ``apply`` once, roughly in order.
 
@@ -125,6 +127,7 @@ class Fetcher:
             following: Blobs and chunks of the run that will probably follow; asked in a thread that
                 has nothing left to do, which begins to fetch them, so that the link does not rest
                 between two runs.
+            patient: See `Run.wait`.
 
         Returns:
             Whether all chunks were applied.
@@ -137,7 +140,7 @@ class Fetcher:
         run = self._begin(blobs, tuple(chunks), following)
         complete = False
         try:
-            complete = not chunks or run.wait(apply, tick)
+            complete = not chunks or run.wait(apply, tick, patient=patient)
         finally:
             if not complete:
                 self._end()

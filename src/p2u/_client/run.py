@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import threading
+import time
 from collections import deque
 from collections.abc import Callable, Generator, Sequence
 from dataclasses import dataclass, field
@@ -25,6 +26,8 @@ MIN_PART = 64 << 10
 #: Seconds on the whole link from which on a chunk is shared at the end of a run.
 WORTH_SHARING = 0.05
 
+#: Bytes worth a read of a patient run, and seconds in which they may gather.
+PORTION, GATHER = 64 << 10, 0.01
 #: Seconds before the last bytes of a run come that the next one may be begun.
 AHEAD = 0.05
 
@@ -89,6 +92,7 @@ class Run:
             plan_requests(chunks, ranges=self._ranges, jobs=fetcher.jobs)
         )
         self._apply: Apply | None = None
+        self._patient = False
         #: Set when chunks may be applied, and when there is nothing more to wait for.
         self._gate = threading.Event()
         fetcher.stop.on_call(self._gate.set)
@@ -100,11 +104,14 @@ class Run:
         self._working = 0
         self._idle = threading.Event()
 
-    def wait(self, apply: Apply, tick: Callable[[], bool | None]) -> bool:
+    def wait(self, apply: Apply, tick: Callable[[], bool | None], *, patient: bool) -> bool:
         """Do all of it, and raise what went wrong; whether all is done.
 
-        When it returns, no thread calls ``apply`` any more.
+        With ``patient``, bytes gather before they are read: reading each packet costs several times
+        the processor time, and a model's threads wait for the interpreter as often. When it
+        returns, no thread calls ``apply`` any more.
         """
+        self._patient = patient
         with self._lock:
             self._apply = apply
             more = min(self._f.jobs, len(self._requests) + self._working) - self._working
@@ -287,7 +294,7 @@ class Run:
         self._f.stop.check()
         self._f.meter.request()
         stream = self._f.store.stream(self._blobs[blob].key, start, end - start)
-        return _Pieces(stream, self._arrived, self._count)
+        return _Pieces(stream, self._arrived, self._count, lambda: self._patient)
 
     def _take(self, chunk: Chunk, payload: memoryview) -> None:
         """Check and apply a chunk, when it is time for that."""
@@ -337,10 +344,13 @@ class _Pieces:
         pieces: Generator[bytes, None, None],
         arrived: Callable[[int], None],
         count: Callable[[int], None],
+        patient: Callable[[], bool],
     ) -> None:
         self._source = pieces
         self._arrived = arrived
         self._count = count
+        self._patient = patient
+        self._short = False
         self._rest = memoryview(b"")
 
     def skip(self, count: int) -> None:
@@ -363,7 +373,10 @@ class _Pieces:
 
     def _some(self, most: int) -> memoryview:
         if not self._rest:
+            if self._short and self._patient():
+                time.sleep(GATHER)
             piece = next(self._source, b"")
+            self._short = len(piece) < PORTION
             if not piece:
                 raise StoreError("the stream ended early", retryable=True)
             self._arrived(len(piece))

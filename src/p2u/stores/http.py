@@ -29,11 +29,6 @@ from p2u.stores.watchdog import Watchdog
 STALL_BYTES = 4096
 MAX_REDIRECTS = 10
 
-#: Bytes worth a read. Reading each packet would cost several times the processor time, and the
-#: threads of the model would wait for the interpreter as often.
-_PORTION = 64 << 10
-#: Seconds in which to let them gather.
-_SHORTEST, _LONGEST = 0.001, 0.02
 #: Left-over bytes that are cheaper to read than a new connection.
 _WORTH_DRAINING = 64 << 10
 _REDIRECTS = frozenset({301, 302, 303, 307, 308})
@@ -257,7 +252,6 @@ class Body:
         self._received = 0
         self._waited = 0.0
         self._window = 0
-        self._gather = 0.0
 
     def read(self, most: int) -> bytes:
         """At least one and up to ``most`` bytes; none at the end of the body.
@@ -265,9 +259,6 @@ class Body:
         Raises:
             StoreError: Retryable: the connection broke or stalled. Not: the store was closed.
         """
-        gathered = self._gather
-        if gathered:
-            time.sleep(gathered)
         begun = time.monotonic()
         try:
             with self._dog.watch(self._limit, self.response.shutdown) as watch:
@@ -284,17 +275,8 @@ class Body:
             self.close()
             raise closed_error(self.name) if self._dog.ended else self._stalled()
         self._received += len(piece)
-        waited = time.monotonic() - begun
-        self._check_pace(len(piece), waited)
-        self._gather = self._time_to_gather(len(piece), gathered + waited)
+        self._check_pace(len(piece), time.monotonic() - begun)
         return piece
-
-    def _time_to_gather(self, count: int, seconds: float) -> float:
-        """How long a portion takes at the rate of the last read; 0 if that is not worth a wait."""
-        if self.size is None or self.size - self._received < _PORTION:
-            return 0.0  # the end may be here already
-        wanted = min(seconds * _PORTION / max(count, 1), _LONGEST)
-        return wanted if wanted >= _SHORTEST else 0.0
 
     def skip(self, count: int) -> None:
         """Read and drop ``count`` bytes."""
