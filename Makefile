@@ -60,7 +60,7 @@ lint: $(TEST)/.stamp ## style, types, clippy
 	$(TEST)/$(BIN)/python -m mypy --strict src
 	$(CARGO) clippy --quiet --offline --all-targets --manifest-path $(CORE_MANIFEST) -- -D warnings
 	$(CARGO) fmt --manifest-path $(CORE_MANIFEST) --check
-	rustfmt --check --edition 2021 bench/relay.rs
+	rustfmt --check --edition 2021 src/p2u/eval/network/relay.rs
 
 .PHONY: bench
 bench: $(BENCH)/.stamp ## the README's numbers of MiniLM, beside the rivals

@@ -8,9 +8,9 @@ Three tables, each model through `transformers` (which has to be installed):
   model over one sentence (16 tokens) and over a batch of 8 texts of 128 tokens; best and worst of
   the rounds.
 - *throughput*: calls per second while updates arrive over a shaped link of ``--rate`` Mbit/s from
-  nginx (`link.py`: needs root, iproute2 and nginx), beside the same model at rest; both in turns.
-  And the processor time that refining takes when the model does nothing, as a share of all
-  processors. (The development server would itself take 3 to 5 % of a processor.)
+  nginx (`p2u.eval.network.link`: needs root, iproute2 and nginx), beside the same model at rest;
+  both in turns. And the processor time that refining takes when the model does nothing, as a share
+  of all processors. (The development server would itself take 3 to 5 % of a processor.)
 - *memory*: peak of a process that loads the model and waits for the exact state, less what the
   process had before, beside the size of the model.
 """
@@ -31,10 +31,10 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from link import Link
 from models import WEIGHTS, cache_dir
 
 import p2u
+from p2u.eval.network.link import Link
 
 MIB = 1 << 20
 STAGINGS = ("copy", "chunks")

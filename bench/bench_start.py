@@ -3,9 +3,9 @@
     sudo python bench/bench_start.py minilm-bf16 minilm-fp32 --rates 5 20 100 1000
     sudo python bench/bench_start.py mpnet-bf16 mpnet-fp32 --rates 20 100 1000
 
-A real client fetches real packages from a real nginx in another network namespace (`link.py`).
-The clock runs from the start of the process to the answer. Needs root, iproute2 and nginx. The
-rate is the line's; the goodput column is what the plain download got of it.
+A real client fetches real packages from a real nginx in another network namespace
+(`p2u.eval.network`). The clock runs from the start of the process to the answer. Needs root,
+iproute2, nginx and rustc. The rate is the line's; the goodput column is what the client got of it.
 """
 
 from __future__ import annotations
@@ -13,54 +13,38 @@ from __future__ import annotations
 import argparse
 import json
 import os
-import shutil
 import socket
-import sys
 import tempfile
-import time
+from dataclasses import asdict
 from pathlib import Path
-from typing import Any
 
-from link import Link, congestion_control
 from models import WEIGHTS, cache_dir
-from rivals import Lmz, ZipNN
-from start_client import ASIDE, CLIENTS
-from traces import mean_mbit, read_trace
+from start_users import ASIDE
 
-import p2u
+from p2u.eval.network import METHODS, LinkSpec, Offer, TransferResult, prepare, transfer
 
 #: The relay keeps up to this rate (Mbit/s); above, the rate alone is shaped.
 RELAY_MBIT = 1000
 
 
-def prepare(model: Path, root: Path, bits: float) -> None:
-    """The files that the server has: as they are, packed, and compressed by the rivals."""
-    alike = root / "model"  # all methods fetch the same three files
+def offer(model: Path, root: Path, bits: float, methods: list[str]) -> Offer:
+    """What the server has of a model: all methods bring the same three files."""
+    alike, served = root / "alike", root / "served"
     alike.mkdir()
+    served.mkdir()
     for name in (WEIGHTS, *ASIDE):
-        shutil.copy(model / name, root)
-        os.link(root / name, alike / name)
-    p2u.pack(alike, root / "package", bits=bits)
-    (root / "model.znn").write_bytes(ZipNN().pack(model / WEIGHTS, root, 2)())
-    made = Lmz("2 MiB chunks", chunk_size=2 << 20).pack(model / WEIGHTS, root, 2)()
-    assert made.name == "model.lmz"
+        (alike / name).symlink_to((model / name).resolve())
+    made, missing = prepare(alike, served, methods, bits=bits)
+    for method, why in missing.items():
+        print(f"without {method}: {why}")
+    return made
 
 
-def measure(
-    model: str, root: Path, line: dict[str, Any], methods: list[str]
-) -> dict[str, dict[str, Any]]:
-    """All methods on one link, one after the other, each from the beginning of a trace."""
-    found = {}
-    with Link(**line) as link, tempfile.TemporaryDirectory() as work:
-        url = link.serve(root, Path(work))
-        for method in methods:
-            command = [sys.executable, str(Path(__file__).with_name("start_client.py"))]
-            if "trace" in line:
-                link.restart_trace()
-            begin = time.monotonic()
-            out = link.run("client", [*command, method, model, url, str(begin)])
-            found[method] = json.loads(out)
-    if len({(r["sha256"], r["score"]) for r in found.values()}) != 1:
+def measure(made: Offer, model: str, line: LinkSpec) -> dict[str, TransferResult]:
+    """All methods on one line, one after the other, each from the beginning of a trace."""
+    how = {"user": "start_users:Encoder", "options": {"model": model}, "states": ("base", "exact")}
+    found = {result.method: result for result in transfer(made, line, **how)}
+    if len({result.states[-1].answer for result in found.values()}) != 1:
         raise SystemExit(f"the exact answers differ: {found}")
     return found
 
@@ -70,53 +54,48 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
     parser.add_argument("models", nargs="+", help="directories in the cache, like minilm-bf16")
     parser.add_argument("--rates", nargs="+", type=float, default=[5, 20, 100, 1000])
-    parser.add_argument("--trace", type=Path, help="instead of rates: a file made by traces.py")
+    parser.add_argument("--lte", type=int, help="rates change: the seed of p2u.eval's lte_trace")
     parser.add_argument("--rtt", type=float, default=20, help="ms; not above 1000 Mbit/s (20)")
-    parser.add_argument("--methods", nargs="+", default=list(CLIENTS), choices=list(CLIENTS))
+    parser.add_argument("--loss", type=float, default=0, help="share of packets (0)")
+    parser.add_argument("--methods", nargs="+", default=list(METHODS), choices=METHODS)
     parser.add_argument("--bits", type=float, default=3.5, help="of P2U's base (3.5)")
     parser.add_argument("--runs", type=int, default=1, help="the median counts (1)")
     parser.add_argument("--json", type=Path, help="also write all times to this file")
     args = parser.parse_args()
+    here = str(Path(__file__).resolve().parent)
+    os.environ["PYTHONPATH"] = os.pathsep.join([here, os.environ.get("PYTHONPATH", "")])
     everything = []
-    print(f"{socket.gethostname()}: {congestion_control()}, sendfile by nginx, NumPy models")
+    print(f"{socket.gethostname()}: sendfile by nginx, NumPy models")
     for model in args.models:
         with tempfile.TemporaryDirectory() as tmp:
-            root = Path(tmp)
-            prepare(cache_dir() / model, root, args.bits)
-            size = (root / WEIGHTS).stat().st_size
-            print(f"\n{model}: {size / 1e6:.1f} MB")
+            made = offer(cache_dir() / model, Path(tmp), args.bits, args.methods)
+            print(f"\n{model}: {made.original / 1e6:.1f} MB")
             print("| Mbit/s | RTT ms | goodput | method | first answer s | sooner | exact s | of plain |")  # noqa: E501  # fmt: skip
             print("|---|---|---|---|---|---|---|---|")
-            for mbit, rtt, rate in rates(args):
-                line = {**rate, "rtt_ms": rtt}
-                runs = [measure(model, root, line, args.methods) for _ in range(args.runs)]
-                everything.append({"model": model, "mbit": mbit, "rtt": rtt, "runs": runs})
-                show(runs, mbit, rtt, size)
+            for mbit in args.rates:
+                rtt = args.rtt if mbit <= RELAY_MBIT else 0
+                line = LinkSpec(mbit, rtt, loss=args.loss, lte_seed=args.lte)
+                runs = [measure(made, model, line) for _ in range(args.runs)]
+                everything += [{"model": model, **asdict(r)} for run in runs for r in run.values()]
+                show(runs)
     if args.json:
         args.json.write_text(json.dumps(everything, indent=1) + "\n")
 
 
-def rates(args: argparse.Namespace) -> list[tuple[float, float, dict[str, Any]]]:
-    """Mbit/s, round trip in ms and what the link is told of its rate."""
-    if args.trace:
-        trace = read_trace(args.trace.read_text())
-        return [(mean_mbit(trace), args.rtt, {"trace": trace})]
-    return [(m, args.rtt if m <= RELAY_MBIT else 0, {"mbit": m}) for m in args.rates]
-
-
-def show(runs: list[dict[str, Any]], mbit: float, rtt: float, size: int) -> None:
+def show(runs: list[dict[str, TransferResult]]) -> None:
     """One row per method."""
 
     def median(method: str, what: str) -> float:
-        values = sorted(run[method][what] for run in runs)
-        return float(values[len(values) // 2])
+        values = sorted(float(getattr(run[method], what)) for run in runs)
+        return values[len(values) // 2]
 
     plain = median("plain", "first") if "plain" in runs[0] else float("nan")
-    for method in runs[0]:
+    for method, result in runs[0].items():
         first, exact = median(method, "first"), median(method, "exact")
         print(
-            f"| {mbit:g} | {rtt:g} | {8e-6 * size / plain:.1f} | {method} | {first:.2f} "
-            f"| {plain / first:.2f} x | {exact:.2f} | {exact / plain:.3f} |",
+            f"| {result.link.mbit:g} | {result.link.rtt_ms:g} | {median(method, 'goodput'):.1f} "
+            f"| {method} | {first:.2f} | {plain / first:.2f} x | {exact:.2f} "
+            f"| {exact / plain:.3f} |",
             flush=True,
         )
 

@@ -51,8 +51,8 @@ PART = {
     "verify": "replica",
 }
 
-#: Who may use ctypes: the binding of the core, and one call that Python lacks.
-CTYPES = {"core", "_exchange"}
+#: Who may use ctypes: the binding of the core, and calls that Python lacks.
+CTYPES = {"core", "_exchange", "eval"}
 
 #: Libraries that only the file of one adapter may import.
 ADAPTERS = {"torch", "onnx", "onnxruntime", "flwr", "ray", "boto3", "botocore", "tensorflow", "jax"}

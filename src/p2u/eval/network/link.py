@@ -20,13 +20,14 @@ only, in the relay: behind the server's interface, with a queue that drops what 
 from __future__ import annotations
 
 import contextlib
-import ctypes
 import hashlib
 import json
 import os
+import shlex
 import shutil
 import socket
 import subprocess
+import sys
 import tempfile
 import time
 from collections.abc import Iterator, Sequence
@@ -34,8 +35,9 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any
 
-from models import cache_dir
-from traces import Trace, format_trace, mean_mbit
+from p2u.errors import StoreError, UnsupportedError
+from p2u.eval.network.traces import Trace, format_trace, mean_mbit
+from p2u.eval.places import cache_dir
 
 #: Milliseconds of data that the queue before the link holds, beside a round trip's.
 QUEUE_MS = 50
@@ -46,7 +48,11 @@ _MTU = 1500
 #: Packets that a TUN device keeps for the relay: 0.1 s of 1 Gbit/s, should the relay have to wait.
 _TUN_QUEUE = 10_000
 _SOURCE = Path(__file__).with_name("relay.rs")
+_CONTROL = "/proc/sys/net/ipv4/tcp_congestion_control"
 _CLONE_NEWNET = 0x40000000
+#: Root's programs are not always on the path of who calls sudo.
+_PATH = os.pathsep.join((os.environ.get("PATH", ""), "/usr/local/sbin", "/usr/sbin", "/sbin"))
+_RIGHTS = "Shaped links need Linux, root, iproute2 and /dev/net/tun; containers may lack the rights"
 _NGINX = """
 daemon off; pid {work}/nginx.pid; error_log {work}/error.log warn; user root; worker_processes 1;
 events {{ worker_connections 64; }}
@@ -59,16 +65,11 @@ http {{
 """
 
 
-def congestion_control() -> str:
-    """The kernel's default congestion control."""
-    return Path("/proc/sys/net/ipv4/tcp_congestion_control").read_text().strip()
-
-
 def relay_program() -> Path:
     """The compiled relay; one is kept in the cache folder for each version of the source.
 
     Raises:
-        RuntimeError: There is no rustc, or it failed.
+        UnsupportedError: There is no rustc, or it failed.
     """
     source = _SOURCE.read_bytes()
     program = cache_dir() / f"relay-{hashlib.sha256(source).hexdigest()[:16]}"
@@ -76,8 +77,8 @@ def relay_program() -> Path:
         return program
     rustc = os.environ.get("RUSTC") or shutil.which("rustc")
     if rustc is None:
-        raise RuntimeError(
-            "a link with a delay needs rustc: install Rust, or set RUSTC to its path"
+        raise UnsupportedError(
+            "a link with a delay needs rustc", hint="Install Rust, or set RUSTC to its path"
         )
     program.parent.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(dir=program.parent) as work:
@@ -85,6 +86,33 @@ def relay_program() -> Path:
         _run(rustc, "-O", "-C", "strip=symbols", "--edition", "2021", "-o", str(made), str(_SOURCE))
         made.replace(program)
     return program
+
+
+def check_support() -> None:
+    """Whether this machine can have a shaped link with a server on it, as far as can be seen.
+
+    Raises:
+        UnsupportedError: It cannot; the hint says what is missing.
+    """
+    if sys.platform != "linux":
+        raise UnsupportedError("shaped links need Linux's network namespaces")
+    if os.geteuid() != 0:
+        raise UnsupportedError(
+            "shaped links need root, for network namespaces",
+            hint="Run it with sudo; all other parts of the evaluation work without",
+        )
+    lacking = [name for name in ("ip", "tc") if shutil.which(name, path=_PATH) is None]
+    if shutil.which("nginx", path=_PATH) is None:
+        lacking.append("nginx")
+    if not os.environ.get("RUSTC") and shutil.which("rustc") is None:
+        lacking.append("rustc")
+    if lacking:
+        raise UnsupportedError(
+            f"shaped links need {', '.join(lacking)}",
+            hint="Debian: apt-get install iproute2 nginx-light rustc",
+        )
+    if not os.access("/dev/net/tun", os.R_OK | os.W_OK):
+        raise UnsupportedError("shaped links need /dev/net/tun", hint=_RIGHTS)
 
 
 class Link:
@@ -100,6 +128,7 @@ class Link:
             again with `restart_trace`, and repeats itself.
         queue_ms: Milliseconds of data that the queue before the link holds beside a round trip's;
             with a trace, at its mean rate. 50, and 250 with a trace.
+        congestion: Congestion control of both sides; None: the kernel's default.
     """
 
     def __init__(
@@ -112,6 +141,7 @@ class Link:
         seed: int = 0,
         trace: Trace | None = None,
         queue_ms: float | None = None,
+        congestion: str | None = None,
     ) -> None:
         if (mbit is None) == (trace is None):
             raise ValueError("a link has either a rate or a trace")
@@ -120,6 +150,7 @@ class Link:
         self._queue_ms = usual if queue_ms is None else queue_ms
         self._rtt = rtt_ms
         self._noise = (jitter_ms, loss, seed)
+        self._congestion = congestion
         self._relayed = trace is not None or rtt_ms > 0 or jitter_ms > 0 or loss > 0
         tag = f"p2u{os.getpid() % 100000}"
         self._names = {"server": f"{tag}s", "client": f"{tag}c"}
@@ -147,6 +178,8 @@ class Link:
                     _ip("-n", name, "link", "set", device, "txqueuelen", str(_TUN_QUEUE))
                 if self._mbit is not None:
                     self._shape(name, device, self._mbit)
+                if self._congestion is not None:
+                    self._control(name, self._congestion)
         except BaseException:
             self.close()
             raise
@@ -178,7 +211,7 @@ class Link:
             assert relay.stdout is not None
             if relay.stdout.readline().strip() != b"ready":
                 relay.wait()
-                raise RuntimeError("the relay did not start")
+                raise UnsupportedError("the relay did not start", hint=_RIGHTS)
             # A line does not wait for a processor. Where that is not allowed, `late` tells.
             with contextlib.suppress(OSError):
                 os.sched_setscheduler(relay.pid, os.SCHED_RR, os.sched_param(1))
@@ -194,6 +227,14 @@ class Link:
         rate = f"{int(mbit * 1e6)}bit"
         _run("tc", "-n", name, "qdisc", "add", "dev", device, "root", "tbf", "rate", rate, "burst", str(burst), "limit", str(limit))  # noqa: E501  # fmt: skip
 
+    def _control(self, name: str, wanted: str) -> None:
+        """Set the congestion control of one side; a namespace has its own."""
+        _run("ip", "netns", "exec", name, "sh", "-c", f"echo {shlex.quote(wanted)} > {_CONTROL}")
+
+    def congestion_control(self) -> str:
+        """What the server's side uses."""
+        return self.run("server", ["cat", _CONTROL]).strip()
+
     def spawn(self, side: str, command: Sequence[str], **options: Any) -> subprocess.Popen[bytes]:
         """Start a program on one side; it ends with the link."""
         full = ["ip", "netns", "exec", self._names[side], *command]
@@ -205,7 +246,7 @@ class Link:
         """Run a program on one side; returns what it printed."""
         full = ["ip", "netns", "exec", self._names[side], *command]
         done = subprocess.run(full, check=True, stdout=subprocess.PIPE, text=True, **options)
-        return done.stdout
+        return str(done.stdout)
 
     def serve(self, root: Path, work: Path) -> str:
         """Start nginx on the server's side; returns the URL of a folder as soon as it answers.
@@ -215,13 +256,16 @@ class Link:
             work: Another one, for nginx.
 
         Raises:
-            RuntimeError: There is no nginx, or it does not answer.
+            UnsupportedError: There is no nginx.
+            StoreError: It does not answer.
         """
         config = work / "nginx.conf"
         config.write_text(_NGINX.format(work=work, ip=self.server_ip, root=root))
-        nginx = shutil.which("nginx", path="/usr/sbin:/usr/local/sbin:/usr/bin")
+        nginx = shutil.which("nginx", path=_PATH)
         if nginx is None:
-            raise RuntimeError("nginx is not installed")
+            raise UnsupportedError(
+                "nginx is not installed", hint="Debian: apt-get install nginx-light"
+            )
         self.spawn("server", [nginx, "-c", str(config), "-p", str(work)])
         with self.inside("client"):
             for _ in range(50):
@@ -229,11 +273,13 @@ class Link:
                     socket.create_connection((self.server_ip, 8000), 5).close()
                     return f"http://{self.server_ip}:8000"
                 time.sleep(0.1)
-        raise RuntimeError(f"nginx does not answer: {(work / 'error.log').read_text()}")
+        raise StoreError(f"nginx does not answer: {(work / 'error.log').read_text()}")
 
     @contextlib.contextmanager
     def inside(self, side: str) -> Iterator[None]:
         """The network of one side is that of this thread, and of threads that it starts."""
+        import ctypes  # os.setns came with Python 3.12
+
         libc = ctypes.CDLL(None, use_errno=True)
         with (
             open("/proc/thread-self/ns/net", "rb") as own,
@@ -313,5 +359,5 @@ def _run(*command: str) -> str:
     """Run a command; returns what it printed."""
     done = subprocess.run(command, capture_output=True, text=True, check=False)
     if done.returncode:
-        raise RuntimeError(f"{' '.join(command)}: {done.stderr.strip()}")
+        raise UnsupportedError(f"{' '.join(command)}: {done.stderr.strip()}", hint=_RIGHTS)
     return done.stdout

@@ -1,6 +1,6 @@
 """Rates that change, for `link.py`: a model of a mobile line, and its text form.
 
-python bench/traces.py 20 300 1 > lte.txt      # mean Mbit/s, seconds, seed
+python -m p2u.eval.network.traces 20 300 1 > lte.txt      # mean Mbit/s, seconds, seed
 """
 
 from __future__ import annotations

@@ -1,19 +1,19 @@
-"""The shaped link of the benchmarks, `bench/link.py`: the traces, and the line itself as root."""
+"""The shaped link: the traces, and the line itself as root."""
 
 from __future__ import annotations
 
-import importlib
 import json
 import os
 import shutil
 import subprocess
 import sys
 from pathlib import Path
-from typing import Any
 
 import pytest
 
-BENCH = Path(__file__).parent.parent / "bench"
+from p2u.errors import UnsupportedError
+from p2u.eval.network import link, traces
+
 TUN = Path("/dev/net/tun")
 
 SERVER = """
@@ -42,14 +42,10 @@ print(json.dumps([min(times) * 1e3, time.perf_counter() - begin, got]))
 """
 
 
-@pytest.fixture
-def bench(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Any:
-    """Imports a module of the folder, which is no package; the cache is empty."""
-    if not BENCH.is_dir():
-        pytest.skip("the benchmarks are not part of a source distribution")
-    monkeypatch.syspath_prepend(str(BENCH))
-    monkeypatch.setenv("P2U_MODELS", str(tmp_path))
-    return importlib.import_module
+@pytest.fixture(autouse=True)
+def _cache(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    """An empty one, so that the relay is compiled."""
+    monkeypatch.setenv("P2U_EVAL_CACHE", str(tmp_path))
 
 
 def needs_the_line() -> None:
@@ -65,23 +61,22 @@ def needs_the_line() -> None:
     subprocess.run(["ip", "netns", "del", name], check=True)
 
 
-def fetch(link: Any, size: int) -> tuple[float, float]:
+def fetch(line: link.Link, size: int) -> tuple[float, float]:
     """Milliseconds to connect, and seconds that so many bytes took."""
-    out = link.run("client", [sys.executable, "-c", CLIENT, link.server_ip, str(size)])
+    out = line.run("client", [sys.executable, "-c", CLIENT, line.server_ip, str(size)])
     connect, seconds, got = json.loads(out)
     assert got == size
     return connect, seconds
 
 
-def serve(link: Any) -> None:
-    server = link.spawn(
-        "server", [sys.executable, "-c", SERVER, link.server_ip], stdout=subprocess.PIPE
+def serve(line: link.Link) -> None:
+    server = line.spawn(
+        "server", [sys.executable, "-c", SERVER, line.server_ip], stdout=subprocess.PIPE
     )
     assert server.stdout.readline() == b"up\n"
 
 
-def test_a_made_up_mobile_line_is_the_same_everywhere(bench: Any) -> None:
-    traces = bench("traces")
+def test_a_made_up_mobile_line_is_the_same_everywhere() -> None:
     trace = traces.lte_trace(20, 60, seed=1)
     assert trace == traces.lte_trace(20, 60, seed=1) != traces.lte_trace(20, 60, seed=2)
     assert [mbit for _, mbit in trace[:4]] == [16.697, 14.43, 8.964, 12.716]
@@ -94,30 +89,27 @@ def test_a_made_up_mobile_line_is_the_same_everywhere(bench: Any) -> None:
 
 
 @pytest.mark.parametrize("text", ["", "1 2 3\n", "1\n", "one 2\n"])
-def test_a_trace_is_two_numbers_per_line(bench: Any, text: str) -> None:
+def test_a_trace_is_two_numbers_per_line(text: str) -> None:
     with pytest.raises(ValueError):
-        bench("traces").read_trace(text)
+        traces.read_trace(text)
 
 
-def test_a_link_has_a_rate_or_a_trace(bench: Any) -> None:
-    link = bench("link")
+def test_a_link_has_a_rate_or_a_trace() -> None:
     for options in ({}, {"mbit": 5, "trace": [(1, 5)]}):
         with pytest.raises(ValueError, match="either"):
             link.Link(**options)
 
 
-def test_who_has_no_rustc_is_told(bench: Any, monkeypatch: pytest.MonkeyPatch) -> None:
-    link = bench("link")
+def test_who_has_no_rustc_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv("RUSTC", raising=False)
     monkeypatch.setenv("PATH", "")
-    with pytest.raises(RuntimeError, match="needs rustc"):
+    with pytest.raises(UnsupportedError, match="needs rustc"):
         link.relay_program()
 
 
 @pytest.mark.slow
-def test_the_line_has_its_delay_rate_losses_and_trace(bench: Any, tmp_path: Path) -> None:
+def test_the_line_has_its_delay_rate_losses_and_trace(tmp_path: Path) -> None:
     needs_the_line()
-    link = bench("link")
     with link.Link(40, 30, loss=0.01, seed=4) as line:
         serve(line)
         connect, seconds = fetch(line, 1_000_000)
