@@ -165,6 +165,9 @@ class Fetcher:
 
         For threads of `Run`.
         """
+        if run is not self._current or self._following is None:
+            return None
+        run.almost()
         with self._lock:
             if run is not self._current or self._following is None:
                 return None

@@ -151,11 +151,10 @@ class Run:
         run: Run | None = self
         while run is not None:
             run._work(number)
-            run._almost()
             run = self._f.run_ahead(run)
 
-    def _almost(self) -> None:
-        """Return when the link is about to rest; what comes later must not slow this run down."""
+    def almost(self) -> None:
+        """Return when the link is about to rest: what comes later must not slow this run down."""
         while self._working and self._size - self._here > AHEAD * self._f.meter.rate():
             if self._enough or self._idle.wait(0.01):
                 return
