@@ -138,6 +138,7 @@ class Client:
         }
         unpack = {suffix: unpacker(suffix) for suffix in suffixes}
         self.user.prepare()
+        self.user.build()
         thread.join()
         if failed:
             raise failed[0]

@@ -1,8 +1,9 @@
 """What clients do with a model, so that one client serves them all. Imports nothing heavy.
 
 A client makes its user first. It lets the transfer begin (`User.begin`, or a download of its own),
-then `User.prepare` imports and builds what needs no weights while bytes arrive, and `User.follow`
-or `User.load` takes the weights. From then on `User.answer` uses the model.
+then `User.prepare` imports what is needed while bytes arrive. `User.follow` uses a replica; of a
+download, `User.build` makes what needs no weights before these are there, and `User.load` takes
+them. From then on `User.answer` uses the model.
 """
 
 from __future__ import annotations
@@ -37,7 +38,10 @@ class User:
         return p2u.open(url)
 
     def prepare(self) -> None:
-        """Do what needs no weights."""
+        """Import what is needed."""
+
+    def build(self) -> None:
+        """Before `load`: do what needs no weights."""
 
     def follow(self, replica: Replica) -> None:
         """Use a replica from its first state on; returns when that is there."""
@@ -55,6 +59,10 @@ class User:
 
     def item(self, number: int) -> float:
         """Answer a labelled item: 1 is right, 0 is wrong."""
+        raise NotImplementedError
+
+    def run(self, at: int, size: int = 1) -> Any:
+        """The model's outputs for ``size`` items from item ``at`` on."""
         raise NotImplementedError
 
     @contextlib.contextmanager
@@ -108,26 +116,29 @@ class Torch(User):
     """A PyTorch module, and labelled items.
 
     Options:
-        build: ``"module:function"``; called with ``build_options`` it returns the module, in
-            evaluation mode, whose state dict has the names of the folder's tensors.
+        build: ``"module:function"``; called with ``build_options`` it returns the module, whose
+            state dict has the names of the folder's tensors. See `transformer`.
         build_options: For that function.
-        items: An ``.npz`` file: ``x``, or ``x_NAME`` for each keyword, are inputs with a row per
-            item; ``label`` are right answers; ``index``, if any, are rows of unit length.
+        items: An ``.npz`` file: inputs with a row per item, ``x``, or the keywords ``x_NAME`` with
+            ``x_attention_mask``, padded at the end; ``label``, right answers; ``index``, if any,
+            rows of unit length.
         output: ``"logits"``: the best class is the answer. ``"embedding"``: mean of the hidden
             states, unit length; the answer is the row of ``index`` that is nearest.
         dtype: The module's (``"float32"``); None: the file's.
         threads: Torch's; None: its default.
+        load: More keyword arguments for ``p2u.torch.load``.
     """
 
     def begin(self, url: str) -> Replica:
         """As ``p2u.torch.load`` does first."""
         from p2u.runtime.torch.load import Options, start
 
-        self._wanted = Options(strict=False, dtype=self.options.get("dtype"))
+        more = {"strict": False, "dtype": self.options.get("dtype"), **self.options.get("load", {})}
+        self._wanted = Options(**more)
         return start(url, self._wanted)
 
     def prepare(self) -> None:
-        """Import torch and what the model is made of; read the items."""
+        """Import torch; read the items."""
         import numpy as np
         import torch
 
@@ -135,8 +146,6 @@ class Torch(User):
             torch.set_num_threads(threads)
         torch.set_grad_enabled(False)
         self._make = _named(self.options["build"])
-        if hasattr(self._make, "prepare"):
-            self._make.prepare()
         with np.load(self.options["items"]) as items:
             arrays = dict(items)
         self.labels = arrays.pop("label", None)
@@ -155,12 +164,17 @@ class Torch(User):
         self.replica = replica
         self.module = attach(replica, self._build, self._wanted).eval()
 
+    def build(self) -> None:
+        """Make the module, with weights that `load` replaces."""
+        import safetensors.torch  # noqa: F401 - imported here, not when the weights are there
+
+        self.module = self._build()
+
     def load(self, folder: Path) -> None:
         """Load the folder's safetensors files."""
         import torch
         from safetensors.torch import load_file
 
-        module = self._build()
         given: dict[str, Any] = {}
         for path in sorted(folder.rglob("*.safetensors")):
             given.update(load_file(path))
@@ -171,8 +185,7 @@ class Torch(User):
                 name: value.to(wanted) if value.is_floating_point() else value
                 for name, value in given.items()
             }
-        module.load_state_dict(given, strict=False, assign=True)
-        self.module = module
+        self.module.load_state_dict(given, strict=False, assign=True)
 
     def run(self, at: int, size: int = 1) -> Any:
         """Outputs of some items, a tensor with a row for each."""
@@ -180,18 +193,16 @@ class Torch(User):
 
         part = {name: value[at : at + size] for name, value in self.inputs.items()}
         if "x" in part:
-            out = self.module(part["x"].to(self._dtype()))
-        else:
-            out = self.module(**{name.removeprefix("x_"): v for name, v in part.items()})
+            return self.module(part["x"].to(next(self.module.parameters()).dtype))
+        longest = int(part["x_attention_mask"].sum(1).max())
+        part = {name.removeprefix("x_"): v[:, :longest] for name, v in part.items()}
+        out = self.module(**part)
         if self.options.get("output") != "embedding":
-            return out if isinstance(out, torch.Tensor) else out.logits
+            return out.logits
         hidden = out.last_hidden_state.float()
-        mask = part["x_attention_mask"][..., None].float()
+        mask = part["attention_mask"][..., None].float()
         pooled = (hidden * mask).sum(1) / mask.sum(1)
         return torch.nn.functional.normalize(pooled, dim=1)
-
-    def _dtype(self) -> Any:
-        return next(self.module.parameters()).dtype
 
     def answer(self) -> Any:
         """The first output of the first item."""
@@ -214,9 +225,9 @@ def transformer(options: dict[str, Any]) -> Any:
     """
     import transformers
 
+    made = getattr(transformers, options.get("class", "AutoModel"))
     config = dict(options["config"])
-    made = transformers.AutoConfig.for_model(config.pop("model_type"), **config)
-    return getattr(transformers, options.get("class", "AutoModel")).from_config(made)
+    return made.from_config(transformers.AutoConfig.for_model(config.pop("model_type"), **config))
 
 
 def _named(name: str) -> Callable[..., Any]:
