@@ -1,4 +1,4 @@
-"""The command line: ``p2u pack | inspect | verify | pull | serve``.
+"""The command line: ``p2u pack | inspect | verify | pull | serve | eval``.
 
 Only words and tables live here; every command is one call of the Python API. Errors of ours are
 shown as one message without a traceback, with exit status 1; Ctrl-C ends with 130.
@@ -14,6 +14,7 @@ from typing import Annotated, Optional
 import typer
 
 from p2u.errors import Cancelled, P2UError, UsageError
+from p2u.eval.cli import app as evaluation
 
 app = typer.Typer(
     name="p2u",
@@ -24,6 +25,7 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     context_settings={"help_option_names": ["-h", "--help"]},
 )
+app.add_typer(evaluation)
 
 Jobs = Annotated[Optional[int], typer.Option("--jobs", "-j", help="Threads.", min=1)]  # noqa: UP045
 Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="Print nothing but errors.")]
