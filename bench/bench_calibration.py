@@ -29,6 +29,7 @@ from models import cache_dir
 
 import p2u
 from p2u.calibration import make_factor
+from p2u.eval.language.embedding import encoder
 from p2u.pack.feedback import fed_back
 
 #: Average bits per weight, and what `--thrift` may be.
@@ -65,7 +66,7 @@ def embedding(texts: list[str]) -> tasks.Task:
         batches.append(
             (torch.tensor([c.ids for c in coded]), torch.tensor([c.attention_mask for c in coded]))
         )
-    return tasks.Task("minilm", tasks.Embedder(folder).eval(), batches, None, "bert.")
+    return tasks.Task("minilm", encoder(folder), batches, None)
 
 
 def both(name: str) -> tuple[tasks.Task, tasks.Task]:

@@ -33,9 +33,7 @@ def sensitivities(name: str, weights: dict[str, Any], draws: int = 4) -> dict[st
     other = task(name, MEASURED[name], 0 if part == "train" else JUDGED[name], part)
     other.load(weights)
     output = "values" if name == "minilm" else "logits"
-    found = p2u.torch.sensitivity(other.module, other.batches, output=output, draws=draws)
-    tensors = {k.removeprefix(other.prefix): v for k, v in found["tensors"].items()}
-    return {**found, "tensors": tensors}
+    return p2u.torch.sensitivity(other.module, other.batches, output=output, draws=draws)
 
 
 def base_of(name: str, judge: Task, **recipe: Any) -> tuple[float, float, dict[str, float]]:

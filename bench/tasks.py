@@ -26,6 +26,8 @@ from models import cache_dir
 from torch import Tensor, nn
 from torch.nn import functional as F  # noqa: N812 - its usual name
 
+from p2u.eval.language.embedding import encoder
+
 #: CIFAR-10's normalisation of the ResNets' authors.
 MEAN, STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 
@@ -165,22 +167,6 @@ class EfficientNetLite0(nn.Module):
         return self._fc(x.mean((2, 3)))
 
 
-class Embedder(nn.Module):
-    """A BERT encoder of `transformers`, mean pooling, unit length."""
-
-    def __init__(self, folder: Path) -> None:
-        super().__init__()
-        from transformers import AutoConfig, AutoModel
-
-        config = AutoConfig.from_pretrained(folder)
-        self.bert = AutoModel.from_config(config, add_pooling_layer=True)
-
-    def forward(self, ids: Tensor, mask: Tensor) -> Tensor:
-        hidden = self.bert(input_ids=ids, attention_mask=mask).last_hidden_state
-        pooled = (hidden * mask[..., None]).sum(1) / mask.sum(1, keepdim=True)
-        return F.normalize(pooled, dim=1)
-
-
 @dataclass
 class Task:
     """A model with inputs and the original's answers to them."""
@@ -189,12 +175,11 @@ class Task:
     module: nn.Module
     batches: list[tuple[Tensor, ...]]
     labels: Tensor | None
-    prefix: str = ""
     reference: Tensor | None = None
 
     def load(self, weights: dict[str, Tensor]) -> None:
         """Put weights into the model: of any float dtype, names as in the file."""
-        state = {self.prefix + name: value.float() for name, value in weights.items()
+        state = {name: value.float() for name, value in weights.items()
                  if value.is_floating_point()}  # fmt: skip
         lacking, unknown = self.module.load_state_dict(state, strict=False)
         assert not unknown, unknown
@@ -253,7 +238,7 @@ def task(name: str, count: int, skip: int = 0, part: str = "test") -> Task:
                 (torch.tensor([c.ids for c in coded]),
                  torch.tensor([c.attention_mask for c in coded]))
             )  # fmt: skip
-        return Task(name, Embedder(folder).eval(), batches, None, "bert.")
+        return Task(name, encoder(folder), batches, None)
     pixels, labels = images(count, skip, part)
     if name.startswith("resnet"):
         module: nn.Module = ResNet((int(name[6:]) - 2) // 6)
