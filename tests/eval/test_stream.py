@@ -146,3 +146,39 @@ def test_a_stream_over_a_shaped_line(tiny: tuple[Path, dict[str, Any]], tmp_path
     assert requests.answered == requests.right == requests.states.get("exact", 0)
     assert len(requests.every) == 5
     assert len(result.requests) == 25
+
+
+def test_items_are_those_of_the_task(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    torch = pytest.importorskip("torch")
+    pytest.importorskip("safetensors")
+    from p2u.eval.data.images import of_array
+    from p2u.eval.network.items import image_items
+    from p2u.eval.network.users import make_user
+    from p2u.eval.vision import sets, store
+    from p2u.eval.vision.classify import Classification
+    from p2u.eval.vision.nets import NETS
+
+    torch.manual_seed(3)
+    config = store.Config("resnet20", 10, 32, (0.5, 0.5, 0.5), (0.2, 0.2, 0.2))
+    module = NETS["resnet20"].build(10, 32).eval()
+    store.save(module, config, tmp_path)
+    pixels = np.random.default_rng(1).integers(0, 256, (12, 32, 32, 3), np.uint8)
+    with torch.no_grad():
+        best = module(store.inputs(pixels, config)).argmax(1).numpy()
+    labels = np.where(np.arange(12) < 7, best, (best + 1) % 10)
+    made = of_array(pixels, labels, tuple("abcdefghij"), tmp_path)
+    monkeypatch.setitem(sets.SETS, "made", sets.Set(lambda split: made, 10, 1))
+
+    options = image_items(tmp_path, "made", tmp_path / "items.npz", 12)
+    grad, threads = torch.is_grad_enabled(), torch.get_num_threads()
+    try:
+        user = make_user("torch", options)
+        user.prepare()
+        user.build()
+        user.load(tmp_path)
+        found = [user.item(n) for n in range(12)]
+    finally:
+        torch.set_grad_enabled(grad)
+        torch.set_num_threads(threads)
+    assert found == Classification("made").scores(tmp_path).values.tolist()
+    assert sum(found) == 7

@@ -8,7 +8,6 @@ from typing import Any
 
 import numpy as np
 
-#: What answers to `wordnet_items` are chosen among is what the publisher's own model makes of it.
 Options = dict[str, Any]
 
 
@@ -44,4 +43,36 @@ def wordnet_items(model: Path, file: Path, count: int = 500) -> Options:
         "build_options": {"config": config},
         "items": str(file),
         "output": "embedding",
+    }
+
+
+def image_items(model: Path, data: str, file: Path, count: int = 500) -> Options:
+    """Test images, as the task of the same data set takes them: the class.
+
+    Args:
+        model: A folder with one of the evaluation's image classifiers.
+        data: A name of `vision.sets.SETS`, of images with one class each.
+        file: To write.
+        count: Items.
+
+    Returns:
+        Options for `users.Torch`.
+
+    Raises:
+        MissingDataError: The images are not here.
+        FormatError: It is not such a model.
+    """
+    from p2u.eval.vision import sets, store
+    from p2u.eval.vision.classify import chosen
+
+    config = store.Config.read(model)
+    images = chosen(sets.find(data).load("test"), count)
+    pixels = images.pixels(range(len(images)), config.size)
+    np.savez(file, x=store.inputs(pixels, config).numpy(), label=images.labels)
+    names = ("model_type", "classes", "size")
+    return {
+        "build": "p2u.eval.network.users:image_net",
+        "build_options": {name: getattr(config, name) for name in names},
+        "items": str(file),
+        "output": "logits",
     }

@@ -35,6 +35,8 @@ class ServingResult:
         calls: How many were measured.
         throughput: Items per second.
         p50, p99, worst: Milliseconds per call.
+        cpu: Milliseconds of processor time of the calling thread per call, the median: the call's
+            cost where torch has one thread, whatever else the machine does.
         peak_rss: Of the phase, in bytes; of the first one, loading included.
         model_rss: The same, less what the process had before it loaded the model.
     """
@@ -48,6 +50,7 @@ class ServingResult:
     p50: float
     p99: float
     worst: float
+    cpu: float
     peak_rss: int
     model_rss: int
 
@@ -129,12 +132,14 @@ class _Phase:
 
     def __init__(self) -> None:
         self.calls: list[float] = []
+        self.cpu: list[float] = []
         self.begin = time.perf_counter()
 
     def call(self, work: Callable[[], Any]) -> None:
         """One more."""
-        begin = time.perf_counter()
+        begin, cpu = time.perf_counter(), time.thread_time()
         work()
+        self.cpu.append(time.thread_time() - cpu)
         self.calls.append(time.perf_counter() - begin)
 
     def result(self, job: _Job, phase: str, state: str, before: int) -> dict[str, Any]:
@@ -154,6 +159,7 @@ class _Phase:
                 p50=1e3 * ordered[len(ordered) // 2],
                 p99=1e3 * ordered[min(len(ordered) - 1, int(0.99 * len(ordered)))],
                 worst=1e3 * ordered[-1],
+                cpu=1e3 * sorted(self.cpu)[len(ordered) // 2],
                 peak_rss=peak,
                 model_rss=peak - before,
             )

@@ -117,7 +117,7 @@ class Torch(User):
 
     Options:
         build: ``"module:function"``; called with ``build_options`` it returns the module, whose
-            state dict has the names of the folder's tensors. See `transformer`.
+            state dict has the names of the folder's tensors. See `transformer`, `image_net`.
         build_options: For that function.
         items: An ``.npz`` file: inputs with a row per item, ``x``, or the keywords ``x_NAME`` with
             ``x_attention_mask``, padded at the end; ``label``, right answers; ``index``, if any,
@@ -228,6 +228,17 @@ def transformer(options: dict[str, Any]) -> Any:
     made = getattr(transformers, options.get("class", "AutoModel"))
     config = dict(options["config"])
     return made.from_config(transformers.AutoConfig.for_model(config.pop("model_type"), **config))
+
+
+def image_net(options: dict[str, Any]) -> Any:
+    """One of the evaluation's own image classifiers, without weights.
+
+    Args:
+        options: ``model_type``, ``classes`` and ``size``, as in its ``config.json``.
+    """
+    from p2u.eval.vision.nets import NETS
+
+    return NETS[options["model_type"]].build(options["classes"], options["size"])
 
 
 def _named(name: str) -> Callable[..., Any]:
