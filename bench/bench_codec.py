@@ -24,12 +24,13 @@ from typing import Any
 
 import numpy as np
 import zstandard
-from measure import Result, Rival, best, measure, table, warm_memory
+from measure import Result, best, measure, table, warm_memory
 from models import WEIGHTS, cache_dir
 from rivals import rivals
 
 import p2u
 from p2u import core
+from p2u.eval.methods.codecs import Rival
 from p2u.index import Chunk
 from p2u.layout import Layout
 from p2u.manifest import Update

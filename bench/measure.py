@@ -19,68 +19,18 @@ import sys
 import tempfile
 import time
 import warnings
-from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-from models import FLOATS, WEIGHTS, Array, read_safetensors, write_safetensors
+from models import WEIGHTS, Array, read_safetensors, write_safetensors
+
+from p2u.eval.methods.codecs import Rival, main_dtype
 
 #: An entrant is not run again once its runs of one step took this many seconds together.
 BUDGET = 30.0
-
-
-class Rival(ABC):
-    """One compressor in one setting.
-
-    ``pack`` and ``unpack`` return a call that is timed once; what they do before they return
-    (reading the input, making the copy that the call may destroy) is not timed.
-
-    Attributes:
-        name: The package.
-        setting: What differs from its defaults; ``"default"`` if nothing.
-        dtypes: The dtypes for which this setting makes a difference.
-        slow: Worth its time only as a reference; left out with ``--fast``.
-    """
-
-    name: str
-    dtypes: tuple[str, ...] = tuple(FLOATS)
-    slow = False
-
-    def __init__(self, setting: str = "default", **options: Any) -> None:
-        self.setting = setting
-        self.options = options
-
-    @property
-    @abstractmethod
-    def version(self) -> str:
-        """Version of the installed package."""
-
-    @abstractmethod
-    def pack(self, weights: Path, folder: Path, threads: int) -> Callable[[], Any]:
-        """Prepare to compress a safetensors file; ``folder`` (in RAM) is the rival's own."""
-
-    @abstractmethod
-    def unpack(self, packed: Any, threads: int) -> Callable[[], Any]:
-        """Prepare to decompress what ``pack``'s call returned."""
-
-    @abstractmethod
-    def size(self, packed: Any) -> int:
-        """Bytes of the packed form, everything included."""
-
-    def suits(self, dtype: str) -> bool:
-        """Whether the setting makes a difference for models of ``dtype`` (``"bf16"``)."""
-        return dtype in self.dtypes
-
-    def base_size(self, packed: Any) -> int | None:
-        """Bytes that must be read before a lower-precision model is there; None: no such."""
-        return None
-
-    def same(self, unpacked: Any, weights: Path) -> bool:
-        """Whether the decoder gave back what went in; here: all bytes of the file."""
-        return bool(unpacked == weights.read_bytes())
 
 
 def same_tensors(unpacked: dict[str, Any], weights: Path) -> bool:
@@ -97,16 +47,6 @@ def raw_bytes(tensor: Any) -> bytes:
         return tensor.tobytes()
     torch = importlib.import_module("torch")
     return bytes(tensor.contiguous().reshape(-1).view(torch.uint8).numpy().tobytes())
-
-
-def dtype_of(weights: Path) -> str:
-    """The suffix (``"bf16"``) of the dtype that most bytes of a model have."""
-    tensors, _ = read_safetensors(weights)
-    sums: dict[str, int] = {}
-    for array in tensors.values():
-        sums[array.dtype.name] = sums.get(array.dtype.name, 0) + array.nbytes
-    names = {name: suffix for suffix, (_, name) in FLOATS.items()}
-    return names[max(sums, key=lambda name: sums[name])]
 
 
 # ---------------------------------------------------------------- measuring
@@ -239,7 +179,7 @@ def measure(
     Returns one result per entrant that suits the model's dtype, in their order. An entrant
     that fails, or whose output is not exact, has ``error`` set and is not run again.
     """
-    dtype = dtype_of(weights)
+    dtype = main_dtype(weights)
     with tempfile.TemporaryDirectory(dir=ram_folder()) as ram, cores(threads):
         small = Path(ram) / "small" / WEIGHTS
         small.parent.mkdir()

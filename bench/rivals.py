@@ -5,7 +5,7 @@
 
 Each rival runs in its defaults and in every setting that its documentation offers and that helped
 on some model; column by column, the best number of any of its settings counts. Other scripts put
-their own :class:`measure.Rival` into the same run: ``measure([*rivals(), mine])``.
+their own :class:`p2u.eval.methods.codecs.Rival` into the same run: ``measure([*rivals(), mine])``.
 """
 
 from __future__ import annotations
@@ -23,51 +23,13 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-from measure import (
-    BUDGET,
-    Result,
-    Rival,
-    best,
-    dtype_of,
-    measure,
-    same_tensors,
-    table,
-    warm_memory,
-)
-from models import FLOATS, WEIGHTS, cache_dir
+from measure import BUDGET, Result, best, measure, same_tensors, table, warm_memory
+from models import WEIGHTS, cache_dir
+
+from p2u.eval.methods.codecs import Rival, ZipNN, Zstd, lmz_settings, zipnn_settings
 
 # BigSmall asks the network for newer versions on import.
 os.environ.setdefault("BIGSMALL_DISABLE_VERSION_CHECK", "1")
-
-
-class ZipNN(Rival):
-    """ZipNN on the bytes of the whole file, as its file scripts do."""
-
-    name = "zipnn"
-
-    @property
-    def version(self) -> str:
-        return version("zipnn")
-
-    def codec(self, threads: int, **more: Any) -> Any:
-        make = importlib.import_module("zipnn").ZipNN
-        return make(threads=threads, **{**self.options, **more})
-
-    def pack(self, weights: Path, folder: Path, threads: int) -> Callable[[], Any]:
-        dtype = FLOATS[dtype_of(weights)][1]
-        codec = self.codec(threads, input_format="byte", bytearray_dtype=dtype)
-        # Read anew each time: the C code reorders the bits of its input in place.
-        data = weights.read_bytes()
-        return lambda: codec.compress(data)
-
-    def unpack(self, packed: Any, threads: int) -> Callable[[], Any]:
-        # The header says the dtype; the chunk size must be the compressor's.
-        codec = self.codec(threads, input_format="byte")
-        return lambda: codec.decompress(packed)
-
-    def size(self, packed: Any) -> int:
-        return len(packed)
 
 
 class ZipNNTensors(ZipNN):
@@ -111,58 +73,6 @@ class ZipNNTensors(ZipNN):
 
     def same(self, unpacked: Any, weights: Path) -> bool:
         return same_tensors(unpacked, weights)
-
-
-class Lmz(Rival):
-    """lmz (``lmzip`` on PyPI): archives on disk, decoded chunk by chunk from memory."""
-
-    name = "lmz"
-
-    @property
-    def version(self) -> str:
-        return version("lmzip")
-
-    def pack(self, weights: Path, folder: Path, threads: int) -> Callable[[], Any]:
-        lmz = importlib.import_module("lmz")
-        out = folder / "model.lmz"
-        out.unlink(missing_ok=True)
-
-        def run() -> Path:
-            lmz.compress(str(weights), str(out), workers=threads, **self.options)
-            return out
-
-        return run
-
-    def unpack(self, packed: Any, threads: int) -> Callable[[], Any]:
-        lmz = importlib.import_module("lmz")
-        index = lmz.ArchiveIndex(str(packed))
-        archive = memoryview(Path(packed).read_bytes())
-
-        def run() -> Any:
-            if threads > 1:
-                return via_file()
-            buffer = np.empty(index.original_size, np.uint8)
-            out = buffer.data
-            for chunk in index.chunks():
-                place = out[chunk.dst : chunk.dst + chunk.rlen]
-                coded = archive[chunk.off : chunk.off + chunk.clen]
-                try:
-                    done = index.decode(chunk, coded, out=place)
-                except lmz.ArchiveIndex.NeedsSource:  # a tensor that is there twice
-                    return via_file()
-                if getattr(done, "obj", None) is not buffer:
-                    place[:] = done  # not every kind of chunk decodes in place
-            return out
-
-        def via_file() -> bytes:
-            target = Path(packed).with_suffix(".out")
-            lmz.decompress(str(packed), str(target), workers=threads, overwrite=True)
-            return target.read_bytes()
-
-        return run
-
-    def size(self, packed: Any) -> int:
-        return int(packed.stat().st_size)
 
 
 class BigSmall(Rival):
@@ -232,46 +142,13 @@ class Duo(BigSmall):
         return int(info["data_offset"]) + int(info["modes"]["fast"]["bytes"])
 
 
-class Zstd(Rival):
-    """Zstandard, as the reference that knows nothing of floats."""
-
-    name = "zstd"
-
-    def __init__(self, level: int) -> None:
-        super().__init__(f"-{level}")
-        self.level = level
-        self.slow = level > 9
-
-    @property
-    def version(self) -> str:
-        numbers = importlib.import_module("zstandard").ZSTD_VERSION
-        return ".".join(map(str, numbers))
-
-    def pack(self, weights: Path, folder: Path, threads: int) -> Callable[[], Any]:
-        zstd = importlib.import_module("zstandard")
-        # 0 is zstd's word for "no worker threads".
-        codec = zstd.ZstdCompressor(level=self.level, threads=threads if threads > 1 else 0)
-        data = weights.read_bytes()
-        return lambda: codec.compress(data)
-
-    def unpack(self, packed: Any, threads: int) -> Callable[[], Any]:
-        codec = importlib.import_module("zstandard").ZstdDecompressor()
-        return lambda: codec.decompress(packed)
-
-    def size(self, packed: Any) -> int:
-        return len(packed)
-
-
 def rivals(*, fast: bool = False) -> list[Rival]:
     """All rivals in all settings that are worth measuring, defaults first."""
     every: list[Rival] = [
-        ZipNN("file"),
-        ZipNN("file, 128 KiB chunks", compression_chunk=128 << 10),
+        *zipnn_settings(),
         ZipNNTensors("per tensor"),
         ZipNNTensors("per tensor, 128 KiB chunks", compression_chunk=128 << 10),
-        Lmz(),
-        Lmz("2 MiB chunks", chunk_size=2 << 20),
-        Lmz("1 MiB chunks", chunk_size=1 << 20),
+        *lmz_settings(),
         BigSmall(),
         BigSmall("group streams", group_streams=True, mode="storage"),
         BigSmallSpeed("prefer speed", prefer_speed=True),

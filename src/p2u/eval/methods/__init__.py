@@ -56,6 +56,56 @@ def _cast(name: str) -> Callable[[], Method]:
     return make
 
 
+def _nf4() -> Method:
+    from p2u.eval.methods.direct import Direct
+    from p2u.eval.methods.nf4 import NF4
+
+    return Direct(NF4(), fixed=True)
+
+
+def _hqq() -> Method:
+    from p2u.eval.methods.direct import Direct
+    from p2u.eval.methods.hqq import HQQ
+
+    return Direct(HQQ())
+
+
+def _nncodec(dependent: bool) -> Callable[[], Method]:
+    def make() -> Method:
+        from p2u.eval.methods.nnc import NNCodec
+
+        return NNCodec(dependent=dependent)
+
+    return make
+
+
+def _plain() -> Method:
+    from p2u.eval.methods.lossless import Plain
+
+    return Plain()
+
+
+def _zstd() -> Method:
+    from p2u.eval.methods.codecs import Zstd
+    from p2u.eval.methods.lossless import LEVEL, Compressed
+
+    return Compressed("zstd", lambda: [Zstd(LEVEL)])
+
+
+def _zipnn() -> Method:
+    from p2u.eval.methods.codecs import zipnn_settings
+    from p2u.eval.methods.lossless import Compressed
+
+    return Compressed("zipnn", zipnn_settings)
+
+
+def _lmz() -> Method:
+    from p2u.eval.methods.codecs import lmz_settings
+    from p2u.eval.methods.lossless import Compressed
+
+    return Compressed("lmz", lmz_settings)
+
+
 METHODS: dict[str, Callable[[], Method]] = {
     "p2u": _progressive(False, False),
     "p2u+sensitivity": _progressive(True, False),
@@ -66,6 +116,14 @@ METHODS: dict[str, Callable[[], Method]] = {
     "minmax-channel": _affine("minmax-channel", None, 16),
     "group32": _affine("group32", 32, 8),
     "group128": _affine("group128", 128, 8),
+    "nf4": _nf4,
+    "hqq": _hqq,
+    "nncodec": _nncodec(False),
+    "nncodec+dq": _nncodec(True),
     "bf16": _cast("bf16"),
     "fp16": _cast("fp16"),
+    "plain": _plain,
+    "zstd": _zstd,
+    "zipnn": _zipnn,
+    "lmz": _lmz,
 }

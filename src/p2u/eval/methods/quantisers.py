@@ -175,7 +175,8 @@ def _type(bits: int) -> np.dtype[Any]:
 
 def _codes(values: npt.NDArray[Any], most: int) -> Codes:
     """The nearest integers from 0 to ``most``."""
-    return np.clip(np.rint(values), 0, most).astype(np.uint16)
+    out: Codes = np.clip(np.rint(values), 0, most).astype(np.uint16)
+    return out
 
 
 def _ratio(weights: npt.NDArray[Any], scale: npt.NDArray[Any]) -> npt.NDArray[np.float64]:
