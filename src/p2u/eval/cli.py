@@ -1,8 +1,9 @@
-"""``p2u eval run | list | report``: words and tables only."""
+"""``p2u eval run | list | report | train``: words and tables only."""
 
 from __future__ import annotations
 
 import os
+import re
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -23,6 +24,9 @@ app = typer.Typer(
     rich_markup_mode="rich",
     context_settings={"help_option_names": ["-h", "--help"]},
 )
+
+#: Ends the name of a model that was trained with another seed.
+_SEED = re.compile(r"-s\d+$")
 
 Names = Optional[list[str]]  # noqa: UP045 - typer reads this on 3.10, too
 DataDir = Annotated[
@@ -184,6 +188,7 @@ def show_all(data_dir: DataDir = None) -> None:
     from rich.table import Table
 
     from p2u.eval import drive, registry
+    from p2u.eval.places import CACHE_VARIABLE, cache_dir
     from p2u.eval.suites import SUITES
 
     console = Console(highlight=False)
@@ -199,10 +204,19 @@ def show_all(data_dir: DataDir = None) -> None:
 
     table("Suites", ("name", "what"), [(k, v[0]) for k, v in SUITES.items()])
     models = [factory() for factory in registry.model_factories().values()]
+    seeds = {m.name: [] for m in models if not _SEED.search(m.name)}  # type: dict[str, list[str]]
+    for m in models:
+        if found := _SEED.search(m.name):
+            seeds.setdefault(_SEED.sub("", m.name), []).append(found[0])
     table(
-        "Models", ("name", "tasks", "weights", "missing"),
-        [(m.name, ", ".join(m.tasks), m.source, drive.ready(m)) for m in models],
+        "Models", ("name", "other seeds", "tasks", "weights"),
+        [(m.name, " ".join(seeds[m.name]), ", ".join(m.tasks), m.source)
+         for m in models if m.name in seeds],
     )  # fmt: skip
+    console.print(
+        "Weights are taken from the data folder, fetched with pip, or trained here when a model "
+        f"is first used, and kept in {cache_dir()} ({CACHE_VARIABLE}).\n"
+    )
     tasks = [factory() for factory in registry.task_factories().values()]
     table(
         "Tasks", ("name", "metric", "missing"),
@@ -210,6 +224,26 @@ def show_all(data_dir: DataDir = None) -> None:
     )  # fmt: skip
     names = list(registry.method_factories())
     table("Methods", ("name",), [(name,) for name in names])
+
+
+@app.command(epilog="Example:\n\n  p2u eval train resnet18 pneumonia --seed 1")
+def train(
+    net: Annotated[str, typer.Argument(help="An architecture: resnet18.")],
+    data: Annotated[str, typer.Argument(help="A data set: pneumonia.")],
+    seed: Annotated[int, typer.Option(min=0, help="Of weights and batches.")] = 0,
+    data_dir: DataDir = None,
+    quiet: Annotated[bool, typer.Option("--quiet", "-q", help="Print nothing but errors.")] = False,
+) -> None:
+    """Train one of the models that `run` would train; the result is kept in the cache."""
+    _use(data_dir)
+    from p2u.eval import registry
+
+    name = f"{net}-{data}" + (f"-s{seed}" if seed else "")
+    (make,) = registry.choose("model", registry.model_factories(), [name]).values()
+    with _progress(quiet) as report:
+        folder = make().folder(report)
+    if not quiet:
+        print(f"{name}: {folder}")
 
 
 def _show(done: Done) -> None:

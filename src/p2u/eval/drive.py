@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from p2u.errors import Cancelled, P2UError, UsageError
+from p2u.errors import P2UError, UsageError
 from p2u.eval import registry
 from p2u.eval.base import MissingDataError
 from p2u.eval.cells import CellStore, write_whole
@@ -168,20 +168,5 @@ def available(task: Task) -> str:
     try:
         task.prepare()
     except (P2UError, ImportError) as error:
-        return why(error)[1]
-    return ""
-
-
-def ready(model: Model) -> str:
-    """What a model lacks, or that it has to be made first; empty if it is there."""
-
-    def busy(text: str, done: int, total: int) -> None:
-        raise Cancelled(text)
-
-    try:
-        model.folder(busy)
-    except Cancelled as error:
-        return f"made when it is first used: {error}"
-    except (P2UError, ImportError, OSError) as error:
         return why(error)[1]
     return ""

@@ -154,12 +154,13 @@ class Runner:
             limit: The limit that the task was made with.
         """
         with self._noting(model.name, task.name) as fine:
+            # Items first: without them there is no need to train.
+            self.report(f"{task.name}: items", 0, 0)
+            task.prepare()
             self.report(f"{model.name}: weights", 0, 0)
             folder = model.folder(self.report)
             files = folder_digest(folder)
             size = sum(p.stat().st_size for p in folder.rglob("*") if p.is_file())
-            self.report(f"{task.name}: items", 0, 0)
-            task.prepare()
             self.report(f"{model.name} on {task.name}: {ORIGINAL}", 0, 0)
             original = self._scores(task, limit, folder, files)
             fine.append(folder)
