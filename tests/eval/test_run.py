@@ -222,6 +222,9 @@ def test_a_digest_knows_names_and_bytes(tmp_path: Path) -> None:
         (tmp_path / name).write_bytes(data)
         seen.add(folder_digest(tmp_path))
     assert len(seen) == 3
+    (tmp_path / ".p2u").mkdir()
+    (tmp_path / ".p2u" / "state").write_bytes(b"3")
+    assert folder_digest(tmp_path) in seen
 
 
 def test_names_are_chosen_or_proposed() -> None:

@@ -106,17 +106,30 @@ def _digest(tree: Mapping[str, Any]) -> str:
     return hashlib.sha256(text.encode()).hexdigest()[:32]
 
 
+def model_files(folder: Path) -> list[Path]:
+    """The files of a model's folder, in order; hidden ones (a client's notes) are not the model's.
+
+    Raises:
+        DiskError: There is none.
+    """
+    files = [
+        path
+        for path in sorted(folder.rglob("*"))
+        if path.is_file() and not any(n.startswith(".") for n in path.relative_to(folder).parts)
+    ]
+    if not files:
+        raise DiskError("has no files", file=str(folder))
+    return files
+
+
 def folder_digest(folder: Path) -> str:
-    """SHA-256 (32 hexadecimal digits) of a folder's files: their relative names and bytes.
+    """SHA-256 (32 hexadecimal digits) of a model's files: their relative names and bytes.
 
     Raises:
         DiskError: A file cannot be read, or there is none.
     """
     whole = hashlib.sha256()
-    files = sorted(p for p in folder.rglob("*") if p.is_file())
-    if not files:
-        raise DiskError("has no files", file=str(folder))
-    for path in files:
+    for path in model_files(folder):
         one = hashlib.sha256()
         try:
             with path.open("rb") as stream:

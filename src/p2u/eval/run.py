@@ -14,7 +14,7 @@ from pathlib import Path
 
 from p2u.errors import Cancelled, IntegrityError, P2UError, UnsupportedError
 from p2u.eval.base import Method, MissingDataError, Model, Point, Report, Scores, Task
-from p2u.eval.cells import Cell, CellPoint, CellStore, Key, Status, folder_digest
+from p2u.eval.cells import Cell, CellPoint, CellStore, Key, Status, folder_digest, model_files
 
 #: What the original is called where a method's name stands.
 ORIGINAL = "original"
@@ -160,7 +160,7 @@ class Runner:
             self.report(f"{model.name}: weights", 0, 0)
             folder = model.folder(self.report)
             files = folder_digest(folder)
-            size = sum(p.stat().st_size for p in folder.rglob("*") if p.is_file())
+            size = sum(path.stat().st_size for path in model_files(folder))
             self.report(f"{model.name} on {task.name}: {ORIGINAL}", 0, 0)
             original = self._scores(task, limit, folder, files)
             fine.append(folder)

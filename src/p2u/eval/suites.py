@@ -50,7 +50,7 @@ SUITES: dict[str, tuple[str, Request]] = {
     "smoke": (
         "ResNet-20 on 1,000 CIFAR-10 images, few methods: minutes on two cores",
         Request(
-            models=("resnet20",),
+            models=("resnet20-fp32",),
             tasks=("cifar10",),
             methods=("p2u", "minmax-tensor", "group128", "bf16", "plain"),
             bits=(3.0, 4.0),
