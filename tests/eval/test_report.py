@@ -20,7 +20,7 @@ from p2u.eval import compare, drive, registry
 from p2u.eval.cells import CellStore
 from p2u.eval.results import Results, load, make_results, save, table_csv
 from p2u.eval.run import Runner
-from p2u.eval.suites import Request
+from p2u.eval.suites import SUITES, Request
 
 BITS = (2.0, 3.0, 4.0)
 METHODS = {
@@ -259,6 +259,16 @@ def test_no_data_at_all_is_an_error_that_helps(known: Path) -> None:
 def test_what_cannot_be_asked(known: Path, words: tuple[str, ...], said: str) -> None:
     with pytest.raises(UsageError, match=said):
         call(*words)
+
+
+@pytest.mark.parametrize("suite", SUITES)
+def test_suites_ask_for_what_there_is(suite: str) -> None:
+    request = SUITES[suite][1]
+    models = registry.choose("model", registry.model_factories(), request.models)
+    tasks = registry.choose("task", registry.task_factories(), request.tasks)
+    registry.choose("method", registry.method_factories(), request.methods)
+    for make in models.values():
+        assert set(make().tasks) & set(tasks)
 
 
 def test_the_command_line_loads_no_library_for_it() -> None:

@@ -12,9 +12,7 @@ import hashlib
 import io
 import json
 import os
-import tempfile
 from collections.abc import Mapping
-from contextlib import suppress
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any, Literal
@@ -150,14 +148,12 @@ def write_whole(path: Path, data: bytes) -> None:
     """
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
+        temporary = path.with_name(f".{path.name}.{os.getpid()}")
         try:
-            with os.fdopen(handle, "wb") as stream:
-                stream.write(data)
-            Path(temporary).replace(path)
+            temporary.write_bytes(data)
+            temporary.replace(path)
         except BaseException:
-            with suppress(OSError):
-                Path(temporary).unlink()
+            temporary.unlink(missing_ok=True)
             raise
     except OSError as e:
         raise DiskError(e.strerror or str(e), file=str(path), hint="Is the disk full?") from e

@@ -9,9 +9,7 @@ from __future__ import annotations
 import inspect
 from collections.abc import Callable, Iterable, Mapping
 from difflib import get_close_matches
-from importlib import import_module
-from importlib.util import find_spec
-from typing import Any, TypeVar
+from typing import TypeVar
 
 from p2u.errors import UsageError
 from p2u.eval.base import Method, Model, Task
@@ -19,26 +17,18 @@ from p2u.eval.base import Method, Model, Task
 T = TypeVar("T")
 
 
-#: Modules with ``TASKS`` and ``MODELS``, those of images first.
-PARTS = ("p2u.eval.vision", "p2u.eval.language")
-
-
-def _gathered(attribute: str) -> dict[str, Callable[..., Any]]:
-    found: dict[str, Callable[..., Any]] = {}
-    for part in PARTS:
-        if find_spec(part) is not None:
-            found |= getattr(import_module(part), attribute)
-    return found
-
-
 def task_factories() -> dict[str, Callable[..., Task]]:
     """Factories of all tasks."""
-    return _gathered("TASKS")
+    from p2u.eval import language, vision
+
+    return {**vision.TASKS, **language.TASKS}
 
 
 def model_factories() -> dict[str, Callable[..., Model]]:
     """Factories of all models."""
-    return _gathered("MODELS")
+    from p2u.eval import language, vision
+
+    return {**vision.MODELS, **language.MODELS}
 
 
 def method_factories() -> dict[str, Callable[[], Method]]:
