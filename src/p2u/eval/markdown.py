@@ -142,7 +142,7 @@ def equal(rows: Rows) -> str:
 def network(rows: Rows) -> str:
     """Seconds to each state, measured and by arithmetic."""
     return _table(
-        ("model", "line", "method", "state", "bytes", "seconds", "by arithmetic", "goodput, Mbit/s"),
+        (*("model", "line", "method", "state", "bytes"), "seconds", "by arithmetic", "Mbit/s"),
         (
             [r["model"], r["link"], r["method"], r["state"], f"{int(r['bytes']):,}",
              f"{float(r['arrived']) - float(r['asked']):.2f}", f"{float(r['analytic']):.2f}",
