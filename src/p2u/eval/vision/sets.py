@@ -13,6 +13,7 @@ from p2u.eval.data.images import Images
 from p2u.eval.data.medmnist import medmnist
 from p2u.eval.data.nih import nih_chest
 from p2u.eval.data.voc import voc
+from p2u.eval.vision import TRAINED
 
 
 @dataclass(frozen=True, slots=True)
@@ -22,7 +23,7 @@ class Set:
     Attributes:
         load: Its images, for ``"train"`` or ``"test"``.
         classes: How many.
-        epochs: How long a model is trained if nothing else is said.
+        epochs: How long each architecture is trained if nothing else is said.
         size: Height and width of the inputs; None: what the architecture takes small images in.
         mirrored: Whether an image means the same in a mirror. A chest does not: the heart would
             change sides, which no label says.
@@ -33,28 +34,34 @@ class Set:
 
     load: Callable[[str], Images]
     classes: int
-    epochs: int
+    epochs: dict[str, int]
     size: int | None = None
     mirrored: bool = True
     several: bool = False
     eleven: bool = False
 
 
+def _each(epochs: int) -> dict[str, int]:
+    return dict.fromkeys(TRAINED, epochs)
+
+
+#: A few minutes each on one core.
+_PNEUMONIA = {"mobilenet-v2": 6, "resnet18": 5, "effnet-b4": 2, "vgg16": 3, "vit": 3}
 _VOC2007 = {"train": "trainval", "test": "test"}
 #: 2012's test labels are not public.
 _VOC2012 = {"train": "train", "test": "val"}
 
 SETS: dict[str, Set] = {
-    "pneumonia": Set(medmnist, 2, 5, mirrored=False),
-    "cifar10": Set(cifar10, 10, 10),
-    "cifar100": Set(cifar100, 100, 20),
-    "fashion": Set(fashion, 10, 5),
-    "chest-xray": Set(chest_xray, 2, 10, size=224, mirrored=False),
-    "nih-chest": Set(nih_chest, 14, 5, size=224, mirrored=False, several=True),
+    "pneumonia": Set(medmnist, 2, _PNEUMONIA, mirrored=False),
+    "cifar10": Set(cifar10, 10, _each(10)),
+    "cifar100": Set(cifar100, 100, _each(20)),
+    "fashion": Set(fashion, 10, _each(5)),
+    "chest-xray": Set(chest_xray, 2, _each(10), size=224, mirrored=False),
+    "nih-chest": Set(nih_chest, 14, _each(5), size=224, mirrored=False, several=True),
     "voc2007": Set(
-        lambda split: voc(2007, _VOC2007[split]), 20, 30, size=224, several=True, eleven=True
+        lambda split: voc(2007, _VOC2007[split]), 20, _each(30), size=224, several=True, eleven=True
     ),
-    "voc2012": Set(lambda split: voc(2012, _VOC2012[split]), 20, 30, size=224, several=True),
+    "voc2012": Set(lambda split: voc(2012, _VOC2012[split]), 20, _each(30), size=224, several=True),
 }
 
 

@@ -83,10 +83,12 @@ def load(folder: Path) -> tuple[nn.Module, Config]:
     Raises:
         FormatError: Its tensors are not those of its architecture.
     """
+    import torch
     from safetensors.torch import load_file
 
     config = Config.read(folder)
-    module = NETS[config.model_type].build(config.classes, config.size)
+    with torch.random.fork_rng(devices=[]):  # the caller's random numbers stay as they are
+        module = NETS[config.model_type].build(config.classes, config.size)
     file = folder / WEIGHTS
     state = {
         name: value.float() if value.is_floating_point() else value

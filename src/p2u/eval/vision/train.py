@@ -3,8 +3,8 @@
 AdamW; the learning rate rises for the first tenth of the steps and falls as a cosine to nothing;
 images are shifted by up to an eighth of their size and, where classes allow it, mirrored. The
 weights of the last step are kept: no look at validation or test images chooses anything.
-One seed gives the same weights on the same machine with the same torch and thread count;
-elsewhere they differ in their last bits, hence after some steps visibly.
+One thread, so one seed gives the same weights on the same machine with the same torch; elsewhere
+they differ in their last bits, hence after some steps visibly. Seeds can be trained side by side.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ from p2u.eval.base import Report
 from p2u.eval.data.images import Images
 from p2u.eval.places import cache_dir
 from p2u.eval.vision import TRAINED, folder_name, sets, store
-from p2u.eval.vision.classify import Classification
+from p2u.eval.vision.classify import Classification, fixed_threads
 from p2u.eval.vision.nets import NETS
 from p2u.eval.weights import place
 
@@ -65,13 +65,13 @@ def train(net: str, data: str, seed: int, report: Report, epochs: int | None = N
     if net not in TRAINED:
         raise UsageError(f"no architecture {net!r} to train", hint=f"use one of {TRAINED}")
     found = sets.find(data)
-    epochs = epochs or found.epochs
+    epochs = epochs or found.epochs[net]
     images = found.load("train")
     name = folder_name(net, data, seed)
     size = found.size or NETS[net].size
     config = store.Config(net, found.classes, size, (MEAN,) * 3, (STD,) * 3)
     start = time.perf_counter()
-    with _seeded(seed):
+    with _seeded(seed), fixed_threads():
         module = NETS[net].build(found.classes, size)
         _initialise(module)
         losses = _fit(module, config, images, seed, epochs, found.mirrored, name, report)
@@ -81,7 +81,7 @@ def train(net: str, data: str, seed: int, report: Report, epochs: int | None = N
         shutil.rmtree(final)
     with place(final) as out:
         store.save(module, config, out)
-    record = {
+    story = {
         "net": net, "data": data, "seed": seed, "epochs": epochs, "batch": BATCH,
         "rate": RATES.get(net, RATE), "decay": DECAY, "mirrored": found.mirrored, "size": size,
         "items": len(images), "seconds": round(took, 1), "loss per epoch": losses,
@@ -89,10 +89,19 @@ def train(net: str, data: str, seed: int, report: Report, epochs: int | None = N
     }  # fmt: skip
     for split in ("train", "test"):
         task = Classification(data, limit=2000, split=split)
-        record[f"{split} {task.metric}"] = round(task.scores(final).mean, 5)
-    text = json.dumps(record, indent=2) + "\n"
-    (cache_dir("training") / f"{name}.json").write_text(text, encoding="utf-8")
+        story[f"{split} {task.metric}"] = round(task.scores(final).mean, 5)
+    text = json.dumps(story, indent=2) + "\n"
+    _record_path(name).write_text(text, encoding="utf-8")
     return final
+
+
+def record(name: str) -> str:
+    """How the training of a model went: JSON."""
+    return _record_path(name).read_text(encoding="utf-8")
+
+
+def _record_path(name: str) -> Path:
+    return cache_dir("training") / f"{name}.json"
 
 
 @contextmanager

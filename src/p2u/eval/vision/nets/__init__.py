@@ -41,7 +41,7 @@ NETS: dict[str, Net] = {
     "effnet-lite0": Net(lambda classes, _: efficientnet_lite0(classes), 128),
     "mobilenet-v2": Net(lambda classes, _: mobilenet_v2(classes), 64),
     "resnet18": Net(lambda classes, _: resnet18(classes), 64),
-    "effnet-b4": Net(lambda classes, _: efficientnet_b4(classes), 48),
+    "effnet-b4": Net(lambda classes, _: efficientnet_b4(classes), 32),
     "vgg16": Net(vgg16, 32),
     "vit": Net(vit, 32),
 }
