@@ -37,6 +37,28 @@ def test_views_ties_and_buffers(net: Packed, options) -> None:
     through_all_states(store, model, net, Net)
 
 
+#: Prints whether torch was imported when the transfer began, and at the end.
+BEGIN = """
+import sys
+import p2u.replica
+begin = p2u.replica.Replica._start
+seen = []
+def start(self):
+    seen.append("torch" in sys.modules)
+    return begin(self)
+p2u.replica.Replica._start = start
+from p2u.runtime.torch.load import Options, start
+start(sys.argv[1], Options()).cancel()
+print(*seen, "torch" in sys.modules)
+"""
+
+
+def test_the_transfer_begins_before_torch_is_imported(net: Packed) -> None:
+    command = [sys.executable, "-c", BEGIN, str(net.package)]
+    out = subprocess.run(command, check=True, capture_output=True, text=True).stdout
+    assert out.split() == ["False", "True"]
+
+
 @pytest.mark.parametrize("state", STATES)
 def test_without_background(net: Packed, state: str) -> None:
     model = p2u.torch.load(net.package, Net, state, background=False).eval()

@@ -129,7 +129,7 @@ class Options:
 
 
 def start(source: str | os.PathLike[str] | Store, options: Options) -> Replica:
-    """Let the transfer begin.
+    """Let the transfer begin; torch is imported meanwhile.
 
     Raises:
         UsageError: An option is wrong.
@@ -138,11 +138,10 @@ def start(source: str | os.PathLike[str] | Store, options: Options) -> Replica:
     best = options.state == BEST
     if best != (options.deadline is not None) or (best and not options.background):
         raise UsageError("state='best', a deadline and background=True belong together")
-    dtype, device = options.target()
 
     def choose(layout: Layout) -> str:
         # Where the module's tensors are all copies, the memory itself may be between states.
-        copied = options.staging == "auto" and all_copied(layout, dtype, device)
+        copied = options.staging == "auto" and all_copied(layout, *options.target())
         return "direct" if copied else options.staging
 
     plan = Plan(
@@ -157,7 +156,13 @@ def start(source: str | os.PathLike[str] | Store, options: Options) -> Replica:
         choose=choose,
         deadline=options.deadline,
     )
-    return Replica(Course(source, plan))
+    replica = Replica(Course(source, plan))
+    try:
+        options.target()
+    except BaseException:
+        replica.cancel()
+        raise
+    return replica
 
 
 def attach(replica: Replica, source: Source, options: Options) -> torch.nn.Module:
