@@ -10,7 +10,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from p2u.errors import UnsupportedError
+from p2u.errors import FormatError, UnsupportedError
 from p2u.eval.base import MissingDataError
 from p2u.eval.language import MODELS, TASKS, reports, wordnet
 from p2u.eval.language.items import edits, shuffled
@@ -159,6 +159,10 @@ def test_minilm_knows_words(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> 
     tensors, metadata = read_safetensors(folder / WEIGHTS)
     write_safetensors(zeros / WEIGHTS, {n: t * 0 for n, t in tensors.items()}, metadata)
     assert task.scores(zeros).mean < 0.5
+    lacking = {n: t for n, t in tensors.items() if "layer.3" not in n}
+    write_safetensors(zeros / WEIGHTS, lacking, metadata)
+    with pytest.raises(FormatError, match=r"encoder.layer.3.*16 weights are missing"):
+        task.scores(zeros)
     monkeypatch.setattr(task, "_learn", task._items)
     given = task.trainable(folder)
     assert given is not None

@@ -10,9 +10,8 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import numpy.typing as npt
 
-from p2u.errors import FormatError
 from p2u.eval.base import Trainable
-from p2u.eval.language.libraries import imported
+from p2u.eval.language.libraries import imported, pretrained
 
 if TYPE_CHECKING:
     import torch
@@ -49,17 +48,7 @@ def encoder(folder: Path) -> torch.nn.Module:
     The names in its state dict are those of the folder's ``model.safetensors``.
     """
     torch = imported("torch")
-    transformers = imported("transformers")
-    transformers.utils.logging.disable_progress_bar()
-    whole, report = transformers.AutoModel.from_pretrained(
-        folder, dtype=torch.float32, local_files_only=True, output_loading_info=True
-    )
-    if report["missing_keys"]:
-        raise FormatError(
-            f"{len(report['missing_keys'])} weights are missing",
-            file=str(folder),
-            tensor=min(report["missing_keys"]),
-        )
+    whole = pretrained("AutoModel", folder)
 
     class Pooled(torch.nn.Module):  # type: ignore[name-defined,misc]
         """The encoder's own children, so that the names stay, and the mean behind them."""

@@ -12,7 +12,7 @@ import numpy as np
 
 from p2u.eval.base import Scores, Task, Trainable
 from p2u.eval.language.items import edits
-from p2u.eval.language.libraries import imported
+from p2u.eval.language.libraries import imported, pretrained
 from p2u.eval.language.prompts import RATE, Audio, Prompt, joined, prompts
 
 #: What Whisper is told before it writes: English, to write down, no times.
@@ -32,14 +32,10 @@ class Whisper:
 
     def __init__(self, folder: Path) -> None:
         self.torch = imported("torch")
-        transformers = imported("transformers")
-        transformers.utils.logging.disable_progress_bar()
-        self.module = transformers.WhisperForConditionalGeneration.from_pretrained(
-            folder, dtype=self.torch.float32, local_files_only=True
-        ).eval()
+        self.module = pretrained("WhisperForConditionalGeneration", folder)
         tokenizers = imported("tokenizers")
         self.tokenizer = tokenizers.Tokenizer.from_file(str(folder / "tokenizer.json"))
-        self.extractor = transformers.WhisperFeatureExtractor()
+        self.extractor = imported("transformers").WhisperFeatureExtractor()
         self.start = [self.tokenizer.token_to_id(word) for word in START]
         self.end: int = self.tokenizer.token_to_id(END)
         settings = json.loads((folder / "generation_config.json").read_text())
