@@ -1,4 +1,4 @@
-"""Libraries that are installed with the extra ``p2u-models[eval]``, or not."""
+"""Libraries that are installed with the extras ``eval`` and ``torch``, or not."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ def imported(name: str) -> Any:
     except ImportError as error:
         raise MissingDataError(
             f"{name.partition('.')[0]} does not import: {error}",
-            hint="pip install 'p2u-models[eval]'",
+            hint="pip install 'p2u-models[eval,torch]'",
         ) from error
 
 
