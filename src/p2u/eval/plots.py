@@ -32,7 +32,7 @@ MARKERS = "osD^vPX*<>hp"
 SHOWN = (
     *("p2u", "p2u+sensitivity+calibration", "minmax-tensor", "minmax-tensor+entropy"),
     *("absmax-channel+entropy", "minmax-channel+entropy", "group32+entropy", "group128+entropy"),
-    *("group128", "nncodec-dq", "nncodec", "hqq", "nf4", "bf16", "fp16", "bf16+entropy"),
+    *("group128", "nncodec+dq", "nncodec", "hqq", "nf4", "bf16", "fp16", "bf16+entropy"),
     *("plain", "zipnn", "lmz"),
 )
 
