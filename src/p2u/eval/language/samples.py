@@ -22,6 +22,7 @@ import sqlite3
 import struct
 import sysconfig
 import tarfile
+import time
 import wave
 import zipfile
 import zlib
@@ -66,13 +67,13 @@ class Maker:
         writer.writerows(records)
         return out.getvalue().encode()
 
-    def _picture(self, kind: str) -> bytes:
+    def _picture(self, kind: str, **options: object) -> bytes:
         r = self._random
         image = imported("PIL.Image")
         size = (r.randrange(16, 80), r.randrange(16, 80))
         rows = np.frombuffer(r.randbytes(48), np.uint8).reshape(4, 4, 3)
         out = io.BytesIO()
-        image.fromarray(rows).resize(size).save(out, kind)
+        image.fromarray(rows).resize(size).save(out, kind, **options)
         return out.getvalue()
 
     def csv(self) -> bytes:
@@ -182,7 +183,8 @@ class Maker:
         return self._picture("TIFF")
 
     def pdf(self) -> bytes:
-        return self._picture("PDF")
+        date = time.gmtime(self._random.randrange(1 << 30))  # not the time of making it
+        return self._picture("PDF", creationDate=date, modDate=date)
 
     def zip(self) -> bytes:
         out = io.BytesIO()
