@@ -224,15 +224,6 @@ def test_list_has_other_seeds_in_one_line(known: Path, monkeypatch: pytest.Monke
     assert "-s1 -s2" in lines[0]
 
 
-def test_train_makes_a_model(known: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    models = {"net-x-s1": lambda: fakes.model(known / "trained", "net-x-s1")}
-    monkeypatch.setattr(registry, "model_factories", lambda: models)
-    assert "net-x-s1" in call("train", "net", "x", "--seed", "1")
-    assert (known / "trained" / "weights.bin").is_file()
-    with pytest.raises(UsageError, match="Did you mean net-x-s1"):
-        call("train", "net", "x")
-
-
 def test_no_data_at_all_is_an_error_that_helps(known: Path) -> None:
     models = {
         "tiny": lambda: type(fakes.model(known / "m"))("tiny", lambda r: known, ("nodata",), "")
