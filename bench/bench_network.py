@@ -1,8 +1,8 @@
 """Latency, streams of requests and serving of real models, as CSV: `p2u.eval.network`.
 
-    sudo python bench/bench_network.py minilm-fp32 resnet20-fp32 --out results
+    sudo python bench/bench_network.py minilm-fp32 resnet20 --out results
     sudo python bench/bench_network.py minilm-fp32 --parts stream --rates 20 --seconds 60
-    python bench/bench_network.py resnet20-fp32 --parts serving          # needs no root
+    python bench/bench_network.py resnet20 --parts serving          # needs no root
 
 - ``links``: times to each state over shaped lines, as arrays in memory, beside arithmetic.
 - ``first``: the same with PyTorch, from the process's start to the first inference of each state.
