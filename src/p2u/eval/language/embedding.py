@@ -11,7 +11,8 @@ import numpy as np
 import numpy.typing as npt
 
 from p2u.eval.base import Trainable
-from p2u.eval.language.libraries import imported, pretrained
+from p2u.eval.language.libraries import pretrained
+from p2u.eval.libraries import imported
 
 if TYPE_CHECKING:
     import torch

@@ -1,28 +1,12 @@
-"""Libraries that are installed with the extras ``eval`` and ``torch``, or not."""
+"""Models of transformers from a folder."""
 
 from __future__ import annotations
 
-from importlib import import_module
 from pathlib import Path
 from typing import Any
 
 from p2u.errors import FormatError
-from p2u.eval.base import MissingDataError
-
-
-def imported(name: str) -> Any:
-    """Import a library that a task needs.
-
-    Raises:
-        MissingDataError: It does not import.
-    """
-    try:
-        return import_module(name)
-    except ImportError as error:
-        raise MissingDataError(
-            f"{name.partition('.')[0]} does not import: {error}",
-            hint="pip install 'p2u-models[eval,torch]'",
-        ) from error
+from p2u.eval.libraries import imported
 
 
 def pretrained(kind: str, folder: Path) -> Any:

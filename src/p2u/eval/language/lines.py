@@ -14,8 +14,8 @@ import numpy.typing as npt
 from p2u.errors import FormatError
 from p2u.eval.base import Scores, Task
 from p2u.eval.language.items import edits, shuffled
-from p2u.eval.language.libraries import imported
 from p2u.eval.language.onnx import session
+from p2u.eval.libraries import imported
 
 if TYPE_CHECKING:
     from PIL.Image import Image

@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from p2u.errors import FormatError
-from p2u.eval.language.libraries import imported
+from p2u.eval.libraries import imported
 
 
 def session(folder: Path) -> Any:

@@ -33,8 +33,8 @@ from xml.etree import ElementTree
 import numpy as np
 
 from p2u.eval.language.items import shuffled
-from p2u.eval.language.libraries import imported
 from p2u.eval.language.lines import texts
+from p2u.eval.libraries import imported
 
 #: The time in all archives.
 NOON = (2024, 1, 1, 12, 0, 0)

@@ -12,8 +12,9 @@ import numpy as np
 
 from p2u.eval.base import Scores, Task, Trainable
 from p2u.eval.language.items import edits
-from p2u.eval.language.libraries import imported, pretrained
+from p2u.eval.language.libraries import pretrained
 from p2u.eval.language.prompts import RATE, Audio, Prompt, joined, prompts
+from p2u.eval.libraries import imported
 
 #: What Whisper is told before it writes: English, to write down, no times.
 START = ("<|startoftranscript|>", "<|en|>", "<|transcribe|>", "<|notimestamps|>")

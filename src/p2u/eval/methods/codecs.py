@@ -7,7 +7,6 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable
-from importlib import import_module
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
@@ -16,6 +15,7 @@ import numpy as np
 
 from p2u.errors import UnsupportedError
 from p2u.eval.base import MissingDataError
+from p2u.eval.libraries import imported
 from p2u.formats import scan_model
 
 #: dtype of a tensor -> (suffix of a model's folder, the name that ZipNN uses).
@@ -33,12 +33,7 @@ def library(name: str, package: str) -> Any:
     Raises:
         MissingDataError: It does not import.
     """
-    try:
-        return import_module(name)
-    except ImportError as error:
-        raise MissingDataError(
-            f"{package} does not import: {error}", hint=f"pip install --no-deps {package}"
-        ) from error
+    return imported(name, package, f"pip install --no-deps {package}")
 
 
 def installed(package: str) -> str:
