@@ -8,9 +8,10 @@ Three tables, each model through `transformers` (which has to be installed):
   model over one sentence (16 tokens) and over a batch of 8 texts of 128 tokens; best and worst of
   the rounds.
 - *throughput*: calls per second while updates arrive over a shaped link of ``--rate`` Mbit/s from
-  nginx (`p2u.eval.network.link`: needs root, iproute2 and nginx), beside the same model at rest;
-  both in turns. And the processor time that refining takes when the model does nothing, as a share
-  of all processors. (The development server would itself take 3 to 5 % of a processor.)
+  nginx (`p2u.eval.network.link`: needs root, iproute2 and nginx), beside the same model at rest,
+  in turns. Link and server share the processors with the model, so there is a control: the model
+  at rest while curl drops the same bytes from the same server. And the processor time that
+  refining takes when the model does nothing, as a share of all processors.
 - *memory*: peak of a process that loads the model and waits for the exact state, less what the
   process had before, beside the size of the model.
 """
@@ -26,7 +27,7 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -144,10 +145,29 @@ def load_of_refining(url: str) -> float:
     return (time.process_time() - used) / span / (os.cpu_count() or 1)
 
 
+def update_urls(url: str, package: Path) -> list[str]:
+    """Where the bytes of all updates behind the base are."""
+    manifest = p2u.manifest.parse_manifest((package / p2u.manifest.KEY).read_bytes())
+    blobs = [blob for update in manifest.updates if update.source for blob in update.blobs]
+    return [f"{url}/{blob.key}" for blob in blobs]
+
+
+def calls_beside_curl(model: Any, batch: dict[str, Any], urls: Sequence[str]) -> float:
+    """Calls per second while curl fetches and drops some files."""
+    command = ["curl", "--silent", "--fail"]
+    for url in urls:
+        command += ["--output", os.devnull, url]
+    with subprocess.Popen(command) as curl:
+        found = calls_per_second(model, batch, lambda: curl.poll() is not None)
+    if curl.returncode:
+        raise RuntimeError(f"curl ended with {curl.returncode}")
+    return found
+
+
 def throughput(package: Path, name: str, rate: float, rounds: int) -> None:
-    """One line per kind of request: at rest, while refining, and the ratio."""
+    """One line per kind of request: calls per second at rest, and the ratios."""
     for label, batch in (("1 x 16", inputs(1, 16)), ("8 x 128", inputs(8, 128))):
-        rest, live, spans = [], [], []
+        rest, control, live, spans = [], [], [], []
         with serving(package, rate) as url:
             share = load_of_refining(url)
             still = transformer(str(package), background=False)
@@ -159,14 +179,18 @@ def throughput(package: Path, name: str, rate: float, rounds: int) -> None:
                 begin = time.perf_counter()
                 live.append(calls_per_second(model, batch, lambda m=model: m.p2u.state == "exact"))
                 spans.append(time.perf_counter() - begin)
+                control.append(calls_beside_curl(still, batch, update_urls(url, package)))
                 end = time.perf_counter() + max(spans[-1], 1.0)
                 rest.append(
                     calls_per_second(still, batch, lambda end=end: time.perf_counter() > end)
                 )
-        ratio = statistics.median(a / b for a, b in zip(live, rest, strict=True))
+        found = [
+            statistics.median(a / b for a, b in zip(live, others, strict=True))
+            for others in (rest, control)
+        ]
         print(
-            f"  {name:12} {label:8} {statistics.median(rest):8.1f} {statistics.median(live):8.1f}"
-            f"   {ratio:.3f}   {statistics.median(spans):6.1f} s   {100 * share:5.1f} %",
+            f"  {name:12} {label:8} {statistics.median(rest):8.1f}  {found[0]:8.3f} {found[1]:8.3f}"
+            f" {statistics.median(spans):8.1f} s   {100 * share:5.1f} %",
             flush=True,
         )
 
@@ -213,7 +237,7 @@ def main() -> None:
                 pauses(package, name, args.rounds)
         if args.only in (None, "throughput"):
             print(
-                f"calls/s at {args.rate:g} Mbit/s      at rest  refining  ratio     for  processors"
+                f"calls/s at {args.rate:g} Mbit/s      at rest  ratio to it  to curl     for  CPUs"
             )
             for name, package in packages.items():
                 throughput(package, name, args.rate, args.rounds)
