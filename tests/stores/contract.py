@@ -182,3 +182,14 @@ class StoreContract:
             with pytest.raises(StoreError, match="closed") as caught:
                 attempt()
             assert not caught.value.retryable
+
+    def test_polls_for_changes(self, store: Store) -> None:
+        data, mark = store.poll("p2u.json", limit=100)
+        assert data == OBJECTS["p2u.json"]
+        for _ in range(2):
+            again, mark = store.poll("p2u.json", limit=100, mark=mark)
+            assert again is None
+        with pytest.raises(StoreError, match="3"):
+            store.poll("p2u.json", limit=3)
+        with pytest.raises(NotFoundError):
+            store.poll("absent", limit=100, mark=mark)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import re
 from abc import ABC, abstractmethod
 from collections.abc import Generator
@@ -91,6 +92,26 @@ class Store(ABC):
             DiskError: A local file could not be read.
             FormatError: ``key`` is not valid.
         """
+
+    def poll(self, key: str, *, limit: int, mark: str = "") -> tuple[bytes | None, str]:
+        """A small object that is replaced now and then, if it is another one than last time.
+
+        Stores that can ask for changes only override this; here it is read and compared.
+
+        Args:
+            key: Of the object.
+            limit: See `read`.
+            mark: What the last call returned; empty at first.
+
+        Returns:
+            The object, None if it is that of the last call, and a mark for the next one.
+
+        Raises:
+            The errors of `read`.
+        """
+        data = self.read(key, limit=limit)
+        now = hashlib.sha256(data).hexdigest()
+        return (None if now == mark else data), now
 
     @abstractmethod
     def stream(self, key: str, start: int, length: int) -> Generator[bytes, None, None]:

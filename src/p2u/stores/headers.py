@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import hashlib
+import json
 import re
 import time
 from collections.abc import Mapping
@@ -9,6 +11,12 @@ from dataclasses import dataclass
 from email.utils import parsedate_to_datetime
 
 from p2u.errors import IntegrityError, NotFoundError, StoreError
+
+#: Request headers that a server may answer with 304.
+CONDITIONS = frozenset({"If-None-Match", "If-Modified-Since"})
+#: Seconds in which an object may change again without another Last-Modified, or another ETag where
+#: that is made of it.
+_TICK = 2.0
 
 #: A server that asks for more is as good as down.
 MAX_RETRY_AFTER = 86_400.0
@@ -25,9 +33,8 @@ def parse_retry_after(value: str | None, now: float | None = None) -> float | No
         return min(float(text), MAX_RETRY_AFTER)
     if not text:
         return None
-    try:
-        when = parsedate_to_datetime(text).timestamp()
-    except (ValueError, TypeError, IndexError, OverflowError, OSError):
+    when = _seconds(text)
+    if when is None:
         return None
     return min(max(0.0, when - (time.time() if now is None else now)), MAX_RETRY_AFTER)
 
@@ -144,3 +151,46 @@ class Version:
             file=file,
             hint="The package was replaced on the server; run the same command again",
         )
+
+
+@dataclass(frozen=True)
+class Mark:
+    """What an object was when it was last asked for; see `Store.poll`. Empty: not known."""
+
+    sha256: str = ""
+    etag: str = ""
+    modified: str = ""
+
+    @classmethod
+    def of(cls, data: bytes, headers: Mapping[str, str]) -> Mark:
+        """Of a response."""
+        digest = hashlib.sha256(data).hexdigest()
+        etag, modified = headers.get("ETag", ""), headers.get("Last-Modified", "")
+        if modified:
+            now, then = _seconds(headers.get("Date", "")), _seconds(modified)
+            if now is None or then is None or now - then < _TICK:
+                return cls(digest)
+        return cls(digest, etag, modified)
+
+    @classmethod
+    def parse(cls, text: str) -> Mark:
+        """What `text` gave, or the empty one."""
+        return cls(*json.loads(text)) if text else cls()
+
+    def text(self) -> str:
+        """As `Store.poll` hands it out."""
+        return json.dumps([self.sha256, self.etag, self.modified])
+
+    def conditions(self) -> dict[str, str]:
+        """Headers that ask for another version only."""
+        if self.etag:
+            return {"If-None-Match": self.etag}
+        return {"If-Modified-Since": self.modified} if self.modified else {}
+
+
+def _seconds(date: str) -> float | None:
+    """An HTTP date in seconds since 1970; None if it is not one."""
+    try:
+        return parsedate_to_datetime(date).timestamp()
+    except (ValueError, TypeError, IndexError, OverflowError, OSError):
+        return None

@@ -16,7 +16,9 @@ from p2u.errors import P2UError, StoreError, UsageError
 from p2u.stores.base import PIECE, Store, check_key, check_range, too_large, too_short
 from p2u.stores.connection import Connections
 from p2u.stores.headers import (
+    CONDITIONS,
     ContentRange,
+    Mark,
     Version,
     check_encoding,
     content_length,
@@ -86,7 +88,22 @@ class HttpStore(Store):
 
     def read(self, key: str, *, limit: int) -> bytes:
         """See `Store.read`."""
-        body = self._get(key, {})
+        return self._whole(self._get(key, {}), limit)
+
+    def poll(self, key: str, *, limit: int, mark: str = "") -> tuple[bytes | None, str]:
+        """See `Store.poll`; asks for it unless it is the same (If-None-Match, If-Modified-Since)."""
+        seen = Mark.parse(mark)
+        # Caches on the way are to ask the server, too.
+        body = self._get(key, {"Cache-Control": "no-cache", **seen.conditions()})
+        if body.response.status == 304:
+            body.discard()
+            return None, mark
+        data = self._whole(body, limit)
+        now = Mark.of(data, body.response.headers)
+        return (None if now.sha256 == seen.sha256 else data), now.text()
+
+    def _whole(self, body: Body, limit: int) -> bytes:
+        """All of a body that is not to be larger than ``limit``."""
         try:
             if body.size is not None and body.size > limit:
                 raise too_large(body.name, limit, body.size)
@@ -190,12 +207,17 @@ class HttpStore(Store):
             self._seen[key] = known.joined(newer)
 
     def _get(self, key: str, headers: dict[str, str]) -> Body:
-        """Send a GET, follow redirects; the response has status 200 or 206 and identity bytes."""
+        """Send a GET, follow redirects; the response has status 200 or 206 and identity bytes.
+
+        Or status 304, where the headers make it conditional.
+        """
         url = self._base.request_url(key)
         name = self._base.display_url(key)
         for _ in range(MAX_REDIRECTS + 1):
             body = self._send(url, headers, name)
             status = body.response.status
+            if status == 304 and headers.keys() & CONDITIONS:
+                return body
             if status == 200 or (status == 206 and "Range" in headers):
                 try:
                     check_encoding(body.response.headers, name)

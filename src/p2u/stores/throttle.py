@@ -109,6 +109,12 @@ class ThrottledStore(Store):
         self._limiter.acquire(len(data))
         return data
 
+    def poll(self, key: str, *, limit: int, mark: str = "") -> tuple[bytes | None, str]:
+        """See `Store.poll`."""
+        data, mark = self._store.poll(key, limit=limit, mark=mark)
+        self._limiter.acquire(len(data or b""))
+        return data, mark
+
     def stream(self, key: str, start: int, length: int) -> Generator[bytes, None, None]:
         """See `Store.stream`."""
         return self._stream(self._store.stream(key, start, length))
