@@ -4,8 +4,8 @@ use crate::chunk::{is_zero, RefineHead};
 use crate::encode::{write_patches, Scratch, Source, SAMPLE};
 use crate::float::{pow2, Format};
 use crate::level::{
-    apply_shift, edge, layouts, load, own_bin, zigzag, Elements, Row, Target, CONTEXTS, GROUP,
-    KNOWN,
+    apply_shift, edge, layouts, load, own_bin, zero_top, zigzag, Elements, Row, Target, CONTEXTS,
+    GROUP, KNOWN,
 };
 use crate::quantise::{patch_row, split_row, Cells};
 use crate::rans::write_ints;
@@ -247,15 +247,19 @@ fn look<F: Format, const CELLS: bool>(
     target: Target,
 ) -> (bool, u32, u32) {
     let n = s.ctx.len();
-    let (mut octaves, mut zeros) = ([0u64; 33], 0);
+    let (mut octaves, mut depths, mut zeros) = ([0u64; 33], [0u64; 256], 0);
     let (mut r, mut i) = (0, 0);
     while i < n {
         let (p, mem, scale) = (src.rows.range(r), src.row::<F>(r), pow2(-i32::from(e[r])));
+        let top = top_octave::<F, CELLS>(i32::from(e[r]));
         r += 1;
         while i < p.end {
             let c = s.ctx[i];
-            zeros += usize::from(c == KNOWN || F::load(mem, i - p.start) & F::MASK == 0);
-            if c != 0 && c != KNOWN {
+            let u = F::load(mem, i - p.start) & F::MASK;
+            zeros += usize::from(c == KNOWN || u == 0);
+            if c == 0 && u != 0 {
+                depths[top.saturating_sub(u >> F::MANT).min(255) as usize] += 1;
+            } else if c != 0 && c != KNOWN {
                 let bits = if CELLS { F::load(&s.cur, i) } else { 0 };
                 let h = edge::<F, CELLS>(bits, s.pos[i], scale);
                 let bin = (h + i32::from(!CELLS)) / 2;
@@ -264,8 +268,33 @@ fn look<F: Format, const CELLS: bool>(
             i += SAMPLE;
         }
     }
-    let (raw, raw_zero) = raw_widths::<F>(&octaves, n, target);
+    let (raw, mut raw_zero) = raw_widths::<F>(&octaves, n, target);
+    if let Target::Exact = target {
+        raw_zero += coarser(&depths, if CELLS { 255 } else { 126 }, n);
+    }
     (zeros * SAMPLE > n / 64, raw, raw_zero)
+}
+
+/// Octave, as a float's exponent field, of the largest float that is near zero in a row.
+#[inline(always)]
+fn top_octave<F: Format, const CELLS: bool>(e: i32) -> u32 {
+    zero_top::<F, CELLS>(&Row {
+        e,
+        tz: 0,
+        raw: 0,
+        raw_zero: F::MANT,
+    })
+}
+
+/// Bits of the mantissa that go without a symbol near zero, of the three that may have one: weights
+/// that training has left to decay lie a hundred octaves below the others, and would be patches.
+///
+/// `depths`: of a sample near zero, how many octaves below the top; `last`: the last symbol.
+fn coarser(depths: &[u64; 256], last: usize, n: usize) -> u32 {
+    let beyond = |bits: u32| -> u64 { depths[(last >> (3 - bits)) + 1..].iter().sum() };
+    (0..3)
+        .find(|&bits| beyond(bits) * 256 * SAMPLE as u64 <= n as u64)
+        .unwrap_or(3)
 }
 
 fn raw_widths<F: Format>(octaves: &[u64; 33], n: usize, target: Target) -> (u32, u32) {

@@ -99,17 +99,17 @@ def test_floats_that_levels_do_not_pay_for_go_opaque(tmp_path: Path) -> None:
     assert report.states[0].snr_db is None
 
 
-@pytest.mark.parametrize(("dead", "opaque"), [(25, False), (150, True)])
-def test_levels_may_cost_a_little(tmp_path: Path, dead: int, opaque: bool) -> None:
-    # Channels that training has let die: so far below the step that each weight is an exception.
+@pytest.mark.parametrize("dead", [25, 150])
+def test_dead_channels_have_levels(tmp_path: Path, dead: int) -> None:
+    # Training lets channels die: their weights lie tens of octaves below the others' step.
     rng = np.random.default_rng(1)
     weights = rng.standard_normal((256, 512)).astype(np.float32)
     weights[:, :dead] *= np.exp2(-rng.uniform(40, 110, (256, dead))).astype(np.float32)
     safetensors(tmp_path / "m.safetensors", {"w": ("F32", (256, 512), weights.tobytes())})
     report = pack(tmp_path / "m.safetensors", tmp_path / "p", jobs=1)
-    base, total = report.states[0].fraction, report.states[-1].fraction
-    assert (report.manifest.updates[1].chunks == 0) is opaque
-    assert opaque or (base < 0.12 and 0.88 < total < 0.91)
+    assert report.states[0].fraction < 0.12
+    alive = 1 - dead / 512
+    assert report.states[-1].fraction < 0.86 * alive + 0.94 * (1 - alive)
 
 
 @settings(max_examples=15)
