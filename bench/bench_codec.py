@@ -66,10 +66,10 @@ class P2U(Rival):
         from p2u._client.package import Package
 
         package = Package(packed)
-        updates = [(u, package.index(u)) for u in package.manifest.updates]
+        updates = [(u, package.index(u).chunks) for u in package.manifest.updates]
         blobs = {b.key: (packed / b.key).read_bytes() for u, _ in updates for b in u.blobs}
-        layout = package.layout
-        size = package.manifest.files[0].size
+        layout = package.layout(package.manifest.latest)
+        size = package.manifest.latest.files[0].size
         return lambda: decode(updates, blobs, layout, size, threads)
 
     def size(self, packed: Any) -> int:

@@ -21,7 +21,8 @@ from pathlib import Path
 import pytest
 
 from p2u._client.fetch import Retry
-from p2u.manifest import Manifest, Update, parse_manifest
+from p2u.manifest import Manifest, Update
+from p2u.manifest_parse import parse_manifest
 from p2u.pack import pack
 from p2u.pull import pull
 from p2u.serve import FolderApp, Server
@@ -172,13 +173,15 @@ class Made:
     def label(self, folder: Path) -> str | None:
         """The state that a folder holds, by the digests of its files; None if it holds none."""
         manifest = self.manifest
-        for number, state in enumerate(manifest.states):
-            files = [folder / f.path for f in manifest.files]
+        for state in manifest.states:
+            release = manifest.release(state)
+            number = release.number(state)
+            files = [folder / f.path for f in release.files]
             if all(path.is_file() for path in files) and all(
                 hashlib.sha256(path.read_bytes()).hexdigest() == f.digest(number)
-                for path, f in zip(files, manifest.files, strict=True)
+                for path, f in zip(files, release.files, strict=True)
             ):
-                return state.label
+                return manifest.title(state)
         return None
 
 

@@ -44,7 +44,9 @@ TOP = 5
 #: Parts that are more than one module: the part of each module that is not a part's name.
 PART = {
     "allocation": "recipe",
+    "manifest_parse": "manifest",
     "layout": "manifest",
+    "mapping": "manifest",
     "index": "manifest",
     "opening": "replica",
     "pull": "replica",

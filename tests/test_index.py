@@ -19,8 +19,8 @@ from p2u.index import (
     encode_index,
     parse_index,
 )
-from p2u.layout import Layout, Tensor
-from p2u.manifest import Blob, FileEntry, Manifest, Object, Update
+from p2u.layout import Layout, Model, Tensor
+from p2u.manifest import Blob, FileEntry, Object, Release, Update
 
 SHA = "0" * 64
 # File 0 is carried; file 1 has a header of 100 bytes and two tensors, the last row of b is short.
@@ -32,8 +32,8 @@ LAYOUT = Layout(
         Tensor("c", "F32", (5, 5), 1, 600, 100, 25, 4),
     )
 )
-MANIFEST = Manifest(
-    "m",
+RELEASE = Release(
+    "v1",
     (
         FileEntry("config", 10, (SHA,)),
         FileEntry("model", 700, (SHA,)),
@@ -41,8 +41,8 @@ MANIFEST = Manifest(
     ),
     Object("layout", 1, SHA),
     (),
-    (),
 )
+MODEL = Model(RELEASE, LAYOUT)
 
 
 def update(chunks: int, *blobs: int, source: str | None = None) -> Update:
@@ -79,14 +79,14 @@ REFINE_UPDATE = update(4, 40, source="s")
 
 def test_round_trip() -> None:
     data = encode_index(BASE)
-    parsed = parse_index(data, BASE_UPDATE, LAYOUT, MANIFEST)
+    parsed = parse_index(data, BASE_UPDATE, MODEL).chunks
     places = [(0, 0), (0, 30), (0, 39), (1, 0), (1, 100)]
     assert list(parsed) == [
         replace(c, number=n, blob=places[n][0], start=places[n][1]) for n, c in enumerate(BASE)
     ]
     assert encode_index(parsed) == data
     refine = encode_index(REFINE)
-    assert encode_index(parse_index(refine, REFINE_UPDATE, LAYOUT, MANIFEST)) == refine
+    assert encode_index(parse_index(refine, REFINE_UPDATE, MODEL).chunks) == refine
 
 
 def test_size_and_bytes() -> None:
@@ -100,12 +100,12 @@ def test_size_and_bytes() -> None:
 
 
 def test_empty_update() -> None:
-    assert parse_index(encode_index([]), update(0, source="s"), LAYOUT, MANIFEST) == ()
+    assert parse_index(encode_index([]), update(0, source="s"), MODEL).chunks == ()
 
 
 def wrong(chunks: list[Chunk], of: Update, match: str) -> None:
     with pytest.raises(FormatError, match=match) as caught:
-        parse_index(encode_index(chunks), of, LAYOUT, MANIFEST)
+        parse_index(encode_index(chunks), of, MODEL)
     assert caught.value.file == "t.index"
     assert caught.value.hint
 
@@ -188,55 +188,53 @@ def test_one_place_has_one_spelling() -> None:
     data = bytearray(encode_index([carry(7, (0, 2, 4))]))
     assert data[6] == 1
     of = update(1, 7, source="s")
-    assert parse_index(bytes(data), of, LAYOUT, MANIFEST)
+    assert parse_index(bytes(data), of, MODEL)
     data[6:7], data[40:40] = b"\x02", b"\x01"
     with pytest.raises(FormatError, match="two or more"):
-        parse_index(bytes(data), of, LAYOUT, MANIFEST)
+        parse_index(bytes(data), of, MODEL)
     data[6] = 3
     with pytest.raises(FormatError, match="type 3"):
-        parse_index(bytes(data), of, LAYOUT, MANIFEST)
+        parse_index(bytes(data), of, MODEL)
 
 
 def test_many_places_take_few_bytes() -> None:
-    manifest = replace(MANIFEST, files=(FileEntry("zip", 10**9, (SHA,)),))
+    model = Model(replace(RELEASE, files=(FileEntry("zip", 10**9, (SHA,)),)), Layout(()))
     places = [(0, 100 + 900_000 * n, 4) for n in range(1000)]
     data = encode_index([carry(4000, *places)])
     assert len(data) < 5200
     of = update(1, 4000, source="s")
-    (found,) = parse_index(data, of, Layout(()), manifest)
+    (found,) = parse_index(data, of, model).chunks
     assert found.pieces == tuple(Piece(*p) for p in places)
     large = [(0, n << 21, 1 << 20) for n in range(5)]
-    parse_index(encode_index([carry(4000, *large[:4])]), of, Layout(()), manifest)
+    parse_index(encode_index([carry(4000, *large[:4])]), of, model)
     wrong([carry(4000, *large)], of, "too many")
 
 
 def test_counts_are_checked_before_memory_is_taken() -> None:
     huge = b"\xff" * 7 + b"\x7f"  # almost 2**56
     with pytest.raises(FormatError, match="malformed"):
-        parse_index(b"P2UI\x01" + b"\xff" * 8 + b"\x01", BASE_UPDATE, LAYOUT, MANIFEST)
+        parse_index(b"P2UI\x01" + b"\xff" * 8 + b"\x01", BASE_UPDATE, MODEL)
     with pytest.raises(FormatError, match="more than it has room for"):
-        parse_index(b"P2UI\x01" + huge[1:], BASE_UPDATE, LAYOUT, MANIFEST)
+        parse_index(b"P2UI\x01" + huge[1:], BASE_UPDATE, MODEL)
     data = encode_index([chunk(11, (0, 0, 1))])
     data = data[:40] + huge[1:] + data[41:]
     with pytest.raises(FormatError, match="more than it has room for"):
-        parse_index(data, update(1, 11, source="s"), LAYOUT, MANIFEST)
+        parse_index(data, update(1, 11, source="s"), MODEL)
 
 
 def test_large_chunks_are_refused() -> None:
     layout = Layout((Tensor("a", "F32", (1 << 25,), 1, 0, 1 << 27, 1 << 20, 4),))
-    manifest = replace(MANIFEST, files=(FileEntry("a", 1 << 27, (SHA,)),) * 2)
+    model = Model(replace(RELEASE, files=(FileEntry("a", 1 << 27, (SHA,)),) * 2), layout)
     for rows, good in ((16, True), (17, False)):
         data = encode_index([chunk(11, (0, 0, rows))])
         if good:
-            assert parse_index(data, update(1, 11, source="s"), layout, manifest)
+            assert parse_index(data, update(1, 11, source="s"), model)
         else:
             with pytest.raises(FormatError, match="more than"):
-                parse_index(data, update(1, 11, source="s"), layout, manifest)
+                parse_index(data, update(1, 11, source="s"), model)
     with pytest.raises(FormatError, match="bytes"):
         size = (128 << 20) + 1
-        parse_index(
-            encode_index([chunk(size, (0, 0, 1))]), update(1, size, source="s"), layout, manifest
-        )
+        parse_index(encode_index([chunk(size, (0, 0, 1))]), update(1, size, source="s"), model)
 
 
 @pytest.mark.parametrize(
@@ -246,9 +244,9 @@ def test_every_truncation_and_extension_is_refused(chunks: list[Chunk], of: Upda
     data = encode_index(chunks)
     for length in range(len(data)):
         with pytest.raises(FormatError):
-            parse_index(data[:length], of, LAYOUT, MANIFEST)
+            parse_index(data[:length], of, MODEL)
     with pytest.raises(FormatError):
-        parse_index(data + b"\0", of, LAYOUT, MANIFEST)
+        parse_index(data + b"\0", of, MODEL)
 
 
 @pytest.mark.parametrize(
@@ -265,7 +263,7 @@ def test_every_flipped_bit_is_refused_or_a_digest(chunks: list[Chunk], of: Updat
 def check_any(raw: bytes, of: Update) -> None:
     """Refused, or read to exactly what it says."""
     try:
-        parsed = parse_index(raw, of, LAYOUT, MANIFEST)
+        parsed = parse_index(raw, of, MODEL).chunks
     except P2UError:
         return
     assert encode_index(parsed) == raw

@@ -67,7 +67,7 @@ def missing_bytes(made: Made, dst: Path) -> tuple[int, int]:
         )
         left = manifest.updates[at:]
     count = sum(update.bytes for update in left)
-    objects = manifest.layout.size + sum(update.index.size for update in left)
+    objects = manifest.latest.layout.size + sum(update.index.size for update in left)
     if found is not None and left:
         target = next(s.digest for s in manifest.states if s.id == left[0].target)
         if workdir.target_prefix(target) == found.header.target:

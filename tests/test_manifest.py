@@ -21,13 +21,14 @@ from p2u.manifest import (
     FileEntry,
     Manifest,
     Object,
+    Release,
     State,
     Update,
     check_path,
     check_paths,
-    parse_manifest,
     state_digest,
 )
+from p2u.manifest_parse import parse_manifest
 
 SHA = [hashlib.sha256(bytes([n])).hexdigest() for n in range(10)]
 FILES = (
@@ -42,11 +43,16 @@ def digest(state: int) -> str:
 
 MANIFEST = Manifest(
     name="a model",
-    files=FILES,
-    layout=Object("layout.json.zst", 50, SHA[3]),
-    states=(
-        State("v1@base", "base", "v1", digest(0), 50 + 20 + 300, 17.25, 3.5),
-        State("v1@exact", "exact", "v1", digest(1), 50 + 20 + 300 + 21 + 400, None, 10.5),
+    releases=(
+        Release(
+            version="v1",
+            files=FILES,
+            layout=Object("layout.json.zst", 50, SHA[3]),
+            states=(
+                State("v1@base", "base", "v1", digest(0), 50 + 20 + 300, 17.25, 3.5),
+                State("v1@exact", "exact", "v1", digest(1), 50 + 20 + 300 + 21 + 400, None, 10.5),
+            ),
+        ),
     ),
     updates=(
         Update(
@@ -90,7 +96,7 @@ def test_unknown_keys_are_ignored() -> None:
     assert parse_manifest(json.dumps(tree).encode()) == MANIFEST
 
 
-@pytest.mark.parametrize("version", [0, 2, "1", None, True, 1.0, [1]])
+@pytest.mark.parametrize("version", [0, 3, "1", None, True, 1.0, [1]])
 def test_other_versions_are_unsupported(version: Any) -> None:
     tree = json.loads(MANIFEST.to_bytes())
     tree["version"] = version
@@ -236,7 +242,7 @@ def test_any_change_is_refused_or_harmless(data: st.DataObject) -> None:
         return
     # What passes is what a writer could have meant.
     assert parse_manifest(parsed.to_bytes()) == parsed
-    assert [f.size for f in parsed.files] == [f.size for f in FILES]
+    assert [f.size for f in parsed.latest.files] == [f.size for f in FILES]
     for update in parsed.updates:
         assert sum(blob.size for blob in update.blobs) == update.bytes
 
@@ -271,9 +277,9 @@ def layout_bytes(*entries: Any, tree: Any = None) -> bytes:
 def test_layout_round_trip() -> None:
     layout = Layout(TENSORS)
     data = layout.to_bytes()
-    assert parse_layout(data, MANIFEST) == layout
+    assert parse_layout(data, MANIFEST.latest) == layout
     assert data == layout.to_bytes()
-    assert parse_layout(layout_bytes(ENTRY), MANIFEST).tensors == TENSORS[1:2]
+    assert parse_layout(layout_bytes(ENTRY), MANIFEST.latest).tensors == TENSORS[1:2]
 
 
 def test_rows() -> None:
@@ -325,7 +331,7 @@ def changed(place: int, value: Any) -> list[Any]:
 )
 def test_lying_layouts(entries: list[Any]) -> None:
     with pytest.raises(FormatError) as caught:
-        parse_layout(layout_bytes(*entries), MANIFEST)
+        parse_layout(layout_bytes(*entries), MANIFEST.latest)
     assert caught.value.file == "layout.json.zst"
 
 
@@ -345,11 +351,11 @@ def bomb() -> bytes:
 )
 def test_layouts_that_are_none(data: bytes) -> None:
     with pytest.raises(FormatError):
-        parse_layout(data, MANIFEST)
+        parse_layout(data, MANIFEST.latest)
 
 
 def test_every_truncation_of_a_layout() -> None:
     data = Layout(TENSORS).to_bytes()
     for length in range(len(data)):
         with pytest.raises(FormatError):
-            parse_layout(data[:length], MANIFEST)
+            parse_layout(data[:length], MANIFEST.latest)

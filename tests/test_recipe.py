@@ -31,8 +31,8 @@ from p2u.allocation import (
 )
 from p2u.errors import FormatError, P2UError, UsageError
 from p2u.index import parse_index
-from p2u.layout import parse_layout
-from p2u.manifest import parse_manifest
+from p2u.layout import Model, parse_layout
+from p2u.manifest_parse import parse_manifest
 from p2u.pack import PackReport, pack
 from p2u.replica import load
 
@@ -81,7 +81,7 @@ def base_bytes(package: Path) -> int:
     """Bytes of the base state, by the files that are there."""
     manifest = parse_manifest((package / "p2u.json").read_bytes())
     update = manifest.updates[0]
-    keys = [manifest.layout.key, update.index.key, *(b.key for b in update.blobs)]
+    keys = [manifest.latest.layout.key, update.index.key, *(b.key for b in update.blobs)]
     return sum((package / key).stat().st_size for key in keys)
 
 
@@ -231,9 +231,10 @@ def test_an_impossible_budget_says_what_is_possible(model: Path, tmp_path: Path)
 def chunk_bits(package: Path, *names: str) -> float:
     """Bits per weight of the base's chunks that hold these tensors and no others."""
     manifest = parse_manifest((package / "p2u.json").read_bytes())
-    layout = parse_layout((package / manifest.layout.key).read_bytes(), manifest)
+    layout = parse_layout((package / manifest.latest.layout.key).read_bytes(), manifest.latest)
     update = manifest.updates[0]
-    chunks = parse_index((package / update.index.key).read_bytes(), update, layout, manifest)
+    data = (package / update.index.key).read_bytes()
+    chunks = parse_index(data, update, Model(manifest.latest, layout)).chunks
     tensors = {n: t for n, t in enumerate(layout.tensors) if t.name in names}
     found = [c for c in chunks if c.segments and {s.tensor for s in c.segments} <= set(tensors)]
     rows = sum(s.rows for c in found for s in c.segments)
@@ -264,7 +265,7 @@ def test_kept_tensors_are_exact_in_the_base(model: Path, tmp_path: Path) -> None
     # All of them: then there is one state, three times.
     report = pack(model, tmp_path / "all", keep=["*"])
     assert not report.offsets
-    assert {len(f.sha256) for f in report.manifest.files} == {1}
+    assert {len(f.sha256) for f in report.manifest.latest.files} == {1}
 
 
 def test_a_budget_without_anything_to_choose(model: Path, tmp_path: Path) -> None:
@@ -290,10 +291,10 @@ def test_measured_damage_moves_bits(model: Path, tmp_path: Path) -> None:
 def test_the_worst_damage_is_made_good_first(model: Path, tmp_path: Path) -> None:
     def order(package: Path, update: int) -> list[set[str]]:
         manifest = parse_manifest((package / "p2u.json").read_bytes())
-        layout = parse_layout((package / manifest.layout.key).read_bytes(), manifest)
+        layout = parse_layout((package / manifest.latest.layout.key).read_bytes(), manifest.latest)
         found = manifest.updates[update]
         index = (package / found.index.key).read_bytes()
-        chunks = parse_index(index, found, layout, manifest)
+        chunks = parse_index(index, found, Model(manifest.latest, layout)).chunks
         return [{layout.tensors[s.tensor].name for s in c.segments} for c in chunks]
 
     pack(model, tmp_path / "plain")

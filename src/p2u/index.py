@@ -12,21 +12,26 @@ length of its payload, 32 bytes SHA-256 of it, and
   offset), varint size. The payload is one zstd frame of all of them, back to back.
 
 Chunks lie back to back in the update's blobs; none crosses from one blob to the next.
+
+Between two releases the version is 2, and a map comes before the number of chunks: varint source
++ 1 (0: none) for each tensor of the target, then for each of its files. See ``p2u.mapping``.
 """
 
 from __future__ import annotations
 
 from bisect import bisect_left
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
 
 from p2u.errors import FormatError
-from p2u.layout import MAX_ELEMENTS, Layout, decompress
-from p2u.manifest import HINT, Manifest, Update
+from p2u.layout import MAX_ELEMENTS, Model, decompress
+from p2u.manifest import HINT, Update
+from p2u.mapping import Map, copies
 
 MAGIC = b"P2UI"
-VERSION = 1
+#: Of an index, without and with a map.
+PLAIN, MAPPED = 1, 2
 ROWS, BYTES, PLACES = 0, 1, 2
 
 #: Limits per chunk, in bytes: decoded, carried in pieces, and of the payload.
@@ -51,7 +56,7 @@ class Seg:
 
 @dataclass(frozen=True, slots=True)
 class Piece:
-    """Bytes of a file that belong to no tensor; ``file`` is its number in the manifest."""
+    """Bytes of a file that belong to no tensor; ``file`` is its number in the release."""
 
     file: int
     offset: int
@@ -81,6 +86,21 @@ class Chunk:
     pieces: tuple[Piece, ...]
 
 
+@dataclass(frozen=True, slots=True)
+class Index:
+    """What an update consists of.
+
+    Attributes:
+        chunks: In order of their place in the blobs. Those of an update from nothing cover every
+            byte of every file exactly once, those of others no byte twice.
+        map: Where bytes come from that no chunk brings, and what the chunks' elements correspond
+            to; None unless the update leads from one release to another.
+    """
+
+    chunks: tuple[Chunk, ...]
+    map: Map | None = None
+
+
 def decode_pieces(payload: bytes | memoryview, pieces: Sequence[Piece], key: str) -> bytes:
     """The bytes of a chunk's pieces, back to back, from its payload.
 
@@ -94,11 +114,19 @@ def decode_pieces(payload: bytes | memoryview, pieces: Sequence[Piece], key: str
     return data
 
 
-def encode_index(chunks: Iterable[Chunk]) -> bytes:
-    """The index of these chunks. Their number, blob and start follow from order and length."""
+def encode_index(chunks: Iterable[Chunk], found: Map | None = None) -> bytes:
+    """The index of these chunks. Their number, blob and start follow from order and length.
+
+    Args:
+        chunks: All of the update.
+        found: The map, between two releases.
+    """
     chunks = list(chunks)
     out = bytearray(MAGIC)
-    out.append(VERSION)
+    out.append(PLAIN if found is None else MAPPED)
+    if found is not None:
+        for source in (*found.tensors, *found.files):
+            _put(out, 0 if source is None else source + 1)
     _put(out, len(chunks))
     last = 0
     for chunk in chunks:
@@ -181,29 +209,62 @@ class _Reader:
         return value
 
 
-def parse_index(
-    data: bytes, update: Update, layout: Layout, manifest: Manifest
-) -> tuple[Chunk, ...]:
+def parse_index(data: bytes, update: Update, target: Model, source: Model | None = None) -> Index:
     """Parse and validate the index of an update.
 
     Args:
         data: The object ``update.index``, its digest checked by the caller.
-        update: One of ``manifest.updates``.
-        layout: The package's tensors.
-        manifest: The package.
-
-    Returns:
-        The chunks in order of their place in the blobs. Those of an update from nothing cover
-        every byte of every file exactly once, those of others no byte twice.
+        update: One of a manifest's.
+        target: The release that it leads to.
+        source: The release that it begins at, if that is another one.
 
     Raises:
-        FormatError: It is malformed or does not fit manifest and layout.
+        FormatError: It is malformed or does not fit the releases.
     """
     r = _Reader(data, update.index.key)
     if r.take(len(MAGIC)) != MAGIC:
         raise r.wrong("not an index of a P2U package")
-    if (version := r.byte()) != VERSION:
-        raise r.wrong(f"an index of version {version}, {VERSION} expected")
+    expected = PLAIN if source is None else MAPPED
+    if (version := r.byte()) != expected:
+        raise r.wrong(f"an index of version {version}, {expected} expected")
+    found = None if source is None else _map(r, target, source)
+    chunks = _chunks(r, update, target)
+    _check_pieces(r, chunks, target)
+    if update.source is None:
+        _check_complete(r, chunks, target)
+    else:
+        _check_disjoint(r, chunks)
+    if source is not None and found is not None:
+        copies(places(chunks, target), found, target, source, update.index.key)
+    return Index(tuple(chunks), found)
+
+
+def _map(r: _Reader, target: Model, source: Model) -> Map:
+    def numbers(what: str, count: int, most: int) -> tuple[int | None, ...]:
+        out: list[int | None] = []
+        for number in range(count):
+            value = r.varint()
+            if value > most:
+                raise r.wrong(f"it maps {what} {number} to {value - 1} of {most}")
+            out.append(value - 1 if value else None)
+        return tuple(out)
+
+    tensors = numbers("tensor", len(target.tensors), len(source.tensors))
+    return Map(tensors, numbers("file", len(target.files), len(source.files)))
+
+
+def places(chunks: Iterable[Chunk], model: Model) -> Iterator[tuple[int, int, int]]:
+    """File, offset and size of all that chunks bring."""
+    for chunk in chunks:
+        for piece in chunk.pieces:
+            yield piece.file, piece.offset, piece.size
+        for seg in chunk.segments:
+            t = model.tensors[seg.tensor]
+            first, elems = t.span(seg.first_row, seg.rows)
+            yield t.file, t.offset + first * t.item, elems * t.item
+
+
+def _chunks(r: _Reader, update: Update, model: Model) -> list[Chunk]:
     count = r.count("chunks", _LEAST_CHUNK)
     if count != update.chunks:
         raise r.wrong(f"it has {count} chunks, the manifest states {update.chunks}")
@@ -220,10 +281,10 @@ def parse_index(
         segments: tuple[Seg, ...] = ()
         pieces: tuple[Piece, ...] = ()
         if kind == ROWS:
-            segments = _segments(r, number, last, layout)
+            segments = _segments(r, number, last, model)
             last = segments[-1].tensor
         elif kind in (BYTES, PLACES):
-            pieces = _pieces(r, number, manifest, several=kind == PLACES)
+            pieces = _pieces(r, number, model, several=kind == PLACES)
         else:
             raise r.wrong(f"chunk {number} has type {kind}, which is not known")
         chunks.append(Chunk(number, blob, start, length, sha256, segments, pieces))
@@ -232,24 +293,19 @@ def parse_index(
         raise r.wrong(f"{r.left} bytes follow its last chunk")
     if update.blobs and (blob, start) != (len(update.blobs) - 1, update.blobs[-1].size):
         raise r.wrong("the blobs are longer than their chunks")
-    _check_pieces(r, chunks, layout, manifest)
-    if update.source is None:
-        _check_complete(r, chunks, layout, manifest)
-    else:
-        _check_disjoint(r, chunks)
-    return tuple(chunks)
+    return chunks
 
 
-def _segments(r: _Reader, number: int, last: int, layout: Layout) -> tuple[Seg, ...]:
+def _segments(r: _Reader, number: int, last: int, model: Model) -> tuple[Seg, ...]:
     segments = []
     elems = 0
     kind = None
     for _ in range(r.count("segments", _LEAST_SEGMENT)):
         step = r.varint()
         last += step // 2 if step % 2 == 0 else -(step // 2) - 1
-        if not 0 <= last < len(layout.tensors):
-            raise r.wrong(f"chunk {number} is of tensor {last} of {len(layout.tensors)}")
-        tensor = layout.tensors[last]
+        if not 0 <= last < len(model.tensors):
+            raise r.wrong(f"chunk {number} is of tensor {last} of {len(model.tensors)}")
+        tensor = model.tensors[last]
         first, rows = r.varint(), r.varint()
         if rows < 1 or first + rows > tensor.rows:
             raise r.wrong(
@@ -268,7 +324,7 @@ def _segments(r: _Reader, number: int, last: int, layout: Layout) -> tuple[Seg, 
     return tuple(segments)
 
 
-def _pieces(r: _Reader, number: int, manifest: Manifest, *, several: bool) -> tuple[Piece, ...]:
+def _pieces(r: _Reader, number: int, model: Model, *, several: bool) -> tuple[Piece, ...]:
     count = r.count("places", _LEAST_PLACE) if several else 1
     if count < 1 + several:
         raise r.wrong(f"chunk {number} states {count} places, two or more are expected")
@@ -281,10 +337,10 @@ def _pieces(r: _Reader, number: int, manifest: Manifest, *, several: bool) -> tu
         offset += at
         total += size
         if (
-            file >= len(manifest.files)
+            file >= len(model.files)
             or size < 1
             or total > MAX_PIECE
-            or offset + size > manifest.files[file].size
+            or offset + size > model.files[file].size
         ):
             raise r.wrong(f"chunk {number} holds bytes that do not exist or are too many")
         pieces.append(Piece(file, offset, size))
@@ -292,19 +348,19 @@ def _pieces(r: _Reader, number: int, manifest: Manifest, *, several: bool) -> tu
     return tuple(pieces)
 
 
-def _check_pieces(r: _Reader, chunks: Iterable[Chunk], layout: Layout, manifest: Manifest) -> None:
+def _check_pieces(r: _Reader, chunks: Iterable[Chunk], model: Model) -> None:
     """Raise FormatError if pieces overlap each other or a tensor."""
     pieces = sorted((p.file, p.offset, p.offset + p.size) for c in chunks for p in c.pieces)
     for (file, _, end), (other, start, _) in pairwise(pieces):
         if file == other and end > start:
-            raise r.wrong(f"{manifest.files[file].path}: byte {start} appears twice")
-    tensors = [(t.file, t.offset, t.offset + t.length) for t in layout.tensors if t.length]
+            raise r.wrong(f"{model.files[file].path}: byte {start} appears twice")
+    tensors = [(t.file, t.offset, t.offset + t.length) for t in model.tensors if t.length]
     for file, start, end in pieces:
         # Of the tensors, which do not overlap, only the last that begins before the piece's end.
         at = bisect_left(tensors, (file, end)) - 1
         if at >= 0 and tensors[at][0] == file and tensors[at][2] > start:
             raise r.wrong(
-                f"{manifest.files[file].path}: bytes {start} to {end} are carried, "
+                f"{model.files[file].path}: bytes {start} to {end} are carried, "
                 "but belong to a tensor"
             )
 
@@ -317,20 +373,11 @@ def _check_disjoint(r: _Reader, chunks: Iterable[Chunk]) -> None:
             raise r.wrong(f"row {second} of tensor number {tensor} appears twice")
 
 
-def _check_complete(
-    r: _Reader, chunks: Iterable[Chunk], layout: Layout, manifest: Manifest
-) -> None:
+def _check_complete(r: _Reader, chunks: Iterable[Chunk], model: Model) -> None:
     """Raise FormatError unless the chunks tile all files."""
-    spans = []
-    for chunk in chunks:
-        spans += [(piece.file, piece.offset, piece.size) for piece in chunk.pieces]
-        for seg in chunk.segments:
-            t = layout.tensors[seg.tensor]
-            first, elems = t.span(seg.first_row, seg.rows)
-            spans.append((t.file, t.offset + first * t.item, elems * t.item))
-    spans.sort()
+    spans = sorted(places(chunks, model))
     at = 0
-    for file, entry in enumerate(manifest.files):
+    for file, entry in enumerate(model.files):
         covered = 0
         while at < len(spans) and spans[at][0] == file:
             if spans[at][1] != covered:

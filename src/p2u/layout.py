@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
 from p2u.errors import FormatError
-from p2u.manifest import HINT, LAYOUT_KEY, MAX_LAYOUT, MAX_SIZE, Manifest, is_text, load_json
+from p2u.manifest import HINT, LAYOUT_KEY, MAX_LAYOUT, MAX_SIZE, FileEntry, Release
+from p2u.manifest_parse import is_text, load_json
 from p2u.types import ITEMSIZE
 
 #: Most elements a row, and a chunk, may have.
@@ -81,6 +83,24 @@ class Layout:
         return zstandard.ZstdCompressor(level=LEVEL).compress(text.encode())
 
 
+@dataclass(frozen=True, slots=True)
+class Model:
+    """What the bytes of a release mean: its files and its tensors."""
+
+    release: Release
+    layout: Layout
+
+    @property
+    def files(self) -> tuple[FileEntry, ...]:
+        """All files of the release."""
+        return self.release.files
+
+    @property
+    def tensors(self) -> tuple[Tensor, ...]:
+        """All tensors of the layout."""
+        return self.layout.tensors
+
+
 def decompress(frame: bytes | memoryview, most: int, file: str) -> bytes:
     """Decompress one zstd frame of unknown origin.
 
@@ -114,21 +134,21 @@ def decompress(frame: bytes | memoryview, most: int, file: str) -> bytes:
     return data
 
 
-def parse_layout(data: bytes, manifest: Manifest) -> Layout:
+def parse_layout(data: bytes, release: Release) -> Layout:
     """Decompress, parse and validate the layout.
 
     Args:
-        data: The object ``manifest.layout``, its digest checked by the caller.
-        manifest: For the sizes of the files.
+        data: The object ``release.layout``, its digest checked by the caller.
+        release: For the sizes of the files.
 
     Raises:
-        FormatError: It is malformed or does not fit the manifest.
+        FormatError: It is malformed or does not fit the files.
     """
     tree = load_json(decompress(data, MAX_LAYOUT, LAYOUT_KEY), LAYOUT_KEY)
     entries = tree.get("tensors")
     if not isinstance(entries, list):
         raise FormatError("expected a list of tensors", file=LAYOUT_KEY, hint=HINT)
-    tensors = tuple(_tensor(entry, manifest) for entry in entries)
+    tensors = tuple(_tensor(entry, release.files) for entry in entries)
     last = (0, 0, 0)
     names = set()
     for t in tensors:
@@ -150,7 +170,7 @@ def _is_int(value: Any, least: int, most: int) -> bool:
     return type(value) is int and least <= value <= most
 
 
-def _tensor(entry: Any, manifest: Manifest) -> Tensor:
+def _tensor(entry: Any, files: Sequence[FileEntry]) -> Tensor:
     if not isinstance(entry, list) or len(entry) != 8 or not is_text(entry[0]):
         raise FormatError(
             f"expected 8 values for each tensor, found {repr(entry)[:80]}",
@@ -166,11 +186,11 @@ def _tensor(entry: Any, manifest: Manifest) -> Tensor:
         or not all(_is_int(d, 0, 2**64 - 1) for d in shape)
     ):
         raise _wrong(name, f"shape must be a list of sizes, not {repr(shape)[:80]}")
-    if not _is_int(file, 0, len(manifest.files) - 1):
-        raise _wrong(name, f"it lies in file {repr(file)[:40]} of {len(manifest.files)}")
+    if not _is_int(file, 0, len(files) - 1):
+        raise _wrong(name, f"it lies in file {repr(file)[:40]} of {len(files)}")
     if not _is_int(offset, 0, MAX_SIZE) or not _is_int(length, 0, MAX_SIZE):
         raise _wrong(name, "offset and length must be sizes")
-    size = manifest.files[file].size
+    size = files[file].size
     if offset + length > size:
         raise _wrong(name, f"it ends at byte {offset + length}, but its file has {size}")
     if not _is_int(cols, 1, MAX_ELEMENTS):

@@ -1,7 +1,6 @@
-"""``p2u.json``: what a package holds. Parse, validate, write.
+"""``p2u.json``: what a package holds, as data; how it is written, and what its states cost.
 
-Manifests come from strangers: every field is checked here, so that nobody behind this module has
-to. What a manifest says of its own bytes (digests) is checked by those who fetch them.
+``p2u.manifest_parse`` reads it.
 """
 
 from __future__ import annotations
@@ -11,14 +10,16 @@ import json
 import re
 import unicodedata
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
-from typing import Any, NoReturn
+from dataclasses import dataclass, replace
+from functools import cached_property
+from typing import Any
 
-from p2u.errors import FormatError, UnsupportedError
+from p2u.errors import FormatError
 
 KEY = "p2u.json"
 FORMAT = "p2u"
-VERSION = 1
+#: Newest version of the manifest; a package of one release is of version 1.
+MAX_VERSION = 2
 LAYOUT_KEY = "layout.json.zst"
 
 #: Limits in bytes; whatever is larger is refused before it is read into memory.
@@ -38,8 +39,6 @@ HINT = "The package is damaged, incomplete or hostile: fetch or publish it again
 
 _CONTROL = re.compile(r"[\x00-\x1f\x7f]")
 _DRIVE = re.compile(r"[A-Za-z]:")
-_SHA256 = re.compile(r"[0-9a-f]{64}\Z")
-_LABEL = re.compile(r"[A-Za-z0-9][A-Za-z0-9._+-]{0,63}\Z")
 
 
 @dataclass(frozen=True, slots=True)
@@ -66,7 +65,7 @@ class FileEntry:
     Attributes:
         path: Relative to the model directory.
         size: Bytes; the same in every state.
-        sha256: Hex digest in each state, in the order of the manifest's states; one if all agree.
+        sha256: Hex digest in each state, in the order of the release's states; one if all agree.
     """
 
     path: str
@@ -74,7 +73,7 @@ class FileEntry:
     sha256: tuple[str, ...]
 
     def digest(self, state: int) -> str:
-        """The hex digest in the state with this number."""
+        """The hex digest in the state with this number in its release."""
         return self.sha256[state] if len(self.sha256) > 1 else self.sha256[0]
 
 
@@ -87,7 +86,8 @@ class State:
         label: ``"base"``.
         version: ``"v1"``.
         digest: `state_digest` of its files.
-        bytes: What there is to fetch to come here from nothing: payloads, indices, layout.
+        bytes: What there is to fetch to come here from nothing: payloads, indices, layouts; None if
+            only what others published leads here, or nothing does.
         snr_db: Signal-to-noise ratio of the progressive tensors; None if exact.
         bits: Bits per weight of the progressive tensors, fetched so far.
     """
@@ -96,7 +96,7 @@ class State:
     label: str
     version: str
     digest: str
-    bytes: int
+    bytes: int | None
     snr_db: float | None
     bits: float
 
@@ -121,57 +121,170 @@ class Update:
 
 
 @dataclass(frozen=True, slots=True)
-class Manifest:
-    """A package; see ``p2u.layout`` for its tensors and ``p2u.index`` for its chunks."""
+class Release:
+    """One version of the model: its files, and the precisions that there are of them.
 
-    name: str
+    Attributes:
+        version: ``"v1"``, unique.
+        files: All its files.
+        layout: Its tensors, see ``p2u.layout``.
+        states: In order of their precision; not empty.
+        foreign: It is known, but not delivered: somebody else's file that an update begins at.
+    """
+
+    version: str
     files: tuple[FileEntry, ...]
     layout: Object
     states: tuple[State, ...]
+    foreign: bool = False
+
+    def number(self, state: State | str) -> int:
+        """Place of a state, or of that with this id, in ``states``."""
+        wanted = state if isinstance(state, str) else state.id
+        return [found.id for found in self.states].index(wanted)
+
+
+@dataclass(frozen=True)
+class Manifest:
+    """A package; see ``p2u.layout`` for its tensors and ``p2u.index`` for its chunks.
+
+    Attributes:
+        name: Of the model.
+        releases: In order of publishing.
+        updates: What leads from state to state.
+        generator: Who wrote it.
+    """
+
+    name: str
+    releases: tuple[Release, ...]
     updates: tuple[Update, ...]
     generator: str = "p2u-models"
 
+    @cached_property
+    def states(self) -> tuple[State, ...]:
+        """The states of all releases, in order."""
+        return tuple(state for release in self.releases for state in release.states)
+
+    @cached_property
+    def _places(self) -> dict[str, tuple[Release, State]]:
+        return {state.id: (release, state) for release in self.releases for state in release.states}
+
+    @property
+    def latest(self) -> Release:
+        """The last release that is delivered."""
+        return [release for release in self.releases if not release.foreign][-1]
+
+    def state(self, wanted: str) -> State:
+        """The state with this id. Raises KeyError."""
+        return self._places[wanted][1]
+
+    def release(self, state: State | str) -> Release:
+        """The release of a state, or of that with this id. Raises KeyError."""
+        return self._places[state if isinstance(state, str) else state.id][0]
+
+    def title(self, state: State | str) -> str:
+        """What a state is called: by its label where that is clear, else by its id."""
+        found = self.state(state) if isinstance(state, str) else state
+        return found.label if found in self.latest.states else found.id
+
+    def crosses(self, update: Update) -> bool:
+        """Whether an update leads from one release to another."""
+        if update.source is None:
+            return False
+        return self.release(update.source) is not self.release(update.target)
+
+    def cost(self, update: Update) -> int:
+        """Bytes to fetch for an update once its source is at hand.
+
+        Those are its blobs, its index, and the layout of its target's release unless the source's
+        has the same.
+        """
+        size = update.index.size + update.bytes
+        layout = self.release(update.target).layout
+        if update.source is None or self.release(update.source).layout.sha256 != layout.sha256:
+            size += layout.size
+        return size
+
     def to_bytes(self) -> bytes:
         """The JSON text; equal manifests give equal bytes."""
-        tree = {
-            "format": FORMAT,
-            "version": VERSION,
-            "name": self.name,
-            "generator": self.generator,
-            "files": [
-                {"path": f.path, "size": f.size, "sha256": list(f.sha256)} for f in self.files
-            ],
-            "layout": _object_tree(self.layout),
-            "states": [
-                {
-                    "id": s.id,
-                    "label": s.label,
-                    "version": s.version,
-                    "digest": s.digest,
-                    "bytes": s.bytes,
-                    "snr_db": s.snr_db,
-                    "bits": s.bits,
-                }
-                for s in self.states
-            ],
-            "updates": [
-                {
-                    "source": u.source,
-                    "target": u.target,
-                    "index": _object_tree(u.index),
-                    "blobs": [{"key": b.key, "size": b.size} for b in u.blobs],
-                    "bytes": u.bytes,
-                    "chunks": u.chunks,
-                }
-                for u in self.updates
-            ],
-        }
+        tree: dict[str, Any] = {"format": FORMAT, "name": self.name, "generator": self.generator}
+        if len(self.releases) == 1 and not self.releases[0].foreign:
+            tree |= {"version": 1, **_release_tree(self.releases[0])}
+            tree["states"] = [
+                {**shown, "id": state.id, "version": state.version}
+                for shown, state in zip(tree["states"], self.states, strict=True)
+            ]
+        else:
+            tree["version"] = MAX_VERSION
+            tree["releases"] = [
+                {**_release_tree(release), "version": release.version}
+                | ({"foreign": True} if release.foreign else {})
+                for release in self.releases
+            ]
+        tree["updates"] = [
+            {
+                "source": u.source,
+                "target": u.target,
+                "index": _object_tree(u.index),
+                "blobs": [{"key": b.key, "size": b.size} for b in u.blobs],
+                "bytes": u.bytes,
+                "chunks": u.chunks,
+            }
+            for u in self.updates
+        ]
         text = json.dumps(tree, ensure_ascii=False, indent=1, sort_keys=True, allow_nan=False)
         return text.encode() + b"\n"
 
 
+def _release_tree(release: Release) -> dict[str, Any]:
+    return {
+        "files": [
+            {"path": f.path, "size": f.size, "sha256": list(f.sha256)} for f in release.files
+        ],
+        "layout": _object_tree(release.layout),
+        "states": [
+            {
+                "label": s.label,
+                "digest": s.digest,
+                "bytes": s.bytes,
+                "snr_db": s.snr_db,
+                "bits": s.bits,
+            }
+            for s in release.states
+        ],
+    }
+
+
 def _object_tree(found: Object) -> dict[str, Any]:
     return {"key": found.key, "size": found.size, "sha256": found.sha256}
+
+
+def costs(manifest: Manifest) -> dict[str, int]:
+    """Id to ``State.bytes`` of each state that can be reached from nothing.
+
+    Args:
+        manifest: Each of its updates leads to a later state.
+    """
+    order = {state.id: number for number, state in enumerate(manifest.states)}
+    found: dict[str | None, int] = {None: 0}
+    for update in sorted(manifest.updates, key=lambda u: order[u.target]):
+        if update.source in found:
+            size = found[update.source] + manifest.cost(update)
+            found[update.target] = min(size, found.get(update.target, size))
+    return {state: size for state, size in found.items() if state is not None}
+
+
+def with_costs(manifest: Manifest) -> Manifest:
+    """The same manifest with the right ``bytes`` in all states."""
+    found = costs(manifest)
+    releases = tuple(
+        replace(
+            release,
+            states=tuple(replace(state, bytes=found.get(state.id)) for state in release.states),
+        )
+        for release in manifest.releases
+    )
+    return replace(manifest, releases=releases)
 
 
 def state_digest(files: Iterable[tuple[str, int, str]]) -> str:
@@ -244,236 +357,3 @@ def check_paths(paths: Sequence[str], what: str = "path") -> None:
         raise FormatError(
             f"the {what} is a file, and a folder in {folders[min(both)]!r}", file=path, hint=HINT
         )
-
-
-def parse_manifest(data: bytes) -> Manifest:
-    """Parse and validate ``p2u.json``.
-
-    Raises:
-        FormatError: It is malformed or contradicts itself.
-        UnsupportedError: A package of another format version.
-    """
-    if len(data) > MAX_MANIFEST:
-        raise _wrong(f"it has {len(data)} bytes, at most {MAX_MANIFEST} are allowed")
-    tree = _Node(load_json(data, KEY), "")
-    if tree.value.get("format") != FORMAT:
-        raise FormatError("not a P2U manifest", file=KEY, hint="Check the path or URL")
-    version = tree.value.get("version")
-    if version != VERSION or type(version) is not int:
-        raise UnsupportedError(
-            f"format version {str(version)[:40]}, but this program reads version {VERSION}",
-            file=KEY,
-            hint="Install a newer p2u-models",
-        )
-    generator = tree.value.get("generator", "")
-    manifest = Manifest(
-        name=tree.text("name", MAX_NAME),
-        files=tuple(_file(node) for node in tree.items("files")),
-        layout=_object(tree.node("layout"), MAX_LAYOUT),
-        states=tuple(_state(node) for node in tree.items("states")),
-        updates=tuple(_update(node) for node in tree.items("updates")),
-        generator=generator if is_text(generator) and len(generator) <= MAX_NAME else "",
-    )
-    _check(manifest)
-    return manifest
-
-
-def _wrong(message: str) -> FormatError:
-    return FormatError(message, file=KEY, hint=HINT)
-
-
-def is_text(value: Any) -> bool:
-    """Whether it is a str that UTF-8 can hold: JSON's escapes can spell lone surrogates."""
-    if not isinstance(value, str):
-        return False
-    try:
-        value.encode()
-    except UnicodeEncodeError:
-        return False
-    return True
-
-
-class _InvalidJsonError(ValueError):
-    """Found by the hooks below; never leaves `load_json`."""
-
-
-def _no_constant(text: str) -> NoReturn:
-    raise _InvalidJsonError(f"{text} is not JSON")
-
-
-def _no_duplicates(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-    found = dict(pairs)
-    if len(found) != len(pairs):
-        raise _InvalidJsonError("a key appears twice")
-    return found
-
-
-def load_json(data: bytes, file: str) -> dict[str, Any]:
-    """Parse a JSON object of unknown origin.
-
-    Raises:
-        FormatError: Not UTF-8, not JSON, a key appears twice, nested too deeply, or no object.
-    """
-    try:
-        value = json.loads(
-            data.decode(), object_pairs_hook=_no_duplicates, parse_constant=_no_constant
-        )
-    except RecursionError:
-        raise FormatError("it is nested too deeply", file=file, hint=HINT) from None
-    except ValueError as error:  # Unicode, JSON, the hooks, integers of too many digits
-        raise FormatError(f"it is not valid JSON: {error}", file=file, hint=HINT) from None
-    if not isinstance(value, dict):
-        raise FormatError("it is not a JSON object", file=file, hint=HINT)
-    return value
-
-
-@dataclass(frozen=True, slots=True)
-class _Node:
-    """A JSON object and the way to it, for messages (``states[1].``)."""
-
-    value: dict[str, Any]
-    at: str
-
-    def bad(self, key: str, expected: str) -> FormatError:
-        found = repr(self.value.get(key))[:80] if key in self.value else "nothing"
-        return _wrong(f"{self.at}{key}: expected {expected}, found {found}")
-
-    def text(self, key: str, most: int = MAX_PATH) -> str:
-        value = self.value.get(key)
-        if not isinstance(value, str) or not is_text(value) or len(value) > most:
-            raise self.bad(key, f"a string of at most {most} characters")
-        return value
-
-    def size(self, key: str, least: int = 0, most: int = MAX_SIZE) -> int:
-        value = self.value.get(key)
-        if type(value) is not int or not least <= value <= most:
-            raise self.bad(key, f"an integer from {least} to {most}")
-        return value
-
-    def sha256(self, key: str) -> str:
-        value = self.value.get(key)
-        if not isinstance(value, str) or not _SHA256.match(value):
-            raise self.bad(key, "64 lower-case hex digits")
-        return value
-
-    def number(self, key: str) -> float:
-        value = self.value.get(key)
-        if isinstance(value, bool) or not isinstance(value, int | float) or not -1e9 < value < 1e9:
-            raise self.bad(key, "a number")
-        return float(value)
-
-    def node(self, key: str) -> _Node:
-        value = self.value.get(key)
-        if not isinstance(value, dict):
-            raise self.bad(key, "an object")
-        return _Node(value, f"{self.at}{key}.")
-
-    def items(self, key: str) -> list[_Node]:
-        values = self.value.get(key)
-        if not isinstance(values, list) or not all(isinstance(v, dict) for v in values):
-            raise self.bad(key, "a list of objects")
-        return [_Node(v, f"{self.at}{key}[{i}].") for i, v in enumerate(values)]
-
-
-def _object(node: _Node, most: int) -> Object:
-    return Object(node.text("key"), node.size("size", most=most), node.sha256("sha256"))
-
-
-def _file(node: _Node) -> FileEntry:
-    digests = node.value.get("sha256")
-    if (
-        not isinstance(digests, list)
-        or not digests
-        or not all(isinstance(d, str) and _SHA256.match(d) for d in digests)
-    ):
-        raise node.bad("sha256", "a list of digests of 64 lower-case hex digits")
-    return FileEntry(node.text("path"), node.size("size"), tuple(digests))
-
-
-def _state(node: _Node) -> State:
-    label, version = node.text("label"), node.text("version")
-    for key, value in (("label", label), ("version", version)):
-        if not _LABEL.match(value):
-            raise node.bad(key, "letters, digits and ._+-")
-    if node.value.get("id") != f"{version}@{label}":
-        raise node.bad("id", f"'{version}@{label}'")
-    snr = None if node.value.get("snr_db") is None else node.number("snr_db")
-    if "snr_db" not in node.value:
-        raise node.bad("snr_db", "a number or null")
-    return State(
-        f"{version}@{label}",
-        label,
-        version,
-        node.sha256("digest"),
-        node.size("bytes"),
-        snr,
-        node.number("bits"),
-    )
-
-
-def _update(node: _Node) -> Update:
-    blobs = tuple(Blob(b.text("key"), b.size("size", 1)) for b in node.items("blobs"))
-    size = node.size("bytes")
-    if sum(b.size for b in blobs) != size:
-        raise node.bad("bytes", f"{sum(b.size for b in blobs)}, the sum of the blobs' sizes")
-    return Update(
-        None if node.value.get("source") is None else node.text("source"),
-        node.text("target"),
-        _object(node.node("index"), MAX_INDEX),
-        blobs,
-        size,
-        node.size("chunks"),
-    )
-
-
-def _check(manifest: Manifest) -> None:
-    """Raise FormatError where parts of the manifest contradict each other."""
-    states = manifest.states
-    if not 1 <= len(states) <= MAX_STATES:
-        raise _wrong(f"expected 1 to {MAX_STATES} states, found {len(states)}")
-    if len({s.id for s in states}) != len(states):
-        raise _wrong("two states have the same id")
-    check_paths([f.path for f in manifest.files])
-    keys = [KEY, manifest.layout.key]
-    for update in manifest.updates:
-        keys += [update.index.key, *(b.key for b in update.blobs)]
-    check_paths(keys, "key")
-    for file in manifest.files:
-        if len(file.sha256) not in (1, len(states)):
-            raise _wrong(
-                f"{file.path}: expected 1 or {len(states)} digests, found {len(file.sha256)}"
-            )
-    for number, state in enumerate(states):
-        if state.digest != state_digest((f.path, f.size, f.digest(number)) for f in manifest.files):
-            raise _wrong(f"the digest of state {state.id} is not that of its files")
-    _check_ways(manifest)
-
-
-def _check_ways(manifest: Manifest) -> None:
-    """Every state can be reached from nothing, at the stated cost."""
-    number = {s.id: n for n, s in enumerate(manifest.states)}
-    cost: dict[str | None, int] = {None: manifest.layout.size}
-    seen = set()
-    order = sorted(manifest.updates, key=lambda u: number.get(u.target, -1))
-    for update in order:
-        way = f"{update.source} -> {update.target}"
-        if update.target not in number:
-            raise _wrong(f"the update {way} leads to a state that does not exist")
-        if update.source is not None and update.source not in number:
-            raise _wrong(f"the update {way} begins at a state that does not exist")
-        if update.source is not None and number[update.source] >= number[update.target]:
-            raise _wrong(f"the update {way} leads to an earlier state")
-        if (update.source, update.target) in seen:
-            raise _wrong(f"there are two updates {way}")
-        seen.add((update.source, update.target))
-        if update.source in cost:
-            bytes_ = cost[update.source] + update.index.size + update.bytes
-            cost[update.target] = min(bytes_, cost.get(update.target, bytes_))
-    for state in manifest.states:
-        if state.id not in cost:
-            raise _wrong(f"no update leads to state {state.id}")
-        if cost[state.id] != state.bytes:
-            raise _wrong(
-                f"state {state.id} states {state.bytes} bytes, but its updates have "
-                f"{cost[state.id]}"
-            )

@@ -29,6 +29,20 @@ ITEMSIZE: dict[str, int] = {
 #: The dtypes that have progressive levels; every other dtype is exact from the base on.
 PROGRESSIVE = ("F32", "F16", "BF16")
 
+#: Block types of ggml that floats can be predicted from: elements and bytes of a block.
+BLOCKS: dict[str, tuple[int, int]] = {
+    "Q4_0": (32, 18),
+    "Q4_1": (32, 20),
+    "Q5_0": (32, 22),
+    "Q5_1": (32, 24),
+    "Q8_0": (32, 34),
+    "Q2_K": (256, 84),
+    "Q3_K": (256, 110),
+    "Q4_K": (256, 144),
+    "Q5_K": (256, 176),
+    "Q6_K": (256, 210),
+}
+
 
 @dataclass(frozen=True, slots=True)
 class TensorSpan:

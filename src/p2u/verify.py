@@ -89,22 +89,22 @@ def _package(
     package: Package, progress: Callable[[Progress], None] | None, decoded: bool
 ) -> VerifyReport:
     manifest = package.manifest
-    labels = tuple(state.label for state in manifest.states)
-    target = {state.id: state.label for state in manifest.states}
-    objects = [manifest.layout, *(u.index for u in manifest.updates)]
+    labels = tuple(manifest.title(state) for state in manifest.states)
+    layouts = dict.fromkeys(release.layout for release in manifest.releases)
+    objects = [*layouts, *(u.index for u in manifest.updates)]
     size = sum(o.size for o in objects) + sum(u.bytes for u in manifest.updates)
     chunks = 0
     for update in manifest.updates:
 
-        def tick(label: str = target[update.target]) -> None:
+        def tick(label: str = manifest.title(update.target)) -> None:
             if progress is not None:
                 meter = package.meter
                 progress(Progress(None, label, meter.done, size, meter.rate(), meter.seconds))
 
-        index = package.index(update)
+        held = package.index(update).chunks
         # The fetcher checks each hash before it hands a chunk on; there is nothing to add.
-        package.fetcher.run(update.blobs, index, lambda chunk, payload: None, tick)
-        chunks += len(index)
+        package.fetcher.run(update.blobs, held, lambda chunk, payload: None, tick)
+        chunks += len(held)
     files = 1 + len(objects) + sum(len(u.blobs) for u in manifest.updates)
     total = package.meter.received
     return VerifyReport("package", manifest.name, labels, files, chunks, total, decoded)

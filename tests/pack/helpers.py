@@ -14,8 +14,9 @@ import numpy as np
 
 from p2u import core
 from p2u.index import Chunk, decode_pieces, parse_index
-from p2u.layout import Layout, parse_layout
-from p2u.manifest import Manifest, parse_manifest
+from p2u.layout import Layout, Model, parse_layout
+from p2u.manifest import Manifest
+from p2u.manifest_parse import parse_manifest
 
 FLOATS = {"F32": np.float32, "F16": np.float16, "BF16": ml_dtypes.bfloat16}
 #: Name to dtype, shape and bytes.
@@ -62,15 +63,16 @@ def object_bytes(folder: Path, key: str, size: int, sha256: str) -> bytes:
 def decode(folder: Path) -> Opened:
     """All states of a package, checked against the manifest; the slow and plain way."""
     manifest = parse_manifest((folder / "p2u.json").read_bytes())
-    stored = object_bytes(folder, manifest.layout.key, manifest.layout.size, manifest.layout.sha256)
-    layout = parse_layout(stored, manifest)
+    (release,) = manifest.releases
+    held = release.layout
+    layout = parse_layout(object_bytes(folder, held.key, held.size, held.sha256), release)
     opened = Opened(folder, manifest, layout, [], [])
-    files = [bytearray(os.urandom(f.size)) for f in manifest.files]
-    used = {"p2u.json", manifest.layout.key}
+    files = [bytearray(os.urandom(f.size)) for f in release.files]
+    used = {"p2u.json", held.key}
     for number, update in enumerate(manifest.updates):
         index = update.index
         data = object_bytes(folder, index.key, index.size, index.sha256)
-        chunks = parse_index(data, update, layout, manifest)
+        chunks = parse_index(data, update, Model(release, layout)).chunks
         opened.chunks.append(chunks)
         content = [(folder / b.key).read_bytes() for b in update.blobs]
         assert [len(c) for c in content] == [b.size for b in update.blobs]
@@ -79,7 +81,7 @@ def decode(folder: Path) -> Opened:
             payload = content[c.blob][c.start : c.start + c.length]
             assert hashlib.sha256(payload).digest() == c.sha256
             apply(layout, files, c, payload)
-        for entry, file in zip(manifest.files, files, strict=True):
+        for entry, file in zip(release.files, files, strict=True):
             assert hashlib.sha256(file).hexdigest() == entry.digest(number), entry.path
         opened.states.append([bytes(f) for f in files])
     assert used == {p.name for p in folder.iterdir()}
@@ -108,7 +110,7 @@ def check_exact(opened: Opened, src: Path) -> None:
     expected = {
         p.relative_to(src).as_posix(): p.read_bytes() for p in src.rglob("*") if p.is_file()
     }
-    got = dict(zip((f.path for f in opened.manifest.files), opened.states[-1], strict=True))
+    got = dict(zip((f.path for f in opened.manifest.latest.files), opened.states[-1], strict=True))
     assert got == expected
 
 

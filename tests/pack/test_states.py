@@ -35,7 +35,7 @@ def test_round_trip(model: Path, packed: tuple[PackReport, Path]) -> None:
     assert opened.manifest.name == "small model"
     assert [s.id for s in opened.manifest.states] == ["v1@base", "v1@8bit", "v1@exact"]
     # Carried files and tensors without levels are exact from the base on.
-    by_path = {f.path: f for f in opened.manifest.files}
+    by_path = {f.path: f for f in opened.manifest.latest.files}
     assert len(by_path["config.json"].sha256) == 1
     assert len(by_path["model.safetensors"].sha256) == 3
     for name in ("mask", "layers.1.norm.weight", "layers.10.count"):
@@ -120,7 +120,7 @@ def test_a_single_file(model: Path, tmp_path: Path) -> None:
     pack(str(src), str(tmp_path / "p"), levels=["base", "exact"], name="my name")
     opened = decode(tmp_path / "p")
     assert opened.manifest.name == "my name"
-    assert [f.path for f in opened.manifest.files] == ["some.safetensors"]
+    assert [f.path for f in opened.manifest.latest.files] == ["some.safetensors"]
     assert [s.label for s in opened.manifest.states] == ["base", "exact"]
     assert opened.states[-1] == [src.read_bytes()]
     assert pack(src, tmp_path / "q").manifest.name == "some"

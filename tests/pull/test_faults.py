@@ -187,14 +187,15 @@ def test_a_manifest_that_lies_about_a_file(made, package, tmp_path, monkeypatch)
     from p2u.manifest import state_digest
 
     manifest = made.manifest
-    number = next(n for n, f in enumerate(manifest.files) if len(f.sha256) == 3)
-    files = list(manifest.files)
+    number = next(n for n, f in enumerate(manifest.latest.files) if len(f.sha256) == 3)
+    files = list(manifest.latest.files)
     files[number] = replace(files[number], sha256=(*files[number].sha256[:2], "0" * 64))
     states = [
         replace(s, digest=state_digest((f.path, f.size, f.digest(n)) for f in files))
         for n, s in enumerate(manifest.states)
     ]
-    lie = replace(manifest, files=tuple(files), states=tuple(states))
+    release = replace(manifest.latest, files=tuple(files), states=tuple(states))
+    lie = replace(manifest, releases=(release,))
     (package / "p2u.json").write_bytes(lie.to_bytes())
     for _ in range(2):
         with pytest.raises(IntegrityError, match=files[number].path):
@@ -205,7 +206,7 @@ def test_a_manifest_that_lies_about_a_file(made, package, tmp_path, monkeypatch)
 def test_too_little_space_is_said_first(made, tmp_path, monkeypatch):
     dst = tmp_path / "dst"
     pull(made.package, dst, until="base")
-    size = sum(f.size for f in made.manifest.files)
+    size = sum(f.size for f in made.manifest.latest.files)
     monkeypatch.setattr(engine, "free_bytes", lambda path: size // 2)
     store = CountingStore(LocalStore(made.package))
     with pytest.raises(DiskError, match=r"MiB of free space are needed.*--in-place"):

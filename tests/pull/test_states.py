@@ -61,7 +61,7 @@ def test_readers_see_whole_states_at_any_time(made, tmp_path):
     dst = tmp_path / "dst"
     pull(made.package, dst, until="base")
     digests = {
-        tuple(f.digest(n) for f in made.manifest.files): state.label
+        tuple(f.digest(n) for f in made.manifest.latest.files): state.label
         for n, state in enumerate(made.manifest.states)
     }
     ended = threading.Event()
@@ -72,7 +72,7 @@ def test_readers_see_whole_states_at_any_time(made, tmp_path):
             folder = os.open(dst, os.O_RDONLY)
             try:
                 found = []
-                for file in made.manifest.files:
+                for file in made.manifest.latest.files:
                     with open(os.open(file.path, os.O_RDONLY, dir_fd=folder), "rb") as opened:
                         found.append(hashlib.sha256(opened.read()).hexdigest())
                 seen.append(digests.get(tuple(found), "no state"))

@@ -61,15 +61,15 @@ class Beside(Target):
         path = self.path(self.work.next, file)
         path.parent.mkdir(parents=True, exist_ok=True)
         with open(path, "ab") as made:
-            made.truncate(self.manifest.files[file].size)
+            made.truncate(self.release.files[file].size)
 
     def _copy_rest(self) -> None:
         covered: dict[int, list[tuple[int, int]]] = {}
         for chunk in self.chunks:
-            for span in chunk_spans(chunk, self.package.layout):
+            for span in chunk_spans(chunk, self.layout):
                 covered.setdefault(span.file, []).append((span.offset, span.offset + span.size))
         for file in self.changed:
-            size = self.manifest.files[file].size
+            size = self.release.files[file].size
             with (
                 open_file(self.path(self.work.target, file), "rb") as source,
                 open_file(self.path(self.work.next, file), "rb+") as target,
@@ -98,7 +98,7 @@ class Beside(Target):
         self.check_all()
         with disk_errors(self.work.path):
             changed = set(self.changed)
-            for file in range(len(self.manifest.files)):
+            for file in range(len(self.release.files)):
                 if file not in changed:
                     path = self.path(self.work.next, file)
                     path.parent.mkdir(parents=True, exist_ok=True)

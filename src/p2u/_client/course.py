@@ -171,9 +171,8 @@ class Course:
         want = find_state(manifest, self.plan.until)
         self._way = find_path(manifest.updates, None, want.id)
         self.package.look_ahead(self._way[0])
-        labels = {state.id: state.label for state in manifest.states}
         self.marks = self.package.marks(self._way)
-        self.labels = {update.target: labels[update.target] for update in self._way}
+        self.labels = {update.target: manifest.title(update.target) for update in self._way}
 
     def _update(self, replace: Callable[[str, Callable[[], None], float], None]) -> None:
         update = self._way[self._done]
@@ -181,7 +180,7 @@ class Course:
         self.target = label
         step = self._step
         if step is None:
-            step = self._step = self._begin(update, self.package.index(update))
+            step = self._step = self._begin(update, self.package.index(update).chunks)
         following = None
         for later in self._way[self._done + 1 : self._done + 2]:
             self.package.look_ahead(later)
@@ -207,7 +206,8 @@ class Course:
 
     def _begin(self, update: Update, chunks: tuple[Chunk, ...]) -> Step:
         if self._files is None:
-            self._files = Files(self.package)
+            release = self.package.manifest.release(update.target)
+            self._files = Files(self.package, release)
         files = self._files
         staging = self.plan.staging
         if update.source is None or self.plan.mode == "eager":

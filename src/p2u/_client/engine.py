@@ -111,7 +111,6 @@ class Engine:
         self.want: State = find_state(self.manifest, until)
         self._progress = progress
         self._on_state = on_state or (lambda label: None)
-        self._labels = {state.id: state.label for state in self.manifest.states}
         self._reached: str | None = None
         self._marks: tuple[tuple[str, int], ...] = ()
 
@@ -139,13 +138,13 @@ class Engine:
     def plan(self) -> PullPlan:
         """What `run` would do; nothing is changed."""
         local = self._inspect()
-        here = local.state.label if local.state else None
+        here = self.manifest.title(local.state) if local.state else None
         way = Way(()) if self._satisfied(local) else self._way(local)
         found = read_journal(self.work.journal)
         steps = []
         for number, update in enumerate(way.updates):
             in_place = self._is_in_place(way, number)
-            chunks = self.package.index(update)
+            chunks = self.package.index(update).chunks
             header = journal_header(self.manifest, update, in_place=in_place)
             done = found.done if found is not None and found.header == header else {}
             left = [chunk for chunk in chunks if chunk.number not in done]
@@ -156,7 +155,7 @@ class Engine:
             )
             steps.append(
                 Step(
-                    self._labels[update.target],
+                    self.manifest.title(update.target),
                     update.bytes + update.index.size,
                     sum(c.length for c in left) + update.index.size,
                     len(requests),
@@ -193,8 +192,8 @@ class Engine:
             with disk_errors(self.target):
                 local.recorded.with_hints(self.target).write(self.target)
         if self._reached is None:
-            self._on_state(local.state.label)
-        return local.state.label
+            self._on_state(self.manifest.title(local.state))
+        return self.manifest.title(local.state)
 
     def _way(self, local: Local) -> Way:
         updates = self.manifest.updates
@@ -252,7 +251,7 @@ class Engine:
                 target.finish()
             finally:
                 target.close()
-            self._reached = self._labels[update.target]
+            self._reached = self.manifest.title(update.target)
             self._tick(update, False)
             self._on_state(self._reached)
 
@@ -276,7 +275,7 @@ class Engine:
         self._progress(
             Progress(
                 self._reached,
-                self._labels[update.target],
+                self.manifest.title(update.target),
                 meter.done,
                 self._marks[-1][1],
                 meter.rate(),
@@ -294,10 +293,10 @@ class Engine:
         """Most bytes that the way needs on the disk at any moment, beyond those taken now."""
         if not way.updates:
             return 0
-        files = self.manifest.files
         taken = peak = 0
         there = local.state is not None or local.recorded is not None
         for number, update in enumerate(way.updates):
+            files = self.manifest.release(update.target).files
             size = sum(files[n].size for n in changed_files(self.manifest, update))
             if self._is_in_place(way, number):
                 peak = max(peak, taken + min(size, 2 * REDO_LIMIT))
@@ -307,7 +306,7 @@ class Engine:
             taken += 0 if there else size
             there = True
         peak -= allocated_bytes(self.work.next)
-        objects = sum(u.index.size for u in way.updates) + self.manifest.layout.size
+        objects = sum(self.manifest.cost(u) - u.bytes for u in way.updates)
         return max(0, peak) + objects + _SLACK
 
     def _check_disk(self, way: Way, local: Local) -> None:

@@ -66,10 +66,8 @@ class InPlace(Target):
             self.log = Journal(self.work.journal, header)
             self.work.redo.mkdir()
             sync_dir(self.work.path)
-            states = {state.id: state for state in self.manifest.states}
-            before = statefile.make(
-                self.manifest, states[self.update.source or ""], self.package.url
-            )
+            source = self.manifest.state(self.update.source or "")
+            before = statefile.make(self.manifest, source, self.package.url)
             replace(before, refining=self.state.digest).write(self.work.target)
             sync_dir(self.work.target)
         self.start(self.chunks)
@@ -113,7 +111,7 @@ class InPlace(Target):
         path = self.work.redo / str(number)
         with open(path, "rb") as file:
             claim, data = file.read(32), memoryview(file.read())
-        spans = chunk_spans(self.chunks[number], self.package.layout)
+        spans = chunk_spans(self.chunks[number], self.layout)
         digest = hashlib.sha256(data).digest()
         if digest != claim or len(data) != sum(span.size for span in spans):
             path.unlink()  # it was not complete, so nothing was written over yet
@@ -155,7 +153,7 @@ class InPlace(Target):
         if not redone:
             return
         assert self.log is not None
-        spans = (s for n in redone for s in chunk_spans(self.chunks[n], self.package.layout))
+        spans = (s for n in redone for s in chunk_spans(self.chunks[n], self.layout))
         for file in {span.file for span in spans}:
             sync_file(self.path(self.work.target, file))
         self.log.sync()

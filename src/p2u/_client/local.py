@@ -73,13 +73,17 @@ def _unrecorded(folder: Path, manifest: Manifest, repair: bool, check: Callable[
     """A folder without a state file: empty, a copy of one of the states, or not ours."""
     if not any(folder.iterdir()):
         return Local()
-    sizes = {f.path: f.size for f in manifest.files}
-    if all(_size(folder, path) == size for path, size in sizes.items()):
-        digests = {path: hash_file(folder / path, check) for path in sizes}
-        if state := _match(manifest, digests):
-            return Local(state)
-        if repair:
-            return Local()
+    complete = [
+        release
+        for release in manifest.releases
+        if all(_size(folder, file.path) == file.size for file in release.files)
+    ]
+    paths = {file.path for release in complete for file in release.files}
+    digests = {path: hash_file(folder / path, check) for path in sorted(paths)}
+    if state := _match(manifest, digests):
+        return Local(state)
+    if complete and repair:
+        return Local()
     raise UsageError(
         "the folder is not empty and holds no state of this package",
         file=str(folder),
@@ -127,7 +131,8 @@ def _size(folder: Path, path: str) -> int:
 
 def _match(manifest: Manifest, digests: dict[str, str]) -> State | None:
     """The best state whose files have these digests."""
-    for number in reversed(range(len(manifest.states))):
-        if all(digests.get(f.path) == f.digest(number) for f in manifest.files):
-            return manifest.states[number]
+    for release in reversed(manifest.releases):
+        for number, state in reversed(tuple(enumerate(release.states))):
+            if all(digests.get(f.path) == f.digest(number) for f in release.files):
+                return state
     return None

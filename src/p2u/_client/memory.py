@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 from p2u._client.package import Package
 from p2u.errors import IntegrityError
 from p2u.layout import Tensor
+from p2u.manifest import Release, State
 from p2u.types import ITEMSIZE
 
 if TYPE_CHECKING:
@@ -71,48 +72,51 @@ def allocate(size: int) -> memoryview:
 
 
 class Files:
-    """All bytes of all files of a package.
+    """All bytes of all files of a release.
 
     Args:
         package: Open.
+        release: The one whose states come first; others may follow that are aligned with it.
     """
 
-    def __init__(self, package: Package) -> None:
+    def __init__(self, package: Package, release: Release) -> None:
         self.manifest = package.manifest
-        self.layout = package.layout
+        self.release = release
+        self.layout = package.layout(release)
         # Anonymous memory: pages exist from their first write on.
-        self.memory = [allocate(file.size) for file in self.manifest.files]
+        self.memory = [allocate(file.size) for file in release.files]
         self._spare: list[memoryview] | None = None
 
     def spare(self) -> list[memoryview]:
         """Memory like ``memory``, of any content, for the next state; there until `drop_spare`."""
         if self._spare is None:
-            self._spare = [allocate(file.size) for file in self.manifest.files]
+            self._spare = [allocate(file.size) for file in self.release.files]
         return self._spare
 
     def drop_spare(self) -> None:
         """Free what `spare` gave, as soon as nobody uses it."""
         self._spare = None
 
-    def check(self, file: int, state: int, parts: Iterable[memoryview]) -> None:
+    def check(self, file: int, state: State, parts: Iterable[memoryview]) -> None:
         """Compare a file with what the manifest states.
 
         Args:
             file: Its number.
-            state: Number of the state that it should be of.
+            state: The state that it should be of.
             parts: All its bytes.
 
         Raises:
             IntegrityError: They differ.
         """
-        entry = self.manifest.files[file]
+        release = self.manifest.release(state)
+        entry = release.files[file]
+        expected = entry.digest(release.number(state))
         digest = hashlib.sha256()
         for part in parts:
             digest.update(part)
-        if digest.hexdigest() != entry.digest(state):
+        if digest.hexdigest() != expected:
             raise IntegrityError(
-                f"SHA-256 {digest.hexdigest()} after the update to "
-                f"{self.manifest.states[state].id}, expected {entry.digest(state)}",
+                f"SHA-256 {digest.hexdigest()} after the update to {state.id}, expected {expected}",
                 file=entry.path,
                 hint="The program that made the package is faulty, or this computer's memory",
             )
@@ -123,7 +127,7 @@ class Files:
         counts = Counter(tensor.name for tensor in tensors)
         found = {}
         for tensor in tensors:
-            path = self.manifest.files[tensor.file].path
+            path = self.release.files[tensor.file].path
             found[tensor.name if counts[tensor.name] == 1 else f"{path}:{tensor.name}"] = tensor
         return found
 
@@ -152,6 +156,6 @@ class Files:
 
     def carried(self) -> Mapping[str, memoryview]:
         """The bytes of each file by path, read-only."""
-        files = self.manifest.files
+        files = self.release.files
         pairs = zip(files, self.memory, strict=True)
         return {file.path: memory.toreadonly() for file, memory in pairs}

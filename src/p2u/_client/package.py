@@ -1,4 +1,4 @@
-"""An open package: its manifest, and on demand its layout and the indices of its updates."""
+"""An open package: its manifest, and on demand its layouts and the indices of its updates."""
 
 from __future__ import annotations
 
@@ -17,9 +17,11 @@ from p2u._client.fetch import Fetcher, Following, Retry
 from p2u._client.files import disk_errors, write_whole
 from p2u._client.greeting import Greeting
 from p2u.errors import UsageError
-from p2u.index import Chunk, parse_index
-from p2u.layout import Layout, parse_layout
-from p2u.manifest import KEY, MAX_MANIFEST, Manifest, Object, State, Update, parse_manifest
+from p2u.index import Chunk, Index, parse_index
+from p2u.layout import Layout, Model, parse_layout
+from p2u.manifest import KEY, MAX_MANIFEST, Manifest, Object, Release, State, Update
+from p2u.manifest_parse import parse_manifest
+from p2u.mapping import aligned
 from p2u.stores import RateLimiter, Store, ThrottledStore, open_store, parse_rate
 
 #: Bytes of decoded chunks that all threads together hold; a single larger chunk may exceed it.
@@ -84,16 +86,19 @@ def default_jobs(remote: bool) -> int:
 
 
 def find_state(manifest: Manifest, wanted: str) -> State:
-    """The state with this id, or the last one with this label.
+    """The state with this id, or label in the latest release, or the last one of this version.
 
     Raises:
         UsageError: There is none.
     """
-    for state in reversed(manifest.states):
-        if wanted in (state.id, state.label):
-            return state
-    labels = ", ".join(s.label for s in manifest.states)
-    raise UsageError(f"the package has no state {wanted!r}; it has {labels}")
+    given = [release for release in manifest.releases if not release.foreign]
+    found = {release.version: release.states[-1] for release in given}
+    found |= {state.label: state for state in manifest.latest.states}
+    found |= {state.id: state for release in given for state in release.states}
+    if wanted in found:
+        return found[wanted]
+    names = ", ".join(manifest.title(state) for release in given for state in release.states)
+    raise UsageError(f"the package has no state {wanted!r}; it has {names}")
 
 
 class Package:
@@ -149,10 +154,13 @@ class Package:
         #: A folder that keeps layout and indices for the next run; their digests are checked.
         self.cache: Path | None = None
         self._manifest: Manifest | None = known._manifest if known else None
-        self._layout: Layout | None = known._layout if known else None
+        #: By version.
+        self._layouts: dict[str, Layout] = known._layouts if known else {}
+        #: By digest: releases may share them.
+        self._layout_data: dict[str, bytes] = known._layout_data if known else {}
         self._index_lock = Lock()
-        #: Digest and chunks of the index that was asked for last: two threads may want the next.
-        self._index: tuple[str, tuple[Chunk, ...]] = known._index if known else ("", ())
+        #: Digest and content of the index asked for last: two threads may want the next.
+        self._index: tuple[str, Index] = known._index if known else ("", Index(()))
         #: By digest: what is being read ahead.
         self._coming: dict[str, Future[bytes]] = {}
         for digest, coming in known._coming.items() if known else ():
@@ -172,33 +180,62 @@ class Package:
             self._manifest = parse_manifest(data)
         return self._manifest
 
-    @property
-    def layout(self) -> Layout:
-        """The layout, read when it is first asked for."""
-        if self._layout is None:
-            self._layout = parse_layout(self._object(self.manifest.layout), self.manifest)
-        return self._layout
-
-    def index(self, update: Update) -> tuple[Chunk, ...]:
-        """The chunks of an update."""
+    def layout(self, release: Release) -> Layout:
+        """The tensors of a release, read when they are first asked for."""
         with self._index_lock:
-            digest, chunks = self._index
+            return self._read_layout(release)
+
+    def _read_layout(self, release: Release) -> Layout:
+        if release.version not in self._layouts:
+            wanted = release.layout
+            if wanted.sha256 not in self._layout_data:
+                self._layout_data[wanted.sha256] = self._object(wanted)
+            data = self._layout_data[wanted.sha256]
+            self._layouts[release.version] = parse_layout(data, release)
+        return self._layouts[release.version]
+
+    def model(self, release: Release) -> Model:
+        """A release and its tensors."""
+        return Model(release, self.layout(release))
+
+    def source(self, update: Update) -> Model | None:
+        """The release that an update begins at; None for nothing."""
+        return None if update.source is None else self.model(self.manifest.release(update.source))
+
+    def target(self, update: Update) -> Model:
+        """The release that an update leads to."""
+        return self.model(self.manifest.release(update.target))
+
+    def index(self, update: Update) -> Index:
+        """The chunks of an update, and its map."""
+        target = self.target(update)
+        source = self.source(update) if self.manifest.crosses(update) else None
+        with self._index_lock:
+            digest, found = self._index
             if digest != update.index.sha256:
-                data = self._object(update.index)
-                chunks = parse_index(data, update, self.layout, self.manifest)
-                self._index = update.index.sha256, chunks
-            return chunks
+                found = parse_index(self._object(update.index), update, target, source)
+                self._index = update.index.sha256, found
+            return found
+
+    def aligned(self, update: Update) -> bool:
+        """Whether all bytes lie at the same place before and after an update."""
+        source = self.source(update)
+        if source is None or not self.manifest.crosses(update):
+            return source is not None
+        found = self.index(update).map
+        return found is not None and aligned(self.target(update), source, found)
 
     def following(self, update: Update) -> Following:
         """An update for `Fetcher.run` to begin ahead."""
-        return lambda: (update.blobs, self.index(update))
+        return lambda: (update.blobs, self.index(update).chunks)
 
     def look_ahead(self, update: Update) -> None:
         """Begin to read what `index` needs for an update, so that nobody waits for round trips."""
-        wanted = (
-            [update.index] if self._layout is not None else [self.manifest.layout, update.index]
-        )
-        for item in wanted:
+        ends = [state for state in (update.source, update.target) if state is not None]
+        layouts = [self.manifest.release(state).layout for state in ends]
+        wanted = {o.sha256: o for o in layouts if o.sha256 not in self._layout_data}
+        wanted[update.index.sha256] = update.index
+        for item in wanted.values():
             if item.sha256 not in self._coming and self._cached(item) is None:
                 coming: Future[bytes] = Future()
                 self._coming[item.sha256] = coming
@@ -213,13 +250,14 @@ class Package:
             coming.set_exception(error)
 
     def marks(self, way: Sequence[Update]) -> tuple[tuple[str, int], ...]:
-        """``(label, bytes)``: how much of this way has to be here for each state."""
-        labels = {state.id: state.label for state in self.manifest.states}
-        at = self.manifest.layout.size if way else 0
+        """``(title, bytes)``: how much of this way has to be here for each state."""
+        at = 0
+        if way and way[0].source is not None:
+            at = self.manifest.release(way[0].source).layout.size
         found = []
         for update in way:
-            at += update.index.size + update.bytes
-            found.append((labels[update.target], at))
+            at += self.manifest.cost(update)
+            found.append((self.manifest.title(update.target), at))
         return tuple(found)
 
     def _object(self, wanted: Object) -> bytes:

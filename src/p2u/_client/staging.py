@@ -48,8 +48,7 @@ class Step(ABC):
         self.chunks = chunks
         self.missing = {chunk.number: chunk for chunk in chunks}
         self._check = check
-        states = [state.id for state in files.manifest.states]
-        self._state = states.index(update.target)
+        self._state = files.manifest.state(update.target)
         self._lock = threading.Lock()
         self._unchecked = set(changed_files(files.manifest, update))
         self._left = Countdown(files.layout, chunks)

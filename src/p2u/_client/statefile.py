@@ -15,7 +15,8 @@ from typing import Any
 
 from p2u._client.files import write_whole
 from p2u.errors import FormatError
-from p2u.manifest import Manifest, State, check_paths, load_json
+from p2u.manifest import Manifest, State, check_paths
+from p2u.manifest_parse import load_json
 
 NAME = ".p2u-state.json"
 _FORMAT = "p2u-state"
@@ -94,8 +95,9 @@ class StateFile:
 
 def make(manifest: Manifest, state: State, source: str) -> StateFile:
     """The state file of a state, without hints."""
-    number = manifest.states.index(state)
-    files = tuple(Entry(f.path, f.size, f.digest(number)) for f in manifest.files)
+    release = manifest.release(state)
+    number = release.number(state)
+    files = tuple(Entry(f.path, f.size, f.digest(number)) for f in release.files)
     return StateFile(manifest.name, source, state.id, state.digest, files)
 
 

@@ -25,18 +25,24 @@ def journal_header(manifest: Manifest, update: Update, *, in_place: bool) -> Hea
     """What the journal of an update says it is about: all that gives its chunks their meaning."""
     digests = {state.id: state.digest for state in manifest.states}
     source = digests[update.source] if update.source is not None else "nothing"
-    text = " ".join((source, digests[update.target], manifest.layout.sha256, update.index.sha256))
+    ends = [state for state in (update.source, update.target) if state is not None]
+    layouts = [manifest.release(state).layout.sha256 for state in ends]
+    text = " ".join((source, digests[update.target], *layouts, update.index.sha256))
     identity = hashlib.sha256(text.encode()).digest()
     return Header(in_place, identity, target_prefix(digests[update.target]))
 
 
 def changed_files(manifest: Manifest, update: Update) -> list[int]:
-    """Numbers of the files whose bytes the update changes."""
-    number = {state.id: n for n, state in enumerate(manifest.states)}
+    """Numbers of the target's files that its source does not have at the same path."""
+    release = manifest.release(update.target)
     if update.source is None:
-        return list(range(len(manifest.files)))
-    source, target = number[update.source], number[update.target]
-    return [n for n, f in enumerate(manifest.files) if f.digest(source) != f.digest(target)]
+        return list(range(len(release.files)))
+    before = manifest.release(update.source)
+    source, target = before.number(update.source), release.number(update.target)
+    there = {(f.path, f.size, f.digest(source)) for f in before.files}
+    return [
+        n for n, f in enumerate(release.files) if (f.path, f.size, f.digest(target)) not in there
+    ]
 
 
 class Target(ABC):
@@ -53,13 +59,14 @@ class Target(ABC):
         self.work = work
         self.update = update
         self.manifest = package.manifest
-        states = {state.id: state for state in self.manifest.states}
-        self.state: State = states[update.target]
+        self.state: State = self.manifest.state(update.target)
+        self.release = self.manifest.release(self.state)
+        self.layout = package.layout(self.release)
         self.changed = changed_files(self.manifest, update)
-        self.chunks: tuple[Chunk, ...] = package.index(update)
-        self._number = self.manifest.states.index(self.state)
+        self.chunks: tuple[Chunk, ...] = package.index(update).chunks
+        self._number = self.release.number(self.state)
         self._lock = threading.Lock()
-        self._left = Countdown(package.layout)
+        self._left = Countdown(self.layout)
         self._checked: set[int] = set()
         self.log: Journal | None = None
 
@@ -91,21 +98,21 @@ class Target(ABC):
 
     def path(self, folder: Path, file: int) -> Path:
         """Path of a file by its number."""
-        return folder / self.manifest.files[file].path
+        return folder / self.release.files[file].path
 
     def start(self, missing: Sequence[Chunk]) -> None:
         """Count what each file still lacks."""
-        self._left = Countdown(self.package.layout, missing)
+        self._left = Countdown(self.layout, missing)
 
     def apply(self, chunk: Chunk, payload: memoryview) -> None:
         """Decode and write one chunk; in any thread."""
-        spans = chunk_spans(chunk, self.package.layout)
+        spans = chunk_spans(chunk, self.layout)
         with self.package.decoded.lend(sum(span.size for span in spans)) as memory:
             buffers = parts(memory, spans)
             if self.update.source is not None:
                 self._read(spans, buffers)
             key = self.update.blobs[chunk.blob].key
-            decode(chunk, payload, self.package.layout, spans, buffers, key)
+            decode(chunk, payload, self.layout, spans, buffers, key)
             digest = hashlib.sha256(memory)
             self.write(chunk, spans, buffers, digest.digest())
         for file in self._left.done(chunk):
@@ -122,7 +129,7 @@ class Target(ABC):
         Raises:
             IntegrityError: It is not what the manifest states.
         """
-        entry = self.manifest.files[file]
+        entry = self.release.files[file]
         path = self.path(self.result_folder(), file)
         with disk_errors(path, "read"):
             found = hash_file(path, self.package.stop.check)
@@ -166,7 +173,7 @@ class Target(ABC):
         buffer = memoryview(bytearray(PIECE))
         try:
             with Opened(self, True) as opened:
-                for span in chunk_spans(chunk, self.package.layout):
+                for span in chunk_spans(chunk, self.layout):
                     for at in range(0, span.size, PIECE):
                         part = buffer[: min(PIECE, span.size - at)]
                         read_at(opened[span.file], span.offset + at, part)

@@ -32,8 +32,9 @@ def _states(manifest: Manifest, original: int) -> Table:
     for name in ("bytes", "of the original", "bits/weight", "SNR"):
         table.add_column(name, justify="right")
     for s in manifest.states:
-        share = f"{100 * s.bytes / original:.2f} %" if original else ""
-        table.add_row(s.label, f"{s.bytes:,}", share, f"{s.bits:.2f}", _quality(s.snr_db))
+        share = f"{100 * s.bytes / original:.2f} %" if original and s.bytes is not None else ""
+        size = "" if s.bytes is None else f"{s.bytes:,}"
+        table.add_row(manifest.title(s), size, share, f"{s.bits:.2f}", _quality(s.snr_db))
     return table
 
 
@@ -51,8 +52,8 @@ def inspect(source: str, *, tensors: bool, as_json: bool) -> None:
     package = Package(source)
     with package.store:
         m = package.manifest
-        layout = package.layout.tensors if tensors else ()
-    original = sum(f.size for f in m.files)
+        layout = package.layout(m.latest).tensors if tensors else ()
+    original = sum(f.size for f in m.latest.files)
     if as_json:
         tree: dict[str, Any] = json.loads(m.to_bytes())
         tree["original_bytes"] = original
@@ -64,7 +65,7 @@ def inspect(source: str, *, tensors: bool, as_json: bool) -> None:
     chunks = sum(u.chunks for u in m.updates)
     blobs = sum(len(u.blobs) for u in m.updates)
     _console.print(
-        f"[bold]{m.name}[/]: {len(m.files)} files, {human(original)}; "
+        f"[bold]{m.name}[/]: {len(m.latest.files)} files, {human(original)}; "
         f"{chunks} chunks in {blobs} blobs"
     )
     _console.print(_states(m, original))

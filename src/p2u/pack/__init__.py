@@ -14,7 +14,8 @@ from typing import Any
 
 from p2u.allocation import Recipe, parse_damage, quantise
 from p2u.errors import DiskError, UsageError
-from p2u.manifest import MAX_NAME, Manifest, is_text
+from p2u.manifest import MAX_NAME, Manifest
+from p2u.manifest_parse import is_text
 
 __all__ = ["PackProgress", "PackReport", "StateRow", "pack"]
 

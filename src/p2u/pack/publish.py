@@ -8,7 +8,8 @@ import shutil
 from pathlib import Path
 
 from p2u.errors import P2UError, UsageError
-from p2u.manifest import KEY, MAX_MANIFEST, parse_manifest
+from p2u.manifest import KEY, MAX_MANIFEST
+from p2u.manifest_parse import parse_manifest
 from p2u.pack.source import disk_errors
 
 _OTHER = "Choose a new directory, or remove this one"
@@ -47,7 +48,7 @@ def _check_package(target: Path, dst: str) -> None:
         raise UsageError(
             f"holds a {KEY} that cannot be read ({error.message})", file=dst, hint=_OTHER
         ) from error
-    known = {KEY, manifest.layout.key}
+    known = {KEY, *(release.layout.key for release in manifest.releases)}
     for update in manifest.updates:
         known |= {update.index.key, *(blob.key for blob in update.blobs)}
     for folder, _, names in os.walk(target):

@@ -22,12 +22,15 @@ from p2u.manifest import (
     FileEntry,
     Manifest,
     Object,
+    Release,
     State,
     Update,
     check_paths,
-    parse_manifest,
+    costs,
     state_digest,
+    with_costs,
 )
+from p2u.manifest_parse import parse_manifest
 from p2u.pack import PackProgress, PackReport, StateRow
 from p2u.pack.allocate import Allocation, Fitter, Levels
 from p2u.pack.blobs import BlobWriter, write_file
@@ -243,21 +246,19 @@ class Packer:
         )
         states: list[State] = []
         updates: list[Update] = []
-        cost = layout.size
         for number, (label, writer) in enumerate(zip(self._labels, writers, strict=True)):
             chunks = [m.chunks[number] for m in made if number < len(m.chunks)]
             index = _write(folder, f"{label}.index", encode_index(chunks))
             if index.size > MAX_INDEX:
                 raise UsageError("the model is too large for one package", file=self._src)
             size = sum(blob.size for blob in writer.blobs)
-            cost += index.size + size
             states.append(
                 State(
                     f"{FIRST_VERSION}@{label}",
                     label,
                     FIRST_VERSION,
                     state_digest((f.path, f.size, f.digest(number)) for f in files),
-                    cost,
+                    None,
                     sums.snr_db(number),
                     sums.average(number),
                 )
@@ -270,11 +271,13 @@ class Packer:
         if name is None:
             path = Path(os.path.realpath(self._src))
             name = path.stem if path.is_file() else path.name
-        return Manifest(name, files, layout, tuple(states), tuple(updates), _generator())
+        release = Release(FIRST_VERSION, files, layout, tuple(states))
+        return with_costs(Manifest(name, (release,), tuple(updates), _generator()))
 
     def _report(self, manifest: Manifest, levels: Levels) -> PackReport:
+        size = costs(manifest)
         rows = tuple(
-            StateRow(s.label, s.bytes, s.bytes / self._total, s.bits, s.snr_db)
+            StateRow(s.label, size[s.id], size[s.id] / self._total, s.bits, s.snr_db)
             for s in manifest.states
         )
         offsets = {

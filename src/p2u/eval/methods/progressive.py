@@ -50,7 +50,7 @@ class Progressive(Method):
             package, folder = work / f"{wanted:g}.p2u", work / f"{self.name}-{wanted:g}"
             made = pack(model, package, bits=wanted, levels=self._levels, **options)
             manifest = (package / KEY).stat().st_size
-            for state in made.manifest.states:
+            for state in made.states:
                 pull(package, folder, until=state.label)
                 exact = state.label == self._levels[-1]
                 size = state.bytes + manifest

@@ -26,7 +26,7 @@ def choose_tensors(files: Files, weights: str | None) -> dict[str, Tensor]:
     Raises:
         UsageError: No file matches, or two files have a tensor of the same name.
     """
-    paths = [file.path for file in files.manifest.files]
+    paths = [file.path for file in files.release.files]
     holders = sorted({paths[tensor.file] for tensor in files.layout.tensors})
     if weights is not None:
         chosen = [path for path in holders if fnmatch.fnmatchcase(path, weights)]

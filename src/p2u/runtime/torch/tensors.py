@@ -29,7 +29,7 @@ def view(files: Files, tensor: Tensor) -> torch.Tensor:
     if dtype is None:
         raise UnsupportedError(
             f"torch {torch.__version__} has no dtype {tensor.dtype}",
-            file=files.manifest.files[tensor.file].path,
+            file=files.release.files[tensor.file].path,
             tensor=tensor.name,
             hint="Update torch, or choose other files with weights=",
         )
