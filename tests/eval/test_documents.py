@@ -10,19 +10,26 @@ import pytest
 from p2u.errors import FormatError
 from p2u.eval.markdown import BLOCK, filled
 
-DOCS = Path(__file__).resolve().parents[2] / "docs"
+ROOT = Path(__file__).resolve().parents[2]
+DOCS = ROOT / "docs"
+PAGES = [ROOT / "README.md", ROOT / "bench" / "README.md", *sorted(DOCS.glob("*.md"))]
 
 
-def test_the_tables_are_those_of_the_data() -> None:
-    text = (DOCS / "evaluation.md").read_text(encoding="utf-8")
-    assert BLOCK.search(text)
-    assert filled(text, DOCS) == text, "python -m p2u.eval.markdown docs/evaluation.md"
+@pytest.mark.parametrize("page", PAGES, ids=lambda p: p.relative_to(ROOT).as_posix())
+def test_the_tables_are_those_of_the_data(page: Path) -> None:
+    text = page.read_text(encoding="utf-8")
+    again = f"python -m p2u.eval.markdown {page.relative_to(ROOT)}"
+    assert filled(text, page.parent) == text, again
 
 
 def test_all_that_is_kept_is_shown() -> None:
-    text = (DOCS / "evaluation.md").read_text(encoding="utf-8")
-    for path in sorted((DOCS / "data").glob("*/points.csv")):
-        assert path.relative_to(DOCS).as_posix() in text
+    shown = {
+        (page.parent / block[3]).resolve()
+        for page in PAGES
+        for block in BLOCK.finditer(page.read_text(encoding="utf-8"))
+    }
+    for pattern in ("*/points.csv", "tables/*.csv"):
+        assert {path.resolve() for path in (DOCS / "data").glob(pattern)} <= shown
 
 
 def test_a_changed_number_is_found(tmp_path: Path) -> None:

@@ -1,8 +1,8 @@
 """Tables of documents, made from kept CSVs: ``python -m p2u.eval.markdown docs/evaluation.md``.
 
 A document has ``<!-- points data/NAME/points.csv -->`` (or ``claims``, ``equal``, ``network``)
-before a table and ``<!-- end -->`` behind it; what is between is replaced. So no number of a
-document is typed, and a test can tell whether one is stale.
+before a table and ``<!-- end -->`` behind it; what is between is replaced. ``<!-- csv FILE -->`` is
+the file as it is. So a number stands in one place, and a test can tell whether a table is stale.
 """
 
 from __future__ import annotations
@@ -152,11 +152,18 @@ def network(rows: Rows) -> str:
     )  # fmt: skip
 
 
+def plain(rows: Rows) -> str:
+    """The CSV itself. Columns whose names differ in spaces at their end only are shown alike."""
+    head = list(rows[0]) if rows else []
+    return _table([name.strip() for name in head], ([row[name] for name in head] for row in rows))
+
+
 TABLES: dict[str, Callable[[Rows], str]] = {
     "points": points,
     "claims": claims,
     "equal": equal,
     "network": network,
+    "csv": plain,
 }
 
 
