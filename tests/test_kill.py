@@ -74,7 +74,7 @@ def missing_bytes(made: Made, dst: Path) -> tuple[int, int]:
             from p2u._client.package import Package
 
             with Package(made.package) as package:
-                chunks = package.index(left[0])
+                chunks = package.index(left[0]).chunks
             redo = {int(path.name) for path in work.redo.glob("*")}
             whole = set(found.done) | {n for n in redo if n in found.done}
             count -= sum(chunks[n].length for n in whole)

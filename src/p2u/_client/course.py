@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Generator, Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 
@@ -11,6 +11,7 @@ from p2u._client.control import Stop
 from p2u._client.fetch import Retry
 from p2u._client.gate import Gate
 from p2u._client.greeting import Greeting
+from p2u._client.lent import Lent
 from p2u._client.memory import Files
 from p2u._client.package import Package, find_state
 from p2u._client.polite import Politely
@@ -94,7 +95,7 @@ class Course:
         self.staging: str | None = None
         self.hopeless = False
         self.spoilt: BaseException | None = None
-        self._source = _Lent(source) if isinstance(source, Store) else source
+        self._source = Lent(source) if isinstance(source, Store) else source
         self._stop = Stop()
         self._stop.on_call(self.gate.wake)
         self._files: Files | None = None
@@ -125,7 +126,7 @@ class Course:
     def cancel(self) -> None:
         """End the transfer, and all later ones."""
         self._stop.call()
-        if isinstance(self._source, _Lent):
+        if isinstance(self._source, Lent):
             self._source.end()
 
     def run(
@@ -163,7 +164,7 @@ class Course:
         self._step = None
         if self._files is not None:
             self._files.drop_spare()
-        if isinstance(self._source, _Lent):
+        if isinstance(self._source, Lent):
             self._source.end()
 
     def _find_way(self) -> None:
@@ -234,33 +235,3 @@ class Course:
                 self.spoilt = error
             self.hopeless = self.spoilt is not None or not isinstance(error, DiskError)
             raise
-
-
-class _Lent(Store):
-    """The user's store, over several attempts: only `end` closes it."""
-
-    def __init__(self, store: Store) -> None:
-        self._store = store
-        self.url = store.url
-
-    def read(self, key: str, *, limit: int) -> bytes:
-        """See `Store.read`."""
-        return self._store.read(key, limit=limit)
-
-    def stream(self, key: str, start: int, length: int) -> Generator[bytes, None, None]:
-        """See `Store.stream`."""
-        return self._store.stream(key, start, length)
-
-    @property
-    def supports_ranges(self) -> bool:
-        """See `Store.supports_ranges`."""
-        return self._store.supports_ranges
-
-    @property
-    def knows_ranges(self) -> bool:
-        """See `Store.knows_ranges`."""
-        return self._store.knows_ranges
-
-    def end(self) -> None:
-        """Close the store."""
-        self._store.close()
