@@ -282,7 +282,7 @@ def pairs(*fields: tuple[int, int], lengths: tuple[int, ...] = ()) -> bytes:
 
 
 BAD = {
-    "kind 4": (BASE, {"kind": b"\4"}),
+    "kind 9": (BASE, {"kind": b"\x09"}),
     "kind 255": (BASE, {"kind": b"\xff"}),
     "kind opaque": (BASE, {"kind": b"\0"}),
     "opaque in elements of another size": (BASE, {"kind": b"\0", "dtype": b"\0", "rows": b"\2\4"}),

@@ -1,7 +1,9 @@
 //! The C ABI: pointers become slices here, panics become status codes, and nowhere else.
 
 use crate::chunk::{self, Dtype, KIND_OPAQUE};
+use crate::delta_encode::Delta;
 use crate::encode::{Encoded, Plan};
+use crate::flat::Prior;
 use crate::float::{BF16, F16, F32};
 use crate::opaque;
 use crate::rows::{self, Rows, Segment};
@@ -12,7 +14,7 @@ use std::panic::{catch_unwind, AssertUnwindSafe};
 use std::slice::{from_raw_parts, from_raw_parts_mut};
 
 /// Changes with every incompatible change of the functions below.
-const ABI_VERSION: u32 = 2;
+const ABI_VERSION: u32 = 3;
 
 /// Whole rows of one tensor in the caller's memory.
 #[repr(C)]
@@ -39,7 +41,7 @@ unsafe fn slice<'a, T>(p: *const T, n: usize) -> &'a [T] {
     }
 }
 
-unsafe fn sources<'a>(segs: *const RawSegment, n: usize) -> Vec<Segment<&'a [u8]>> {
+unsafe fn readable<'a>(segs: *const RawSegment, n: usize) -> Vec<Segment<&'a [u8]>> {
     let segs = slice(segs, n);
     segs.iter()
         .map(|s| Segment {
@@ -79,10 +81,42 @@ pub extern "C" fn p2u_isa(wish: u32) -> u32 {
     simd::resolve(wish).unwrap_or(0)
 }
 
-/// Applies a chunk in place: previous bytes of the segments in, next bytes out.
+/// Source bytes of one segment, in the parent of a version update; null: the segment's own.
+#[repr(C)]
+pub struct RawSource {
+    mem: *const u8,
+    bytes: usize,
+}
+
+/// The sources of `count` segments; all their own if there are none.
+unsafe fn priors<'a>(
+    sources: *const RawSource,
+    segs: *const RawSegment,
+    count: usize,
+) -> Result<Vec<Prior<'a>>, Error> {
+    if sources.is_null() {
+        return Ok(vec![None; count]);
+    }
+    let one = |(s, seg): (&RawSource, &RawSegment)| {
+        let (from, own) = (s.mem as usize, seg.mem as usize);
+        if s.mem.is_null() || (from, s.bytes) == (own, seg.bytes) {
+            return Ok(None);
+        }
+        // Read here and written there, so they must not share a byte.
+        if from < own.saturating_add(seg.bytes) && own < from.saturating_add(s.bytes) {
+            return Err(Error::Argument);
+        }
+        Ok(Some(slice(s.mem, s.bytes)))
+    };
+    let pairs = slice(sources, count).iter().zip(slice(segs, count));
+    pairs.map(one).collect()
+}
+
+/// Applies a chunk: previous bytes of the segments, or of the sources, in, next bytes out.
 ///
 /// # Safety
-/// `payload` has `len` bytes; `segs` has `count` segments of distinct, writable memory.
+/// `payload` has `len` bytes; `segs` has `count` segments of distinct, writable memory; `sources` is
+/// null or has `count` sources, each of them null, the segment's memory, or apart from all segments.
 #[no_mangle]
 pub unsafe extern "C" fn p2u_apply(
     isa: u32,
@@ -92,19 +126,23 @@ pub unsafe extern "C" fn p2u_apply(
     len: usize,
     segs: *const RawSegment,
     count: usize,
+    sources: *const RawSource,
 ) -> i32 {
     guard(|| {
         let dtype = Dtype::from_code(dtype)?;
+        let from = priors(sources, segs, count)?;
         let (payload, mut segs) = (slice(payload, len), targets(segs, count));
         let item = item as usize;
         match simd::resolve(isa)? {
             #[cfg(target_arch = "x86_64")]
-            simd::AVX2 => chunk::apply::<simd::avx2::Avx2>(payload, dtype, item, &mut segs),
+            simd::AVX2 => chunk::apply::<simd::avx2::Avx2>(payload, dtype, item, &mut segs, &from),
             #[cfg(p2u_avx512)]
-            simd::AVX512 => chunk::apply::<simd::avx512::Avx512>(payload, dtype, item, &mut segs),
+            simd::AVX512 => {
+                chunk::apply::<simd::avx512::Avx512>(payload, dtype, item, &mut segs, &from)
+            }
             #[cfg(target_arch = "aarch64")]
-            simd::NEON => chunk::apply::<simd::neon::Neon>(payload, dtype, item, &mut segs),
-            _ => chunk::apply::<simd::Scalar>(payload, dtype, item, &mut segs),
+            simd::NEON => chunk::apply::<simd::neon::Neon>(payload, dtype, item, &mut segs, &from),
+            _ => chunk::apply::<simd::Scalar>(payload, dtype, item, &mut segs, &from),
         }
     })
 }
@@ -137,7 +175,7 @@ pub unsafe extern "C" fn p2u_row_scales(
     rows: usize,
 ) -> i32 {
     guard(|| {
-        let (dtype, segs) = (Dtype::from_code(dtype)?, sources(segs, count));
+        let (dtype, segs) = (Dtype::from_code(dtype)?, readable(segs, count));
         let scales = match simd::resolve(0)? {
             #[cfg(target_arch = "x86_64")]
             simd::AVX2 => scales_with::<simd::avx2::Avx2>(dtype, &segs, offset)?,
@@ -193,7 +231,7 @@ pub unsafe extern "C" fn p2u_encode(
     out: *mut *mut Encoded,
 ) -> i32 {
     guard(|| {
-        let (segs, raw) = (sources(segs, count), &*plan);
+        let (segs, raw) = (readable(segs, count), &*plan);
         let plan = Plan {
             scales: slice(raw.scales, raw.scale_count),
             codes: if raw.codes.is_null() {
@@ -217,6 +255,52 @@ pub unsafe extern "C" fn p2u_encode(
     })
 }
 
+fn encode_delta_with<I: Isa>(delta: &Delta) -> Result<Vec<u8>, Error> {
+    match delta.dtype {
+        Dtype::F32 => I::encode_delta::<F32>(delta),
+        Dtype::F16 => I::encode_delta::<F16>(delta),
+        Dtype::BF16 => I::encode_delta::<BF16>(delta),
+        Dtype::Opaque => Err(Error::Argument),
+    }
+}
+
+/// Encodes the way from the sources, floats of `source`, to the segments, floats of `dtype`.
+///
+/// # Safety
+/// `segs` and `sources` have `count` entries, `out` is writable.
+#[no_mangle]
+pub unsafe extern "C" fn p2u_encode_delta(
+    isa: u32,
+    dtype: u32,
+    source: u32,
+    segs: *const RawSegment,
+    count: usize,
+    sources: *const RawSource,
+    out: *mut *mut Encoded,
+) -> i32 {
+    guard(|| {
+        let read = |s: &RawSource| Some(slice(s.mem, s.bytes));
+        let delta = Delta {
+            dtype: Dtype::from_code(dtype)?,
+            segs: &readable(segs, count),
+            source: Dtype::from_code(source)?,
+            priors: &slice(sources, count).iter().map(read).collect::<Vec<_>>(),
+        };
+        let payload = match simd::resolve(isa)? {
+            #[cfg(target_arch = "x86_64")]
+            simd::AVX2 => encode_delta_with::<simd::avx2::Avx2>(&delta)?,
+            #[cfg(p2u_avx512)]
+            simd::AVX512 => encode_delta_with::<simd::avx512::Avx512>(&delta)?,
+            _ => encode_delta_with::<simd::Scalar>(&delta)?,
+        };
+        *out = Box::into_raw(Box::new(Encoded {
+            payloads: vec![payload],
+            squares: vec![0.0, 0.0],
+        }));
+        Ok(())
+    })
+}
+
 /// Encodes an opaque chunk of elements of `item` bytes.
 ///
 /// # Safety
@@ -231,7 +315,7 @@ pub unsafe extern "C" fn p2u_encode_opaque(
 ) -> i32 {
     guard(|| {
         let mut payload = vec![KIND_OPAQUE, Dtype::Opaque as u8];
-        let (out, item, segs) = (&mut payload, item as usize, sources(segs, count));
+        let (out, item, segs) = (&mut payload, item as usize, readable(segs, count));
         match simd::resolve(isa)? {
             #[cfg(target_arch = "x86_64")]
             simd::AVX2 => opaque::encode_planes::<simd::avx2::Avx2>(out, item, &segs)?,

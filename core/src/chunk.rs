@@ -1,5 +1,7 @@
 //! One chunk: header, and decoding in place (SPEC.md, "Chunk payloads").
 
+use crate::delta;
+use crate::flat::Prior;
 use crate::float::{pow2, Format, BF16, F16, F32};
 use crate::level::{apply_shift, layouts, Elements, Row, Target, CONTEXTS, KNOWN, K_MAX};
 use crate::opaque;
@@ -16,6 +18,8 @@ pub const KIND_BASE: u8 = 1;
 pub const KIND_REFINE: u8 = 2;
 /// Base and exact refinement in one: for tensors that have no lower precision.
 pub const KIND_FULL: u8 = 3;
+/// Differences to another version.
+pub const KIND_DELTA: u8 = 4;
 
 pub const FROM_CELLS: u8 = 1;
 pub const TO_CELLS: u8 = 2;
@@ -52,12 +56,14 @@ impl Dtype {
 
 /// Applies one chunk to the tensors' bytes: previous state in, next state out.
 ///
-/// `item` is the element size in bytes of an opaque chunk. On error the memory holds no state.
+/// `item` is the element size in bytes of an opaque chunk; `sources` is where a version update begins,
+/// one for each segment. On error the memory holds no state.
 pub fn apply<I: Isa>(
     payload: &[u8],
     dtype: Dtype,
     item: usize,
     segs: &mut [rows::Target],
+    sources: &[Prior],
 ) -> Result<(), Error> {
     let mut r = Reader::new(payload);
     let kind = r.u8()?;
@@ -72,9 +78,9 @@ pub fn apply<I: Isa>(
     }
     match dtype {
         Dtype::Opaque => return Err(Error::Mismatch),
-        Dtype::F32 => I::apply::<F32>(kind, &mut r, segs)?,
-        Dtype::F16 => I::apply::<F16>(kind, &mut r, segs)?,
-        Dtype::BF16 => I::apply::<BF16>(kind, &mut r, segs)?,
+        Dtype::F32 => I::apply::<F32>(kind, &mut r, segs, sources)?,
+        Dtype::F16 => I::apply::<F16>(kind, &mut r, segs, sources)?,
+        Dtype::BF16 => I::apply::<BF16>(kind, &mut r, segs, sources)?,
     }
     r.end()
 }
@@ -84,6 +90,7 @@ pub fn apply_float<F: Format, I: Isa>(
     kind: u8,
     r: &mut Reader,
     segs: &mut [rows::Target],
+    sources: &[Prior],
 ) -> Result<(), Error> {
     let rows = Rows::new(segs, F::BYTES)?;
     if r.u32()? as usize != rows.count() || r.u32()? as usize != rows.elements() {
@@ -106,6 +113,7 @@ pub fn apply_float<F: Format, I: Isa>(
             }
             head.decode::<F, I>(r, &rows, &e, segs)
         }
+        KIND_DELTA => delta::decode::<F, I>(r, &rows, segs, sources),
         _ => Err(Error::Malformed),
     }
 }
@@ -177,7 +185,7 @@ fn read_columns(r: &mut Reader, segs: &[rows::Target]) -> Result<Vec<Vec<u8>>, E
 }
 
 /// Elements that travel whole: index gaps and bits.
-fn read_patches<F: Format>(
+pub fn read_patches<F: Format>(
     r: &mut Reader,
     n: usize,
     segs: &mut [rows::Target],

@@ -7,7 +7,11 @@
 
 mod abi;
 mod chunk;
+mod convert;
+mod delta;
+mod delta_encode;
 mod encode;
+mod flat;
 mod float;
 mod level;
 mod opaque;

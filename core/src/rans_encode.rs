@@ -2,7 +2,7 @@
 
 use crate::rans::{LOW, MAX_LANES};
 use crate::simd::Isa;
-use crate::table::{write_table, EncodeTables, Freqs, Layout, MAX_CTX};
+use crate::table::{write_table, EncodeTables, Freqs, Layout, Slack, MAX_CTX};
 use crate::wire::{put_varint, BitWriter};
 use std::cell::Cell;
 
@@ -125,6 +125,18 @@ pub fn encode_scalar(
 /// Encodes `syms` under `ctx` (same length, below the number of layouts) and appends the stream.
 #[inline(always)]
 pub fn encode<I: Isa>(out: &mut Vec<u8>, syms: &[u8], ctx: &[u8], layouts: &[Layout]) {
+    encode_with::<I>(out, syms, ctx, layouts, Slack::PerSymbol);
+}
+
+/// [`encode`] with a choice of tables.
+#[inline(always)]
+pub fn encode_with<I: Isa>(
+    out: &mut Vec<u8>,
+    syms: &[u8],
+    ctx: &[u8],
+    layouts: &[Layout],
+    slack: Slack,
+) {
     assert_eq!(syms.len(), ctx.len());
     let counts = count(syms, ctx);
     let log2 = lanes_log2(syms.len());
@@ -133,7 +145,7 @@ pub fn encode<I: Isa>(out: &mut Vec<u8>, syms: &[u8], ctx: &[u8], layouts: &[Lay
     let freqs: Vec<Freqs> = layouts
         .iter()
         .zip(&counts)
-        .map(|(&l, c)| write_table(&mut bits, c, l))
+        .map(|(&l, c)| write_table(&mut bits, c, l, slack))
         .collect();
     out.extend_from_slice(&bits.out);
     let tables = EncodeTables::new(&freqs);

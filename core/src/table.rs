@@ -128,7 +128,7 @@ fn cost(counts: &[u64], freqs: &[u32], total: u32) -> u64 {
 }
 
 /// `256 * log2(v)`, rounded down to the grid of a piecewise-linear mantissa; `v >= 1`.
-fn log2_q8(v: u32) -> u32 {
+pub fn log2_q8(v: u32) -> u32 {
     let k = 31 - v.leading_zeros();
     let frac = ((u64::from(v) << 32 >> k) - (1 << 32)) as f64 / 4_294_967_296.0;
     // log2(1 + x) to three places; exact operations in a fixed order.
@@ -136,8 +136,22 @@ fn log2_q8(v: u32) -> u32 {
     k * 256 + (l * 256.0) as u32
 }
 
+/// What a coarse table may cost more than a fine one, which costs misses of the cache.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub enum Slack {
+    /// 1/512 bit per symbol.
+    PerSymbol,
+    /// 1/128 of the bits: for symbols that hardly need any.
+    Share,
+}
+
 /// Chooses the table of one context and writes it.
-pub fn write_table(bits: &mut BitWriter, counts: &[u32; 256], layout: Layout) -> Freqs {
+pub fn write_table(
+    bits: &mut BitWriter,
+    counts: &[u32; 256],
+    layout: Layout,
+    slack: Slack,
+) -> Freqs {
     let mut entries = vec![0u64; layout.limit()];
     for (sym, &c) in counts.iter().enumerate() {
         entries[layout.entry(sym)] += u64::from(c);
@@ -155,12 +169,12 @@ pub fn write_table(bits: &mut BitWriter, counts: &[u32; 256], layout: Layout) ->
     let shown = &entries[lo..=hi];
     let fine = normalise(shown, layout, TOTAL).expect("4096 slots hold 256 symbols");
     let coarse = normalise(shown, layout, TOTAL >> COARSE);
-    // A fine table must save what its cache misses cost: 1/512 bit per symbol.
-    let sum: u64 = shown.iter().sum();
-    let chosen = coarse.filter(|c| {
-        let t = TOTAL >> COARSE;
-        cost(shown, &c.0, t) <= cost(shown, &fine.0, TOTAL) + sum / 2
-    });
+    let least = cost(shown, &fine.0, TOTAL);
+    let most = match slack {
+        Slack::PerSymbol => least + shown.iter().sum::<u64>() / 2,
+        Slack::Share => least + least / 128,
+    };
+    let chosen = coarse.filter(|c| cost(shown, &c.0, TOTAL >> COARSE) <= most);
     let coarse = chosen.is_some();
     let (freqs, top) = chosen.unwrap_or(fine);
     bits.put(1, 1);

@@ -17,7 +17,7 @@ from typing import Any
 
 from p2u.errors import CoreError, FormatError, UsageError
 
-ABI_VERSION = 2
+ABI_VERSION = 3
 
 #: Element type codes of chunks; every other dtype is opaque (0).
 CODES = {"F32": 1, "F16": 2, "BF16": 3}
@@ -35,6 +35,10 @@ _REASONS = {
 
 class _Segment(ctypes.Structure):
     _fields_ = (("mem", c_void_p), ("bytes", c_size_t), ("elems", c_size_t), ("cols", c_size_t))
+
+
+class _Source(ctypes.Structure):
+    _fields_ = (("mem", c_void_p), ("bytes", c_size_t))
 
 
 class _Plan(ctypes.Structure):
@@ -101,7 +105,16 @@ def _lib() -> ctypes.CDLL:
             f"native core has ABI {found}, expected {ABI_VERSION}", file=str(path), hint=hint
         )
     segments = (POINTER(_Segment), c_size_t)
-    lib.p2u_apply.argtypes = (c_uint32, c_uint32, c_uint32, c_void_p, c_size_t, *segments)
+    lib.p2u_apply.argtypes = (
+        *(c_uint32, c_uint32, c_uint32, c_void_p, c_size_t),
+        *segments,
+        POINTER(_Source),
+    )
+    lib.p2u_encode_delta.argtypes = (
+        *(c_uint32, c_uint32, c_uint32),
+        *segments,
+        *(POINTER(_Source), POINTER(c_void_p)),
+    )
     lib.p2u_row_scales.argtypes = (c_uint32, c_int32, *segments, c_void_p, c_size_t)
     lib.p2u_encode.argtypes = (
         *(c_uint32, c_uint32),
@@ -138,6 +151,16 @@ class _Pinned:
         for raw, s in zip(self.array, segments, strict=True):
             raw.mem, raw.bytes = self.address(s.mem, writable)
             raw.elems, raw.cols = s.elems, s.cols
+
+    def sources(self, buffers: Sequence[Any]) -> ctypes.Array[_Source]:
+        """Where a version update begins, one buffer per segment; None is the segment itself."""
+        if len(buffers) != len(self.array):
+            raise UsageError(f"{len(buffers)} sources for {len(self.array)} segments")
+        out = (_Source * len(buffers))()
+        for raw, buffer in zip(out, buffers, strict=True):
+            if buffer is not None:
+                raw.mem, raw.bytes = self.address(buffer, writable=False)
+        return out
 
     def address(self, buffer: Any, writable: bool) -> tuple[int, int]:
         if isinstance(buffer, bytes) and not writable:
@@ -178,8 +201,10 @@ def apply(
     item: int,
     segments: Sequence[Segment],
     wish: int = AUTO,
+    *,
+    sources: Sequence[Any] | None = None,
 ) -> None:
-    """Apply one chunk in place: previous bytes of the segments in, next bytes out.
+    """Apply one chunk: previous bytes of the segments, or of the sources, in, next bytes out.
 
     Args:
         payload: The chunk, hash checked by the caller.
@@ -187,15 +212,21 @@ def apply(
         item: Bytes per element.
         segments: The chunk's rows, in order; their buffers are written.
         wish: Instruction set.
+        sources: For a chunk between two versions, the parent's bytes of each segment, as many
+            elements; None, for one or for all: the segment holds them itself. A buffer may be the
+            segment's own memory, but must not share a part of it with any segment. Refinements
+            and chunks without previous bytes do not look at them.
 
     Raises:
-        FormatError: The chunk is malformed; the segments hold no valid state then.
+        FormatError: The chunk is malformed, or not for these segments or sources; the segments hold
+            no valid state then.
+        UsageError: The arguments do not fit together.
     """
     pinned = _Pinned(segments, writable=True)
     address, size = pinned.address(payload, writable=False)
-    status = _lib().p2u_apply(
-        wish, CODES.get(dtype, OPAQUE), item, address, size, pinned.array, len(segments)
-    )
+    priors = None if sources is None else pinned.sources(sources)
+    code = CODES.get(dtype, OPAQUE)
+    status = _lib().p2u_apply(wish, code, item, address, size, pinned.array, len(segments), priors)
     _check(status, "chunk")
 
 
@@ -249,6 +280,35 @@ def encode(
     )
     _check(status, "encode")
     return _take(out)
+
+
+def encode_delta(
+    dtype: str,
+    segments: Sequence[Segment],
+    sources: Sequence[Any],
+    source_dtype: str | None = None,
+    wish: int = AUTO,
+) -> bytes:
+    """Encode rows of a float dtype as differences to those of another version.
+
+    Args:
+        dtype: ``F32``, ``F16`` or ``BF16``.
+        segments: The new version's rows.
+        sources: A buffer for each segment: as many elements of the parent.
+        source_dtype: The parent's float dtype, if it is another one.
+        wish: Instruction set; the bytes are the same with all.
+
+    Raises:
+        UsageError: The arguments do not fit together.
+    """
+    pinned = _Pinned(segments, writable=False)
+    priors, out = pinned.sources(sources), c_void_p()
+    code, source = CODES.get(dtype, OPAQUE), CODES.get(source_dtype or dtype, OPAQUE)
+    status = _lib().p2u_encode_delta(
+        wish, code, source, pinned.array, len(segments), priors, byref(out)
+    )
+    _check(status, "encode")
+    return _take(out).payloads[0]
 
 
 def encode_opaque(item: int, segments: Sequence[Segment], wish: int = AUTO) -> Encoded:

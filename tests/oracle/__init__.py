@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from oracle.choices import Choices, Replay
 from oracle.decode import decode_chunk
+from oracle.delta import encode_delta
 from oracle.encode import encode, encode_opaque
 from oracle.floats import FORMATS, Format
 from oracle.wire import Malformed
@@ -21,5 +22,6 @@ __all__ = [
     "Replay",
     "decode_chunk",
     "encode",
+    "encode_delta",
     "encode_opaque",
 ]

@@ -8,6 +8,7 @@ from typing import Any
 
 import numpy as np
 
+from oracle.delta import Head
 from oracle.floats import Format
 from oracle.rans import PAIRED, TOTAL, Log, Table, entry_of, symbols_of
 
@@ -52,6 +53,9 @@ class Replay:
 
     def plane(self, plane: Any) -> Any:
         return self._next("plane")
+
+    def delta(self, f: Format, new: Any, differs: Any) -> Any:
+        return self._next("delta"), self._next("bitmap")
 
 
 class Choices:
@@ -106,6 +110,18 @@ class Choices:
 
     def plane(self, plane: Any) -> int:
         return int(self._pick(1, 2, 2, *([0] * bool((plane == plane[0]).all()))))
+
+    def delta(self, f: Format, new: Any, differs: Any) -> tuple[Head, Any]:
+        """Parameters of a delta, and its bitmap."""
+        widths = [self._pick(0, self._between(0, 24)) for _ in range(16)]
+        if self._pick(True, False):
+            widths = [0] * 16
+        block = self._between(6, 12)
+        used = [part.any() for part in np.split(differs, range(1 << block, len(new), 1 << block))]
+        more = [u or self._pick(True, False, False) for u in used]
+        bits = np.packbits(np.array(more), bitorder="little").astype(np.int64)
+        tz = self._pick(0, self._between(0, f.mant))
+        return Head(self._between(0, 255), tz, block, widths), bits
 
     def table(self, counts: Sequence[int], layout: str) -> Table | None:
         """Some table that can code these symbols, nowhere near the best one."""

@@ -7,6 +7,7 @@ from typing import Any
 
 import numpy as np
 
+from oracle.delta import read_delta
 from oracle.floats import FORMATS, Format, Ints
 from oracle.levels import (
     CONTEXTS,
@@ -22,14 +23,19 @@ from oracle.levels import (
 from oracle.rans import PAIRED, PLAIN, Log, read_ints, read_stream
 from oracle.wire import Malformed, Source, unzigzag
 
-OPAQUE, BASE, REFINE, FULL = range(4)
+OPAQUE, BASE, REFINE, FULL, DELTA = range(5)
 FROM_CELLS, TO_CELLS, SHIFTED, SPARSE = 1, 2, 4, 8
 MAX_WIDTH = 25
 K_MAX = 15
 
 
 def decode_chunk(
-    payload: bytes, dtype: str, item: int, segments: Sequence[Any], log: Log | None = None
+    payload: bytes,
+    dtype: str,
+    item: int,
+    segments: Sequence[Any],
+    log: Log | None = None,
+    sources: Sequence[bytes] | None = None,
 ) -> list[bytes]:
     """The segments' bytes in the next state.
 
@@ -39,6 +45,7 @@ def decode_chunk(
         item: Bytes per element.
         segments: Objects with ``mem`` (previous bytes), ``elems`` and ``cols``.
         log: Receives the writer's choices as ``(name, value)``, for a `Replay`.
+        sources: Parent's bytes for each segment; None: the segments' own.
 
     Raises:
         Malformed: The payload is not a valid chunk for these segments.
@@ -63,6 +70,11 @@ def decode_chunk(
     elif kind == REFINE:
         bits = f.load(b"".join(bytes(s.mem) for s in segments))
         bits = _refine(source, f, rows, bits, None, log)
+    elif kind == DELTA:
+        own = b"".join(bytes(s.mem) for s in segments) if sources is None else None
+        prior = own if sources is None else b"".join(sources)
+        bits = read_delta(source, f, prior or b"", own, len(rows.row), log)
+        bits = _patch(source, f, bits)[0]
     else:
         raise Malformed("unknown kind")
     source.end()

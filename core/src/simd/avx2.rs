@@ -3,7 +3,9 @@
 use super::avx2_rans::decode64;
 use super::isa;
 use crate::chunk::{apply_float, Dtype};
+use crate::delta_encode::Delta;
 use crate::encode::{encode_float, Encoded, Plan};
+use crate::flat::Prior;
 use crate::float::Format;
 use crate::rans::{Stream, MAX_LANES};
 use crate::rows::{self, Rows, Segment};

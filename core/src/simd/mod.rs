@@ -1,7 +1,9 @@
 //! Instruction sets: one [`Isa`] per twin of the kernels, chosen at run time.
 
 use crate::chunk::{apply_float, is_zero, Dtype};
+use crate::delta_encode::Delta;
 use crate::encode::{encode_float, Encoded, Plan};
+use crate::flat::Prior;
 use crate::float::Format;
 use crate::level::{self, Elements, Row, Target};
 use crate::quantise::{self, Cells, Known, Sums};
@@ -141,7 +143,14 @@ pub trait Isa {
         encode_scalar(words, states, tables, syms, ctx);
     }
     /// [`chunk::apply_float`] compiled for this instruction set: its plain loops use wide vectors.
-    fn apply<F: Format>(kind: u8, r: &mut Reader, segs: &mut [rows::Target]) -> Result<(), Error>;
+    fn apply<F: Format>(
+        kind: u8,
+        r: &mut Reader,
+        segs: &mut [rows::Target],
+        sources: &[Prior],
+    ) -> Result<(), Error>;
+    /// [`Delta::encode`], likewise.
+    fn encode_delta<F: Format>(delta: &Delta) -> Result<Vec<u8>, Error>;
     /// [`scale::row_scales`], likewise.
     fn row_scales<F: Format>(segs: &[Segment<&[u8]>], rows: &Rows, offset: i32) -> Vec<i16>;
     /// [`encode::encode_float`], likewise.
@@ -172,9 +181,14 @@ macro_rules! isa {
                 kind: u8,
                 r: &mut Reader,
                 segs: &mut [rows::Target],
+                sources: &[Prior],
             ) -> Result<(), Error> {
                 // SAFETY: `abi` chooses this type only when it is available.
-                unsafe { apply::<F>(kind, r, segs) }
+                unsafe { apply::<F>(kind, r, segs, sources) }
+            }
+            fn encode_delta<F: Format>(delta: &Delta) -> Result<Vec<u8>, Error> {
+                // SAFETY: `abi` chooses this type only when it is available.
+                unsafe { encode_delta::<F>(delta) }
             }
             fn encode<F: Format>(
                 dtype: Dtype,
@@ -199,8 +213,13 @@ macro_rules! isa {
             kind: u8,
             r: &mut Reader,
             segs: &mut [rows::Target],
+            sources: &[Prior],
         ) -> Result<(), Error> {
-            apply_float::<F, $isa>(kind, r, segs)
+            apply_float::<F, $isa>(kind, r, segs, sources)
+        }
+        #[target_feature(enable = $features)]
+        unsafe fn encode_delta<F: Format>(delta: &Delta) -> Result<Vec<u8>, Error> {
+            delta.encode::<F, $isa>()
         }
         #[target_feature(enable = $features)]
         unsafe fn encode<F: Format>(
@@ -231,8 +250,16 @@ impl Isa for Scalar {
     fn decode(stream: &mut Stream, ctx: &[u8], out: &mut [u8]) -> Result<(), Error> {
         stream.decode_scalar(ctx, out)
     }
-    fn apply<F: Format>(kind: u8, r: &mut Reader, segs: &mut [rows::Target]) -> Result<(), Error> {
-        apply_float::<F, Self>(kind, r, segs)
+    fn apply<F: Format>(
+        kind: u8,
+        r: &mut Reader,
+        segs: &mut [rows::Target],
+        sources: &[Prior],
+    ) -> Result<(), Error> {
+        apply_float::<F, Self>(kind, r, segs, sources)
+    }
+    fn encode_delta<F: Format>(delta: &Delta) -> Result<Vec<u8>, Error> {
+        delta.encode::<F, Self>()
     }
     fn encode<F: Format>(
         dtype: Dtype,
