@@ -9,6 +9,7 @@ import os
 
 import kit
 import pytest
+import versions as versions_kit
 from hypothesis import HealthCheck, settings
 
 # Deadlines are off everywhere: the machines that run this are shared, and a slow example is
@@ -27,3 +28,9 @@ settings.load_profile(
 def made(tmp_path_factory: pytest.TempPathFactory) -> kit.Made:
     """A model, its package and its states; nobody changes them."""
     return kit.make(tmp_path_factory.mktemp("made"))
+
+
+@pytest.fixture(scope="session")
+def versions(tmp_path_factory: pytest.TempPathFactory) -> versions_kit.Versions:
+    """A package of three releases and its models; nobody changes them."""
+    return versions_kit.make_versions(tmp_path_factory.mktemp("versions"))

@@ -7,7 +7,7 @@ depends on no other module: manifests, indices and tests all fit.
 from __future__ import annotations
 
 import heapq
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Container, Iterable, Sequence
 from dataclasses import dataclass
 from typing import Generic, Protocol, TypeVar
 
@@ -58,14 +58,29 @@ class Request(Generic[C]):
     chunks: tuple[C, ...]
 
 
-def find_path(updates: Sequence[U], have: str | None, want: str) -> tuple[U, ...]:
+def find_path(
+    updates: Sequence[U],
+    have: str | None,
+    want: str,
+    *,
+    also: Iterable[str] = (),
+    cost: Callable[[U], int] = lambda update: update.bytes,
+    start: Callable[[str], int] = lambda state: 0,
+    without: Container[U] = (),
+) -> tuple[U, ...]:
     """The updates that lead to ``want`` for the fewest bytes, in order.
+
+    Among ways of equal cost, that which comes to its first state for the fewest bytes.
 
     Args:
         updates: All there are.
         have: The state at hand; None for nothing. Starting from nothing is always possible, and is
-            what happens when no update leads on from ``have``.
+            what happens when no update leads on from what is at hand, or that would cost more.
         want: The state wanted.
+        also: More states at hand.
+        cost: Bytes of an update.
+        start: Bytes to fetch before the first update from a state at hand.
+        without: Updates that cannot be used.
 
     Returns:
         Empty if ``want`` is at hand.
@@ -73,24 +88,30 @@ def find_path(updates: Sequence[U], have: str | None, want: str) -> tuple[U, ...
     Raises:
         UsageError: No updates lead there.
     """
-    # Dijkstra; the count keeps ways of equal cost in the order of the updates.
-    count = 0
-    heap: list[tuple[int, int, str | None, tuple[U, ...]]] = [(0, 0, have, ())]
-    if have is not None:
-        heap.append((0, 1, None, ()))
-        count = 1
+    # Dijkstra over pairs: bytes of the way, and of its beginning up to the first state; the count
+    # keeps the rest in the order of the updates.
+    held = [*({} if have is None else {have: None}), *also]
+    heap: list[tuple[int, int, int, str | None, tuple[U, ...]]] = [
+        (0 if state == want else start(state), 0, number, state, ())
+        for number, state in enumerate(held)
+    ]
+    count = len(heap)
+    heap.append((0, 0, count, None, ()))
+    heapq.heapify(heap)
     seen: set[str | None] = set()
     while heap:
-        cost, _, state, way = heapq.heappop(heap)
+        size, first, _, state, way = heapq.heappop(heap)
         if state == want:
             return way
         if state in seen:
             continue
         seen.add(state)
         for update in updates:
-            if update.source == state and update.target not in seen:
+            if update.source == state and update.target not in seen and update not in without:
                 count += 1
-                heapq.heappush(heap, (cost + update.bytes, count, update.target, (*way, update)))
+                more = size + cost(update)
+                begin = more if state is None else first
+                heapq.heappush(heap, (more, begin, count, update.target, (*way, update)))
     raise UsageError(f"no update leads to the state {want!r}", hint="Choose another state")
 
 

@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from p2u._client.control import Progress
 from p2u._client.engine import Engine, PullPlan, Step
 from p2u._client.fetch import Retry
+from p2u._client.lent import Lent
 from p2u._client.package import Package
 from p2u.errors import UsageError
 from p2u.stores import Store
@@ -26,6 +27,7 @@ class PullResult:
         requests: Requests made.
         seconds: Time taken.
         plan: What would be done; of a dry run only.
+        warnings: Updates that were found missing or broken, and gone around.
     """
 
     state: str | None
@@ -33,6 +35,7 @@ class PullResult:
     requests: int
     seconds: float
     plan: PullPlan | None = None
+    warnings: tuple[str, ...] = ()
 
 
 def pull(
@@ -40,6 +43,7 @@ def pull(
     target: str | os.PathLike[str],
     *,
     until: str = "exact",
+    origin: str | os.PathLike[str] | None = None,
     jobs: int | None = None,
     limit_rate: float | str | None = None,
     in_place: bool = False,
@@ -56,14 +60,23 @@ def pull(
     SHA-256, and takes its place in one step. Files in it that are not the package's stay. One
     hidden file, ``.p2u-state.json``, says what the folder holds.
 
+    The way is the cheapest in bytes from what is there, which is known by its digests: an older
+    version, a state of another package, somebody else's file that the package knows. An update
+    between versions is used if all that leads to the state wanted was seen to be there first. Where
+    one turns out missing or broken, the next best way is taken, if there is one.
+
     Args:
         source: Path or URL of the package, or an open store (which is closed then). It may be
             another one than last time, if it has the same package.
         target: The folder; made if missing.
-        until: Label or id of the state wanted. A better state that is there already stays.
+        until: The state wanted: a label in the latest version, a version (its last state), or an
+            id (``"v1@base"``). A better state of that version that is there already stays.
+        origin: A folder or file somewhere else that holds a state that the package knows, and
+            which may be a cheaper place to begin at. It is only read.
         jobs: Threads; by default the processors, and a few more for a remote source.
         limit_rate: Bytes per second, or text such as ``"2MB/s"``.
-        in_place: Refine files where they lie instead of beside: needs little free space. Readers
+        in_place: Refine files where they lie instead of beside: needs little free space. (Not where
+            a version has other tensors or files than the one before.) Readers
             then see valid files whose rows are of either state, and a row being written may be a
             mixture; a zip's checksums come last. A killed run loses nothing.
         dry_run: Change nothing; the result has the plan.
@@ -84,13 +97,22 @@ def pull(
     """
     if deadline is not None and not deadline > 0:
         raise UsageError(f"a deadline of {deadline:g} s", hint="It is in seconds, above 0")
-    with Package(source, jobs=jobs, limit_rate=limit_rate, retry=retry) as package:
+    lent = Lent(source) if isinstance(source, Store) else source
+
+    def connect(known: Package | None = None) -> Package:
+        return Package(lent, jobs=jobs, limit_rate=limit_rate, retry=retry, known=known)
+
+    package = connect()
+    engine = None
+    try:
         engine = Engine(
             package,
             target,
             until=until,
             in_place=in_place,
             repair=repair,
+            origin=origin,
+            reopen=connect,
             deadline=deadline,
             progress=progress,
             on_state=on_state,
@@ -103,4 +125,9 @@ def pull(
         else:
             state = engine.run()
         meter = package.meter
-        return PullResult(state, meter.received, meter.requests, meter.seconds, plan)
+        warnings = tuple(engine.ways.warnings)
+        return PullResult(state, meter.received, meter.requests, meter.seconds, plan, warnings)
+    finally:
+        (engine.package if engine is not None else package).close()
+        if isinstance(lent, Lent):
+            lent.end()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import shutil
 from pathlib import Path
@@ -83,6 +84,10 @@ def test_a_folder_that_is_not_ours_is_not_touched(made, tmp_path, content):
         shutil.copytree(made.states["base"], dst)
         path = dst / ".p2u-state.json"
         path.write_text(path.read_text().replace('"name": "model"', '"name": "other"'))
+        text = path.read_text()  # with the same files it would be a state of ours
+        digest = hashlib.sha256((dst / "config.json").read_bytes()).hexdigest()
+        (dst / "config.json").write_text("{}")
+        path.write_text(text.replace(digest, hashlib.sha256(b"{}").hexdigest()))
     else:
         dst.mkdir()
         (dst / "config.json").write_text("mine" if content == "other" else '{"model_type": "test"}')

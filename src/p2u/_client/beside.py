@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+import shutil
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -12,23 +13,19 @@ from p2u._client.files import (
     copy_range,
     disk_errors,
     link_or_copy,
-    open_file,
     remove_tree,
     sync_dir,
     write_at,
 )
 from p2u._client.journal import DIGEST, Journal, read_journal
-from p2u._client.package import Span, chunk_spans
+from p2u._client.package import Span
 from p2u._client.target import Opened, Target, journal_header
-from p2u.index import Chunk
+from p2u.index import Chunk, places
+from p2u.mapping import copies
 
 
 class Beside(Target):
     """Builds ``next`` in the work folder from the target's files and the chunks."""
-
-    def source_folder(self) -> Path:
-        """The target, which is the previous state as long as we build."""
-        return self.work.target
 
     def result_folder(self) -> Path:
         """The state being built."""
@@ -47,9 +44,9 @@ class Beside(Target):
                 remove_tree(self.work.next)
             for file in self.changed:
                 self._make_file(file)
+            self._record()
             # Bytes that no chunk brings are the previous state's, also after a crash.
-            if self.update.source is not None:
-                self._copy_rest()
+            self._copy_rest()
             self.log = Journal(self.work.journal, header, found)
         done = self.confirmed(found.done) if found is not None else {}
         self.package.meter.add(sum(self.chunks[n].length for n in done))
@@ -57,29 +54,43 @@ class Beside(Target):
         self.start(missing)
         return missing
 
+    def _record(self) -> None:
+        """Let the target say that it holds a state of ours: its files go with it then."""
+        if self.parent is None or not self.parent.own:
+            return
+        state = self.parent.state
+        recorded = statefile.read(self.work.target)
+        if recorded is not None and recorded.digest == state.digest:
+            return
+        if recorded is None and self.manifest.release(state).foreign:
+            return  # somebody's own file that is not ours to remove
+        made = statefile.make(self.manifest, state, self.package.url)
+        made.with_hints(self.work.target).write(self.work.target)
+
     def _make_file(self, file: int) -> None:
-        path = self.path(self.work.next, file)
+        path = self.result(file)
         path.parent.mkdir(parents=True, exist_ok=True)
         with open(path, "ab") as made:
             made.truncate(self.release.files[file].size)
 
     def _copy_rest(self) -> None:
-        covered: dict[int, list[tuple[int, int]]] = {}
-        for chunk in self.chunks:
-            for span in chunk_spans(chunk, self.layout):
-                covered.setdefault(span.file, []).append((span.offset, span.offset + span.size))
-        for file in self.changed:
-            size = self.release.files[file].size
-            with (
-                open_file(self.path(self.work.target, file), "rb") as source,
-                open_file(self.path(self.work.next, file), "rb+") as target,
-            ):
-                at = 0
-                for start, end in [*sorted(covered.get(file, ())), (size, size)]:
+        if self.source is None:
+            return
+        changed = set(self.changed)
+        held = places(self.chunks, self.model)
+        key = self.update.index.key
+        found = copies(held, self.map, self.model, self.source, key)
+        with Opened(self.before) as source, Opened(self.result, "rb+") as target:
+            for part in found:
+                if part.file in changed:
                     self.package.stop.check()
-                    if start > at:
-                        copy_range(source, target, at, start - at)
-                    at = end
+                    copy_range(
+                        source[part.source_file],
+                        part.source_offset,
+                        target[part.file],
+                        part.offset,
+                        part.size,
+                    )
 
     def write(
         self, chunk: Chunk, spans: Sequence[Span], buffers: Sequence[memoryview], digest: bytes
@@ -87,7 +98,7 @@ class Beside(Target):
         """See `Target.write`. The journal's claims are checked, so nothing is synced here."""
         assert self.log is not None
         with disk_errors(self.work.next):
-            with Opened(self, True, "rb+") as opened:
+            with Opened(self.result, "rb+") as opened:
                 for span, buffer in zip(spans, buffers, strict=True):
                     write_at(opened[span.file], span.offset, buffer)
             self.log.done(chunk.number, digest[:DIGEST])
@@ -97,12 +108,8 @@ class Beside(Target):
         assert self.log is not None
         self.check_all()
         with disk_errors(self.work.path):
-            changed = set(self.changed)
-            for file in range(len(self.release.files)):
-                if file not in changed:
-                    path = self.path(self.work.next, file)
-                    path.parent.mkdir(parents=True, exist_ok=True)
-                    link_or_copy(self.path(self.work.target, file).resolve(), path)
+            for file in sorted(set(range(len(self.release.files))).difference(self.changed)):
+                self._keep_file(file)
             made = statefile.make(self.manifest, self.state, self.package.url)
             made.with_hints(self.work.next).write(self.work.next)
             for folder, _, _ in os.walk(self.work.next):
@@ -111,6 +118,20 @@ class Beside(Target):
             self.work.swap()
             self.log.close()
             self.work.journal.unlink()
+
+    def _keep_file(self, file: int) -> None:
+        """A file that the source has at the same path, with the same bytes."""
+        assert self.parent is not None
+        files = self.manifest.release(self.parent.state).files
+        wanted = self.release.files[file].path
+        before = self.before([f.path for f in files].index(wanted)).resolve()
+        path = self.result(file)
+        path.parent.mkdir(parents=True, exist_ok=True)
+        if self.parent.own:
+            link_or_copy(before, path)
+        else:  # what is not the target's must not change with it
+            path.unlink(missing_ok=True)
+            shutil.copyfile(before, path)
 
     def discard(self) -> None:
         """See `Target.discard`."""

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 from p2u import core
@@ -19,17 +19,20 @@ def decode(
     spans: Sequence[Span],
     buffers: Sequence[Any],
     key: str,
+    sources: Sequence[Any] | None = None,
 ) -> None:
     """Apply a chunk in place.
 
     Args:
         chunk: One of an update.
         payload: Its bytes, hash checked.
-        layout: The package's.
+        layout: The target's.
         spans: ``chunk_spans`` of it.
         buffers: One writable buffer per span with the previous state's bytes; any content if the
             update begins at nothing, and if the chunk holds pieces.
         key: Of the blob, for messages.
+        sources: One buffer per segment with what corresponds to it in another release; None, for
+            one or all: these bytes are in ``buffers``.
 
     Raises:
         FormatError: The payload is malformed; the buffers' content is undefined then.
@@ -47,7 +50,11 @@ def decode(
         for buffer, span in zip(buffers, spans, strict=True)
     ]
     try:
-        core.apply(payload, tensor.dtype, tensor.item, segments)
+        apply: Callable[..., None] = core.apply
+        if sources is None:
+            apply(payload, tensor.dtype, tensor.item, segments)
+        else:
+            apply(payload, tensor.dtype, tensor.item, segments, sources=sources)
     except FormatError as error:
         raise FormatError(
             f"chunk {chunk.number}: {error.message}",

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 
@@ -13,13 +13,14 @@ from p2u._client.control import Progress
 from p2u._client.files import allocated_bytes, disk_errors, free_bytes
 from p2u._client.inplace import REDO_LIMIT, InPlace, LostError
 from p2u._client.journal import read_journal
-from p2u._client.local import Local, inspect
+from p2u._client.local import Local, Parent, find_parents, inspect, parent_in
 from p2u._client.package import Package, find_state
 from p2u._client.target import Target, changed_files, journal_header
+from p2u._client.ways import Way, Ways, is_broken
 from p2u._client.workdir import WorkDir
-from p2u.errors import DiskError
-from p2u.manifest import Manifest, State, Update
-from p2u.plan import find_path, in_time, leads_to, plan_requests
+from p2u.errors import DiskError, P2UError
+from p2u.manifest import Manifest, Update
+from p2u.plan import in_time, plan_requests
 
 #: Bytes of free space that are left alone: state file, journal, folders.
 _SLACK = 2 << 20
@@ -50,15 +51,19 @@ class PullPlan:
 
     Attributes:
         here: Label of the state that the target holds; None for none.
+        begin: Id of the state that the way begins at, here or elsewhere; None for nothing.
         steps: The updates, in order; empty if there is nothing to do.
         disk: Bytes of free space needed.
         free: Bytes of free space there are.
+        warnings: What was found broken, and is gone around.
     """
 
     here: str | None
+    begin: str | None
     steps: tuple[Step, ...]
     disk: int
     free: int
+    warnings: tuple[str, ...] = ()
 
     @property
     def missing(self) -> int:
@@ -66,22 +71,27 @@ class PullPlan:
         return sum(step.missing for step in self.steps)
 
 
-@dataclass(frozen=True, slots=True)
-class Way:
-    """Updates to make; ``resume`` if the first goes on with an interrupted ``--in-place``."""
+class _BrokenError(Exception):
+    """An update could not be made; its cause says why."""
 
-    updates: tuple[Update, ...]
-    resume: bool = False
+    def __init__(self, update: Update, error: P2UError) -> None:
+        super().__init__()
+        self.update = update
+        self.error = error
 
 
 class Engine:
     """A pull of a package to a folder.
 
     Args:
-        package: Open; closed by the caller.
+        package: Open.
         target: The folder.
         until: Label or id of the state wanted.
         in_place: Refine files where they lie.
+        origin: A folder or file that holds a state, too; it is only read.
+        updates: Those that may be used; None for all.
+        reopen: Opens the package once more, after an update was found broken. What it returns is
+            `package` then, and closed by the caller; None: the error is raised.
         repair: Overwrite files that were changed after they were pulled.
         deadline: Seconds in which the best state possible is wanted; None for the state wanted.
         progress: Called about ten times a second, in this thread.
@@ -96,6 +106,9 @@ class Engine:
         until: str,
         in_place: bool,
         repair: bool,
+        origin: str | os.PathLike[str] | None = None,
+        updates: Sequence[Update] | None = None,
+        reopen: Callable[[Package], Package] | None = None,
         deadline: float | None = None,
         progress: Callable[[Progress], None] | None = None,
         on_state: Callable[[str], None] | None = None,
@@ -108,7 +121,10 @@ class Engine:
         self.repair = repair
         self.deadline = deadline
         self.manifest: Manifest = package.manifest
-        self.want: State = find_state(self.manifest, until)
+        self.ways = Ways(self.manifest, find_state(self.manifest, until), updates)
+        self._reopen = reopen
+        self._origin = None if origin is None else Path(origin).resolve()
+        self._parents: dict[str, Parent] = {}
         self._progress = progress
         self._on_state = on_state or (lambda label: None)
         self._reached: str | None = None
@@ -121,16 +137,16 @@ class Engine:
             See ``p2u.pull``.
         """
         local = self._inspect()
-        if self._satisfied(local) and not self.work.exists():
+        if self.ways.satisfied(local.state) and not self.work.exists():
             return self._stay(local)
         self.work.acquire()
         complete = False
         try:
             if self.work.settle():
                 local = self._inspect()
-            if not self._satisfied(local):
+            if not self.ways.satisfied(local.state):
                 local = self._update(local)
-            complete = not self._is_under_way(local)
+            complete = not self._is_under_way()
         finally:
             self.work.release(remove=complete)
         return self._stay(local)
@@ -139,7 +155,8 @@ class Engine:
         """What `run` would do; nothing is changed."""
         local = self._inspect()
         here = self.manifest.title(local.state) if local.state else None
-        way = Way(()) if self._satisfied(local) else self._way(local)
+        way = Way(()) if self.ways.satisfied(local.state) else self._way(local)
+        begin = way.updates[0].source if way.updates else None
         found = read_journal(self.work.journal)
         steps = []
         for number, update in enumerate(way.updates):
@@ -162,27 +179,31 @@ class Engine:
                     in_place,
                 )
             )
-        return PullPlan(here, tuple(steps), self._disk(way, local), self._free())
+        disk = self._disk(way, local)
+        warnings = tuple(self.ways.warnings)
+        return PullPlan(here, begin, tuple(steps), disk, self._free(), warnings)
 
     def _inspect(self) -> Local:
-        return inspect(
-            self.target, self.manifest, repair=self.repair, check=self.package.stop.check
-        )
+        """What the target holds; `_parents` then has all states at hand."""
+        check = self.package.stop.check
+        local = inspect(self.target, self.manifest, repair=self.repair, check=check)
+        if self._origin is not None:
+            known = [p for p in self._parents.values() if not p.own]
+            found = known or find_parents(self._origin, self.manifest, check)
+            self._parents = {parent.state.id: parent for parent in found}
+        else:
+            self._parents = {}
+        if local.parent is not None:
+            self._parents[local.parent.state.id] = local.parent
+        return local
 
-    def _satisfied(self, local: Local) -> bool:
-        """Whether the target holds the state wanted or a better one."""
-        return local.state is not None and leads_to(
-            self.manifest.updates, self.want.id, local.state.id
-        )
-
-    def _is_under_way(self, local: Local) -> bool:
+    def _is_under_way(self) -> bool:
         """Whether an earlier run got part of a better state, which is worth keeping."""
         found = read_journal(self.work.journal)
-        state = local.state.id if local.state is not None else None
         return found is not None and any(
             found.header == journal_header(self.manifest, update, in_place=False)
             for update in self.manifest.updates
-            if update.source == state
+            if update.source in (self._parents or {None})
         )
 
     def _stay(self, local: Local) -> str:
@@ -196,35 +217,55 @@ class Engine:
         return self.manifest.title(local.state)
 
     def _way(self, local: Local) -> Way:
-        updates = self.manifest.updates
+        have = [parent.state for parent in self._parents.values()]
         if local.refining is not None:
             found = read_journal(self.work.journal)
-            for update in updates:
+            for update in filter(self.ways.usable, self.manifest.updates):
                 header = journal_header(self.manifest, update, in_place=True)
                 if found is not None and found.header == header:
+                    target = self.manifest.state(update.target)
                     rest: tuple[Update, ...] = ()
-                    if not leads_to(updates, self.want.id, update.target):
-                        rest = find_path(updates, update.target, self.want.id)
+                    if not self.ways.satisfied(target):
+                        rest = self.ways.find([target])
                     return Way((update, *rest), resume=True)
-        have = local.state.id if local.state is not None else None
-        return Way(find_path(updates, have, self.want.id))
+        return Way(self.ways.find_sound(self.package, have))
 
     def _is_in_place(self, way: Way, number: int) -> bool:
         if number == 0 and way.resume:
             return True
-        return self.in_place and way.updates[number].source is not None
+        update = way.updates[number]
+        if not self.in_place or update.source is None:
+            return False
+        return (number > 0 or self._parents[update.source].own) and self.package.aligned(update)
+
+    def _parent(self, way: Way, number: int) -> Parent | None:
+        """Where the state is that an update begins at."""
+        source = way.updates[number].source
+        if source is None:
+            return None
+        if number == 0 and not way.resume:
+            return self._parents[source]
+        return parent_in(self.target, self.manifest, self.manifest.state(source))
 
     def _update(self, local: Local) -> Local:
-        way = self._way(local)
-        self._check_disk(way, local)
-        self.package.cache = self.work.cache
-        try:
-            self._go(way)
-        except LostError:
-            way = Way(find_path(self.manifest.updates, None, self.want.id))
+        while True:
+            self.package.cache = self.work.cache
+            way = self._way(local)
             self._check_disk(way, local)
-            self._go(way)
-        return self._inspect()
+            try:
+                self._go(way)
+                return self._inspect()
+            except LostError:
+                self._parents = {n: p for n, p in self._parents.items() if not p.own}
+                local = replace(local, parent=None, refining=None)
+            except _BrokenError as broken:
+                if self._reopen is None:
+                    raise broken.error from None
+                self.package.close()
+                self.package = self._reopen(self.package)
+                local = self._inspect()
+                have = [parent.state for parent in self._parents.values()]
+                self.ways.drop(broken.update, broken.error, have)
 
     def _go(self, way: Way) -> None:
         self._marks = self.package.marks(way.updates)
@@ -233,27 +274,40 @@ class Engine:
         for number, update in enumerate(way.updates):
             in_place = self._is_in_place(way, number)
             # Without a state, or with half of one, there is nothing to stay with.
-            can_stop = update.source is not None and not (number == 0 and way.resume)
+            parent = None if way.resume and number == 0 else self._parent(way, number)
+            can_stop = parent is not None and parent.own
             if can_stop and self._too_late(update):
                 return
-            kind: type[Target] = InPlace if in_place else Beside
-            target = kind(self.package, self.work, update)
             tick = partial(self._tick, update, can_stop and not in_place)
             try:
-                missing = target.prepare()
-                following = None
-                for later in way.updates[number + 1 : number + 2]:
-                    self.package.look_ahead(later)
-                    following = self.package.following(later)
-                run = self.package.fetcher.run
-                if not run(update.blobs, missing, target.apply, tick, following):
+                if not self._make(way, number, tick):
                     return
-                target.finish()
-            finally:
-                target.close()
+            except P2UError as error:
+                if not is_broken(error):
+                    raise
+                raise _BrokenError(update, error) from error
             self._reached = self.manifest.title(update.target)
             self._tick(update, False)
             self._on_state(self._reached)
+
+    def _make(self, way: Way, number: int, tick: Callable[[], bool]) -> bool:
+        """Make one update of a way; whether it is complete."""
+        update = way.updates[number]
+        kind: type[Target] = InPlace if self._is_in_place(way, number) else Beside
+        target = kind(self.package, self.work, update, self._parent(way, number))
+        try:
+            missing = target.prepare()
+            following = None
+            for later in way.updates[number + 1 : number + 2]:
+                self.package.look_ahead(later)
+                following = self.package.following(later)
+            run = self.package.fetcher.run
+            if not run(update.blobs, missing, target.apply, tick, following):
+                return False
+            target.finish()
+        finally:
+            target.close()
+        return True
 
     def _too_late(self, update: Update) -> bool:
         """Whether the deadline is too near for this update."""
@@ -297,17 +351,31 @@ class Engine:
         there = local.state is not None or local.recorded is not None
         for number, update in enumerate(way.updates):
             files = self.manifest.release(update.target).files
-            size = sum(files[n].size for n in changed_files(self.manifest, update))
+            own = number > 0 or way.resume or update.source is None
+            own = own or self._parents[update.source or ""].own
+            changed = changed_files(self.manifest, update) if own else range(len(files))
+            size = sum(files[n].size for n in changed)
             if self._is_in_place(way, number):
                 peak = max(peak, taken + min(size, 2 * REDO_LIMIT))
                 continue
             peak = max(peak, taken + size)
             # The former files go when the new ones are in their place.
-            taken += 0 if there else size
+            taken += size - (self._replaced(update, size) if there else 0)
             there = True
         peak -= allocated_bytes(self.work.next)
         objects = sum(self.manifest.cost(u) - u.bytes for u in way.updates)
         return max(0, peak) + objects + _SLACK
+
+    def _replaced(self, update: Update, size: int) -> int:
+        """Bytes of the files that an update replaces, as far as it is known."""
+        if update.source is None:
+            return size
+        release = self.manifest.release(update.target)
+        number = release.number(update.target)
+        kept = {(f.path, f.size, f.digest(number)) for f in release.files}
+        before = self.manifest.release(update.source)
+        number = before.number(update.source)
+        return sum(f.size for f in before.files if (f.path, f.size, f.digest(number)) not in kept)
 
     def _check_disk(self, way: Way, local: Local) -> None:
         needed, free = self._disk(way, local), self._free()

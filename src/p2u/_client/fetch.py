@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import random
 from collections.abc import Callable, Sequence
@@ -99,6 +100,21 @@ class Fetcher:
             file=wanted.key,
             hint=HINT,
         )
+
+    def probe(self, key: str, at: int) -> None:
+        """Read one byte of an object, with retries, to see that it is there."""
+        failures = 0
+        while True:
+            self.stop.check()
+            try:
+                self.meter.request()
+                with contextlib.closing(self.store.stream(key, at, 1)) as pieces:
+                    for piece in pieces:
+                        self.meter.receive(len(piece))
+                return
+            except StoreError as error:
+                failures += 1
+                self.pause(error, failures)
 
     def pause(self, error: StoreError, failures: int) -> None:
         """Sleep before the next try; raises the error when there is to be none."""

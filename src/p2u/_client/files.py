@@ -100,15 +100,15 @@ def hash_file(path: Path, check: Callable[[], None]) -> str:
     return digest.hexdigest()
 
 
-def copy_range(source: io.FileIO, target: io.FileIO, offset: int, length: int) -> None:
-    """Copy bytes from one file to the same place in another."""
+def copy_range(source: io.FileIO, start: int, target: io.FileIO, offset: int, length: int) -> None:
+    """Copy ``length`` bytes from ``start`` on in one file to ``offset`` in another."""
     buffer = memoryview(bytearray(min(PIECE, length)))
-    end = offset + length
-    while offset < end:
-        part = buffer[: min(PIECE, end - offset)]
-        read_at(source, offset, part)
-        write_at(target, offset, part)
-        offset += len(part)
+    at = 0
+    while at < length:
+        part = buffer[: min(PIECE, length - at)]
+        read_at(source, start + at, part)
+        write_at(target, offset + at, part)
+        at += len(part)
 
 
 def link_or_copy(source: Path, target: Path) -> None:

@@ -18,6 +18,7 @@ from pathlib import Path
 from p2u._client import statefile
 from p2u._client.files import disk_errors, remove_tree, sync_dir, sync_file, write_at
 from p2u._client.journal import DIGEST, Journal, read_journal
+from p2u._client.local import Parent
 from p2u._client.package import Package, Span, chunk_spans
 from p2u._client.target import Opened, Target, journal_header
 from p2u._client.workdir import WorkDir
@@ -36,14 +37,12 @@ class LostError(Exception):
 class InPlace(Target):
     """Writes chunks over the target's files."""
 
-    def __init__(self, package: Package, work: WorkDir, update: Update) -> None:
-        super().__init__(package, work, update)
+    def __init__(
+        self, package: Package, work: WorkDir, update: Update, parent: Parent | None
+    ) -> None:
+        super().__init__(package, work, update, parent)
         #: Chunks whose redo file is still needed, and its bytes.
         self._redone: dict[int, int] = {}
-
-    def source_folder(self) -> Path:
-        """The target itself."""
-        return self.work.target
 
     def result_folder(self) -> Path:
         """The target itself."""
@@ -75,7 +74,7 @@ class InPlace(Target):
 
     def _refuse_links(self) -> None:
         for file in self.changed:
-            path = self.path(self.work.target, file)
+            path = self.result(file)
             with disk_errors(path, "read"):
                 linked = path.is_symlink() or path.stat().st_nlink > 1
             if linked:
@@ -116,7 +115,7 @@ class InPlace(Target):
         if digest != claim or len(data) != sum(span.size for span in spans):
             path.unlink()  # it was not complete, so nothing was written over yet
             return None
-        with Opened(self, True, "rb+") as opened:
+        with Opened(self.result, "rb+") as opened:
             at = 0
             for span in spans:
                 write_at(opened[span.file], span.offset, data[at : at + span.size])
@@ -138,7 +137,7 @@ class InPlace(Target):
                 file.flush()
                 os.fsync(file.fileno())
             sync_dir(self.work.redo)
-            with Opened(self, True, "rb+") as opened:
+            with Opened(self.result, "rb+") as opened:
                 for span, buffer in zip(spans, buffers, strict=True):
                     write_at(opened[span.file], span.offset, buffer)
             self.log.done(chunk.number, digest[:DIGEST])
@@ -155,7 +154,7 @@ class InPlace(Target):
         assert self.log is not None
         spans = (s for n in redone for s in chunk_spans(self.chunks[n], self.layout))
         for file in {span.file for span in spans}:
-            sync_file(self.path(self.work.target, file))
+            sync_file(self.result(file))
         self.log.sync()
         for number in redone:
             (self.work.redo / str(number)).unlink(missing_ok=True)

@@ -1,16 +1,38 @@
-"""What a target folder holds: nothing, a state of the package, or something else altogether."""
+"""What a folder or file holds: nothing, a state of the package, or something else altogether."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 
 from p2u._client import statefile
 from p2u._client.files import disk_errors, hash_file, lexists
 from p2u._client.statefile import StateFile
-from p2u.errors import FormatError, UsageError
-from p2u.manifest import Manifest, State
+from p2u.errors import FormatError, NotFoundError, UsageError
+from p2u.manifest import Manifest, Release, State
+
+
+@dataclass(frozen=True, slots=True)
+class Parent:
+    """A state and where its bytes are.
+
+    Attributes:
+        state: One of the package's, perhaps a foreign one.
+        paths: Of the files of its release, in their order.
+        own: They are the target's own files, which the next state replaces.
+    """
+
+    state: State
+    paths: tuple[Path, ...]
+    own: bool
+
+
+def parent_in(folder: Path, manifest: Manifest, state: State) -> Parent:
+    """A state of the package that a target folder holds."""
+    files = manifest.release(state).files
+    return Parent(state, tuple(folder / file.path for file in files), own=True)
 
 
 @dataclass(frozen=True, slots=True)
@@ -18,22 +40,123 @@ class Local:
     """What was found.
 
     Attributes:
-        state: The state that all files are of; None if they are of none.
+        parent: The state that all files are of; None if they are of none.
         recorded: The folder's state file, if it has one.
         refining: Digest of the state that an interrupted ``--in-place`` was on its way to.
         fresh: Whether the hints of the state file fit.
     """
 
-    state: State | None = None
+    parent: Parent | None = None
     recorded: StateFile | None = None
     refining: str | None = None
     fresh: bool = False
+
+    @property
+    def state(self) -> State | None:
+        """The state of ``parent``."""
+        return self.parent.state if self.parent is not None else None
+
+
+class _Place:
+    """Files below a folder, or a single one, by their digests.
+
+    Args:
+        root: The folder or file.
+        check: Called now and then; may raise.
+        known: Path to digest of files that need not be read.
+    """
+
+    def __init__(
+        self, root: Path, check: Callable[[], None], known: dict[Path, str] | None = None
+    ) -> None:
+        self._root = root
+        self._check = check
+        self._digests: dict[Path, str] = dict(known or {})
+
+    def _digest(self, path: Path) -> str:
+        if path not in self._digests:
+            self._digests[path] = hash_file(path, self._check)
+        return self._digests[path]
+
+    @cached_property
+    def _sizes(self) -> dict[int, list[Path]]:
+        """All files by size."""
+        found: dict[int, list[Path]] = {}
+        paths = [self._root] if self._root.is_file() else sorted(self._root.rglob("*"))
+        for path in paths:
+            if path.is_file() and path.name != statefile.NAME:
+                found.setdefault(path.stat().st_size, []).append(path)
+        return found
+
+    def parents(self, manifest: Manifest, *, own: bool) -> Iterator[Parent]:
+        """The states that are here, the latest first; at most one of each release."""
+        for release in reversed(manifest.releases):
+            # In the target, the package's files have their names; a user's own may have any.
+            found = self._find(release, anywhere=release.foreign or not own)
+            if found is not None:
+                yield Parent(*found, own)
+
+    def _find(self, release: Release, *, anywhere: bool) -> tuple[State, tuple[Path, ...]] | None:
+        candidates = []
+        for file in release.files:
+            path = self._root / file.path
+            here = [path] if path.is_file() and path.stat().st_size == file.size else []
+            if anywhere:
+                here += [p for p in self._sizes.get(file.size, ()) if p != path]
+            if not here:
+                return None
+            candidates.append(here)
+        for number, state in reversed(tuple(enumerate(release.states))):
+            paths = []
+            for file, here in zip(release.files, candidates, strict=True):
+                wanted = file.digest(number)
+                fits = next((p for p in here if self._digest(p) == wanted), None)
+                if fits is None:
+                    break
+                paths.append(fits)
+            else:
+                return state, tuple(paths)
+        return None
+
+
+def find_parents(path: Path, manifest: Manifest, check: Callable[[], None]) -> list[Parent]:
+    """The states of the package that a folder or file holds; it is only read.
+
+    Args:
+        path: A folder, pulled or not, or a single file of any name.
+        manifest: The package.
+        check: Called now and then; may raise.
+
+    Raises:
+        NotFoundError: There is nothing.
+        UsageError: It holds none.
+        DiskError: It cannot be read.
+    """
+    if not path.exists():
+        raise NotFoundError("no such file or folder", file=str(path), hint="Check the path")
+    with disk_errors(path, "read"):
+        known: dict[Path, str] = {}
+        try:
+            recorded = statefile.read(path)
+        except FormatError:
+            recorded = None
+        if recorded is not None and recorded.refining is None:
+            known = {path / e.path: e.sha256 for e in recorded.files if e.fits(path)}
+        found = list(_Place(path, check, known).parents(manifest, own=False))
+    if not found:
+        names = ", ".join(state.id for state in manifest.states)
+        raise UsageError(
+            f"holds no state that the package knows ({names})",
+            file=str(path),
+            hint="Name the folder or file that an update begins at, unchanged",
+        )
+    return found
 
 
 def inspect(
     folder: Path, manifest: Manifest, *, repair: bool = False, check: Callable[[], None]
 ) -> Local:
-    """Find out which state of the package a folder holds. Changes nothing.
+    """Find out which state of the package a target folder holds. Changes nothing.
 
     Args:
         folder: The target of a pull.
@@ -58,31 +181,33 @@ def inspect(
             recorded = None
         if recorded is None:
             return _unrecorded(folder, manifest, repair, check)
-        if recorded.name != manifest.name:
-            raise UsageError(
-                f"holds the model {recorded.name!r}, not {manifest.name!r}",
-                file=str(folder),
-                hint="Choose another folder, or remove this one",
-            )
         if recorded.refining is not None:
+            _check_name(folder, manifest, recorded)
             return Local(None, recorded, recorded.refining)
         return _recorded(folder, manifest, recorded, repair, check)
+
+
+def _check_name(folder: Path, manifest: Manifest, recorded: StateFile) -> None:
+    if recorded.name != manifest.name:
+        raise UsageError(
+            f"holds the model {recorded.name!r}, not {manifest.name!r}",
+            file=str(folder),
+            hint="Choose another folder, or remove this one",
+        )
 
 
 def _unrecorded(folder: Path, manifest: Manifest, repair: bool, check: Callable[[], None]) -> Local:
     """A folder without a state file: empty, a copy of one of the states, or not ours."""
     if not any(folder.iterdir()):
         return Local()
-    complete = [
-        release
+    parent = next(_Place(folder, check).parents(manifest, own=True), None)
+    if parent is not None:
+        return Local(parent)
+    if repair and any(
+        all(_size(folder, file.path) == file.size for file in release.files)
         for release in manifest.releases
-        if all(_size(folder, file.path) == file.size for file in release.files)
-    ]
-    paths = {file.path for release in complete for file in release.files}
-    digests = {path: hash_file(folder / path, check) for path in sorted(paths)}
-    if state := _match(manifest, digests):
-        return Local(state)
-    if complete and repair:
+        if not release.foreign
+    ):
         return Local()
     raise UsageError(
         "the folder is not empty and holds no state of this package",
@@ -98,7 +223,7 @@ def _recorded(
     repair: bool,
     check: Callable[[], None],
 ) -> Local:
-    """A folder that an earlier pull filled."""
+    """A folder that an earlier pull filled, perhaps from another package."""
     digests: dict[str, str] = {}
     changed = []
     fresh = True
@@ -114,14 +239,17 @@ def _recorded(
                 changed.append(entry.path)
         digests[entry.path] = digest
     state = _match(manifest, digests)
-    if state is None and changed and not repair:
-        raise UsageError(
-            "does not have the bytes that were pulled: it was changed or damaged",
-            file=str(folder / changed[0]),
-            hint="To fetch it again and overwrite it, use --repair (repair=True); to keep it, "
-            "move it away first",
-        )
-    return Local(state, recorded, None, fresh)
+    if state is None:
+        _check_name(folder, manifest, recorded)
+        if changed and not repair:
+            raise UsageError(
+                "does not have the bytes that were pulled: it was changed or damaged",
+                file=str(folder / changed[0]),
+                hint="To fetch it again and overwrite it, use --repair (repair=True); to keep it, "
+                "move it away first",
+            )
+        return Local(None, recorded, None, fresh)
+    return Local(parent_in(folder, manifest, state), recorded, None, fresh)
 
 
 def _size(folder: Path, path: str) -> int:
@@ -130,7 +258,7 @@ def _size(folder: Path, path: str) -> int:
 
 
 def _match(manifest: Manifest, digests: dict[str, str]) -> State | None:
-    """The best state whose files have these digests."""
+    """The latest state whose files have these digests."""
     for release in reversed(manifest.releases):
         for number, state in reversed(tuple(enumerate(release.states))):
             if all(digests.get(f.path) == f.digest(number) for f in release.files):

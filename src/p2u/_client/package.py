@@ -6,7 +6,7 @@ import hashlib
 import os
 from collections import Counter
 from collections.abc import Iterable, Sequence
-from concurrent.futures import Future
+from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 from threading import Lock, Thread
@@ -21,9 +21,13 @@ from p2u.index import Chunk, Index, parse_index
 from p2u.layout import Layout, Model, parse_layout
 from p2u.manifest import KEY, MAX_MANIFEST, Manifest, Object, Release, State, Update
 from p2u.manifest_parse import parse_manifest
-from p2u.mapping import aligned
+from p2u.mapping import Map, aligned, source_bytes
 from p2u.stores import RateLimiter, Store, ThrottledStore, open_store, parse_rate
 
+#: Bytes of layouts and indices that are kept as they came.
+KEPT = 8 << 20
+#: Most blobs of an update that are looked for before it is begun.
+PROBED = 16
 #: Bytes of decoded chunks that all threads together hold; a single larger chunk may exceed it.
 DECODED = 12 << 20
 
@@ -49,6 +53,21 @@ def chunk_spans(chunk: Chunk, layout: Layout) -> list[Span]:
         t = layout.tensors[seg.tensor]
         first, elems = t.span(seg.first_row, seg.rows)
         spans.append(Span(t.file, t.offset + first * t.item, elems * t.item, elems, t.cols))
+    return spans
+
+
+def source_spans(chunk: Chunk, found: Map, target: Model, source: Model) -> list[Span | None]:
+    """What corresponds in the source to each segment of a chunk; None for nothing."""
+    spans: list[Span | None] = []
+    for seg in chunk.segments:
+        tensor, number = target.tensors[seg.tensor], found.tensors[seg.tensor]
+        span = None
+        if number is not None:
+            t = source.tensors[number]
+            part = source_bytes(tensor, t, *tensor.span(seg.first_row, seg.rows))
+            if part is not None:
+                span = Span(t.file, t.offset + part[0], part[1])
+        spans.append(span)
     return spans
 
 
@@ -156,8 +175,10 @@ class Package:
         self._manifest: Manifest | None = known._manifest if known else None
         #: By version.
         self._layouts: dict[str, Layout] = known._layouts if known else {}
-        #: By digest: releases may share them.
-        self._layout_data: dict[str, bytes] = known._layout_data if known else {}
+        #: By digest: layouts and indices. Releases may share a layout.
+        self._kept: dict[str, bytes] = known._kept if known else {}
+        #: By digest: size of those that were counted as progress.
+        self._counted: dict[str, int] = known._counted if known else {}
         self._index_lock = Lock()
         #: Digest and content of the index asked for last: two threads may want the next.
         self._index: tuple[str, Index] = known._index if known else ("", Index(()))
@@ -187,11 +208,7 @@ class Package:
 
     def _read_layout(self, release: Release) -> Layout:
         if release.version not in self._layouts:
-            wanted = release.layout
-            if wanted.sha256 not in self._layout_data:
-                self._layout_data[wanted.sha256] = self._object(wanted)
-            data = self._layout_data[wanted.sha256]
-            self._layouts[release.version] = parse_layout(data, release)
+            self._layouts[release.version] = parse_layout(self._object(release.layout), release)
         return self._layouts[release.version]
 
     def model(self, release: Release) -> Model:
@@ -231,12 +248,8 @@ class Package:
 
     def look_ahead(self, update: Update) -> None:
         """Begin to read what `index` needs for an update, so that nobody waits for round trips."""
-        ends = [state for state in (update.source, update.target) if state is not None]
-        layouts = [self.manifest.release(state).layout for state in ends]
-        wanted = {o.sha256: o for o in layouts if o.sha256 not in self._layout_data}
-        wanted[update.index.sha256] = update.index
-        for item in wanted.values():
-            if item.sha256 not in self._coming and self._cached(item) is None:
+        for item in self._objects(update):
+            if item.sha256 not in (*self._counted, *self._coming) and self._cached(item) is None:
                 coming: Future[bytes] = Future()
                 self._coming[item.sha256] = coming
                 Thread(
@@ -249,9 +262,37 @@ class Package:
         except BaseException as error:  # noqa: BLE001 - raised again where it is wanted
             coming.set_exception(error)
 
+    def _objects(self, update: Update) -> list[Object]:
+        """What there is to read before an update's chunks."""
+        ends = [state for state in (update.source, update.target) if state is not None]
+        layouts = [self.manifest.release(state).layout for state in ends]
+        return [*dict.fromkeys(layouts), update.index]
+
+    def probe(self, update: Update) -> None:
+        """Find out whether an update is there, without fetching it: its index, some of its blobs.
+
+        Raises:
+            P2UError: What is wrong with it.
+        """
+        self.index(update)
+        count = len(update.blobs)
+        some = {n * (count - 1) // (PROBED - 1) for n in range(PROBED)} if count else set()
+        # The last byte is there only if the blob has its size; without ranges all would come.
+        store = self.store
+        ranges = "://" not in self.url or (store.knows_ranges and store.supports_ranges)
+
+        def look(number: int) -> None:
+            blob = update.blobs[number]
+            self.fetcher.probe(blob.key, blob.size - 1 if ranges else 0)
+
+        with ThreadPoolExecutor(self.fetcher.jobs) as pool:
+            for _ in pool.map(look, sorted(some)):
+                pass
+
     def marks(self, way: Sequence[Update]) -> tuple[tuple[str, int], ...]:
         """``(title, bytes)``: how much of this way has to be here for each state."""
-        at = 0
+        known = {o.sha256 for update in way for o in self._objects(update)}
+        at = self.meter.done - sum(s for sha, s in self._counted.items() if sha in known)
         if way and way[0].source is not None:
             at = self.manifest.release(way[0].source).layout.size
         found = []
@@ -262,7 +303,9 @@ class Package:
 
     def _object(self, wanted: Object) -> bytes:
         coming = self._coming.pop(wanted.sha256, None)
-        data = self._cached(wanted)
+        data = self._kept.get(wanted.sha256)
+        if data is None:
+            data = self._cached(wanted)
         if data is None:
             data = self.fetcher.read_object(wanted) if coming is None else coming.result()
             # Not where it was read: that may be when the folder has gone.
@@ -271,7 +314,11 @@ class Package:
                 with disk_errors(path):
                     path.parent.mkdir(exist_ok=True)
                     write_whole(path, data)
-        self.meter.add(len(data))
+        if sum(map(len, self._kept.values())) + len(data) <= KEPT:
+            self._kept[wanted.sha256] = data
+        if wanted.sha256 not in self._counted:
+            self._counted[wanted.sha256] = len(data)
+            self.meter.add(len(data))
         return data
 
     def _cached(self, wanted: Object) -> bytes | None:

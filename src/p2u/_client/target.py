@@ -6,7 +6,7 @@ import hashlib
 import io
 import threading
 from abc import ABC, abstractmethod
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack
 from pathlib import Path
@@ -14,11 +14,17 @@ from pathlib import Path
 from p2u._client.decode import decode
 from p2u._client.files import PIECE, disk_errors, hash_file, open_file, read_at, sync_file
 from p2u._client.journal import DIGEST, Header, Journal
-from p2u._client.package import Countdown, Package, Span, chunk_spans
+from p2u._client.local import Parent
+from p2u._client.package import Countdown, Package, Span, chunk_spans, source_spans
 from p2u._client.workdir import WorkDir, target_prefix
-from p2u.errors import IntegrityError
-from p2u.index import Chunk
+from p2u.errors import FormatError, IntegrityError
+from p2u.index import Chunk, places
 from p2u.manifest import Manifest, State, Update
+from p2u.mapping import identity
+
+#: Kinds of chunks that need no previous bytes, and the one that needs its own rows'.
+FRESH = frozenset({0, 1, 3})
+REFINE = 2
 
 
 def journal_header(manifest: Manifest, update: Update, *, in_place: bool) -> Header:
@@ -52,18 +58,27 @@ class Target(ABC):
         package: Where it comes from.
         work: The work folder, locked.
         update: The update.
+        parent: The state that it begins at; None for nothing.
     """
 
-    def __init__(self, package: Package, work: WorkDir, update: Update) -> None:
+    def __init__(
+        self, package: Package, work: WorkDir, update: Update, parent: Parent | None
+    ) -> None:
         self.package = package
         self.work = work
         self.update = update
+        self.parent = parent
         self.manifest = package.manifest
         self.state: State = self.manifest.state(update.target)
         self.release = self.manifest.release(self.state)
-        self.layout = package.layout(self.release)
-        self.changed = changed_files(self.manifest, update)
-        self.chunks: tuple[Chunk, ...] = package.index(update).chunks
+        self.model = package.target(update)
+        self.layout = self.model.layout
+        index = package.index(update)
+        self.chunks: tuple[Chunk, ...] = index.chunks
+        self.source = package.source(update)
+        self.map = index.map or identity(self.model)
+        written = {file for file, _, _ in places(self.chunks, self.model)}
+        self.changed = sorted(written.union(changed_files(self.manifest, update)))
         self._number = self.release.number(self.state)
         self._lock = threading.Lock()
         self._left = Countdown(self.layout)
@@ -79,10 +94,6 @@ class Target(ABC):
         """All chunks are applied: check, make durable, and let the target be the new state."""
 
     @abstractmethod
-    def source_folder(self) -> Path:
-        """Where the previous state's bytes are."""
-
-    @abstractmethod
     def result_folder(self) -> Path:
         """Where the next state's bytes go."""
 
@@ -96,9 +107,14 @@ class Target(ABC):
     def discard(self) -> None:
         """The result is wrong: let the next run begin anew."""
 
-    def path(self, folder: Path, file: int) -> Path:
-        """Path of a file by its number."""
-        return folder / self.release.files[file].path
+    def result(self, file: int) -> Path:
+        """Where the next state's file with this number goes."""
+        return self.result_folder() / self.release.files[file].path
+
+    def before(self, file: int) -> Path:
+        """Where the source's file with this number is."""
+        assert self.parent is not None
+        return self.parent.paths[file]
 
     def start(self, missing: Sequence[Chunk]) -> None:
         """Count what each file still lacks."""
@@ -107,19 +123,62 @@ class Target(ABC):
     def apply(self, chunk: Chunk, payload: memoryview) -> None:
         """Decode and write one chunk; in any thread."""
         spans = chunk_spans(chunk, self.layout)
-        with self.package.decoded.lend(sum(span.size for span in spans)) as memory:
-            buffers = parts(memory, spans)
-            if self.update.source is not None:
-                self._read(spans, buffers)
+        size = sum(span.size for span in spans)
+        previous = self._previous(chunk, payload, spans)
+        # Where an element takes as many bytes as before, the core changes it where it is.
+        same = self._same(chunk)
+        more = [] if same else previous
+        with self.package.decoded.lend(size + sum(span.size for span in more)) as memory:
+            buffers = parts(memory[:size], spans)
+            sources = parts(memory[size:], more) or None
+            self._read(previous, sources or buffers)
             key = self.update.blobs[chunk.blob].key
-            decode(chunk, payload, self.layout, spans, buffers, key)
-            digest = hashlib.sha256(memory)
+            decode(chunk, payload, self.layout, spans, buffers, key, sources)
+            digest = hashlib.sha256(memory[:size])
             self.write(chunk, spans, buffers, digest.digest())
         for file in self._left.done(chunk):
             self.check(file)
 
+    def _previous(self, chunk: Chunk, payload: memoryview, spans: Sequence[Span]) -> list[Span]:
+        """Where the previous bytes of a chunk's segments are; empty if it needs none.
+
+        Raises:
+            FormatError: It needs some, and there are none.
+        """
+        if chunk.pieces or payload[0] in FRESH:
+            return []
+        found: Sequence[Span | None] = [None]
+        if self.source is not None and self.source.release is self.release:
+            found = spans
+        elif self.source is not None and payload[0] != REFINE:
+            found = source_spans(chunk, self.map, self.model, self.source)
+        out = [span for span in found if span is not None]
+        if len(out) < len(spans):
+            raise FormatError(
+                f"chunk {chunk.number} is of kind {payload[0]}, which needs previous bytes that "
+                "the update does not have",
+                file=self.update.blobs[chunk.blob].key,
+                tensor=self.layout.tensors[chunk.segments[0].tensor].name,
+                hint="The package was made by a faulty program; pack the model again",
+            )
+        return out
+
+    def _same(self, chunk: Chunk) -> bool:
+        """Whether the source's tensors of a chunk have the dtypes of its own."""
+        if self.source is None:
+            return True
+        for seg in chunk.segments:
+            tensor, number = self.model.tensors[seg.tensor], self.map.tensors[seg.tensor]
+            if number is not None:
+                t = self.source.tensors[number]
+                if (t.dtype, t.item) != (tensor.dtype, tensor.item):
+                    return False
+        return True
+
     def _read(self, spans: Sequence[Span], buffers: Sequence[memoryview]) -> None:
-        with disk_errors(self.source_folder(), "read"), Opened(self, False) as opened:
+        if not spans:
+            return
+        with disk_errors(self.before(spans[0].file), "read"), Opened(self.before) as opened:
             for span, buffer in zip(spans, buffers, strict=True):
                 read_at(opened[span.file], span.offset, buffer)
 
@@ -130,7 +189,7 @@ class Target(ABC):
             IntegrityError: It is not what the manifest states.
         """
         entry = self.release.files[file]
-        path = self.path(self.result_folder(), file)
+        path = self.result(file)
         with disk_errors(path, "read"):
             found = hash_file(path, self.package.stop.check)
         if found != entry.digest(self._number):
@@ -172,7 +231,7 @@ class Target(ABC):
         digest = hashlib.sha256()
         buffer = memoryview(bytearray(PIECE))
         try:
-            with Opened(self, True) as opened:
+            with Opened(self.result) as opened:
                 for span in chunk_spans(chunk, self.layout):
                     for at in range(0, span.size, PIECE):
                         part = buffer[: min(PIECE, span.size - at)]
@@ -199,25 +258,23 @@ def parts(memory: memoryview, spans: Sequence[Span]) -> list[memoryview]:
 
 
 class Opened:
-    """Files of a target, opened when first asked for and closed together.
+    """Files opened when first asked for, by their number, and closed together.
 
     Args:
-        target: The target.
-        result: Files of the next state, else of the previous.
+        path: Where the file with a number is.
         mode: ``"rb"`` or ``"rb+"``.
     """
 
-    def __init__(self, target: Target, result: bool, mode: str = "rb") -> None:
-        self._target = target
-        self._folder = target.result_folder() if result else target.source_folder()
+    def __init__(self, path: Callable[[int], Path], mode: str = "rb") -> None:
+        self._path = path
         self._mode = mode
         self._files: dict[int, io.FileIO] = {}
         self._stack = ExitStack()
 
     def __getitem__(self, file: int) -> io.FileIO:
         if file not in self._files:
-            path = self._target.path(self._folder, file)
-            self._files[file] = self._stack.enter_context(open_file(path, self._mode))
+            found = open_file(self._path(file), self._mode)
+            self._files[file] = self._stack.enter_context(found)
         return self._files[file]
 
     def __enter__(self) -> Opened:

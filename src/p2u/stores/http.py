@@ -91,7 +91,7 @@ class HttpStore(Store):
         return self._whole(self._get(key, {}), limit)
 
     def poll(self, key: str, *, limit: int, mark: str = "") -> tuple[bytes | None, str]:
-        """See `Store.poll`; asks for it unless it is the same (If-None-Match, If-Modified-Since)."""
+        """See `Store.poll`; asks unless it is the same (If-None-Match, If-Modified-Since)."""
         seen = Mark.parse(mark)
         # Caches on the way are to ask the server, too.
         body = self._get(key, {"Cache-Control": "no-cache", **seen.conditions()})
