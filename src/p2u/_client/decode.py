@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 from p2u import core
@@ -50,11 +50,7 @@ def decode(
         for buffer, span in zip(buffers, spans, strict=True)
     ]
     try:
-        apply: Callable[..., None] = core.apply
-        if sources is None:
-            apply(payload, tensor.dtype, tensor.item, segments)
-        else:
-            apply(payload, tensor.dtype, tensor.item, segments, sources=sources)
+        core.apply(payload, tensor.dtype, tensor.item, segments, sources=sources)
     except FormatError as error:
         raise FormatError(
             f"chunk {chunk.number}: {error.message}",
