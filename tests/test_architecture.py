@@ -49,6 +49,7 @@ PART = {
     "mapping": "manifest",
     "index": "manifest",
     "opening": "replica",
+    "pinned": "replica",
     "pull": "replica",
     "verify": "replica",
 }

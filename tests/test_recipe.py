@@ -33,8 +33,8 @@ from p2u.errors import FormatError, P2UError, UsageError
 from p2u.index import parse_index
 from p2u.layout import Model, parse_layout
 from p2u.manifest_parse import parse_manifest
+from p2u.opening import load
 from p2u.pack import PackReport, pack
-from p2u.replica import load
 
 SHAPES = {
     "embed.weight": (3000, 64),

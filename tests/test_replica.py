@@ -19,8 +19,7 @@ from stores.helpers import CountingStore, FlakyStore, WrapperStore
 
 import p2u
 from p2u.errors import Cancelled, IntegrityError, NotFoundError, StoreError, UsageError
-from p2u.opening import open_replica
-from p2u.replica import load
+from p2u.opening import load, open_replica
 from p2u.stores import LocalStore
 
 

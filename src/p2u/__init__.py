@@ -24,10 +24,11 @@ from p2u.errors import (
 )
 
 if TYPE_CHECKING:
+    from p2u.opening import load
     from p2u.opening import open_replica as open  # noqa: A004 - p2u.open() is its name
     from p2u.pack import pack
     from p2u.pull import pull
-    from p2u.replica import Replica, load
+    from p2u.replica import Replica
     from p2u.runtime import onnx, torch
     from p2u.verify import verify
 
@@ -57,7 +58,7 @@ make_lazy(
     __name__,
     {
         "Replica": ("p2u.replica", "Replica"),
-        "load": ("p2u.replica", "load"),
+        "load": ("p2u.opening", "load"),
         "onnx": ("p2u.runtime.onnx", None),
         "open": ("p2u.opening", "open_replica"),
         "pack": ("p2u.pack", "pack"),

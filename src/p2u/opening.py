@@ -1,13 +1,15 @@
-"""``p2u.open``: a package as a live model."""
+"""``p2u.open``: a package as a live model; ``p2u.load``: one state of it."""
 
 from __future__ import annotations
 
 import os
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from p2u._client.greeting import greet
 
 if TYPE_CHECKING:
+    import numpy as np
+
     from p2u._client.fetch import Retry
     from p2u.replica import Replica
     from p2u.stores import Store
@@ -25,6 +27,7 @@ def open_replica(
     limit_rate: float | str | None = None,
     check: bool = True,
     retry: Retry | None = None,
+    follow: float | None = None,
 ) -> Replica:
     """Open a package as a live model in memory; returns at once.
 
@@ -46,6 +49,9 @@ def open_replica(
         check: Compare each file with its SHA-256 for each state. Each chunk's hash is checked in
             any case.
         retry: When to try again after failures of the store.
+        follow: Look for a newer version as often, in seconds, and go on to it; see
+            `Replica.refresh`. What keeps it away is in `Replica.error`, and tried again. Needs
+            atomic mode.
 
     Raises:
         UsageError: An argument is wrong. What goes wrong later, `Replica.wait` raises.
@@ -54,8 +60,35 @@ def open_replica(
     greeting = greet(source)
     # Later than the first request: together these take as long as its answer.
     from p2u._client.course import Course, Plan
-    from p2u.replica import Replica, check_options
+    from p2u.replica import Replica
 
-    check_options(mode, staging)
-    plan = Plan(until, mode, staging, patience, check, jobs, limit_rate, retry, deadline=deadline)
+    plan = Plan(
+        until, mode, staging, patience, check, jobs, limit_rate, retry,
+        deadline=deadline, follow=follow,
+    )  # fmt: skip
     return Replica(Course(source, plan, greeting))
+
+
+def load(
+    source: str | os.PathLike[str] | Store, state: str = "base", *, jobs: int | None = None
+) -> dict[str, np.ndarray[Any, Any]]:
+    """The tensors of one state of a package, by name, writable.
+
+    Args:
+        source: Path or URL of the package, or an open store.
+        state: Label or id.
+        jobs: Threads.
+
+    Raises:
+        P2UError: See ``p2u.pull``.
+    """
+    from p2u._client.course import Course, Plan
+    from p2u.replica import Replica
+
+    plan = Plan(state, "eager", polite=False, jobs=jobs)
+    replica = Replica(Course(source, plan))
+    try:
+        replica.wait()
+        return replica.memory.arrays(writable=True)
+    finally:
+        replica.cancel()

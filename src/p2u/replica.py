@@ -3,30 +3,34 @@
 from __future__ import annotations
 
 import logging
-import os
+import math
+import random
 import threading
 import time
 from collections.abc import Callable, Mapping
-from types import FrameType, MappingProxyType, TracebackType
+from types import MappingProxyType, TracebackType
 from typing import TYPE_CHECKING, Any
 
 from p2u._client.control import LOOK, Progress, wait_briefly
-from p2u._client.course import MODES, STAGINGS, Commit, Course, Plan
-from p2u._client.gate import Pin
+from p2u._client.course import Commit, Course
 from p2u._client.memory import Files
 from p2u.errors import Cancelled, UsageError
+from p2u.manifest import State
+from p2u.pinned import Pinned
 from p2u.plan import in_time
-from p2u.stores import Store
 
 if TYPE_CHECKING:
     import numpy as np
 
-__all__ = ["Commit", "Pinned", "Progress", "Replica", "load"]
+__all__ = ["Commit", "Pinned", "Progress", "Replica"]
 
 _log = logging.getLogger("p2u")
 
 #: Instead of a label: the best state that the deadline allows.
 BEST = "best"
+
+#: Seconds between two tries to follow while the package cannot be read, at most.
+_LONGEST = 60.0
 
 #: With a deadline to keep, a waiting thread looks again after as many seconds.
 _SHORT_LOOK = 0.02
@@ -42,11 +46,18 @@ class Replica:
     def __init__(self, course: Course) -> None:
         self._course = course
         self._changed = threading.Condition()
-        #: States that are complete and checked.
+        #: Ids of states that are complete and checked.
         self._states: list[str] = []
         #: The state that the memory holds; None before the first.
-        self._label: str | None = None
+        self._state: State | None = None
         self._error: BaseException | None = None
+        #: The error is one that passes, and trying goes on.
+        self._retrying = False
+        self._failures = 0
+        #: Whether the state wanted is here, and nobody has asked for a newer one since.
+        self._settled = False
+        #: Look for a newer version without delay; because `refresh` was called.
+        self._look = self._refreshing = False
         self._commits: list[Commit] = []
         self._callbacks: list[Callable[[str], None]] = []
         self._actions: list[Callable[[str], None]] = []
@@ -61,7 +72,22 @@ class Replica:
         In eager mode, that is the last complete one, and tensors may be sharper.
         """
         with self._changed:
-            return self._label
+            return self._state.label if self._state is not None else None
+
+    @property
+    def version(self) -> str | None:
+        """Name of the version that the tensors are of, ``"v2"``; None before the first state.
+
+        While a state is pinned, it is that state's.
+        """
+        with self._changed:
+            return self._state.version if self._state is not None else None
+
+    @property
+    def id(self) -> str | None:
+        """Id of the state that the tensors hold, ``"v2@exact"``; None before the first."""
+        with self._changed:
+            return self._state.id if self._state is not None else None
 
     @property
     def states(self) -> tuple[str, ...]:
@@ -83,7 +109,7 @@ class Replica:
 
     @property
     def error(self) -> BaseException | None:
-        """What ended the transfer early; None while it runs and if it reached its end."""
+        """What ended the transfer early, or keeps a newer version away; None if all is well."""
         with self._changed:
             return self._error
 
@@ -135,7 +161,7 @@ class Replica:
         with self._changed:
             meter, marks = self._course.package.meter, self._course.marks
             return Progress(
-                self._label,
+                self._state.label if self._state is not None else None,
                 self._course.target if self._running else None,
                 meter.done,
                 marks[-1][1] if marks else 0,
@@ -148,15 +174,18 @@ class Replica:
         """Return when a state is complete.
 
         Args:
-            state: Its label or id; by default the last one of this replica. ``"best"``: the best
-                one that the bandwidth measured can deliver by the replica's deadline, or the first.
+            state: Its label, its id, or the name of a version; by default the last one of this
+                replica, or the newest that was found where it follows versions. ``"best"``: the
+                best one that the bandwidth measured can deliver by the replica's deadline, or the
+                first.
             timeout: Most seconds to wait.
 
         Raises:
             TimeoutError: It took longer.
             UsageError: This replica does not come by such a state, or this thread has pinned an
-                earlier one.
-            P2UError: Whatever ended the transfer before the state was complete.
+                earlier one. (One that follows waits for versions that are not published yet.)
+            P2UError: Whatever ended the transfer before the state was complete, or what is wrong
+                with a version. Not a failure of the network while it is tried again.
         """
         self._wait(lambda: self._reached(state), state, timeout)
 
@@ -190,7 +219,7 @@ class Replica:
         """
         with self._changed:
             self._callbacks.append(callback)
-            before = tuple(self._states)
+            before = [self._course.labels[state] for state in self._states]
         for label in before:
             callback(label)
 
@@ -202,6 +231,31 @@ class Replica:
         """
         with self._changed:
             self._actions.append(action)
+
+    def refresh(self) -> None:
+        """Look for a newer version now, and go on to the newest one; returns at once.
+
+        `wait` waits until that is done. The new version is gathered beside the present one; all of
+        its files are checked, and it takes effect at one moment when nobody has pinned a state.
+        Versions between are left out. What was not complete yet is completed first.
+
+        Raises:
+            Cancelled: The replica was cancelled.
+            P2UError: The memory has no valid state any more.
+        """
+        with self._changed:
+            if self._course.cancelled:
+                raise Cancelled("the transfer was cancelled")
+            if self._course.spoilt is not None:
+                raise self._course.spoilt
+            if self._course.plan.mode != "atomic":
+                raise UsageError("an eager replica cannot change versions", hint='mode="atomic"')
+            self._look, self._refreshing, self._settled = True, True, False
+            if not self._running:
+                self._error = None
+                self._running = True
+                self._thread = self._start()
+            self._changed.notify_all()
 
     def resume(self) -> None:
         """Go on after an error, with what is missing; nothing if the transfer runs or is complete.
@@ -225,6 +279,8 @@ class Replica:
         The tensors stay as they are: in eager mode they may be between two states.
         """
         self._course.cancel()
+        with self._changed:
+            self._changed.notify_all()
         if threading.current_thread() is not self._thread:
             self._thread.join()
 
@@ -247,14 +303,15 @@ class Replica:
         end = None if timeout is None else time.monotonic() + timeout
         with self._changed:
             while not reached():
-                if self._error is not None:
+                if self._error is not None and not self._retrying:
                     raise self._error
                 if not self._running:
                     raise UsageError("the replica has ended without this state")
-                last = self.states[-1:]
-                if self._label is not None and (self._label,) != last and self._course.gate.held():
+                here = self._state.id if self._state is not None else None
+                if here is not None and here in self._states[-1:] and self._course.gate.held():
                     raise UsageError(
-                        f"this thread has pinned the state {self._label!r} and would wait for ever",
+                        f"this thread has pinned the state {self._title()!r} and would wait for "
+                        "ever",
                         hint="Leave the block of pinned() first",
                     )
                 look = _SHORT_LOOK if state == BEST else LOOK
@@ -262,10 +319,20 @@ class Replica:
                     wanted = state or self._course.plan.until
                     raise TimeoutError(f"state {wanted!r} not reached in {timeout} s")
 
+    def _title(self) -> str:
+        """What the state at hand is called where there is one version only."""
+        state = self._state
+        if state is None:
+            return "none"
+        versions = {id_.partition("@")[0] for id_ in self._course.labels}
+        return state.label if len(versions) < 2 else state.id
+
     def _reached(self, state: str | None) -> bool:
         if state is None:
-            return not self._running and self._error is None
-        return self._is_best() if state == BEST else self._find(state) in self._states
+            if self._running:
+                return self._settled and self._course.plan.follow is not None
+            return self._error is None
+        return self._is_best() if state == BEST else self._good_enough(state)
 
     def _is_best(self) -> bool:
         """Whether there is a state, and the next one would come after the deadline."""
@@ -277,18 +344,33 @@ class Replica:
             return not in_time(left, meter.rate(), meter.seconds, deadline)
         return count > 0
 
-    def _find(self, state: str) -> str | None:
-        """The label of a state on the way; None while the manifest is not here."""
+    def _find(self, state: str) -> int | None:
+        """Place on the way of the first state that will do; None where that is not known yet."""
         labels = self._course.labels
         if not labels:
             return None
-        label = labels.get(state, state)
-        if label not in labels.values():
-            raise UsageError(
-                f"this replica does not come by a state {state!r}; it has "
-                f"{', '.join(labels.values())}"
-            )
-        return label
+        for place, (id_, label) in enumerate(labels.items()):
+            if state in (id_, label):
+                return place
+        versions = [id_.partition("@")[0] for id_ in labels]
+        if state in versions:
+            return len(versions) - 1 - versions[::-1].index(state)
+        if self._may_come(state):
+            return None
+        raise UsageError(
+            f"this replica does not come by a state {state!r}; it has {', '.join(labels.values())}"
+        )
+
+    def _may_come(self, state: str) -> bool:
+        """Whether a state that is not on the way may be that of a later version."""
+        manifest, here = self._course.package.known_manifest, self._state
+        if self._course.plan.follow is None and not self._refreshing:
+            return False
+        if manifest is None or here is None:
+            return True
+        found = [s.id for s in manifest.states if state in (s.id, s.label, s.version)]
+        ids = [s.id for s in manifest.states]
+        return not found or here.id not in ids or ids.index(found[-1]) > ids.index(here.id)
 
     def _good_enough(self, require: str | None) -> bool:
         if not self._states:
@@ -297,12 +379,11 @@ class Replica:
             return True
         if require == BEST:
             return self._is_best()
-        way = self.states
-        label = self._find(require)
-        return label is not None and way.index(self._states[-1]) >= way.index(label)
+        place = self._find(require)
+        return place is not None and list(self._course.labels).index(self._states[-1]) >= place
 
     def _need_state(self) -> None:
-        if self._label is None:
+        if self._state is None:
             if self._error is not None:
                 raise self._error
             raise UsageError("no state is complete yet", hint='Call wait("base") first')
@@ -313,121 +394,93 @@ class Replica:
         return thread
 
     def _run(self) -> None:
-        error: BaseException | None = None
-        try:
-            self._course.run(self._replace, self._announce)
-        except BaseException as raised:  # noqa: BLE001 - raised again by wait()
-            error = raised
+        while True:
+            error: BaseException | None = None
+            try:
+                self._course.run(self._replace, self._announce, self._more)
+            except BaseException as raised:  # noqa: BLE001 - raised again by wait()
+                error = raised
+            if not self._tries_again(error):
+                break
         with self._changed:
-            self._error = error
-            self._running = False
+            self._error = error or self._course.follower.trouble
+            self._running = self._retrying = False
             self._changed.notify_all()
 
-    def _replace(self, label: str, commit: Callable[[], None], waited: float) -> None:
+    def _more(self) -> bool:
+        """The newest version that could be found is here: when to look for another one."""
+        plan = self._course.plan
+        with self._changed:
+            if not self._look:
+                self._settle()
+                if plan.follow is None:
+                    return False
+                self._sleep(plan.follow)
+            self._look = False
+            return not self._course.cancelled
+
+    def _settle(self) -> None:
+        """There is nothing to do. The caller holds the lock."""
+        course = self._course
+        trouble = course.follower.trouble
+        if trouble is not None and trouble is not self._error:
+            _log.warning("%s stays at %s: %s", course.package.url, self.id, trouble)
+        self._failures, self._retrying, self._refreshing = 0, False, False
+        self._error = trouble
+        self._settled = trouble is None
+        self._changed.notify_all()
+
+    def _sleep(self, seconds: float) -> None:
+        """Until then, or `refresh`, or `cancel`. The caller holds the lock."""
+        end = time.monotonic() + seconds
+        while not self._look and not self._course.cancelled:
+            if not wait_briefly(self._changed, end, 3600.0):
+                return
+
+    def _tries_again(self, error: BaseException | None) -> bool:
+        """While following, failures pass: say so, wait, and try again."""
+        course, follow = self._course, self._course.plan.follow
+        if follow is None or not isinstance(error, Exception) or course.cancelled:
+            return False
+        if course.spoilt is not None or self._state is None:
+            return False
+        with self._changed:
+            if not self._failures:
+                _log.warning("following %s: %s; trying again", course.package.url, error)
+            self._failures += 1
+            self._error, self._retrying = error, True
+            self._changed.notify_all()
+            longest = max(_LONGEST, follow) if follow < math.inf else _LONGEST
+            delay = min(longest, min(follow, 1.0) * 2.0 ** min(self._failures, 20))
+            self._sleep(delay * random.uniform(0.5, 1.0))
+            self._look = True
+        return True
+
+    def _replace(self, state: State, commit: Callable[[], None], waited: float) -> None:
         """Change the memory from one state to the next; nobody has a pin."""
         begin = time.monotonic()
         commit()
         with self._changed:
-            first = self._label is None
-            self._label = label
+            first = self._state is None
+            self._state = state
             actions = tuple(self._actions)
         for action in actions:
-            action(label)
+            action(state.label)
         if not first:
+            pause = time.monotonic() - begin
             with self._changed:
-                self._commits.append(Commit(label, time.monotonic() - begin, waited))
+                self._commits.append(Commit(state.label, pause, waited, state.id))
 
-    def _announce(self, label: str) -> None:
+    def _announce(self, state: State) -> None:
         with self._changed:
-            self._states.append(label)
+            if state.id in self._states:
+                self._states.remove(state.id)
+            self._states.append(state.id)
             callbacks = tuple(self._callbacks)
             self._changed.notify_all()
         for callback in callbacks:
             try:
-                callback(label)
+                callback(state.label)
             except Exception:  # noqa: BLE001 - whatever it raises
                 # The transfer is not the callback's: it goes on.
                 _log.exception("a callback of Replica.on_state failed")
-
-
-class Pinned:
-    """A state held for the time of a block; made by `Replica.pinned`.
-
-    Adapters call `enter` and `leave` where there is no block.
-    """
-
-    def __init__(
-        self, replica: Replica, require: str | None, timeout: float | None, brief: bool
-    ) -> None:
-        self._replica = replica
-        self._require = require
-        self._timeout = timeout
-        self._brief = brief
-        self._pin: Pin | None = None
-
-    def enter(self, frame: FrameType | None = None) -> str:
-        """Pin; with a frame, also until that frame of this thread has ended.
-
-        Raises:
-            See `Replica.pinned`.
-        """
-        replica, course = self._replica, self._replica._course
-        begin = time.monotonic()
-        replica._wait(lambda: replica._good_enough(self._require), self._require, self._timeout)
-        if course.plan.mode == "atomic":
-            left = None
-            if self._timeout is not None:
-                left = max(0.0, begin + self._timeout - time.monotonic())
-            self._pin = course.gate.pin(brief=self._brief, timeout=left, frame=frame)
-        if course.spoilt is not None:
-            self.leave()
-            raise course.spoilt
-        label = replica.state
-        assert label is not None
-        return label
-
-    def leave(self) -> None:
-        """Let go; again at no harm."""
-        pin, self._pin = self._pin, None
-        if pin is not None:
-            pin.release()
-
-    def __enter__(self) -> str:
-        return self.enter()
-
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
-        self.leave()
-
-
-def check_options(mode: str, staging: str) -> None:
-    """Raises UsageError unless both are known."""
-    for name, value, known in (("mode", mode, MODES), ("staging", staging, STAGINGS)):
-        if value not in known:
-            raise UsageError(f"{name} must be one of {', '.join(known)}, not {value!r}")
-
-
-def load(
-    source: str | os.PathLike[str] | Store, state: str = "base", *, jobs: int | None = None
-) -> dict[str, np.ndarray[Any, Any]]:
-    """The tensors of one state of a package, by name, writable.
-
-    Args:
-        source: Path or URL of the package, or an open store.
-        state: Label or id.
-        jobs: Threads.
-
-    Raises:
-        P2UError: See ``p2u.pull``.
-    """
-    plan = Plan(state, "eager", polite=False, jobs=jobs)
-    replica = Replica(Course(source, plan))
-    try:
-        replica.wait()
-        return replica.memory.arrays(writable=True)
-    finally:
-        replica.cancel()

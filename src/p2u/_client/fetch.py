@@ -83,6 +83,21 @@ class Fetcher:
             self.meter.receive(len(data))
             return data
 
+    def poll(self, key: str, limit: int, mark: str) -> tuple[bytes | None, str]:
+        """See `Store.poll`, with retries."""
+        failures = 0
+        while True:
+            self.stop.check()
+            try:
+                self.meter.request()
+                data, mark = self.store.poll(key, limit=limit, mark=mark)
+            except StoreError as error:
+                failures += 1
+                self.pause(error, failures)
+                continue
+            self.meter.receive(len(data or b""))
+            return data, mark
+
     def read_object(self, wanted: Object) -> bytes:
         """A small object, its size and digest checked.
 

@@ -18,6 +18,10 @@ class Lent(Store):
         """See `Store.read`."""
         return self._store.read(key, limit=limit)
 
+    def poll(self, key: str, *, limit: int, mark: str = "") -> tuple[bytes | None, str]:
+        """See `Store.poll`."""
+        return self._store.poll(key, limit=limit, mark=mark)
+
     def stream(self, key: str, start: int, length: int) -> Generator[bytes, None, None]:
         """See `Store.stream`."""
         return self._store.stream(key, start, length)

@@ -201,6 +201,21 @@ class Package:
             self._manifest = parse_manifest(data)
         return self._manifest
 
+    @property
+    def known_manifest(self) -> Manifest | None:
+        """The manifest if it has been read."""
+        return self._manifest
+
+    def renew(self, mark: str) -> str:
+        """Read the manifest again unless it is still the one of a mark; returns the next mark."""
+        data, mark = self.fetcher.poll(KEY, MAX_MANIFEST, mark)
+        if data is not None:
+            manifest = parse_manifest(data)
+            if manifest != self._manifest:
+                self._manifest = manifest
+                self._layouts = {}  # versions may have other ones; objects stay, by digest
+        return mark
+
     def layout(self, release: Release) -> Layout:
         """The tensors of a release, read when they are first asked for."""
         with self._index_lock:

@@ -60,7 +60,7 @@ class WorkDir:
                     fd = os.open(self._lock, os.O_RDWR | os.O_CREAT | getattr(os, "O_CLOEXEC", 0))
                 except FileNotFoundError:
                     continue  # another process removed the folder just now
-                if not _try_lock(fd):
+                if not try_lock(fd):
                     os.close(fd)
                     raise BusyError(
                         "another process is pulling to this folder",
@@ -183,7 +183,7 @@ def adopt(source: Path, target: Path) -> None:
             (target / below).mkdir(parents=True, exist_ok=True)
 
 
-def _try_lock(fd: int) -> bool:
+def try_lock(fd: int) -> bool:
     """Lock a file for this process, without waiting; the system unlocks it when we die."""
     if sys.platform == "win32":
         import msvcrt

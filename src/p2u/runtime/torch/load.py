@@ -12,7 +12,7 @@ from p2u._client.course import Course, Plan
 from p2u._client.fetch import Retry
 from p2u.errors import UnsupportedError, UsageError
 from p2u.layout import Layout, Tensor
-from p2u.replica import BEST, Replica, check_options
+from p2u.replica import BEST, Replica
 from p2u.runtime.torch import hooks
 from p2u.runtime.torch.build import build, fill
 from p2u.runtime.torch.names import choose_tensors, rename, tied_names
@@ -48,6 +48,7 @@ def load(
     limit_rate: float | str | None = None,
     check: bool = True,
     retry: Retry | None = None,
+    follow: float | None = None,
 ) -> torch.nn.Module:
     """Load a package into a module; return as soon as a state is there.
 
@@ -81,6 +82,7 @@ def load(
         limit_rate: Bytes per second.
         check: Check whole files.
         retry: When to try again.
+        follow: Go on to newer versions as they are published, see ``p2u.open``.
 
     Raises:
         UsageError: An argument is wrong, or tensors of the model would be left without values.
@@ -91,7 +93,7 @@ def load(
     """
     options = Options(
         state, background, until, deadline, mode, staging, patience, dtype, device, strict, weights,
-        timeout, jobs, limit_rate, check, retry,
+        timeout, jobs, limit_rate, check, retry, follow,
     )  # fmt: skip
     return attach(start(source, options), model_or_factory, options)
 
@@ -116,6 +118,7 @@ class Options:
     limit_rate: float | str | None = None
     check: bool = True
     retry: Retry | None = None
+    follow: float | None = None
 
     def target(self) -> tuple[torch.dtype | None, torch.device]:
         """What floating-point tensors become (None: nothing else), and where tensors go."""
@@ -134,7 +137,8 @@ def start(source: str | os.PathLike[str] | Store, options: Options) -> Replica:
     Raises:
         UsageError: An option is wrong.
     """
-    check_options(options.mode, options.staging)
+    if options.follow is not None and not options.background:
+        raise UsageError("follow and background=False contradict each other")
     best = options.state == BEST
     if best != (options.deadline is not None) or (best and not options.background):
         raise UsageError("state='best', a deadline and background=True belong together")
@@ -155,6 +159,7 @@ def start(source: str | os.PathLike[str] | Store, options: Options) -> Replica:
         options.retry,
         choose=choose,
         deadline=options.deadline,
+        follow=options.follow,
     )
     replica = Replica(Course(source, plan))
     try:

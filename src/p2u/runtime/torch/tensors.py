@@ -71,10 +71,9 @@ class Copies:
         if aligned and dtype == source.dtype and self.device.type == "cpu":
             return source
         own = source.to(device=self.device, dtype=dtype, copy=True)
-        if tensor.dtype in PROGRESSIVE:  # others do not change
-            self._pairs.append(
-                (own, (lambda: source) if aligned else (lambda: view(self._files, tensor)))
-            )
+        self._pairs.append(
+            (own, (lambda: source) if aligned else (lambda: view(self._files, tensor)))
+        )
         return own
 
     def refresh(self) -> None:

@@ -1,0 +1,137 @@
+"""A module that goes from version to version while it answers."""
+
+from __future__ import annotations
+
+import shutil
+import threading
+import time
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import pytest
+import later
+
+torch = pytest.importorskip("torch")
+
+import nets  # noqa: E402
+from kit import QUICK  # noqa: E402
+from safetensors.torch import load_file, save_file  # noqa: E402
+
+import p2u  # noqa: E402
+from p2u.errors import IntegrityError, UsageError  # noqa: E402
+
+
+@pytest.fixture(autouse=True)
+def few_threads():
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(before)
+
+
+def trained(model: Path, folder: Path, seed: int) -> Path:
+    """The model after a training step: floats, batch norm's statistics, an integer."""
+    folder.mkdir()
+    generator = torch.Generator().manual_seed(seed)
+    state = load_file(model / "model.safetensors")
+    for value in state.values():
+        if value.is_floating_point():
+            value += 1e-3 * torch.randn(value.shape, generator=generator)
+        else:
+            value += seed
+    save_file(state, folder / "model.safetensors")
+    return folder
+
+
+@pytest.fixture
+def package(net: nets.Packed, tmp_path: Path) -> Path:
+    return Path(shutil.copytree(net.package, tmp_path / "pkg"))
+
+
+@pytest.fixture
+def models(net: nets.Packed, tmp_path: Path) -> dict[str, Path]:
+    """Three versions of a model."""
+    return {"v1": net.model} | {f"v{n}": trained(net.model, tmp_path / f"m{n}", n) for n in (2, 3)}
+
+
+def plain(folder: Path) -> torch.nn.Module:
+    model = nets.Net().eval()
+    model.load_state_dict(load_file(folder / "model.safetensors"), strict=False)
+    return model
+
+
+def test_every_answer_is_that_of_one_version(package: Path, models) -> None:
+    """Four threads, v1 to v2 to v3, and a broken v2 between: bitwise, at the same addresses."""
+    inputs = nets.requests(10)
+    with torch.no_grad():
+        expected = {v: [plain(f)(x) for x in inputs] for v, f in models.items()}
+    model = p2u.torch.load(package, nets.Net, "exact", follow=0.02, retry=QUICK).eval()
+    places = [p.data_ptr() for p in (*model.parameters(), *model.buffers())]
+    ended = threading.Event()
+    seen: set[str] = set()
+
+    def serve(number: int) -> int:
+        count = 0
+        while not ended.is_set():
+            at = (number + count) % len(inputs)
+            with torch.no_grad():
+                answer = model(inputs[at])
+            found = [v for v, all_ in expected.items() if torch.equal(answer, all_[at])]
+            assert len(found) == 1, found
+            seen.add(found[0])
+            count += 1
+        return count
+
+    with ThreadPoolExecutor(4) as pool:
+        callers = [pool.submit(serve, n) for n in range(4)]
+        try:
+            later.add(package, models["v3"], "broken", wrong="file")
+            with pytest.raises(IntegrityError):
+                model.p2u.wait("broken", timeout=20)
+            assert model.p2u.version == "v1"
+            later.add(package, models["v2"], "v2", parent="v1")
+            end = time.monotonic() + 20  # not wait(): the broken version's error is there still
+            while model.p2u.version != "v2":
+                assert time.monotonic() < end
+                time.sleep(0.01)
+            later.add(package, models["v3"], "v3", parent="v2")
+            model.p2u.wait("v3", timeout=20)
+        finally:
+            ended.set()
+        assert sum(caller.result(timeout=30) for caller in callers) > 50
+    assert {"v1", "v3"} <= seen <= set(models)
+    assert nets.same(model, plain(models["v3"]))
+    assert model.head.weight is model.embed.weight
+    assert [p.data_ptr() for p in (*model.parameters(), *model.buffers())] == places
+    model.p2u.cancel()
+
+
+@pytest.mark.parametrize(
+    "options", [{}, {"dtype": "float64"}, {"dtype": "float64", "device": "cpu"}]
+)
+def test_casts_and_integers_follow(package: Path, models, options) -> None:
+    model = p2u.torch.load(package, nets.Net, "exact", follow=float("inf"), **options).eval()
+    for version in ("v2", "v3"):
+        later.add(package, models[version], version)
+        model.p2u.refresh()
+        model.p2u.wait(timeout=20)
+        with model.p2u.pinned():
+            assert model.p2u.version == version
+            want = plain(models[version])
+            want = want.double() if options else want
+            assert nets.same(model, want)
+            assert model.norm.num_batches_tracked == want.norm.num_batches_tracked
+    model.p2u.cancel()
+
+
+def test_refresh_without_following(package: Path, models) -> None:
+    model = p2u.torch.load(package, nets.Net, "exact").eval()
+    later.add(package, models["v2"], "v2")
+    model.p2u.refresh()
+    model.p2u.wait(timeout=20)
+    assert nets.same(model, plain(models["v2"]))
+
+
+def test_following_needs_the_background(package: Path) -> None:
+    with pytest.raises(UsageError, match="background"):
+        p2u.torch.load(package, nets.Net, follow=1.0, background=False)
