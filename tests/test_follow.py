@@ -9,8 +9,8 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import kit
-import pytest
 import later
+import pytest
 from kit import QUICK, Made
 from stores.helpers import WrapperStore
 

@@ -8,8 +8,8 @@ import time
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
-import pytest
 import later
+import pytest
 
 torch = pytest.importorskip("torch")
 

@@ -91,7 +91,7 @@ def _still_way(package: Package, want: State) -> tuple[Update, ...]:
     why = ""
     while True:
         try:
-            way = find_path(updates, None, want.id)
+            way = find_path(updates, None, want.id, cost=manifest.cost)
         except UsageError:
             if not why:
                 raise
@@ -142,7 +142,7 @@ def find_leg(package: Package, files: Files, have: State, want: State, bad: Coll
             and not any(release.version in strange for release in _ends(manifest, update))
         ]
         try:
-            way = find_path(updates, here.id if here else None, want.id)
+            way = find_path(updates, here.id if here else None, want.id, cost=manifest.cost)
         except UsageError:
             raise UnsupportedError(
                 f"no update of this package that could be used leads from {have.id} to {want.id}",
