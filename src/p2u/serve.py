@@ -18,6 +18,7 @@ from types import TracebackType
 from typing import TYPE_CHECKING, Any
 
 from p2u.errors import Cancelled, DiskError, P2UError, UnsupportedError, UsageError
+from p2u.manifest import RESERVED
 from p2u.stores.base import PIECE
 from p2u.stores.local import LocalStore
 from p2u.stores.throttle import RateLimiter
@@ -89,6 +90,8 @@ class FolderApp:
             # WSGI hands the path's bytes over as Latin-1.
             path = environ["PATH_INFO"].encode("latin-1").decode()
             key = path.removeprefix("/")
+            if any(part.lower().startswith(RESERVED) for part in key.split("/")):
+                return _plain(404, "not found")  # a publisher's lock, or what it leaves behind
             if not key or key.endswith("/"):
                 key += "index.html"
             file = self._store.open(key)

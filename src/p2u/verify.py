@@ -7,15 +7,15 @@ import tempfile
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 from p2u._client import statefile
 from p2u._client.control import Progress
 from p2u._client.engine import Engine
-from p2u._client.files import disk_errors, hash_file
+from p2u._client.files import disk_errors, hash_file, remove_tree
 from p2u._client.package import Package
 from p2u.errors import IntegrityError, NotFoundError, UsageError
-from p2u.manifest import KEY
+from p2u.manifest import KEY, costs
 
 __all__ = ["VerifyReport", "verify"]
 
@@ -31,7 +31,7 @@ class VerifyReport:
         files: Number of files checked: model files of a directory, objects and blobs of a package.
         chunks: Number of chunks checked; 0 for a directory.
         bytes: Bytes checked.
-        decoded: Whether every state was decoded and its files compared with their SHA-256.
+        decoded: Whether every update was made and its files compared with their SHA-256.
     """
 
     kind: Literal["package", "directory"]
@@ -54,7 +54,8 @@ def verify(
 
     Args:
         source: Path or URL of a package, or path of a directory that was pulled.
-        decode: Of a package, decode every state too (to a temporary folder) and check its files.
+        decode: Of a package, make every update too (in a temporary folder) and check its files; but
+            for those that only begin at what others published.
         jobs: Threads.
         progress: Called about ten times a second, in this thread.
 
@@ -74,15 +75,30 @@ def verify(
         report = _package(package, progress, decode)
         if decode:
             with tempfile.TemporaryDirectory(prefix="p2u-verify-") as folder:
-                for state in package.manifest.states:
-                    Engine(
-                        package,
-                        Path(folder, "model"),
-                        until=state.id,
-                        in_place=False,
-                        repair=False,
-                    ).run()
+                _decode_all(package, Path(folder, "model"))
     return report
+
+
+def _decode_all(package: Package, folder: Path) -> None:
+    """Make each update, and let the client compare its files with their SHA-256.
+
+    Updates that only begin at what others published cannot be made.
+    """
+    manifest = package.manifest
+    reached = costs(manifest)
+    here: str | None = None
+    for update in sorted(
+        manifest.updates, key=lambda u: manifest.states.index(manifest.state(u.target))
+    ):
+        if update.source is not None and update.source not in reached:
+            continue
+        if update.source is None or update.source != here:
+            remove_tree(folder)
+        options: dict[str, Any] = {"in_place": False, "repair": False}
+        if update.source is not None and update.source != here:
+            Engine(package, folder, until=update.source, **options).run()
+        Engine(package, folder, until=update.target, updates=(update,), **options).run()
+        here = update.target
 
 
 def _package(

@@ -11,6 +11,31 @@ from p2u.errors import FormatError
 from p2u.index import Chunk, decode_pieces
 from p2u.layout import Layout
 
+#: Kinds of chunks that need no previous bytes, and the one that needs those of its own state.
+FRESH = frozenset({0, 1, 3})
+_REFINE = 2
+
+
+def check_kind(chunk: Chunk, payload: memoryview, key: str, *, begins: bool, crosses: bool) -> None:
+    """Raise FormatError if an update cannot have such a chunk.
+
+    Args:
+        chunk: One of the update.
+        payload: Its bytes.
+        key: Of the blob, for messages.
+        begins: The update begins at nothing.
+        crosses: It leads from one release to another.
+    """
+    if chunk.pieces or payload[0] in FRESH:
+        return
+    if begins or (crosses and payload[0] == _REFINE):
+        raise FormatError(
+            f"chunk {chunk.number} is of kind {payload[0]}, which needs previous bytes that the "
+            "update does not have",
+            file=key,
+            hint="The package was made by a faulty program; pack the model again",
+        )
+
 
 def decode(
     chunk: Chunk,

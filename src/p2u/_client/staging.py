@@ -10,7 +10,7 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
-from p2u._client.decode import decode
+from p2u._client.decode import check_kind, decode
 from p2u._client.memory import Files
 from p2u._client.package import Countdown, Span, chunk_spans
 from p2u._client.polite import in_background
@@ -62,6 +62,8 @@ class Step(ABC):
         spans = self.spans(chunk)
         buffers = [memory[s.file][s.offset : s.offset + s.size] for s in spans]
         key = self.update.blobs[chunk.blob].key
+        crosses = self.files.manifest.crosses(self.update)
+        check_kind(chunk, payload, key, begins=self.update.source is None, crosses=crosses)
         decode(chunk, payload, self.files.layout, spans, buffers, key)
 
     def apply(self, chunk: Chunk, payload: memoryview) -> None:

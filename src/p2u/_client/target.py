@@ -11,7 +11,7 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack
 from pathlib import Path
 
-from p2u._client.decode import decode
+from p2u._client.decode import FRESH, check_kind, decode
 from p2u._client.files import PIECE, disk_errors, hash_file, open_file, read_at, sync_file
 from p2u._client.journal import DIGEST, Header, Journal
 from p2u._client.local import Parent
@@ -21,10 +21,6 @@ from p2u.errors import FormatError, IntegrityError
 from p2u.index import Chunk, places
 from p2u.manifest import Manifest, State, Update
 from p2u.mapping import identity
-
-#: Kinds of chunks that need no previous bytes, and the one that needs its own rows'.
-FRESH = frozenset({0, 1, 3})
-REFINE = 2
 
 
 def journal_header(manifest: Manifest, update: Update, *, in_place: bool) -> Header:
@@ -145,23 +141,24 @@ class Target(ABC):
         Raises:
             FormatError: It needs some, and there are none.
         """
-        if chunk.pieces or payload[0] in FRESH:
+        key = self.update.blobs[chunk.blob].key
+        crosses = self.source is not None and self.source.release is not self.release
+        check_kind(chunk, payload, key, begins=self.source is None, crosses=crosses)
+        if self.source is None or chunk.pieces or payload[0] in FRESH:
             return []
-        found: Sequence[Span | None] = [None]
-        if self.source is not None and self.source.release is self.release:
-            found = spans
-        elif self.source is not None and payload[0] != REFINE:
-            found = source_spans(chunk, self.map, self.model, self.source)
-        out = [span for span in found if span is not None]
-        if len(out) < len(spans):
-            raise FormatError(
-                f"chunk {chunk.number} is of kind {payload[0]}, which needs previous bytes that "
-                "the update does not have",
-                file=self.update.blobs[chunk.blob].key,
-                tensor=self.layout.tensors[chunk.segments[0].tensor].name,
-                hint="The package was made by a faulty program; pack the model again",
-            )
-        return out
+        if not crosses:
+            return list(spans)
+        found = source_spans(chunk, self.map, self.model, self.source)
+        for span, seg in zip(found, chunk.segments, strict=True):
+            if span is None:
+                raise FormatError(
+                    f"chunk {chunk.number} needs previous bytes of row {seg.first_row}, to which "
+                    "nothing corresponds",
+                    file=key,
+                    tensor=self.layout.tensors[seg.tensor].name,
+                    hint="The package was made by a faulty program; pack the model again",
+                )
+        return [span for span in found if span is not None]
 
     def _same(self, chunk: Chunk) -> bool:
         """Whether the source's tensors of a chunk have the dtypes of its own."""

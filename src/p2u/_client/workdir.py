@@ -36,6 +36,7 @@ class WorkDir:
         self.path = target.with_name(f".{target.name}.p2u")
         self.next = self.path / "next"
         self.old = self.path / "old"
+        self._gone = self.path / "gone"
         self.journal = self.path / "journal"
         self.redo = self.path / "redo"
         self.cache = self.path / "cache"
@@ -145,7 +146,10 @@ class WorkDir:
     def _retire(self, folder: Path) -> None:
         """Remove a former target, but nothing of it that is not the package's."""
         adopt(folder, self.target)
-        remove_tree(folder)
+        # Half removed, it would not say any more which of its files were the package's.
+        remove_tree(self._gone)
+        folder.rename(self._gone)
+        remove_tree(self._gone)
 
 
 def _holds(folder: Path, content: Content) -> bool:

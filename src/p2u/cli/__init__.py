@@ -6,6 +6,7 @@ shown as one message without a traceback, with exit status 1; Ctrl-C ends with 1
 
 from __future__ import annotations
 
+import logging
 import os
 import sys
 from pathlib import Path
@@ -203,12 +204,21 @@ def verify(
     epilog="Examples:\n\n  p2u pull https://example.org/model.p2u ./model\n\n"
     "  p2u pull model.p2u ./model --until base\n\n"
     "  p2u pull URL ./model --limit-rate 2MB/s --in-place\n\n"
-    "  p2u pull URL ./model --deadline 2s   # the best state that can be here by then"
+    "  p2u pull URL ./model --deadline 2s   # the best state that can be here by then\n\n"
+    "  p2u pull URL ./model --from model-Q4_K_M.gguf"
 )
 def pull(
     src: Annotated[str, typer.Argument(help="Path or http(s) URL of a package.")],
     dst: Annotated[Path, typer.Argument(help="The model directory to make or to sharpen.")],
-    until: Annotated[str, typer.Option(help="State to stop at.")] = "exact",
+    until: Annotated[
+        str, typer.Option(help="State to stop at: exact, v1, v1@base.", metavar="STATE")
+    ] = "exact",
+    origin: Annotated[
+        Optional[Path],  # noqa: UP045
+        typer.Option(
+            "--from", metavar="PATH", help="Begin at a state in this folder or file; only read."
+        ),
+    ] = None,
     deadline: Annotated[
         Optional[str],  # noqa: UP045
         typer.Option(metavar="TIME", help="Stop at the best state that can be here by then: 2s."),
@@ -227,14 +237,18 @@ def pull(
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Only say what it would do.")] = False,
     quiet: Quiet = False,
 ) -> None:
-    """Fetch a model, usable first; run it again to go on where it stopped."""
+    """Fetch a model, usable first; run it again to go on where it stopped.
+
+    A folder with an older version takes the update to the newest one.
+    """
     from p2u import pull as pull_model
     from p2u.cli import show
 
     with show.transfer(quiet or dry_run) as view:
         report = pull_model(
-            src, dst, until=until, jobs=jobs, limit_rate=limit_rate, in_place=in_place,
-            repair=repair, deadline=_seconds(deadline) if deadline else None, dry_run=dry_run,
+            src, dst, until=until, origin=origin, jobs=jobs, limit_rate=limit_rate,
+            in_place=in_place, repair=repair, dry_run=dry_run,
+            deadline=_seconds(deadline) if deadline else None,
             progress=view.progress, on_state=view.reached,
         )  # fmt: skip
     if dry_run or not quiet:
@@ -273,6 +287,7 @@ def _fail(message: str, status: int) -> int:
 
 def main() -> None:
     """Entry point of the ``p2u`` command."""
+    logging.getLogger("p2u").addHandler(logging.NullHandler())  # results have all warnings
     try:
         app(standalone_mode=True)
     except KeyboardInterrupt:

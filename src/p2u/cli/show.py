@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import sys
+from collections.abc import Iterable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -38,6 +40,22 @@ def _states(manifest: Manifest, original: int) -> Table:
     return table
 
 
+def _updates(manifest: Manifest) -> Table:
+    table = Table(box=None, pad_edge=False)
+    table.add_column("update", style="bold")
+    for name in ("bytes", "chunks"):
+        table.add_column(name, justify="right")
+    for u in manifest.updates:
+        cost = f"{manifest.cost(u):,}"
+        table.add_row(f"{u.source or 'nothing'} → {u.target}", cost, f"{u.chunks:,}")
+    return table
+
+
+def _warn(warnings: Iterable[str]) -> None:
+    for text in warnings:
+        print(f"p2u: {text}", file=sys.stderr)
+
+
 def packed(report: PackReport, dst: Path) -> None:
     """What `pack` made."""
     m = report.manifest
@@ -68,7 +86,14 @@ def inspect(source: str, *, tensors: bool, as_json: bool) -> None:
         f"[bold]{m.name}[/]: {len(m.latest.files)} files, {human(original)}; "
         f"{chunks} chunks in {blobs} blobs"
     )
+    foreign = [release.version for release in m.releases if release.foreign]
+    if len(m.releases) > 1:
+        versions = ", ".join(r.version for r in m.releases if not r.foreign)
+        known = f"; known: {', '.join(foreign)}" if foreign else ""
+        _console.print(f"versions: {versions}{known}")
     _console.print(_states(m, original))
+    if len(m.releases) > 1:
+        _console.print(_updates(m))
     if tensors:
         table = Table(box=None, pad_edge=False)
         for name, justify in (
@@ -87,6 +112,7 @@ def inspect(source: str, *, tensors: bool, as_json: bool) -> None:
 
 def pulled(result: PullResult, dst: Path, *, dry_run: bool) -> None:
     """What `pull` did, or with ``dry_run`` would do."""
+    _warn(result.warnings)
     if not dry_run:
         # The manifest alone takes one request.
         if result.requests > 1:
@@ -108,7 +134,8 @@ def pulled(result: PullResult, dst: Path, *, dry_run: bool) -> None:
         table.add_column(name, justify="right")
     for step in plan.steps:
         table.add_row(step.state, f"{step.bytes:,}", f"{step.missing:,}", str(step.requests))
-    _console.print(f"{dst} holds {plan.here or 'nothing'}; to fetch: {human(plan.missing)}")
+    begin = "" if plan.begin is None else f", the way begins at {plan.begin}"
+    _console.print(f"{dst} holds {plan.here or 'nothing'}{begin}; to fetch: {human(plan.missing)}")
     _console.print(table)
     _console.print(f"disk space needed {human(plan.disk)}, free {human(plan.free)}")
 
