@@ -52,6 +52,7 @@ PART = {
     "pinned": "replica",
     "pull": "replica",
     "verify": "replica",
+    "watch": "replica",
 }
 
 #: Who may use ctypes: the binding of the core, and calls that Python lacks.

@@ -31,6 +31,7 @@ if TYPE_CHECKING:
     from p2u.replica import Replica
     from p2u.runtime import onnx, torch
     from p2u.verify import verify
+    from p2u.watch import watch
 
 __all__ = [
     "BusyError",
@@ -52,6 +53,7 @@ __all__ = [
     "pull",
     "torch",
     "verify",
+    "watch",
 ]
 
 make_lazy(
@@ -65,5 +67,6 @@ make_lazy(
         "pull": ("p2u.pull", "pull"),
         "torch": ("p2u.runtime.torch", None),
         "verify": ("p2u.verify", "verify"),
+        "watch": ("p2u.watch", "watch"),
     },
 )

@@ -1,4 +1,4 @@
-"""The command line: ``p2u pack | inspect | verify | pull | serve | eval``.
+"""The command line: ``p2u pack | inspect | verify | pull | watch | serve | eval``.
 
 Only words and tables live here; every command is one call of the Python API. Errors of ours are
 shown as one message without a traceback, with exit status 1; Ctrl-C ends with 130.
@@ -278,6 +278,41 @@ def serve(
         server.serve_forever()
     finally:
         server.shutdown()
+
+
+@app.command(
+    epilog="Examples:\n\n  p2u watch https://example.org/model.p2u ./model\n\n"
+    "  p2u watch URL ./model --every 1s --exec 'curl -X POST localhost:8080/reload'\n\n"
+    "The command finds P2U_STATE (v2@exact), P2U_VERSION (v2) and P2U_DIR in its environment. "
+    "Ctrl-C or SIGTERM ends the watch; the next one goes on."
+)
+def watch(
+    src: Annotated[str, typer.Argument(help="Path or http(s) URL of a package.")],
+    dst: Annotated[Path, typer.Argument(help="The model directory to keep at the newest version.")],
+    every: Annotated[str, typer.Option(metavar="TIME", help="Time between two looks.")] = "5s",
+    execute: Annotated[
+        Optional[str],  # noqa: UP045
+        typer.Option("--exec", metavar="COMMAND", help="Run after each new state."),
+    ] = None,
+    until: Annotated[str, typer.Option(help="State wanted of each version.")] = "exact",
+    in_place: Annotated[
+        bool, typer.Option("--in-place", help="Change the files where they lie.")
+    ] = False,
+    repair: Annotated[
+        bool, typer.Option("--repair", help="Overwrite files that were changed since.")
+    ] = False,
+    jobs: Jobs = None,
+    limit_rate: Rate = None,
+    as_json: Annotated[bool, typer.Option("--json", help="A line of JSON per event.")] = False,
+    quiet: Quiet = False,
+) -> None:
+    """Follow a package: pull each version as it is published, and run a command after each."""
+    from p2u.cli.watching import run
+
+    run(
+        src, dst, every=_seconds(every), until=until, execute=execute, in_place=in_place,
+        repair=repair, jobs=jobs, limit_rate=limit_rate, as_json=as_json, quiet=quiet,
+    )  # fmt: skip
 
 
 def _fail(message: str, status: int) -> int:
