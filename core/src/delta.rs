@@ -4,8 +4,10 @@
 //! A bitmap says which blocks of elements differ at all; only these have symbols.
 
 use crate::chunk::{read_patches, Dtype};
+use crate::fields::Fields;
 use crate::flat::{check_sources, copy, gather, scatter, Cursor, Prior};
 use crate::float::{Format, BF16, F16, F32};
+use crate::level::{load, store, GROUP};
 use crate::rans::Stream;
 use crate::rows::{self, Rows, BLOCK};
 use crate::simd::Isa;
@@ -242,15 +244,13 @@ impl Batch {
     ) -> Result<(), Error> {
         let mem = &mut self.mem[..self.len * F::BYTES];
         let (ctx, sym) = (&mut self.ctx[..self.len], &mut self.sym[..self.len]);
-        contexts::<F>(mem, head.low, ctx);
+        I::delta_contexts::<F>(mem, head.low, ctx);
         I::decode(stream, ctx, sym)?;
+        let z = &mut self.z[..sym.len()];
         if head.raw() {
-            let z = &mut self.z[..sym.len()];
-            fields.take(&head.widths, ctx, sym, z)?;
-            combine::<F>(mem, z.iter().copied(), head.tz);
-        } else {
-            combine::<F>(mem, sym.iter().map(|&s| u32::from(s)), head.tz);
+            fields.take::<I>(&head.widths, ctx, sym, z)?;
         }
+        I::delta_combine::<F>(mem, sym, if head.raw() { Some(z) } else { None }, head.tz);
         Ok(())
     }
 
@@ -269,117 +269,65 @@ impl Batch {
 /// Contexts of predictions: their exponents, from `low` on.
 #[inline(always)]
 pub fn contexts<F: Format>(pred: &[u8], low: u8, ctx: &mut [u8]) {
-    let low = u16::from(low);
-    // The exponent lies in the upper two bytes of all formats.
-    let cut = F::MANT - (F::BYTES as u32 - 2) * 8;
-    for (c, m) in ctx.iter_mut().zip(pred.chunks_exact(F::BYTES)) {
-        let top = u16::from_le_bytes([m[F::BYTES - 2], m[F::BYTES - 1]]);
-        *c = ((top & 0x7fff) >> cut).saturating_sub(low).min(15) as u8;
+    let low = u32::from(low);
+    let mut bits = [0u32; GROUP];
+    for (ctx, pred) in ctx.chunks_mut(GROUP).zip(pred.chunks(GROUP * F::BYTES)) {
+        load::<F>(pred, &mut bits);
+        for (c, &b) in ctx.iter_mut().zip(&bits) {
+            let e = (b & F::MASK) >> F::MANT;
+            *c = e.max(low).min(low + MAX_CTX as u32 - 1).wrapping_sub(low) as u8;
+        }
     }
 }
 
-/// Signed integers in the order of the floats; its own inverse.
+/// Bits of a float, at the top of the word, as a signed integer in the order of the floats; its own
+/// inverse but for what is below them.
 #[inline(always)]
-pub fn flip16(x: i16) -> i16 {
-    x ^ ((x >> 15) & 0x7fff)
+fn flip(x: u32) -> i32 {
+    x as i32 ^ ((x as i32 >> 31) & 0x7fff_ffff)
 }
 
-/// As [`flip16`].
+/// Predictions plus differences: zigzag codes, which are the symbols if there are no others.
 #[inline(always)]
-pub fn flip32(x: i32) -> i32 {
-    x ^ ((x >> 31) & 0x7fff_ffff)
-}
-
-/// Predictions plus differences, which are zigzag coded.
-#[inline(always)]
-fn combine<F: Format>(mem: &mut [u8], z: impl Iterator<Item = u32>, tz: u32) {
-    if F::BYTES == 2 {
-        let below = (1i16 << tz) - 1;
-        for (m, z) in mem.chunks_exact_mut(2).zip(z) {
-            let x = flip16(i16::from_le_bytes([m[0], m[1]]));
-            let d = (z >> 1) as i16 ^ -((z & 1) as i16);
-            let o = (x >> tz).wrapping_add(d) << tz;
-            m.copy_from_slice(&flip16(o | ((o >> 15) & below)).to_le_bytes());
+pub fn combine<F: Format>(mem: &mut [u8], sym: &[u8], z: Option<&[u32]>, tz: u32) {
+    let up = 32 - 8 * F::BYTES as u32;
+    let below = (1i32 << (up + tz)) - 1;
+    let (mut bits, mut codes) = ([0u32; GROUP], [0u32; GROUP]);
+    for (g, mem) in mem.chunks_mut(GROUP * F::BYTES).enumerate() {
+        let n = mem.len() / F::BYTES;
+        let at = g * GROUP..g * GROUP + n;
+        match z {
+            Some(z) => codes[..n].copy_from_slice(&z[at]),
+            None => {
+                let pairs = codes.iter_mut().zip(&sym[at]);
+                pairs.for_each(|(z, &s)| *z = u32::from(s));
+            }
         }
-    } else {
-        let below = (1i32 << tz) - 1;
-        for (m, z) in mem.chunks_exact_mut(4).zip(z) {
-            let x = flip32(i32::from_le_bytes([m[0], m[1], m[2], m[3]]));
+        load::<F>(mem, &mut bits);
+        for (b, &z) in bits.iter_mut().zip(&codes) {
             let d = (z >> 1) as i32 ^ -((z & 1) as i32);
-            let o = (x >> tz).wrapping_add(d) << tz;
-            m.copy_from_slice(&flip32(o | ((o >> 31) & below)).to_le_bytes());
+            let o = (flip(*b << up) >> (up + tz)).wrapping_add(d) << (up + tz);
+            *b = flip((o | ((o >> 31) & below)) as u32) as u32 >> up;
         }
+        store::<F>(&bits[..n], mem);
     }
 }
 
-/// Raw fields, each as wide as its element's context says.
-struct Fields<'a> {
-    buf: &'a [u8],
-    bit: usize,
-}
-
-impl<'a> Fields<'a> {
-    fn new(buf: &'a [u8]) -> Self {
-        Fields { buf, bit: 0 }
-    }
-
-    /// Zigzag differences from symbols and the fields below them.
-    #[inline(always)]
-    fn take(
-        &mut self,
-        widths: &[u8; MAX_CTX],
-        ctx: &[u8],
-        sym: &[u8],
-        z: &mut [u32],
-    ) -> Result<(), Error> {
-        let mut bit = self.bit;
-        let groups = ctx.chunks(64).zip(sym.chunks(64)).zip(z.chunks_mut(64));
-        for ((ctx, sym), z) in groups {
-            // A group takes at most 64 * 24 bits, and a load looks at 8 bytes.
-            let at = bit >> 3;
-            let mut near = [0u8; 208];
-            let src: &[u8] = match self.buf.get(at..at + near.len()) {
-                Some(src) => src,
-                None => {
-                    let rest = self.buf.get(at..).unwrap_or(&[]);
-                    near[..rest.len()].copy_from_slice(rest);
-                    &near
-                }
-            };
-            let mut b = bit & 7;
-            for ((&c, &s), z) in ctx.iter().zip(sym).zip(z) {
-                let w = u32::from(widths[usize::from(c) & (MAX_CTX - 1)]);
-                let w = if s == 0 { 0 } else { w };
-                let i = (b >> 3).min(200);
-                let v = u64::from_le_bytes([
-                    src[i],
-                    src[i + 1],
-                    src[i + 2],
-                    src[i + 3],
-                    src[i + 4],
-                    src[i + 5],
-                    src[i + 6],
-                    src[i + 7],
-                ]);
-                let field = (v >> (b & 7)) as u32 & ((1 << w) - 1);
-                let above = u32::from(s).saturating_sub(1) << w;
-                *z = above + field + u32::from(s != 0);
-                b += w as usize;
-            }
-            bit = (at << 3) + b;
-            if (bit + 7) >> 3 > self.buf.len() {
-                return Err(Error::Truncated);
-            }
-        }
-        self.bit = bit;
-        Ok(())
-    }
-
-    fn finish(&self) -> Result<(), Error> {
-        if (self.bit + 7) >> 3 == self.buf.len() {
-            Ok(())
-        } else {
-            Err(Error::Malformed)
+/// Zigzag codes of the differences of ordered integers without their low `tz` bits.
+#[inline(always)]
+pub fn zigzags<F: Format>(new: &[u8], old: &[u8], tz: u32, z: &mut [u32]) {
+    let up = 32 - 8 * F::BYTES as u32;
+    let cut = up + tz;
+    let (mut a, mut b) = ([0u32; GROUP], [0u32; GROUP]);
+    let pairs = new
+        .chunks(GROUP * F::BYTES)
+        .zip(old.chunks(GROUP * F::BYTES));
+    for ((new, old), z) in pairs.zip(z.chunks_mut(GROUP)) {
+        load::<F>(new, &mut a);
+        load::<F>(old, &mut b);
+        for ((z, &a), &b) in z.iter_mut().zip(&a).zip(&b) {
+            let d = (flip(a << up) >> cut).wrapping_sub(flip(b << up) >> cut) << cut >> cut;
+            *z = ((d << 1) ^ (d >> 31)) as u32;
         }
     }
 }

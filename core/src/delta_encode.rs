@@ -1,7 +1,7 @@
 //! The encoder of version updates; the twin of `delta.rs`, with the decisions that cost bytes.
 
 use crate::chunk::{Dtype, KIND_DELTA};
-use crate::delta::{self, flip16, flip32, Head, CODED, CONSTANT, MAX_BLOCK, MAX_FIELD, MIN_BLOCK};
+use crate::delta::{self, Head, CODED, CONSTANT, MAX_BLOCK, MAX_FIELD, MIN_BLOCK};
 use crate::encode::{write_patches, SAMPLE};
 use crate::flat::{check_sources, gather, Cursor, Prior};
 use crate::float::{Format, BF16, F16, F32};
@@ -67,7 +67,7 @@ impl Delta<'_> {
             block,
             widths: [0; MAX_CTX],
         };
-        let coded = self.differences::<F, S>(&head, &bitmap, n);
+        let coded = self.differences::<F, S, I>(&head, &bitmap, n);
         head.widths = choose_widths::<F>(&coded);
 
         let mut out = vec![KIND_DELTA, self.dtype as u8];
@@ -144,7 +144,12 @@ impl Delta<'_> {
 
     /// Zigzag differences and contexts of all elements in coded blocks.
     #[inline(always)]
-    fn differences<F: Format, S: Format>(&self, head: &Head, bitmap: &[u8], n: usize) -> Coded {
+    fn differences<F: Format, S: Format, I: Isa>(
+        &self,
+        head: &Head,
+        bitmap: &[u8],
+        n: usize,
+    ) -> Coded {
         let runs = coded_runs(bitmap, head.block, n);
         let total = runs.iter().map(|r| r.len()).sum();
         let mut coded = Coded {
@@ -161,32 +166,12 @@ impl Delta<'_> {
                 let old = &mut old[..new.len()];
                 self.load::<F, S>(&part, &mut at, new, old);
                 let to = done..done + part.len();
-                delta::contexts::<F>(old, head.low, &mut coded.ctx[to.clone()]);
-                zigzags::<F>(new, old, head.tz, &mut coded.z[to.clone()]);
+                I::delta_contexts::<F>(old, head.low, &mut coded.ctx[to.clone()]);
+                I::delta_zigzags::<F>(new, old, head.tz, &mut coded.z[to.clone()]);
                 done = to.end;
             }
         }
         coded
-    }
-}
-
-/// Zigzag codes of the differences of ordered integers without their low `tz` bits.
-#[inline(always)]
-fn zigzags<F: Format>(new: &[u8], old: &[u8], tz: u32, z: &mut [u32]) {
-    let items = z.iter_mut().zip(new.chunks_exact(F::BYTES));
-    let items = items.zip(old.chunks_exact(F::BYTES));
-    if F::BYTES == 2 {
-        for ((z, a), b) in items {
-            let ordered = |m: &[u8]| flip16(i16::from_le_bytes([m[0], m[1]])) >> tz;
-            let d = ordered(a).wrapping_sub(ordered(b)) << tz >> tz;
-            *z = u32::from(((d << 1) ^ (d >> 15)) as u16);
-        }
-    } else {
-        for ((z, a), b) in items {
-            let ordered = |m: &[u8]| flip32(i32::from_le_bytes([m[0], m[1], m[2], m[3]])) >> tz;
-            let d = ordered(a).wrapping_sub(ordered(b)) << tz >> tz;
-            *z = ((d << 1) ^ (d >> 31)) as u32;
-        }
     }
 }
 

@@ -11,6 +11,7 @@ mod convert;
 mod delta;
 mod delta_encode;
 mod encode;
+mod fields;
 mod flat;
 mod float;
 mod level;

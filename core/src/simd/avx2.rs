@@ -126,6 +126,39 @@ macro_rules! kernels {
             unsafe { $crate::simd::avx2_cells::split_exact::<F>(mem, ctx, out, row) }
         }
         #[inline(always)]
+        fn delta_contexts<F: $crate::float::Format>(pred: &[u8], low: u8, ctx: &mut [u8]) {
+            // SAFETY: as above.
+            unsafe { $crate::simd::avx2_delta::contexts::<F>(pred, low, ctx) }
+        }
+        #[inline(always)]
+        fn delta_combine<F: $crate::float::Format>(
+            mem: &mut [u8],
+            sym: &[u8],
+            z: Option<&[u32]>,
+            tz: u32,
+        ) {
+            // SAFETY: as above.
+            unsafe { $crate::simd::avx2_delta::combine::<F>(mem, sym, z, tz) }
+        }
+        #[inline(always)]
+        fn delta_zigzags<F: $crate::float::Format>(new: &[u8], old: &[u8], tz: u32, z: &mut [u32]) {
+            // SAFETY: as above.
+            unsafe { $crate::simd::avx2_delta::zigzags::<F>(new, old, tz, z) }
+        }
+        #[inline(always)]
+        fn field_widths(
+            widths: &[u8; $crate::table::MAX_CTX],
+            ctx: &[u8],
+            sym: &[u8],
+            out: &mut [u8; 64],
+        ) -> u64 {
+            if ctx.len() < 64 || sym.len() < 64 {
+                return $crate::fields::field_widths(widths, ctx, sym, out);
+            }
+            // SAFETY: as above, and there are 64 elements.
+            unsafe { $crate::simd::avx2_delta::field_widths(widths, ctx, sym, out) }
+        }
+        #[inline(always)]
         fn encode_words(
             words: &mut $crate::rans_encode::Words,
             states: &mut [u32],

@@ -1,8 +1,10 @@
 //! Instruction sets: one [`Isa`] per twin of the kernels, chosen at run time.
 
 use crate::chunk::{apply_float, is_zero, Dtype};
+use crate::delta;
 use crate::delta_encode::Delta;
 use crate::encode::{encode_float, Encoded, Plan};
+use crate::fields;
 use crate::flat::Prior;
 use crate::float::Format;
 use crate::level::{self, Elements, Row, Target};
@@ -12,7 +14,7 @@ use crate::rans_encode::{encode_scalar, Words};
 use crate::raw::RawReader;
 use crate::rows::{self, Rows, Segment};
 use crate::scale::{self, Squares};
-use crate::table::EncodeTables;
+use crate::table::{EncodeTables, MAX_CTX};
 use crate::wire::Reader;
 use crate::Error;
 
@@ -22,6 +24,8 @@ pub mod avx2;
 mod avx2_cells;
 #[cfg(target_arch = "x86_64")]
 mod avx2_combine;
+#[cfg(target_arch = "x86_64")]
+mod avx2_delta;
 #[cfg(target_arch = "x86_64")]
 mod avx2_encode;
 #[cfg(target_arch = "x86_64")]
@@ -141,6 +145,26 @@ pub trait Isa {
         ctx: &[u8],
     ) {
         encode_scalar(words, states, tables, syms, ctx);
+    }
+    /// [`delta::contexts`].
+    #[inline(always)]
+    fn delta_contexts<F: Format>(pred: &[u8], low: u8, ctx: &mut [u8]) {
+        delta::contexts::<F>(pred, low, ctx);
+    }
+    /// [`delta::combine`].
+    #[inline(always)]
+    fn delta_combine<F: Format>(mem: &mut [u8], sym: &[u8], z: Option<&[u32]>, tz: u32) {
+        delta::combine::<F>(mem, sym, z, tz);
+    }
+    /// [`delta::zigzags`].
+    #[inline(always)]
+    fn delta_zigzags<F: Format>(new: &[u8], old: &[u8], tz: u32, z: &mut [u32]) {
+        delta::zigzags::<F>(new, old, tz, z);
+    }
+    /// [`fields::field_widths`].
+    #[inline(always)]
+    fn field_widths(widths: &[u8; MAX_CTX], ctx: &[u8], sym: &[u8], out: &mut [u8; 64]) -> u64 {
+        fields::field_widths(widths, ctx, sym, out)
     }
     /// [`chunk::apply_float`] compiled for this instruction set: its plain loops use wide vectors.
     fn apply<F: Format>(
