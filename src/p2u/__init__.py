@@ -12,6 +12,7 @@ from p2u._lazy import make_lazy
 from p2u.errors import (
     BusyError,
     Cancelled,
+    ConflictError,
     CoreError,
     DiskError,
     FormatError,
@@ -26,7 +27,7 @@ from p2u.errors import (
 if TYPE_CHECKING:
     from p2u.opening import load
     from p2u.opening import open_replica as open  # noqa: A004 - p2u.open() is its name
-    from p2u.pack import pack
+    from p2u.pack import gc, pack, publish
     from p2u.pull import pull
     from p2u.replica import Replica
     from p2u.runtime import onnx, torch
@@ -36,6 +37,7 @@ if TYPE_CHECKING:
 __all__ = [
     "BusyError",
     "Cancelled",
+    "ConflictError",
     "CoreError",
     "DiskError",
     "FormatError",
@@ -46,10 +48,12 @@ __all__ = [
     "StoreError",
     "UnsupportedError",
     "UsageError",
+    "gc",
     "load",
     "onnx",
     "open",
     "pack",
+    "publish",
     "pull",
     "torch",
     "verify",
@@ -60,10 +64,12 @@ make_lazy(
     __name__,
     {
         "Replica": ("p2u.replica", "Replica"),
+        "gc": ("p2u.pack", "gc"),
         "load": ("p2u.opening", "load"),
         "onnx": ("p2u.runtime.onnx", None),
         "open": ("p2u.opening", "open_replica"),
         "pack": ("p2u.pack", "pack"),
+        "publish": ("p2u.pack", "publish"),
         "pull": ("p2u.pull", "pull"),
         "torch": ("p2u.runtime.torch", None),
         "verify": ("p2u.verify", "verify"),

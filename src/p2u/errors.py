@@ -67,6 +67,10 @@ class BusyError(P2UError):
     """Another process is working on the same directory."""
 
 
+class ConflictError(P2UError):
+    """Somebody else has published to the package meanwhile; nothing of theirs was touched."""
+
+
 class Cancelled(P2UError):  # noqa: N818 - the field's word for it
     """The caller cancelled the operation; what was reached stays valid."""
 

@@ -1,4 +1,4 @@
-"""The command line: ``p2u pack | inspect | verify | pull | watch | serve | eval``.
+"""The command line: ``p2u pack | publish | gc | inspect | verify | pull | watch ...``.
 
 Only words and tables live here; every command is one call of the Python API. Errors of ours are
 shown as one message without a traceback, with exit status 1; Ctrl-C ends with 130.
@@ -30,6 +30,8 @@ app.add_typer(evaluation)
 
 Jobs = Annotated[Optional[int], typer.Option("--jobs", "-j", help="Threads.", min=1)]  # noqa: UP045
 Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="Print nothing but errors.")]
+Levels = Annotated[str, typer.Option(help="States, from base to exact.")]
+BlobSize = Annotated[str, typer.Option(help="Most bytes of one blob.")]
 Rate = Annotated[
     Optional[str],  # noqa: UP045 - typer reads this on 3.10, too
     typer.Option("--limit-rate", metavar="RATE", help="Most bytes per second: 2MB/s, 16Mbit/s."),
@@ -50,11 +52,11 @@ def _size(text: str) -> int:
 
 
 def _seconds(text: str) -> float:
-    """Seconds of ``2s``, ``500ms``, ``1.5``, ``1m``."""
-    number = text.strip().rstrip("smin ")
+    """Seconds of ``2s``, ``500ms``, ``1.5``, ``1m``, ``2h``."""
+    number = text.strip().rstrip("sminh ")
     unit = text.strip()[len(number) :].strip()
     try:
-        return float(number) * {"": 1, "s": 1, "ms": 0.001, "m": 60, "min": 60}[unit]
+        return float(number) * {"": 1, "s": 1, "ms": 0.001, "m": 60, "min": 60, "h": 3600}[unit]
     except (KeyError, ValueError):
         raise UsageError(f"{text!r} is not a time", hint="Write it like 2s or 500ms") from None
 
@@ -102,7 +104,9 @@ def _root(
     "  p2u pack ./MiniLM ./MiniLM.p2u --bits 4 --levels base,exact --blob-size 100MiB\n\n"
     "  p2u pack ./MiniLM ./MiniLM.p2u --budget 5MB --keep 'pooler.*'\n\n"
     "  p2u pack ./MiniLM ./MiniLM.p2u --base-ratio 0.2 --set 'encoder.layer.0.*=5'\n\n"
-    "  p2u pack ./MiniLM ./MiniLM.p2u --bits 3 --sensitivity minilm.json"
+    "  p2u pack ./MiniLM ./MiniLM.p2u --bits 3 --sensitivity minilm.json\n\n"
+    "  p2u pack ./MiniLM-v2 ./MiniLM.p2u --parent ./MiniLM.p2u   # an update\n\n"
+    "  p2u pack ./MiniLM ./MiniLM.p2u --adopt MiniLM-Q4_K_M.gguf"
 )
 def pack(
     src: Annotated[
@@ -145,9 +149,32 @@ def pack(
         Optional[Path],  # noqa: UP045
         typer.Option(metavar="FILE", help="What p2u.torch.sensitivity measured."),
     ] = None,
-    levels: Annotated[str, typer.Option(help="States, from base to exact.")] = "base,8bit,exact",
+    levels: Levels = "base,8bit,exact",
+    parent: Annotated[
+        Optional[str],  # noqa: UP045
+        typer.Option(
+            metavar="PKG-or-DIR[@STATE]",
+            help="Make another version of the package, as an update from this package's newest "
+            "state or the one named, or from a model at hand.",
+        ),
+    ] = None,
+    adopt: Annotated[
+        Optional[Path],  # noqa: UP045
+        typer.Option(
+            metavar="FILE",
+            help="Make an update from somebody else's file of this model: a quantised GGUF, or "
+            "one of a lower precision.",
+        ),
+    ] = None,
+    version: Annotated[
+        Optional[str],  # noqa: UP045
+        typer.Option(metavar="NAME", help="The version's name.", show_default="the next number"),
+    ] = None,
+    also_base: Annotated[
+        bool, typer.Option("--also-base", help="With a parent: also a base for newcomers.")
+    ] = False,
     jobs: Jobs = None,
-    blob_size: Annotated[str, typer.Option(help="Most bytes of one blob.")] = "24MiB",
+    blob_size: BlobSize = "24MiB",
     quiet: Quiet = False,
 ) -> None:
     """Pack a model: base first, then its updates up to the exact original."""
@@ -160,7 +187,8 @@ def pack(
             src, dst, bits=bits, budget=_size(budget) if budget else None, base_ratio=base_ratio,
             own_bits=_own_bits(own_bits or []), keep=keep or (), sensitivity=sensitivity,
             calibration=calibration, thrift=thrift, levels=names, jobs=jobs,
-            blob_size=_size(blob_size), progress=progress,
+            blob_size=_size(blob_size), parent=parent, adopt=adopt, version=version,
+            also_base=also_base, progress=progress,
         )  # fmt: skip
     if not quiet:
         show.packed(report, dst)
@@ -313,6 +341,88 @@ def watch(
         src, dst, every=_seconds(every), until=until, execute=execute, in_place=in_place,
         repair=repair, jobs=jobs, limit_rate=limit_rate, as_json=as_json, quiet=quiet,
     )  # fmt: skip
+
+
+@app.command(
+    epilog="Examples:\n\n  p2u publish ./checkpoint ./model.p2u   # a package, later a version\n\n"
+    "  p2u publish ./checkpoint ./model.p2u --anchor-every 20 --fold --version step1200"
+)
+def publish(
+    src: Annotated[Path, typer.Argument(help="A model file or directory.")],
+    package: Annotated[Path, typer.Argument(help="The package; made if there is none.")],
+    version: Annotated[
+        Optional[str],  # noqa: UP045
+        typer.Option(metavar="NAME", help="The version's name.", show_default="the next number"),
+    ] = None,
+    parent_dir: Annotated[
+        Optional[Path],  # noqa: UP045
+        typer.Option(
+            metavar="DIR", help="Holds the newest version: saves decoding it from the package."
+        ),
+    ] = None,
+    expect: Annotated[
+        Optional[str],  # noqa: UP045
+        typer.Option(metavar="STATE", help="Fail unless this is the newest state: v7@exact."),
+    ] = None,
+    anchor_every: Annotated[
+        int, typer.Option(metavar="N", help="Every Nth version gets a base for newcomers.", min=1)
+    ] = 50,
+    fold: Annotated[
+        bool, typer.Option("--fold", help="Also updates across 2, 4, 8 ... versions, if smaller.")
+    ] = False,
+    fold_factor: Annotated[
+        float, typer.Option(metavar="PART", help="Of the chain's bytes that these may have.")
+    ] = 0.8,
+    bits: Annotated[
+        Optional[float],  # noqa: UP045
+        typer.Option(help="Average bits per weight of a base, 1 to 6.", show_default="3.5"),
+    ] = None,
+    levels: Levels = "base,8bit,exact",
+    jobs: Jobs = None,
+    blob_size: BlobSize = "24MiB",
+    quiet: Quiet = False,
+) -> None:
+    """Publish a model: as a new package, or as the next version, an update from the newest."""
+    from p2u import publish as publish_model
+    from p2u.cli import show
+
+    names = [name.strip() for name in levels.split(",")]
+    with show.phases(quiet) as progress:
+        report = publish_model(
+            src, package, version=version, parent=parent_dir, expect=expect,
+            every_anchor=anchor_every, fold=fold_factor if fold else None, bits=bits,
+            levels=names, jobs=jobs, blob_size=_size(blob_size), progress=progress,
+        )  # fmt: skip
+    if not quiet:
+        show.packed(report, package)
+
+
+@app.command(
+    epilog="Examples:\n\n  p2u gc ./model.p2u --keep 3 --dry-run\n\n"
+    "  p2u gc ./model.p2u --keep 10 --anchors 2 --grace 1h"
+)
+def gc(
+    package: Annotated[Path, typer.Argument(help="A package on this machine.")],
+    keep: Annotated[int, typer.Option(metavar="N", help="Newest versions to keep.", min=1)] = 5,
+    anchors: Annotated[
+        Optional[int],  # noqa: UP045
+        typer.Option(
+            metavar="N", help="Older versions with a base to keep.", min=0, show_default="all"
+        ),
+    ] = None,
+    grace: Annotated[
+        str, typer.Option(metavar="TIME", help="Files stay for this long, for slow readers: 1h.")
+    ] = "0s",
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Only say what it would do.")] = False,
+    quiet: Quiet = False,
+) -> None:
+    """Drop old versions and the files that only they need; new readers still get to all others."""
+    from p2u import gc as collect
+    from p2u.cli import show
+
+    report = collect(package, keep=keep, anchors=anchors, grace=_seconds(grace), dry_run=dry_run)
+    if dry_run or not quiet:
+        show.collected(report, package, dry_run=dry_run)
 
 
 def _fail(message: str, status: int) -> int:

@@ -16,10 +16,11 @@ from p2u.cli.bars import human, phases, transfer
 if TYPE_CHECKING:
     from p2u.manifest import Manifest
     from p2u.pack import PackReport
+    from p2u.pack.upkeep import GcReport
     from p2u.pull import PullResult
     from p2u.verify import VerifyReport
 
-__all__ = ["inspect", "packed", "phases", "pulled", "transfer", "verified"]
+__all__ = ["collected", "inspect", "packed", "phases", "pulled", "transfer", "verified"]
 
 _console = Console(highlight=False)
 
@@ -28,12 +29,14 @@ def _quality(snr_db: float | None) -> str:
     return "exact" if snr_db is None else f"{snr_db:.1f} dB"
 
 
-def _states(manifest: Manifest, original: int) -> Table:
+def _states(manifest: Manifest, original: int, version: str | None = None) -> Table:
     table = Table(box=None, pad_edge=False)
     table.add_column("state", style="bold")
     for name in ("bytes", "of the original", "bits/weight", "SNR"):
         table.add_column(name, justify="right")
     for s in manifest.states:
+        if version not in (None, s.version):
+            continue
         share = f"{100 * s.bytes / original:.2f} %" if original and s.bytes is not None else ""
         size = "" if s.bytes is None else f"{s.bytes:,}"
         table.add_row(manifest.title(s), size, share, f"{s.bits:.2f}", _quality(s.snr_db))
@@ -57,10 +60,29 @@ def _warn(warnings: Iterable[str]) -> None:
 
 
 def packed(report: PackReport, dst: Path) -> None:
-    """What `pack` made."""
+    """What `pack` or `publish` made."""
     m = report.manifest
-    _console.print(f"[bold]{m.name}[/]: {human(report.source_bytes)} → {dst}")
-    _console.print(_states(m, report.source_bytes))
+    version = f" {report.version}" if len(m.releases) > 1 else ""
+    _console.print(f"[bold]{m.name}{version}[/]: {human(report.source_bytes)} → {dst}")
+    _console.print(_states(m, report.source_bytes, report.version))
+    for update in m.updates:
+        if m.crosses(update) and m.release(update.target).version == report.version:
+            size = m.cost(update)
+            share = 100 * size / max(1, report.source_bytes)
+            _console.print(f"from {update.source}: {size:,} bytes, {share:.2f} %")
+    for note in report.notes:
+        _console.print(f"[yellow]note[/]: {note}", soft_wrap=True)
+
+
+def collected(report: GcReport, package: Path, *, dry_run: bool) -> None:
+    """What `gc` dropped, or with ``dry_run`` would drop."""
+    done = "would drop" if dry_run else "dropped"
+    dropped = ", ".join(report.dropped) or "no version"
+    _console.print(
+        f"{package}: {done} {dropped}; {report.updates} updates, {report.files} files, "
+        f"{human(report.bytes)}"
+    )
+    _console.print(f"kept: {', '.join(report.kept)}")
 
 
 def inspect(source: str, *, tensors: bool, as_json: bool) -> None:

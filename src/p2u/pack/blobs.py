@@ -72,3 +72,14 @@ def write_file(path: Path, data: bytes) -> None:
     with disk_errors(str(path), "write"), open(path, "xb") as stream:
         stream.write(data)
         sync(stream)
+
+
+def sync_folder(path: Path) -> None:
+    """Bring a directory's names to the disk, where the system can."""
+    if os.name != "posix":
+        return
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)

@@ -7,9 +7,10 @@ when its first bytes are due, and kept until its last ones were.
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Protocol
 
 from p2u import core
 from p2u.errors import IntegrityError
@@ -48,15 +49,96 @@ class _Region:
     start: int
 
 
+class Chunks(Protocol):
+    """What a verifier decodes."""
+
+    @property
+    def jobs(self) -> Sequence[Job]:
+        """The chunks: together every byte of every file once."""
+
+    @property
+    def states(self) -> int:
+        """In how many states the files are to be hashed."""
+
+    def count(self, number: int) -> int:
+        """In how many of them a chunk differs; 1 if all are equal."""
+
+    def cost(self, number: int) -> int:
+        """Memory that decoding a chunk takes, bytes, about."""
+
+    def decode(self, number: int) -> States:
+        """The bytes of a chunk in all states."""
+
+
+class LevelChunks:
+    """The chunks of a release's base and refinements.
+
+    Args:
+        folder: Where the blobs lie.
+        layout: The tensors.
+        made: All chunks.
+        blobs: Those of each update.
+    """
+
+    def __init__(
+        self, folder: Path, layout: Layout, made: Sequence[Made], blobs: Sequence[Sequence[Blob]]
+    ) -> None:
+        self._folder = folder
+        self._layout = layout
+        self._made = made
+        self._blobs = blobs
+        self._written = Scratch()
+        self.jobs = [m.job for m in made]
+        self.states = len(blobs)
+
+    def count(self, number: int) -> int:
+        """See `Chunks`."""
+        return len(self._made[number].chunks)
+
+    def cost(self, number: int) -> int:
+        """See `Chunks`."""
+        made = self._made[number]
+        return made.job.size * len(made.chunks) + sum(chunk.length for chunk in made.chunks)
+
+    def decode(self, number: int) -> States:
+        """See `Chunks`."""
+        made = self._made[number]
+        states: list[bytearray] = []
+        for update, chunk in enumerate(made.chunks):
+            blob = self._blobs[update][chunk.blob]
+            payload = read_payload(self._folder, blob, chunk, self._written)
+            if made.job.pieces:
+                states.append(bytearray(decode_pieces(payload, made.job.pieces, blob.key)))
+                continue
+            state = bytearray(states[-1]) if states else bytearray(made.job.size)
+            segments = buffers(self._layout, made.job, memoryview(state))
+            core.apply(payload, made.job.dtype, made.job.item, segments)
+            states.append(state)
+        return tuple(states)
+
+
+def read_payload(folder: Path, blob: Blob, chunk: Chunk, scratch: Scratch) -> memoryview:
+    """What was written for a chunk.
+
+    Raises:
+        DiskError, IntegrityError: It cannot be read any more.
+    """
+    path = str(folder / blob.key)
+    out = scratch.view(chunk.length)
+    with disk_errors(path, "read"):
+        count = read_at(path, chunk.start, out)
+    if count < chunk.length:
+        raise IntegrityError("it is shorter than what was written", file=path)
+    return out
+
+
 class Verifier:
     """One pass over all files.
 
     Args:
-        folder: Where the blobs lie.
         source: The model.
         layout: Its tensors.
-        made: All chunks.
-        blobs: Those of each update.
+        chunks: What was written.
         jobs: Threads.
         budget: Bytes of memory for chunks that are being decoded.
         progress: Told the number of bytes done.
@@ -64,24 +146,20 @@ class Verifier:
 
     def __init__(
         self,
-        folder: Path,
         source: Source,
         layout: Layout,
-        made: list[Made],
-        blobs: list[list[Blob]],
+        chunks: Chunks,
         jobs: int,
         budget: int,
         progress: Callable[[int], None],
     ) -> None:
-        self._folder = folder
         self._source = source
         self._layout = layout
-        self._made = made
-        self._blobs = blobs
+        self._chunks = chunks
         self._jobs = jobs
         self._budget = budget
         self._progress = progress
-        self._original, self._written = Scratch(), Scratch()
+        self._original = Scratch()
 
     def run(self) -> list[tuple[str, ...]]:
         """Verify everything.
@@ -94,7 +172,7 @@ class Verifier:
             DiskError: Something cannot be read.
         """
         regions = self._regions()
-        finer = {r.file for r in regions if len(self._made[r.made].chunks) > 1}
+        finer = {r.file for r in regions if self._chunks.count(r.made) > 1}
         order = list(dict.fromkeys(region.made for region in regions))
         decoded = in_order(order, self._decode, self._cost, self._jobs, self._budget)
         kept = _Kept(decoded, self._decode, regions)
@@ -102,7 +180,7 @@ class Verifier:
         done = 0
         try:
             for number in range(len(self._source.files)):
-                states = len(self._blobs) if number in finer else 1
+                states = self._chunks.states if number in finer else 1
                 with Hashes(states, thread=self._jobs > 1) as hashes:
                     while kept.file == number:
                         region, found = kept.next()
@@ -118,53 +196,27 @@ class Verifier:
 
     def _regions(self) -> list[_Region]:
         out = []
-        for number, made in enumerate(self._made):
+        for number, job in enumerate(self._chunks.jobs):
             start = 0
-            for place in made.job.places(self._layout):
+            for place in job.places(self._layout):
                 out.append(_Region(place.file, place.offset, place.size, number, start))
                 start += place.size
         return sorted(out)
 
     def _cost(self, number: int) -> int:
-        made = self._made[number]
-        payloads = sum(chunk.length for chunk in made.chunks)
-        return made.job.size * (len(made.chunks) + 2) + payloads
-
-    def _payload(self, update: int, chunk: Chunk) -> memoryview:
-        blob = self._blobs[update][chunk.blob]
-        path = str(self._folder / blob.key)
-        out = self._written.view(chunk.length)
-        with disk_errors(path, "read"):
-            count = read_at(path, chunk.start, out)
-        if count < chunk.length:
-            raise IntegrityError("it is shorter than what was written", file=path)
-        return out
+        return self._chunks.cost(number) + 2 * self._chunks.jobs[number].size
 
     def _decode(self, number: int) -> States:
         """All states of a chunk; raises IntegrityError if the last is not the source."""
-        made = self._made[number]
-        source = read_job(self._source, self._layout, made.job, self._original)
-        states: list[bytearray] = []
-        for update, chunk in enumerate(made.chunks):
-            payload = self._payload(update, chunk)
-            if made.job.pieces:
-                key = self._blobs[update][chunk.blob].key
-                states.append(bytearray(decode_pieces(payload, made.job.pieces, key)))
-                continue
-            state = bytearray(states[-1]) if states else bytearray(len(source))
-            segments = buffers(self._layout, made.job, memoryview(state))
-            core.apply(payload, made.job.dtype, made.job.item, segments)
-            states.append(state)
-        if states[-1] != source:
+        job = self._chunks.jobs[number]
+        states = self._chunks.decode(number)
+        if states[-1] != read_job(self._source, self._layout, job, self._original):
             raise IntegrityError(
                 "what was packed does not decode to what is there now",
-                file=self._name(made.job),
+                file=self._source.files[job.places(self._layout)[0].file].path,
                 hint="If the model was not changed meanwhile, this is a bug: please report it",
             )
-        return tuple(states)
-
-    def _name(self, job: Job) -> str:
-        return self._source.files[job.places(self._layout)[0].file].path
+        return states
 
 
 class _Kept:

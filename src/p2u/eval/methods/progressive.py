@@ -53,6 +53,7 @@ class Progressive(Method):
             for state in made.states:
                 pull(package, folder, until=state.label)
                 exact = state.label == self._levels[-1]
+                assert state.bytes is not None  # it has a base
                 size = state.bytes + manifest
                 yield Point(self.name, state.label, float(wanted), size, folder, exact)
             shutil.rmtree(package)

@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import secrets
 import shutil
 from pathlib import Path
 
-from p2u.errors import P2UError, UsageError
-from p2u.manifest import KEY, MAX_MANIFEST
+from p2u.errors import ConflictError, P2UError, UsageError
+from p2u.manifest import KEY, MAX_MANIFEST, RESERVED
 from p2u.manifest_parse import parse_manifest
+from p2u.pack.blobs import sync_folder
+from p2u.pack.home import keys, read_unused
 from p2u.pack.source import disk_errors
 
 _OTHER = "Choose a new directory, or remove this one"
@@ -48,13 +51,11 @@ def _check_package(target: Path, dst: str) -> None:
         raise UsageError(
             f"holds a {KEY} that cannot be read ({error.message})", file=dst, hint=_OTHER
         ) from error
-    known = {KEY, *(release.layout.key for release in manifest.releases)}
-    for update in manifest.updates:
-        known |= {update.index.key, *(blob.key for blob in update.blobs)}
+    known = keys(manifest) | set(read_unused(target))
     for folder, _, names in os.walk(target):
         for name in names:
             key = (Path(folder) / name).relative_to(target).as_posix()
-            if key not in known:
+            if key not in known and not key.startswith(RESERVED):
                 raise UsageError(
                     f"holds a package, but {key!r} is no part of it", file=dst, hint=_OTHER
                 )
@@ -65,13 +66,15 @@ class Workplace:
 
     Args:
         target: Where the package will be.
+        replace: Whether a package that is there gives way.
 
     Raises:
         DiskError: The directory cannot be made.
     """
 
-    def __init__(self, target: Path) -> None:
+    def __init__(self, target: Path, *, replace: bool = True) -> None:
         self._target = target
+        self._replace = replace
         with disk_errors(str(target), "write"):
             target.parent.mkdir(parents=True, exist_ok=True)
             # Beside it, so that a rename does; the name tells whose it is if we are killed.
@@ -84,31 +87,19 @@ class Workplace:
     def __exit__(self, *_: object) -> None:
         shutil.rmtree(self.path, ignore_errors=True)
 
-    def clear(self) -> None:
-        """Remove what was written so far.
-
-        Raises:
-            DiskError: It cannot be removed.
-        """
-        with disk_errors(str(self.path), "write"):
-            for path in self.path.iterdir():
-                path.unlink()
-
     def publish(self) -> None:
         """Move the package to its place; an older package gives way.
 
         Raises:
+            ConflictError: There is one now, which must not give way.
             DiskError: It cannot be moved; the older package is there still.
         """
         target = self._target
         with disk_errors(str(target), "write"):
-            _sync_folder(self.path)
-            if not target.exists():
-                self.path.rename(target)
-            elif not any(target.iterdir()):
-                target.rmdir()
-                self.path.rename(target)
-            else:
+            sync_folder(self.path)
+            if target.exists() and any(target.iterdir()):
+                if not self._replace:
+                    raise self._conflict()
                 old = self.path.with_suffix(".old")
                 target.rename(old)
                 try:
@@ -117,15 +108,20 @@ class Workplace:
                     old.rename(target)
                     raise
                 shutil.rmtree(old, ignore_errors=True)
-            _sync_folder(target.parent)
+            else:
+                if target.exists():
+                    target.rmdir()
+                try:
+                    self.path.rename(target)
+                except OSError as error:
+                    if error.errno in (errno.EEXIST, errno.ENOTEMPTY):
+                        raise self._conflict() from error
+                    raise
+            sync_folder(target.parent)
 
-
-def _sync_folder(path: Path) -> None:
-    """Bring a directory's names to the disk, where the system can."""
-    if os.name != "posix":
-        return
-    descriptor = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
+    def _conflict(self) -> ConflictError:
+        return ConflictError(
+            "a package appeared here while this one was made",
+            file=str(self._target),
+            hint="Somebody else published it; publish again for a version after theirs",
+        )

@@ -1,0 +1,204 @@
+"""Which tensor and file of the parent each one of the new version comes from.
+
+First by file and name, then by name, then by equal bytes, then, where the name is gone, the most
+alike of those with as many elements. All of it looks at samples: a wrong guess costs bytes, never
+correctness. Likeness is counted in signs, so that every machine finds the same.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections import Counter
+from collections.abc import Iterable
+from dataclasses import dataclass
+
+import numpy as np
+
+from p2u.layout import Layout, Tensor
+from p2u.pack.source import Source
+from p2u.types import BLOCKS, PROGRESSIVE
+
+#: A sample: this many runs of so many elements, which all blocks of quantised types divide.
+RUNS, RUN = 8, 512
+#: Parts of a sample that must agree, of 16: by chance it is half for signs, less for bytes.
+ALIKE = 12
+#: Bytes of a carried file that are compared at once.
+_LOOK = 1 << 20
+
+
+@dataclass(frozen=True, slots=True)
+class Side:
+    """A model at hand: its bytes and its tensors."""
+
+    source: Source
+    layout: Layout
+
+    def elements(self, t: Tensor) -> int:
+        """Elements of a tensor, where blocks count as what they hold."""
+        if t.dtype in BLOCKS:
+            elems, size = BLOCKS[t.dtype]
+            return t.length // size * elems
+        return t.elems
+
+    def read(self, t: Tensor, first: int, elems: int) -> bytes:
+        """The bytes of some elements; of whole blocks."""
+        item, per = t.item, 1
+        if t.dtype in BLOCKS:
+            per, item = BLOCKS[t.dtype]
+        return bytes(self.source.read(t.file, t.offset + first // per * item, elems // per * item))
+
+    def sample(self, t: Tensor) -> bytes:
+        """A part of a tensor's bytes from all over it, or all of them."""
+        count = self.elements(t)
+        if count <= RUNS * RUN:
+            return self.read(t, 0, count)
+        last = (count - RUN) // RUN
+        return b"".join(self.read(t, last * k // (RUNS - 1) * RUN, RUN) for k in range(RUNS))
+
+
+def fits(new: Tensor, old: Tensor) -> bool:
+    """Whether a tensor can be coded as a change of another."""
+    if new.dtype == old.dtype:
+        return new.item == old.item
+    return new.dtype in PROGRESSIVE and old.dtype in PROGRESSIVE
+
+
+def signs(t: Tensor, data: bytes) -> np.ndarray | None:
+    """A float tensor's sample as -1, 0 and 1: below, at and above its median; else None."""
+    if t.dtype == "BF16":
+        values = (np.frombuffer(data, "<u2").astype("<u4") << 16).view("<f4")
+    elif t.dtype in PROGRESSIVE:
+        values = np.frombuffer(data, "<f4" if t.dtype == "F32" else "<f2").astype("<f4")
+    else:
+        return None
+    values = np.nan_to_num(values)
+    middle = np.partition(values, len(values) // 2)[len(values) // 2]
+    # float32 counts up to the size of a sample exactly, in any order.
+    return np.asarray(np.sign(values - middle), np.float32)
+
+
+class Matcher:
+    """Finds the pairs.
+
+    Args:
+        new: The new version.
+        old: The parent.
+    """
+
+    def __init__(self, new: Side, old: Side) -> None:
+        self._new, self._old = new, old
+        self._pairs: dict[int, int] = {}
+        self._prints: dict[tuple[bool, int], bytes] = {}
+        self._samples: dict[tuple[bool, int], bytes] = {}
+
+    def tensors(self) -> tuple[int | None, ...]:
+        """For each new tensor the number of the old one, or None."""
+        self._by_name()
+        self._by_bytes()
+        self._by_likeness()
+        return tuple(self._pairs.get(n) for n in range(len(self._new.layout.tensors)))
+
+    def _sample(self, side: Side, number: int) -> bytes:
+        at = side is self._new, number
+        if at not in self._samples:
+            self._samples[at] = side.sample(side.layout.tensors[number])
+        return self._samples[at]
+
+    def _print(self, side: Side, number: int) -> bytes:
+        """A digest of the sample: a model may have very many tensors."""
+        at = side is self._new, number
+        if at not in self._prints:
+            data = side.sample(side.layout.tensors[number])
+            self._prints[at] = hashlib.sha256(data).digest()
+        return self._prints[at]
+
+    def _by_name(self) -> None:
+        names = [f.path for f in self._old.source.files]
+        exact = {(names[t.file], t.name): n for n, t in enumerate(self._old.layout.tensors)}
+        times = Counter(t.name for t in self._old.layout.tensors)
+        alone = {t.name: n for n, t in enumerate(self._old.layout.tensors) if times[t.name] == 1}
+        for number, t in enumerate(self._new.layout.tensors):
+            path = self._new.source.files[t.file].path
+            found = exact.get((path, t.name), alone.get(t.name))
+            if found is not None and t.length and fits(t, self._old.layout.tensors[found]):
+                self._pairs[number] = found
+
+    def _by_bytes(self) -> None:
+        """Whole tensors that moved to another name, even if theirs has something else now."""
+        kinds: dict[tuple[str, int], list[int]] = {}
+        for number, t in enumerate(self._old.layout.tensors):
+            kinds.setdefault((t.dtype, t.length), []).append(number)
+        for number, t in enumerate(self._new.layout.tensors):
+            others = kinds.get((t.dtype, t.length), [])
+            own = self._pairs.get(number)
+            if not t.length or not others or others == [own]:
+                continue
+            mine = self._print(self._new, number)
+            if own is not None and own in others and self._print(self._old, own) == mine:
+                continue
+            same = [n for n in others if self._print(self._old, n) == mine]
+            if same:
+                self._pairs[number] = same[0]
+
+    def _by_likeness(self) -> None:
+        """For new names: among all old tensors with as many elements whose names are gone."""
+        taken = set(self._pairs.values())
+        rest = [n for n, t in enumerate(self._new.layout.tensors) if t.length]
+        rest = [n for n in rest if n not in self._pairs]
+        free: dict[int, list[int]] = {}
+        for number, t in enumerate(self._old.layout.tensors):
+            if number not in taken and t.length:
+                free.setdefault(self._old.elements(t), []).append(number)
+        for number in rest:
+            t = self._new.layout.tensors[number]
+            others = free.get(self._new.elements(t), [])
+            others = [n for n in others if fits(t, self._old.layout.tensors[n])]
+            if best := max(self._likenesses(number, others), default=None):
+                likeness, negative = best
+                if likeness >= ALIKE:
+                    self._pairs[number] = -negative
+                    free[self._new.elements(t)].remove(-negative)
+
+    def _likenesses(self, number: int, others: Iterable[int]) -> Iterable[tuple[float, int]]:
+        """How alike each of some old tensors is, in 16ths of the sample, and minus its number."""
+        t = self._new.layout.tensors[number]
+        mine = self._sample(self._new, number)
+        own = signs(t, mine)
+        for other in others:
+            sample = self._sample(self._old, other)
+            if own is not None:
+                theirs = signs(self._old.layout.tensors[other], sample)
+                assert theirs is not None
+                agree = (float(own @ theirs) / len(own) + 1) / 2
+            else:
+                a, b = np.frombuffer(mine, np.uint8), np.frombuffer(sample, np.uint8)
+                agree = float(np.count_nonzero(a == b)) / len(a)
+            yield 16 * agree, -other
+
+
+def match_files(new: Side, old: Side, pairs: tuple[int | None, ...]) -> tuple[int | None, ...]:
+    """For each new file the number of the old one whose bytes are likely to be in it, or None."""
+    paths = {file.path: number for number, file in enumerate(old.source.files)}
+    sizes: dict[int, list[int]] = {}
+    for number, file in enumerate(old.source.files):
+        sizes.setdefault(file.size, []).append(number)
+    votes: dict[int, Counter[int]] = {}
+    for number, pair in enumerate(pairs):
+        if pair is not None:
+            t = new.layout.tensors[number]
+            votes.setdefault(t.file, Counter())[old.layout.tensors[pair].file] += t.length
+    out: list[int | None] = []
+    for number, file in enumerate(new.source.files):
+        found = paths.get(file.path)
+        if found is None and number in votes:
+            found = min(votes[number], key=lambda n, v=votes[number]: (-v[n], n))  # type: ignore[misc]
+        elif found is None and file.size:
+            same = (n for n in sizes.get(file.size, []) if _same_begin(new, number, old, n))
+            found = next(same, None)
+        out.append(found)
+    return tuple(out)
+
+
+def _same_begin(new: Side, file: int, old: Side, other: int) -> bool:
+    size = min(_LOOK, new.source.files[file].size)
+    return new.source.read(file, 0, size) == old.source.read(other, 0, size)
