@@ -30,7 +30,7 @@ if TYPE_CHECKING:
     from p2u.pack import gc, pack, publish
     from p2u.pull import pull
     from p2u.replica import Replica
-    from p2u.runtime import onnx, torch
+    from p2u.runtime import onnx, sync, torch
     from p2u.verify import verify
     from p2u.watch import watch
 
@@ -55,6 +55,7 @@ __all__ = [
     "pack",
     "publish",
     "pull",
+    "sync",
     "torch",
     "verify",
     "watch",
@@ -71,6 +72,7 @@ make_lazy(
         "pack": ("p2u.pack", "pack"),
         "publish": ("p2u.pack", "publish"),
         "pull": ("p2u.pull", "pull"),
+        "sync": ("p2u.runtime.sync", None),
         "torch": ("p2u.runtime.torch", None),
         "verify": ("p2u.verify", "verify"),
         "watch": ("p2u.watch", "watch"),

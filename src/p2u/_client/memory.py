@@ -77,14 +77,17 @@ class Files:
     Args:
         package: Open.
         release: The one whose states come first; others may follow that are aligned with it.
+        memory: Of its files, in order; by default new.
     """
 
-    def __init__(self, package: Package, release: Release) -> None:
+    def __init__(
+        self, package: Package, release: Release, memory: list[memoryview] | None = None
+    ) -> None:
         self.manifest = package.manifest
         self.release = release
         self.layout = package.layout(release)
         # Anonymous memory: pages exist from their first write on.
-        self.memory = [allocate(file.size) for file in release.files]
+        self.memory = memory or [allocate(file.size) for file in release.files]
         self._spare: list[memoryview] | None = None
 
     def spare(self) -> list[memoryview]:

@@ -210,7 +210,8 @@ def _bind(
     """Put the tensors into the module, and see to what the package does not have."""
     import torch
 
-    tensors = rename(choose_tensors(replica.memory, options.weights), model)
+    names = model.state_dict(keep_vars=True)
+    tensors = rename(choose_tensors(replica.memory, options.weights), names)
     ties = tied_names(model)
     given = {name: copies.get(tensor) for name, tensor in tensors.items()}
     masters = {}

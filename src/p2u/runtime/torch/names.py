@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import fnmatch
 import re
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Collection, Iterable, Mapping
 from typing import TYPE_CHECKING
 
 from p2u._client.memory import Files
@@ -51,14 +51,14 @@ def choose_tensors(files: Files, weights: str | None) -> dict[str, Tensor]:
     return found
 
 
-def rename(found: Mapping[str, Tensor], model: torch.nn.Module) -> dict[str, Tensor]:
-    """The tensors by the model's names.
+def rename(found: Mapping[str, Tensor], names: Collection[str]) -> dict[str, Tensor]:
+    """The tensors by a model's names, those of its state dict.
 
     A model and its file may differ by one prefix: ``bert.`` is there if the file was written by a
     model with a head, and ``module.`` or ``_orig_mod.`` if it was wrapped. The prefix that fits
     most names is taken; none, if as many fit without.
     """
-    wanted = set(model.state_dict(keep_vars=True))
+    wanted = set(names)
     ways: list[Callable[[str], str]] = [str]
     for prefix in sorted(_first(found)):
         ways.append(lambda name, prefix=prefix: name.removeprefix(prefix))  # type: ignore[misc]
