@@ -6,6 +6,7 @@ import hashlib
 import json
 import os
 import re
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -196,3 +197,23 @@ def test_every_command_of_the_readme_runs(model: Path, tmp_path: Path) -> None:
         os.chdir(here)
         if server:
             server.shutdown()
+
+
+def test_versions(tmp_path: Path, versions) -> None:
+    said = p2u("inspect", versions.package).stdout
+    assert "versions: v1, v2, v3" in said
+    assert "v1@exact → v2@exact" in said
+    dst = tmp_path / "dst"
+    p2u("pull", versions.package, dst, "--until", "v1")
+    said = p2u("pull", versions.package, dst, "--dry-run").stdout
+    assert "holds v1@exact, the way begins at v1@exact" in said
+    other = tmp_path / "other"
+    p2u("pull", versions.package, other, "--from", dst)
+    assert versions.state(other) == "v3@exact"
+    said = p2u("pull", versions.package, dst, "--from", other, "--dry-run").stdout
+    assert "is to be copied" in said
+    broken = Path(shutil.copytree(versions.package, tmp_path / "broken"))
+    (broken / versions.update("v1@exact", "v2@exact").blobs[0].key).unlink()
+    done = p2u("pull", broken, dst, "--until", "v2")
+    assert done.stderr.count("cannot be used") == 1
+    assert versions.state(dst) == "v2@exact"

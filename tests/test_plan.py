@@ -124,3 +124,63 @@ def test_every_chunk_is_asked_for_once_and_in_order(sizes, jobs, max_gap, ranges
         assert r.start + r.length == last.start + last.length
         if ranges:
             assert len(r.chunks) == 1 or r.length <= MAX_REQUEST
+
+
+# --- any graph
+
+STATES = "abcdef"
+
+
+@st.composite
+def graphs(draw) -> list[Edge]:
+    """Updates that lead to later states, and some from nothing."""
+    pairs = [(None, s) for s in STATES]
+    pairs += [(s, t) for n, s in enumerate(STATES) for t in STATES[n + 1 :]]
+    chosen = draw(st.lists(st.sampled_from(pairs), unique=True, max_size=12))
+    return [Edge(s, t, draw(st.integers(0, 50))) for s, t in chosen]
+
+
+def all_ways(edges, begin, want):
+    """Every way, the slow and plain way."""
+    if begin == want:
+        yield ()
+    for edge in edges:
+        if edge.source == begin:
+            for rest in all_ways(edges, edge.target, want):
+                yield (edge, *rest)
+
+
+@given(
+    graphs(),
+    st.sets(st.sampled_from(STATES), max_size=3),
+    st.sampled_from(STATES),
+    st.integers(0, 30),
+    st.data(),
+)
+def test_any_graph(edges, have, want, start, data):
+    without = data.draw(st.sets(st.sampled_from(edges)) if edges else st.just(set()))
+    left = [edge for edge in edges if edge not in without]
+
+    def price(way):
+        """Bytes in all; bytes until the first state is there."""
+        total = sum(edge.bytes + 1 for edge in way)
+        if not way:
+            return 0, 0
+        if way[0].source is None:
+            return total, way[0].bytes + 1
+        return total + start, 0
+
+    ways = [way for begin in [None, *have] for way in all_ways(left, begin, want)]
+    options = {
+        "also": sorted(have),
+        "cost": lambda edge: edge.bytes + 1,
+        "start": lambda state: start,
+        "without": without,
+    }
+    if not ways:
+        with pytest.raises(UsageError):
+            find_path(edges, None, want, **options)
+        return
+    found = find_path(edges, None, want, **options)
+    assert price(found) == min(map(price, ways))
+    assert found in ways

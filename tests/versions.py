@@ -27,8 +27,9 @@ from p2u.manifest import (
     with_costs,
 )
 from p2u.manifest_parse import parse_manifest
-from p2u.mapping import Map
+from p2u.mapping import Map, source_bytes
 from p2u.pack import pack
+from p2u.types import PROGRESSIVE
 
 #: Elements per chunk of an update between releases.
 STEP = 1 << 12
@@ -136,7 +137,7 @@ def connect(
 def make_update(
     old: Model, new: Model, before: Path, after: Path, renamed: dict[str, str]
 ) -> tuple[Map, list[Chunk], bytes]:
-    """The map, and chunks that ignore previous bytes for all that it does not bring."""
+    """The map, and chunks for all that it does not bring: deltas where floats correspond."""
     names = {t.name: n for n, t in enumerate(old.tensors)}
     paths = {f.path: n for n, f in enumerate(old.files)}
     found = Map(
@@ -174,8 +175,15 @@ def make_update(
                 first, count = run[at], len(run[at : at + step])
                 begin, elems = t.span(first, count)
                 memory = bytearray(new_bytes[begin * t.item : (begin + elems) * t.item])
-                coded = core.encode_opaque(t.item, [core.Segment(memory, elems, t.cols)])
-                add(bytes(coded.payloads[0]), (Seg(number, first, count),), ())
+                segment = core.Segment(memory, elems, t.cols)
+                part = source_bytes(t, s, begin, elems) if s is not None else None
+                if s is not None and part is not None and {t.dtype, s.dtype} <= {*PROGRESSIVE}:
+                    start = s.offset + part[0]
+                    source = bytearray(was[s.file][start : start + part[1]])
+                    payload = core.encode_delta(t.dtype, [segment], [source], s.dtype)
+                else:
+                    payload = core.encode_opaque(t.item, [segment]).payloads[0]
+                add(bytes(payload), (Seg(number, first, count),), ())
     compress = zstandard.ZstdCompressor(write_content_size=True).compress
     for file, data in enumerate(now):
         parent = found.files[file]

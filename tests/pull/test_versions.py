@@ -198,6 +198,23 @@ def test_a_parent_elsewhere_replaces_what_is_here(versions, tmp_path):
     assert result.fetched < versions.manifest.states[1].bytes
 
 
+@pytest.mark.parametrize("here", [None, "v1@base"])
+def test_what_is_wanted_is_elsewhere(versions, tmp_path, here):
+    dst = tmp_path / "dst"
+    if here:
+        have(versions, here, dst)
+    origin = versions.models["v3"]
+    plan = pull(versions.package, dst, origin=origin, dry_run=True).plan
+    assert (plan.begin, plan.steps) == ("v3@exact", ())
+    assert plan.disk > sum(len(data) for data in tree(origin).values())
+    seen = []
+    result = pull(versions.package, dst, origin=origin, on_state=seen.append)
+    only_model(versions, "v3", dst)
+    assert (result.requests, result.state, seen) == (1, "exact", ["exact"])
+    assert leftovers(tmp_path) == []
+    assert verify(dst).states == ("exact",)
+
+
 def test_a_parent_that_is_none(versions, tmp_path):
     with pytest.raises(NotFoundError, match="nowhere"):
         pull(versions.package, tmp_path / "dst", origin=tmp_path / "nowhere")
@@ -482,3 +499,29 @@ def test_verify_and_every_update(versions, package):
     damage(package, "bit", "v1@exact", "v2@exact")
     with pytest.raises(P2UError, match=r"v1\.exact-v2\.exact"):
         verify(package)
+
+
+@pytest.mark.parametrize("late", [False, True])
+def test_a_package_that_was_published_again(versions, package, tmp_path, late):
+    """The update that the old manifest names is gone; the new manifest leads on."""
+    dst = have(versions, "v1", tmp_path / "dst")
+    manifest = read_manifest(package)
+    kept = [u for u in manifest.updates if u.source != "v1@exact"]
+    connect(package, "v1@exact", "v3@exact", versions.models["v1"], versions.models["v3"], RENAMED)
+    folded = read_manifest(package).updates[-1]
+    (package / "p2u.json").write_bytes(manifest.to_bytes())
+
+    class Republished(LocalStore):
+        """Publishes when the update is asked for: before anything is fetched, or meanwhile."""
+
+        def stream(self, key: str, start: int, length: int):
+            path = package / versions.update("v1@exact", "v2@exact").blobs[0].key
+            if key == path.name and path.exists() and (length > 1) == late:
+                path.unlink()
+                write_manifest(package, replace(manifest, updates=(*kept, folded)))
+            return super().stream(key, start, length)
+
+    result = pull(Republished(package), dst, retry=QUICK)
+    only_model(versions, "v3", dst)
+    assert result.warnings == ()
+    assert result.fetched < folded.bytes + folded.index.size + 60_000

@@ -10,16 +10,17 @@ from pathlib import Path
 
 from p2u._client.beside import Beside
 from p2u._client.control import Progress
+from p2u._client.copied import copy_state
 from p2u._client.files import allocated_bytes, disk_errors, free_bytes
 from p2u._client.inplace import REDO_LIMIT, InPlace, LostError
 from p2u._client.journal import read_journal
 from p2u._client.local import Local, Parent, find_parents, inspect, parent_in
 from p2u._client.package import Package, find_state
 from p2u._client.target import Target, changed_files, journal_header
-from p2u._client.ways import Way, Ways, is_broken
+from p2u._client.ways import BrokenError, Way, Ways, broken
 from p2u._client.workdir import WorkDir
-from p2u.errors import DiskError, P2UError
-from p2u.manifest import Manifest, Update
+from p2u.errors import DiskError
+from p2u.manifest import Manifest, State, Update
 from p2u.plan import in_time, plan_requests
 
 #: Bytes of free space that are left alone: state file, journal, folders.
@@ -71,15 +72,6 @@ class PullPlan:
         return sum(step.missing for step in self.steps)
 
 
-class _BrokenError(Exception):
-    """An update could not be made; its cause says why."""
-
-    def __init__(self, update: Update, error: P2UError) -> None:
-        super().__init__()
-        self.update = update
-        self.error = error
-
-
 class Engine:
     """A pull of a package to a folder.
 
@@ -122,6 +114,7 @@ class Engine:
         self.deadline = deadline
         self.manifest: Manifest = package.manifest
         self.ways = Ways(self.manifest, find_state(self.manifest, until), updates)
+        self._until = until
         self._reopen = reopen
         self._origin = None if origin is None else Path(origin).resolve()
         self._parents: dict[str, Parent] = {}
@@ -155,8 +148,9 @@ class Engine:
         """What `run` would do; nothing is changed."""
         local = self._inspect()
         here = self.manifest.title(local.state) if local.state else None
-        way = Way(()) if self.ways.satisfied(local.state) else self._way(local)
-        begin = way.updates[0].source if way.updates else None
+        way = Way(()) if self.ways.satisfied(local.state) else self._sound_way(local)
+        begin = None if self.ways.satisfied(local.state) else self.ways.want.id
+        begin = way.updates[0].source if way.updates else begin
         found = read_journal(self.work.journal)
         steps = []
         for number, update in enumerate(way.updates):
@@ -217,7 +211,6 @@ class Engine:
         return self.manifest.title(local.state)
 
     def _way(self, local: Local) -> Way:
-        have = [parent.state for parent in self._parents.values()]
         if local.refining is not None:
             found = read_journal(self.work.journal)
             for update in filter(self.ways.usable, self.manifest.updates):
@@ -228,7 +221,7 @@ class Engine:
                     if not self.ways.satisfied(target):
                         rest = self.ways.find([target])
                     return Way((update, *rest), resume=True)
-        return Way(self.ways.find_sound(self.package, have))
+        return Way(self.ways.find_sound(self.package, self._have()))
 
     def _is_in_place(self, way: Way, number: int) -> bool:
         if number == 0 and way.resume:
@@ -250,22 +243,54 @@ class Engine:
     def _update(self, local: Local) -> Local:
         while True:
             self.package.cache = self.work.cache
-            way = self._way(local)
-            self._check_disk(way, local)
             try:
-                self._go(way)
+                way = self._way(local)
+                self._check_disk(way, local)
+                if way.updates:
+                    self._go(way)
+                else:  # what is wanted is there, but elsewhere
+                    copy_state(self.package, self.work, self._parents[self.ways.want.id])
+                    self._reached = self.manifest.title(self.ways.want)
+                    self._on_state(self._reached)
                 return self._inspect()
             except LostError:
                 self._parents = {n: p for n, p in self._parents.items() if not p.own}
                 local = replace(local, parent=None, refining=None)
-            except _BrokenError as broken:
-                if self._reopen is None:
-                    raise broken.error from None
-                self.package.close()
-                self.package = self._reopen(self.package)
+            except BrokenError as found:
+                self._go_around(found)
                 local = self._inspect()
-                have = [parent.state for parent in self._parents.values()]
-                self.ways.drop(broken.update, broken.error, have)
+
+    def _sound_way(self, local: Local) -> Way:
+        while True:
+            try:
+                return self._way(local)
+            except BrokenError as found:
+                self._go_around(found)
+
+    def _go_around(self, found: BrokenError) -> None:
+        """After a broken update: read the manifest again, or do without the update.
+
+        Raises:
+            P2UError: There is no other way.
+        """
+        if self._reopen is None:
+            raise found.error from None
+        if self.package.stop.called:
+            self.package.close()
+            self.package = self._reopen(self.package)
+        self.package.renew("")
+        if self.package.manifest == self.manifest:
+            self._inspect()
+            self.ways.drop(found.update, found.error, self._have())
+            return
+        # It was published again, and the update is gone or another one.
+        self.manifest = self.package.manifest
+        warnings = self.ways.warnings
+        self.ways = Ways(self.manifest, find_state(self.manifest, self._until))
+        self.ways.warnings = warnings
+
+    def _have(self) -> list[State]:
+        return [parent.state for parent in self._parents.values()]
 
     def _go(self, way: Way) -> None:
         self._marks = self.package.marks(way.updates)
@@ -279,13 +304,9 @@ class Engine:
             if can_stop and self._too_late(update):
                 return
             tick = partial(self._tick, update, can_stop and not in_place)
-            try:
+            with broken(update):
                 if not self._make(way, number, tick):
                     return
-            except P2UError as error:
-                if not is_broken(error):
-                    raise
-                raise _BrokenError(update, error) from error
             self._reached = self.manifest.title(update.target)
             self._tick(update, False)
             self._on_state(self._reached)
@@ -346,7 +367,9 @@ class Engine:
     def _disk(self, way: Way, local: Local) -> int:
         """Most bytes that the way needs on the disk at any moment, beyond those taken now."""
         if not way.updates:
-            return 0
+            if self.ways.satisfied(local.state):
+                return 0
+            return sum(f.size for f in self.manifest.release(self.ways.want).files) + _SLACK
         taken = peak = 0
         there = local.state is not None or local.recorded is not None
         for number, update in enumerate(way.updates):

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 
 from p2u._client.package import Package
@@ -29,11 +30,33 @@ class Way:
     resume: bool = False
 
 
-def is_broken(error: BaseException) -> bool:
-    """Whether an error says that an update is missing or wrong, and trying again does not help."""
-    if isinstance(error, StoreError):
-        return not error.retryable
-    return isinstance(error, IntegrityError | FormatError | UnsupportedError)
+class BrokenError(Exception):
+    """An update is missing or wrong, and trying again does not help.
+
+    Attributes:
+        update: The update.
+        error: What is wrong.
+    """
+
+    def __init__(self, update: Update, error: P2UError) -> None:
+        super().__init__(str(error))
+        self.update = update
+        self.error = error
+
+
+@contextmanager
+def broken(update: Update) -> Iterator[None]:
+    """Turn errors that speak against an update into BrokenError; others pass."""
+    try:
+        yield
+    except P2UError as error:
+        if isinstance(error, StoreError):
+            final = not error.retryable
+        else:
+            final = isinstance(error, IntegrityError | FormatError | UnsupportedError)
+        if not final:
+            raise
+        raise BrokenError(update, error) from error
 
 
 class Ways:
@@ -91,31 +114,22 @@ class Ways:
         after one was found broken.
 
         Raises:
-            P2UError: There is none; what is wrong with the last one.
+            UsageError: There is none.
+            BrokenError: One of the updates is not there.
         """
-        have = tuple(have)
-        while True:
-            way = self.find(have)
-            if not self._broken and not any(map(self._manifest.crosses, way)):
-                return way
+        way = self.find(have)
+        if self._broken or any(map(self._manifest.crosses, way)):
             for update in way:
-                try:
+                with broken(update):
                     package.probe(update)
-                except P2UError as error:
-                    self.drop(update, error, have)
-                    break
-            else:
-                return way
+        return way
 
     def drop(self, update: Update, error: P2UError, have: Iterable[State]) -> None:
         """Do without an update from now on.
 
         Raises:
-            P2UError: The error itself, if it does not speak against the update or there is no other
-                way.
+            P2UError: The error itself, if there is no other way.
         """
-        if not is_broken(error):
-            raise error
         self._broken.add(update)
         try:
             self.find(have)

@@ -147,6 +147,9 @@ def pulled(result: PullResult, dst: Path, *, dry_run: bool) -> None:
             _console.print(f"{dst} is [bold]{result.state}[/] already")
         return
     plan = result.plan
+    if plan is not None and plan.begin is not None and not plan.steps:
+        _console.print(f"{plan.begin} is to be copied to {dst}; nothing to fetch")
+        return
     if plan is None or not plan.steps:
         _console.print(f"{dst} is [bold]{result.state}[/] already: nothing to do")
         return
