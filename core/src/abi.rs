@@ -6,6 +6,7 @@ use crate::encode::{Encoded, Plan};
 use crate::flat::Prior;
 use crate::float::{BF16, F16, F32};
 use crate::opaque;
+use crate::opaque_delta;
 use crate::rows::{self, Rows, Segment};
 use crate::sha256::Streams;
 use crate::simd::{self, Isa};
@@ -255,6 +256,20 @@ pub unsafe extern "C" fn p2u_encode(
     })
 }
 
+/// The sources of an encoder, none of which is left out.
+unsafe fn given<'a>(sources: *const RawSource, count: usize) -> Vec<Prior<'a>> {
+    let read = |s: &RawSource| Some(slice(s.mem, s.bytes));
+    slice(sources, count).iter().map(read).collect()
+}
+
+/// What holds one exact payload for the caller.
+fn one_payload(payload: Vec<u8>) -> *mut Encoded {
+    Box::into_raw(Box::new(Encoded {
+        payloads: vec![payload],
+        squares: vec![0.0, 0.0],
+    }))
+}
+
 fn encode_delta_with<I: Isa>(delta: &Delta) -> Result<Vec<u8>, Error> {
     match delta.dtype {
         Dtype::F32 => I::encode_delta::<F32>(delta),
@@ -279,12 +294,11 @@ pub unsafe extern "C" fn p2u_encode_delta(
     out: *mut *mut Encoded,
 ) -> i32 {
     guard(|| {
-        let read = |s: &RawSource| Some(slice(s.mem, s.bytes));
         let delta = Delta {
             dtype: Dtype::from_code(dtype)?,
             segs: &readable(segs, count),
             source: Dtype::from_code(source)?,
-            priors: &slice(sources, count).iter().map(read).collect::<Vec<_>>(),
+            priors: &given(sources, count),
         };
         let payload = match simd::resolve(isa)? {
             #[cfg(target_arch = "x86_64")]
@@ -293,10 +307,7 @@ pub unsafe extern "C" fn p2u_encode_delta(
             simd::AVX512 => encode_delta_with::<simd::avx512::Avx512>(&delta)?,
             _ => encode_delta_with::<simd::Scalar>(&delta)?,
         };
-        *out = Box::into_raw(Box::new(Encoded {
-            payloads: vec![payload],
-            squares: vec![0.0, 0.0],
-        }));
+        *out = one_payload(payload);
         Ok(())
     })
 }
@@ -323,10 +334,41 @@ pub unsafe extern "C" fn p2u_encode_opaque(
             simd::AVX512 => opaque::encode_planes::<simd::avx512::Avx512>(out, item, &segs)?,
             _ => opaque::encode_planes::<simd::Scalar>(out, item, &segs)?,
         }
-        *result = Box::into_raw(Box::new(Encoded {
-            payloads: vec![payload],
-            squares: vec![0.0, 0.0],
-        }));
+        *result = one_payload(payload);
+        Ok(())
+    })
+}
+
+/// Encodes the way from the sources to the segments, elements of `item` bytes; every `stride`-th byte
+/// is coded with its like.
+///
+/// # Safety
+/// As for `p2u_encode_delta`.
+#[no_mangle]
+pub unsafe extern "C" fn p2u_encode_opaque_delta(
+    isa: u32,
+    item: u32,
+    stride: u32,
+    segs: *const RawSegment,
+    count: usize,
+    sources: *const RawSource,
+    out: *mut *mut Encoded,
+) -> i32 {
+    guard(|| {
+        let (segs, from) = (readable(segs, count), given(sources, count));
+        let (item, stride) = (item as usize, stride as usize);
+        let payload = match simd::resolve(isa)? {
+            #[cfg(target_arch = "x86_64")]
+            simd::AVX2 => {
+                opaque_delta::encode_planes::<simd::avx2::Avx2>(item, stride, &segs, &from)?
+            }
+            #[cfg(p2u_avx512)]
+            simd::AVX512 => {
+                opaque_delta::encode_planes::<simd::avx512::Avx512>(item, stride, &segs, &from)?
+            }
+            _ => opaque_delta::encode_planes::<simd::Scalar>(item, stride, &segs, &from)?,
+        };
+        *out = one_payload(payload);
         Ok(())
     })
 }

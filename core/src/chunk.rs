@@ -5,6 +5,7 @@ use crate::flat::Prior;
 use crate::float::{pow2, Format, BF16, F16, F32};
 use crate::level::{apply_shift, layouts, Elements, Row, Target, CONTEXTS, KNOWN, K_MAX};
 use crate::opaque;
+use crate::opaque_delta;
 use crate::rans::{read_ints, Stream};
 use crate::raw::{RawReader, MAX_WIDTH};
 use crate::rows::{self, Rows, BLOCK};
@@ -20,6 +21,8 @@ pub const KIND_REFINE: u8 = 2;
 pub const KIND_FULL: u8 = 3;
 /// Differences to another version.
 pub const KIND_DELTA: u8 = 4;
+/// The same for elements without levels.
+pub const KIND_OPAQUE_DELTA: u8 = 5;
 
 pub const FROM_CELLS: u8 = 1;
 pub const TO_CELLS: u8 = 2;
@@ -71,6 +74,10 @@ pub fn apply<I: Isa>(
     // Whatever the dtype: a float tensor that levels do not pay for travels like this, too.
     if (kind, code) == (KIND_OPAQUE, Dtype::Opaque as u8) {
         opaque::decode::<I>(&mut r, item, segs)?;
+        return r.end();
+    }
+    if (kind, code) == (KIND_OPAQUE_DELTA, Dtype::Opaque as u8) {
+        opaque_delta::decode::<I>(&mut r, item, segs, sources)?;
         return r.end();
     }
     if code != dtype as u8 {

@@ -8,6 +8,7 @@ use crate::fields::Fields;
 use crate::flat::{check_sources, copy, gather, scatter, Cursor, Prior};
 use crate::float::{Format, BF16, F16, F32};
 use crate::level::{load, store, GROUP};
+use crate::opaque::{CODED, CONSTANT, STORED};
 use crate::rans::Stream;
 use crate::rows::{self, Rows, BLOCK};
 use crate::simd::Isa;
@@ -21,10 +22,6 @@ pub const MIN_BLOCK: u32 = 6;
 pub const MAX_BLOCK: u32 = 12;
 /// Widest raw field: 255 symbols of it fit 32 bits.
 pub const MAX_FIELD: u32 = 24;
-
-pub const CONSTANT: u8 = 0;
-pub const STORED: u8 = 1;
-pub const CODED: u8 = 2;
 
 /// What holds for a whole chunk.
 pub struct Head {

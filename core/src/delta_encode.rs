@@ -1,10 +1,11 @@
 //! The encoder of version updates; the twin of `delta.rs`, with the decisions that cost bytes.
 
 use crate::chunk::{Dtype, KIND_DELTA};
-use crate::delta::{self, Head, CODED, CONSTANT, MAX_BLOCK, MAX_FIELD, MIN_BLOCK};
+use crate::delta::{Head, MAX_BLOCK, MAX_FIELD, MIN_BLOCK};
 use crate::encode::{write_patches, SAMPLE};
 use crate::flat::{check_sources, gather, Cursor, Prior};
 use crate::float::{Format, BF16, F16, F32};
+use crate::opaque::{CODED, CONSTANT, STORED};
 use crate::rans_encode::{encode, encode_with};
 use crate::rows::{Rows, Segment, BLOCK};
 use crate::simd::Isa;
@@ -249,7 +250,7 @@ fn write_bitmap<I: Isa>(out: &mut Vec<u8>, bitmap: &[u8]) {
     encode::<I>(out, bitmap, &vec![0; bitmap.len()], &[Layout::Plain]);
     if out.len() - at > bitmap.len() {
         out.truncate(at);
-        out.push(delta::STORED);
+        out.push(STORED);
         out.extend_from_slice(bitmap);
     }
 }

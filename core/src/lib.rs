@@ -16,6 +16,7 @@ mod flat;
 mod float;
 mod level;
 mod opaque;
+mod opaque_delta;
 mod quantise;
 mod rans;
 mod rans_encode;

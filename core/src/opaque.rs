@@ -9,11 +9,12 @@ use crate::wire::{put_varint, Reader};
 use crate::Error;
 
 pub const MAX_ITEM: usize = 16;
-const CONSTANT: u8 = 0;
-const STORED: u8 = 1;
-const CODED: u8 = 2;
+pub const CONSTANT: u8 = 0;
+pub const STORED: u8 = 1;
+pub const CODED: u8 = 2;
 
-fn elements<M: AsRef<[u8]>>(segs: &[Segment<M>], item: usize) -> Result<usize, Error> {
+/// Number of elements.
+pub fn elements<M: AsRef<[u8]>>(segs: &[Segment<M>], item: usize) -> Result<usize, Error> {
     if item == 0 || item > MAX_ITEM {
         return Err(Error::Argument);
     }

@@ -110,6 +110,11 @@ def _lib() -> ctypes.CDLL:
         *segments,
         POINTER(_Source),
     )
+    lib.p2u_encode_opaque_delta.argtypes = (
+        *(c_uint32, c_uint32, c_uint32),
+        *segments,
+        *(POINTER(_Source), POINTER(c_void_p)),
+    )
     lib.p2u_encode_delta.argtypes = (
         *(c_uint32, c_uint32, c_uint32),
         *segments,
@@ -306,6 +311,36 @@ def encode_delta(
     code, source = CODES.get(dtype, OPAQUE), CODES.get(source_dtype or dtype, OPAQUE)
     status = _lib().p2u_encode_delta(
         wish, code, source, pinned.array, len(segments), priors, byref(out)
+    )
+    _check(status, "encode")
+    return _take(out).payloads[0]
+
+
+def encode_opaque_delta(
+    item: int,
+    segments: Sequence[Segment],
+    sources: Sequence[Any],
+    wish: int = AUTO,
+    *,
+    stride: int = 0,
+) -> bytes:
+    """Encode elements without levels as differences to those of another version.
+
+    Args:
+        item: Bytes per element, 1 to 16.
+        segments: The new version's rows.
+        sources: A buffer for each segment: as many elements of the parent, of as many bytes.
+        wish: Instruction set; the bytes are the same with all.
+        stride: Every ``stride``-th byte of the chunk is coded with its like; the size of the blocks
+            of a block-quantised tensor, at most 256. 0: ``item``.
+
+    Raises:
+        UsageError: The arguments do not fit together.
+    """
+    pinned = _Pinned(segments, writable=False)
+    priors, out = pinned.sources(sources), c_void_p()
+    status = _lib().p2u_encode_opaque_delta(
+        wish, item, stride or item, pinned.array, len(segments), priors, byref(out)
     )
     _check(status, "encode")
     return _take(out).payloads[0]

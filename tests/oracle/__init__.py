@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from oracle.choices import Choices, Replay
 from oracle.decode import decode_chunk
-from oracle.delta import encode_delta
+from oracle.delta import encode_delta, encode_opaque_delta
 from oracle.encode import encode, encode_opaque
 from oracle.floats import FORMATS, Format
 from oracle.wire import Malformed
@@ -24,4 +24,5 @@ __all__ = [
     "encode",
     "encode_delta",
     "encode_opaque",
+    "encode_opaque_delta",
 ]

@@ -54,6 +54,12 @@ class Replay:
     def plane(self, plane: Any) -> Any:
         return self._next("plane")
 
+    def plane_of(self, plane: Any, old: Any) -> Any:
+        return self._next("plane")
+
+    def stride(self, size: int) -> Any:
+        return self._next("stride")
+
     def delta(self, f: Format, new: Any, differs: Any) -> Any:
         return self._next("delta"), self._next("bitmap")
 
@@ -122,6 +128,14 @@ class Choices:
         bits = np.packbits(np.array(more), bitorder="little").astype(np.int64)
         tz = self._pick(0, self._between(0, f.mant))
         return Head(self._between(0, 255), tz, block, widths), bits
+
+    def plane_of(self, plane: Any, old: Any) -> int:
+        """Mode of a plane of which the parent is known."""
+        same = [3] * bool((plane == old).all())
+        return int(self._pick(self.plane(plane), 4, 5, 6, *same))
+
+    def stride(self, size: int) -> int:
+        return self._between(1, min(size, 12))
 
     def table(self, counts: Sequence[int], layout: str) -> Table | None:
         """Some table that can code these symbols, nowhere near the best one."""

@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 
-from oracle.delta import read_delta
+from oracle.delta import read_delta, read_opaque
 from oracle.floats import FORMATS, Format, Ints
 from oracle.levels import (
     CONTEXTS,
@@ -23,7 +23,7 @@ from oracle.levels import (
 from oracle.rans import PAIRED, PLAIN, Log, read_ints, read_stream
 from oracle.wire import Malformed, Source, unzigzag
 
-OPAQUE, BASE, REFINE, FULL, DELTA = range(5)
+OPAQUE, BASE, REFINE, FULL, DELTA, OPAQUE_DELTA = range(6)
 FROM_CELLS, TO_CELLS, SHIFTED, SPARSE = 1, 2, 4, 8
 MAX_WIDTH = 25
 K_MAX = 15
@@ -55,6 +55,11 @@ def decode_chunk(
     kind, code = source.u8(), source.u8()
     if (kind, code) == (OPAQUE, 0):
         out = _opaque(source, item, [s.elems for s in segments], log)
+        source.end()
+        return out
+    if (kind, code) == (OPAQUE_DELTA, 0):
+        prior = [bytes(s.mem) for s in segments] if sources is None else list(sources)
+        out = read_opaque(source, item, prior, [s.elems for s in segments], log)
         source.end()
         return out
     if dtype not in FORMATS:

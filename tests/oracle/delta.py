@@ -155,6 +155,85 @@ def read_delta(
     return out
 
 
+def _nibbles(a: Ints, b: Ints) -> Ints:
+    """Sums of both nibbles, each on its own."""
+    return (a // 16 + b // 16) % 16 * 16 + (a + b) % 16
+
+
+def _signed(z: Ints) -> Ints:
+    """Numbers from their zigzag codes."""
+    return np.where(z % 2 == 0, z // 2, -(z + 1) // 2)
+
+
+def _folded(d: Ints, size: int) -> Ints:
+    """Zigzag codes of numbers modulo ``size``, taken as those nearest to 0."""
+    d = (d + size // 2) % size - size // 2
+    return np.where(d < 0, -2 * d - 1, 2 * d)
+
+
+def read_opaque(
+    source: Source, item: int, prior: list[bytes], elems: list[int], log: Log
+) -> list[bytes]:
+    """Bytes of the segments (SPEC.md 6.11), ``prior`` those of the sources."""
+    count = sum(elems)
+    if source.u8() != item or source.varint() != count:
+        raise Malformed("not for these segments")
+    if [len(p) for p in prior] != [n * item for n in elems]:
+        raise Malformed("not for these sources")
+    stride = source.varint()
+    if not 1 <= stride <= min(256, count * item):
+        raise Malformed("planes that cannot be")
+    log.append(("stride", stride))
+    data = np.frombuffer(b"".join(prior), np.uint8).astype(np.int64)
+    for p in range(stride):
+        old = data[p::stride]
+        mode = source.u8()
+        log.append(("plane", mode))
+        if mode == 0:
+            data[p::stride] = source.u8()
+        elif mode == 1:
+            data[p::stride] = np.frombuffer(source.take(len(old)), np.uint8)
+        elif mode == 2:
+            data[p::stride] = read_stream(source, [0] * len(old), [PLAIN], log)
+        elif mode in (4, 5, 6):
+            context = (old // 16).tolist()
+            z = np.array(read_stream(source, context, [PLAIN] * CONTEXTS, log))
+            both = _nibbles(old, _signed(z // 16) % 16 * 16 + _signed(z % 16) % 16)
+            data[p::stride] = [(old + _signed(z)) % 256, old ^ z, both][mode - 4]
+        elif mode != 3:
+            raise Malformed("a plane has an unknown mode")
+    ends = np.cumsum([n * item for n in elems])[:-1]
+    return [part.astype(np.uint8).tobytes() for part in np.split(data, ends)]
+
+
+def encode_opaque_delta(
+    item: int, segments: Sequence[Any], sources: Sequence[bytes], choices: Any
+) -> bytes:
+    """The payload of elements without levels as differences to those of another version."""
+    new = np.frombuffer(b"".join(bytes(s.mem) for s in segments), np.uint8).astype(np.int64)
+    prior = np.frombuffer(b"".join(sources), np.uint8).astype(np.int64)
+    sink = Sink([5, 0, item])
+    sink.varint(len(new) // item)
+    stride = choices.stride(len(new))
+    sink.varint(stride)
+    for p in range(stride):
+        data, old = new[p::stride], prior[p::stride]
+        mode = choices.plane_of(data, old)
+        sink.u8(mode)
+        if mode == 0:
+            sink.u8(int(data[0]))
+        elif mode == 1:
+            sink += bytes(data.tolist())
+        elif mode == 2:
+            write_stream(sink, data.tolist(), [0] * len(data), [PLAIN], choices)
+        elif mode > 3:
+            high, low = _folded(data // 16 - old // 16, 16), _folded(data - old, 16)
+            by = [_folded(data - old, 256), data ^ old, high * 16 + low][mode - 4]
+            context = (old // 16).tolist()
+            write_stream(sink, by.tolist(), context, [PLAIN] * CONTEXTS, choices)
+    return bytes(sink)
+
+
 def encode_delta(
     dtype: str, segments: Sequence[Any], sources: Sequence[bytes], source_dtype: str, choices: Any
 ) -> bytes:
