@@ -105,11 +105,13 @@ class Matcher:
         return self._samples[at]
 
     def _print(self, side: Side, number: int) -> bytes:
-        """A digest of the sample: a model may have very many tensors."""
+        """A digest of one run in the middle: a model may have very many tensors."""
         at = side is self._new, number
         if at not in self._prints:
-            data = side.sample(side.layout.tensors[number])
-            self._prints[at] = hashlib.sha256(data).digest()
+            t = side.layout.tensors[number]
+            count = side.elements(t)
+            run = (0, count) if count <= RUN else (count // 2 // RUN * RUN, RUN)
+            self._prints[at] = hashlib.sha256(side.read(t, *run)).digest()
         return self._prints[at]
 
     def _by_name(self) -> None:
@@ -128,17 +130,23 @@ class Matcher:
         kinds: dict[tuple[str, int], list[int]] = {}
         for number, t in enumerate(self._old.layout.tensors):
             kinds.setdefault((t.dtype, t.length), []).append(number)
+        known: dict[tuple[str, int], dict[bytes, list[int]]] = {}
         for number, t in enumerate(self._new.layout.tensors):
-            others = kinds.get((t.dtype, t.length), [])
+            kind = t.dtype, t.length
             own = self._pairs.get(number)
-            if not t.length or not others or others == [own]:
+            if not t.length or kinds.get(kind, [own]) == [own]:
                 continue
-            mine = self._print(self._new, number)
-            if own is not None and own in others and self._print(self._old, own) == mine:
+            if kind not in known:
+                known[kind] = {}
+                for other in kinds[kind]:
+                    known[kind].setdefault(self._print(self._old, other), []).append(other)
+            same = known[kind].get(self._print(self._new, number), [])
+            if own in same:
                 continue
-            same = [n for n in others if self._print(self._old, n) == mine]
-            if same:
-                self._pairs[number] = same[0]
+            mine = self._sample(self._new, number) if same else b""
+            found = next((n for n in same if self._sample(self._old, n) == mine), None)
+            if found is not None:
+                self._pairs[number] = found
 
     def _by_likeness(self) -> None:
         """For new names: among all old tensors with as many elements whose names are gone."""
