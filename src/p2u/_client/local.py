@@ -63,13 +63,21 @@ class _Place:
     Args:
         root: The folder or file.
         check: Called now and then; may raise.
+        own: It is the target: the package's files have their names there. Somebody else's have any
+            name, but lie in no folder in it, so that nobody's whole disk is searched.
         known: Path to digest of files that need not be read.
     """
 
     def __init__(
-        self, root: Path, check: Callable[[], None], known: dict[Path, str] | None = None
+        self,
+        root: Path,
+        check: Callable[[], None],
+        *,
+        own: bool,
+        known: dict[Path, str] | None = None,
     ) -> None:
         self._root = root
+        self._own = own
         self._check = check
         self._digests: dict[Path, str] = dict(known or {})
 
@@ -80,21 +88,20 @@ class _Place:
 
     @cached_property
     def _sizes(self) -> dict[int, list[Path]]:
-        """All files by size."""
+        """All files that are looked at, by size."""
         found: dict[int, list[Path]] = {}
-        paths = [self._root] if self._root.is_file() else sorted(self._root.rglob("*"))
-        for path in paths:
+        below = self._root.iterdir() if self._own else self._root.rglob("*")
+        for path in [self._root] if self._root.is_file() else sorted(below):
             if path.is_file() and path.name != statefile.NAME:
                 found.setdefault(path.stat().st_size, []).append(path)
         return found
 
-    def parents(self, manifest: Manifest, *, own: bool) -> Iterator[Parent]:
+    def parents(self, manifest: Manifest) -> Iterator[Parent]:
         """The states that are here, the latest first; at most one of each release."""
         for release in reversed(manifest.releases):
-            # In the target, the package's files have their names; a user's own may have any.
-            found = self._find(release, anywhere=release.foreign or not own)
+            found = self._find(release, anywhere=release.foreign or not self._own)
             if found is not None:
-                yield Parent(*found, own)
+                yield Parent(*found, self._own)
 
     def _find(self, release: Release, *, anywhere: bool) -> tuple[State, tuple[Path, ...]] | None:
         candidates = []
@@ -142,7 +149,7 @@ def find_parents(path: Path, manifest: Manifest, check: Callable[[], None]) -> l
             recorded = None
         if recorded is not None and recorded.refining is None:
             known = {path / e.path: e.sha256 for e in recorded.files if e.fits(path)}
-        found = list(_Place(path, check, known).parents(manifest, own=False))
+        found = list(_Place(path, check, own=False, known=known).parents(manifest))
     if not found:
         names = ", ".join(state.id for state in manifest.states)
         raise UsageError(
@@ -200,7 +207,7 @@ def _unrecorded(folder: Path, manifest: Manifest, repair: bool, check: Callable[
     """A folder without a state file: empty, a copy of one of the states, or not ours."""
     if not any(folder.iterdir()):
         return Local()
-    parent = next(_Place(folder, check).parents(manifest, own=True), None)
+    parent = next(_Place(folder, check, own=True).parents(manifest), None)
     if parent is not None:
         return Local(parent)
     if repair and any(
