@@ -525,3 +525,24 @@ def test_a_package_that_was_published_again(versions, package, tmp_path, late):
     only_model(versions, "v3", dst)
     assert result.warnings == ()
     assert result.fetched < folded.bytes + folded.index.size + 60_000
+
+
+def test_a_version_that_is_the_one_before(versions, tmp_path):
+    """A folder is all states that have its digest: an update may begin at any of them."""
+    models, package = versions.models, tmp_path / "package"
+    package.mkdir()
+    add_release(package, "v1", models["v1"], fresh=True)
+    add_release(package, "v2", models["v1"], fresh=False)
+    connect(package, "v1@exact", "v2@exact", models["v1"], models["v1"])
+    add_release(package, "v3", models["v2"], fresh=False)
+    connect(package, "v1@exact", "v3@exact", models["v1"], models["v2"])
+    dst = tmp_path / "dst"
+    pull(package, dst, until="v1")
+    assert pull(package, dst, until="v2").requests == 1
+    plan = pull(package, dst, dry_run=True).plan
+    assert (plan.here, plan.begin) == ("v2@exact", "v1@exact")
+    pull(package, dst)
+    only_model(versions, "v2", dst)
+    other = tmp_path / "other"
+    assert pull(package, other, origin=models["v1"]).fetched < versions.manifest.states[0].bytes
+    assert tree(other) == tree(dst)

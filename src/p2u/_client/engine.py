@@ -14,7 +14,7 @@ from p2u._client.copied import copy_state
 from p2u._client.files import allocated_bytes, disk_errors, free_bytes
 from p2u._client.inplace import REDO_LIMIT, InPlace, LostError
 from p2u._client.journal import read_journal
-from p2u._client.local import Local, Parent, find_parents, inspect, parent_in
+from p2u._client.local import Local, Parent, find_parents, inspect, parent_in, same_states
 from p2u._client.package import Package, find_state
 from p2u._client.target import Target, changed_files, journal_header
 from p2u._client.ways import BrokenError, Way, Ways, broken
@@ -181,14 +181,14 @@ class Engine:
         """What the target holds; `_parents` then has all states at hand."""
         check = self.package.stop.check
         local = inspect(self.target, self.manifest, repair=self.repair, check=check)
+        found = []
         if self._origin is not None:
-            known = [p for p in self._parents.values() if not p.own]
-            found = known or find_parents(self._origin, self.manifest, check)
-            self._parents = {parent.state.id: parent for parent in found}
-        else:
-            self._parents = {}
+            found = [p for p in self._parents.values() if not p.own]
+            found = found or find_parents(self._origin, self.manifest, check)
         if local.parent is not None:
-            self._parents[local.parent.state.id] = local.parent
+            found.append(local.parent)
+        same = [p for parent in found for p in same_states(parent, self.manifest)]
+        self._parents = {parent.state.id: parent for parent in same}
         return local
 
     def _is_under_way(self) -> bool:

@@ -29,6 +29,17 @@ class Parent:
     own: bool
 
 
+def same_states(parent: Parent, manifest: Manifest) -> list[Parent]:
+    """A parent as each state of the package that has the very same files, itself included."""
+    files = manifest.release(parent.state).files
+    paths = {file.path: path for file, path in zip(files, parent.paths, strict=True)}
+    return [
+        Parent(state, tuple(paths[file.path] for file in manifest.release(state).files), parent.own)
+        for state in manifest.states
+        if state.digest == parent.state.digest
+    ]
+
+
 def parent_in(folder: Path, manifest: Manifest, state: State) -> Parent:
     """A state of the package that a target folder holds."""
     files = manifest.release(state).files
