@@ -15,6 +15,7 @@ from itertools import pairwise
 import numpy as np
 
 from p2u.formats import forward_key
+from p2u.formats.gguf import TYPES
 from p2u.index import MAX_PIECE, Piece, Seg
 from p2u.layout import Tensor
 from p2u.mapping import Map
@@ -30,6 +31,11 @@ SPARSE_ELEMENTS = 1 << 22
 GAP_ELEMENTS = 1 << 14
 #: A tensor is in band ``b`` if up to ``2**-2b`` of its elements changed.
 BANDS = 5
+#: Largest blocks, in bytes, whose bytes are coded by their place in the block.
+MAX_STRIDE = 256
+_BLOCK_BYTES = {
+    name: size for name, elems, size in TYPES.values() if elems > 1 and size <= MAX_STRIDE
+}
 #: Bytes that are compared at once, and those of carried files.
 LOOK, LOOK_CARRIED = 4 << 20, 64 << 10
 
@@ -111,7 +117,8 @@ class Comparer:
         for (dtype, item, way, source, band), rows_ in groups.items():
             most = SPARSE_ELEMENTS if way is Way.DELTA and band else CHUNK_ELEMENTS
             how = Treatment.FULL if dtype in PROGRESSIVE else Treatment.OPAQUE
-            for segs, elems in self._chunks(rows_, most, source if way is Way.ADOPT else ""):
+            block = BLOCKS[source][0] if way is Way.ADOPT else block_bytes(dtype) or 1
+            for segs, elems in self._chunks(rows_, most, block):
                 job = Job(how, dtype, item, segs, elems)
                 yield Change(job, way, source, band)
 
@@ -139,8 +146,12 @@ class Comparer:
             band = 0
             while band < BANDS - 1 and elems << (2 * band + 1) < t.elems:
                 band += 1
-            for first, count in _join(changed, max(1, GAP_ELEMENTS // t.cols)):
-                yield _Rows(number, first, count, Way.DELTA, old.dtype, band)
+            # Whole blocks, so that each byte's place in its block is known.
+            unit = _unit(t, block_bytes(t.dtype) or 1)
+            changed = np.unique(changed // unit)
+            for first, count in _join(changed, max(1, GAP_ELEMENTS // (t.cols * unit))):
+                first, stop = first * unit, min((first + count) * unit, rows)
+                yield _Rows(number, first, stop - first, Way.DELTA, old.dtype, band)
         if rows < t.rows:
             yield _Rows(number, rows, t.rows - rows, Way.ALONE, "", 0)
 
@@ -165,14 +176,14 @@ class Comparer:
         return np.concatenate(found) if found else np.empty(0, np.int64), differing
 
     def _chunks(
-        self, rows: Sequence[_Rows], most: int, blocks: str
+        self, rows: Sequence[_Rows], most: int, block: int
     ) -> Iterator[tuple[tuple[Seg, ...], int]]:
         """Segments with about as many elements together; large ones are cut, between blocks."""
         group: list[Seg] = []
         total = 0
         for some in rows:
             t = self._new.layout.tensors[some.number]
-            unit = _unit(t, BLOCKS[blocks][0]) if blocks else 1
+            unit = _unit(t, block)
             per = max(1, most // (t.cols * unit)) * unit
             first, stop = some.first, some.first + some.count
             count = -(-some.count // per)
@@ -234,6 +245,11 @@ class Comparer:
                 if start > covered:
                     yield Piece(number, covered, start - covered)
                 covered = max(covered, end)
+
+
+def block_bytes(dtype: str) -> int:
+    """Bytes of a quantised type's block; 0 if it has none, or none that pays."""
+    return _BLOCK_BYTES.get(dtype, 0)
 
 
 def _unequal(a: bytearray, b: bytearray, item: int) -> np.ndarray:

@@ -9,15 +9,17 @@ from p2u import core
 from p2u.allocation import START
 from p2u.index import decode_pieces
 from p2u.mapping import Map, source_bytes
-from p2u.pack.changes import Change, Way
+from p2u.pack.changes import Change, Way, block_bytes
 from p2u.pack.checks import Checks
 from p2u.pack.cut import Job
 from p2u.pack.encode import Encoder, Payload, buffers, read_job
 from p2u.pack.match import Side
 from p2u.pack.source import Scratch
-from p2u.recipe import Treatment
 from p2u.types import PROGRESSIVE
 
+#: Blocks of quantised types whose bytes changed by more than this part, in 64ths, are also coded by
+#: the bytes' place in the block: tables for all places cost too much where little changed.
+PLACES = 2
 #: A change of more than this part of its bytes, in 16ths, is coded without the parent too: the
 #: smaller one counts. Weights alone come to 10 or more.
 DOUBT = 8
@@ -51,13 +53,16 @@ class DeltaCoder:
             DiskError, IntegrityError: A file cannot be read.
         """
         job = change.job
-        if change.way is Way.ALONE or job.dtype not in PROGRESSIVE:
+        if change.way is Way.ALONE:
             return self._alone.encode(job).payloads[0]
         data = read_job(self._new.source, self._new.layout, job, self._mine)
         segments = buffers(self._new.layout, job, data)
         sources = self.sources(job)
-        found = core.encode_delta(job.dtype, segments, sources, change.dtype)
-        if job.how is Treatment.FULL and len(found) * 16 > job.size * DOUBT:
+        if job.dtype in PROGRESSIVE:
+            found = core.encode_delta(job.dtype, segments, sources, change.dtype)
+        else:
+            found = _opaque(job, segments, sources)
+        if len(found) * 16 > job.size * DOUBT:
             alone = self._alone.encode(job).payloads[0]
             if len(alone.data) < len(found):
                 return alone
@@ -98,3 +103,13 @@ class DeltaCoder:
         sources = None if change.way is Way.ALONE else self.sources(job)
         core.apply(payload, job.dtype, job.item, segments, sources=sources)
         return out
+
+
+def _opaque(job: Job, segments: Sequence[core.Segment], sources: Sequence[memoryview]) -> bytes:
+    """The payload of elements without levels."""
+    found = core.encode_opaque_delta(job.item, segments, sources)
+    block = block_bytes(job.dtype)
+    if not block or len(found) * 64 <= job.size * PLACES:
+        return found
+    other = core.encode_opaque_delta(job.item, segments, sources, stride=block)
+    return min(found, other, key=len)
