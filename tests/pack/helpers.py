@@ -12,10 +12,10 @@ import kit
 import ml_dtypes
 import numpy as np
 
-from p2u import core
+from p2u import core, pull
 from p2u.index import Chunk, decode_pieces, parse_index
 from p2u.layout import Layout, Model, parse_layout
-from p2u.manifest import Manifest
+from p2u.manifest import KEY, Manifest
 from p2u.manifest_parse import parse_manifest
 
 FLOATS = {"F32": np.float32, "F16": np.float16, "BF16": ml_dtypes.bfloat16}
@@ -40,6 +40,50 @@ def weights(dtype: str, *shape: int, seed: int = 0) -> tuple[str, tuple[int, ...
 def noise(dtype: str, item: float, *shape: int) -> tuple[str, tuple[int, ...], bytes]:
     rng = np.random.default_rng([7, *shape])
     return dtype, shape, rng.bytes(int(math.prod(shape) * item))
+
+
+def model(folder: Path, tensors: Tensors, **files: str) -> Path:
+    """A model directory."""
+    folder.mkdir(parents=True)
+    safetensors(folder / "model.safetensors", tensors)
+    for name, text in files.items():
+        (folder / f"{name}.json").write_text(text)
+    return folder
+
+
+def moved(tensor: tuple[str, tuple[int, ...], bytes], part: float, seed: int = 1):  # type: ignore[no-untyped-def]
+    """The tensor with some of its floats a little larger or smaller."""
+    dtype, shape, data = tensor
+    rng = np.random.default_rng(seed)
+    values = np.frombuffer(data, FLOATS[dtype]).astype(np.float64)
+    hit = rng.random(values.shape) < part
+    values = np.where(hit, values * (1 + 0.02 * rng.standard_normal(values.shape)), values)
+    return dtype, shape, values.astype(FLOATS[dtype]).tobytes()
+
+
+def content(folder: Path) -> dict[str, bytes]:
+    """All files of a model that was packed or pulled."""
+    return {
+        p.relative_to(folder).as_posix(): p.read_bytes()
+        for p in sorted(folder.rglob("*"))
+        if p.is_file() and not p.name.startswith(".")
+    }
+
+
+def manifest_of(package: Path) -> Manifest:
+    return parse_manifest((package / KEY).read_bytes())
+
+
+def cost(package: Path, source: str, target: str) -> int:
+    m = manifest_of(package)
+    return next(m.cost(u) for u in m.updates if (u.source, u.target) == (source, target))
+
+
+def check_pull(package: Path, src: Path, target: Path, until: str = "exact") -> int:
+    """Pull, compare, and return how many bytes that took."""
+    result = pull(package, target, until=until)
+    assert content(target) == content(src)
+    return result.fetched
 
 
 @dataclass

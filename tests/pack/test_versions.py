@@ -8,54 +8,25 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from hypothesis import HealthCheck, given, settings
-from hypothesis import strategies as st
 
 from p2u import gc, pack, publish, pull
 from p2u.errors import BusyError, ConflictError, IntegrityError, UsageError
 from p2u.manifest import KEY
-from p2u.manifest_parse import parse_manifest
 from p2u.pack.home import Home
 from p2u.pack.lock import NAME as LOCK
 
-from .helpers import FLOATS, Tensors, noise, safetensors, weights
-
-
-def model(folder: Path, tensors: Tensors, **files: str) -> Path:
-    """A model directory."""
-    folder.mkdir(parents=True)
-    safetensors(folder / "model.safetensors", tensors)
-    for name, text in files.items():
-        (folder / f"{name}.json").write_text(text)
-    return folder
-
-
-def moved(tensor: tuple[str, tuple[int, ...], bytes], part: float, seed: int = 1):  # type: ignore[no-untyped-def]
-    """The tensor with some of its floats a little larger or smaller."""
-    dtype, shape, data = tensor
-    rng = np.random.default_rng(seed)
-    values = np.frombuffer(data, FLOATS[dtype]).astype(np.float64)
-    hit = rng.random(values.shape) < part
-    values = np.where(hit, values * (1 + 0.02 * rng.standard_normal(values.shape)), values)
-    return dtype, shape, values.astype(FLOATS[dtype]).tobytes()
-
-
-def content(folder: Path) -> dict[str, bytes]:
-    """All files of a model that was packed or pulled."""
-    return {
-        p.relative_to(folder).as_posix(): p.read_bytes()
-        for p in sorted(folder.rglob("*"))
-        if p.is_file() and not p.name.startswith(".")
-    }
-
-
-def manifest_of(package: Path):  # type: ignore[no-untyped-def]
-    return parse_manifest((package / KEY).read_bytes())
-
-
-def cost(package: Path, source: str, target: str) -> int:
-    m = manifest_of(package)
-    return next(m.cost(u) for u in m.updates if (u.source, u.target) == (source, target))
+from .helpers import (
+    FLOATS,
+    Tensors,
+    check_pull,
+    cost,
+    manifest_of,
+    model,
+    moved,
+    noise,
+    safetensors,
+    weights,
+)
 
 
 @pytest.fixture
@@ -69,13 +40,6 @@ def first() -> Tensors:
         "count": noise("I64", 8, 4),
         "quantised": noise("F8_E4M3", 1, 40, 50),
     }
-
-
-def check_pull(package: Path, src: Path, target: Path, until: str = "exact") -> int:
-    """Pull, compare, and return how many bytes that took."""
-    result = pull(package, target, until=until)
-    assert content(target) == content(src)
-    return result.fetched
 
 
 def test_an_update_from_the_parent(tmp_path: Path, first: Tensors) -> None:
@@ -428,88 +392,3 @@ def test_a_damaged_parent_is_refused(tmp_path: Path, first: Tensors) -> None:
         publish(one, package)
     # But not needed where the files are at hand.
     publish(one, package, parent=one)
-
-
-DTYPES = ("F32", "F16", "BF16", "I64", "U8", "F8_E4M3", "BOOL", "F64")
-ITEMS = {"F32": 4, "F16": 2, "BF16": 2, "I64": 8, "U8": 1, "F8_E4M3": 1, "BOOL": 1, "F64": 8}
-
-
-@st.composite
-def chains(draw: st.DrawFn) -> list[Tensors]:
-    """Some versions of a model, each made from the one before by any changes."""
-    seed = draw(st.integers(0, 2**32))
-    rng = np.random.default_rng(seed)
-
-    def tensor() -> tuple[str, tuple[int, ...], bytes]:
-        dtype = draw(st.sampled_from(DTYPES))
-        shape = tuple(draw(st.lists(st.integers(0, 40), max_size=3)))
-        count = int(np.prod(shape, dtype=np.int64)) if shape else 1
-        if dtype == "BOOL":
-            return dtype, shape, bytes(rng.integers(0, 2, count, np.uint8))
-        if dtype in FLOATS and draw(st.booleans()):
-            values = (rng.standard_normal(count) * 0.1).astype(FLOATS[dtype])
-            return dtype, shape, values.tobytes()
-        return dtype, shape, rng.bytes(count * ITEMS[dtype])  # NaNs, infinities, all
-
-    version = {f"t{n}": tensor() for n in range(draw(st.integers(1, 5)))}
-    out = [version]
-    for _ in range(draw(st.integers(1, 3))):
-        new: Tensors = {}
-        for name, (dtype, shape, data) in version.items():
-            act = draw(
-                st.sampled_from(("same", "change", "rename", "drop", "retype", "grow", "flat"))
-            )
-            if act == "drop" and len(version) > 1:
-                continue
-            if act == "rename":
-                name = f"{name}r"
-            if act == "change" and data:
-                values = np.frombuffer(data, np.uint8).copy()
-                hit = rng.integers(0, len(values), 1 + len(values) // 50)
-                values[hit] = rng.integers(0, 256, len(hit))
-                data = bytes(values & 1) if dtype == "BOOL" else bytes(values)
-            if act == "retype" and dtype in FLOATS:
-                other = draw(st.sampled_from(sorted(FLOATS)))
-                with np.errstate(all="ignore"):
-                    values = np.frombuffer(data, FLOATS[dtype]).astype(np.float32)
-                    data = values.astype(FLOATS[other]).tobytes()
-                dtype = other
-            if act == "grow" and shape and shape[0]:
-                extra = rng.bytes(len(data) // shape[0])
-                extra = bytes(b & 1 for b in extra) if dtype == "BOOL" else extra
-                shape, data = (shape[0] + 1, *shape[1:]), data + extra
-            if act == "flat":
-                shape = (int(np.prod(shape, dtype=np.int64)) if shape else 1,)
-            new[name] = (dtype, shape, data)
-        if not new or draw(st.booleans()):
-            new[f"n{len(out)}"] = tensor()
-        out.append(new)
-        version = new
-    return out
-
-
-@settings(max_examples=25, deadline=None, suppress_health_check=list(HealthCheck))
-@given(chains(), st.sampled_from([None, 1.0]), st.integers(1, 3))
-def test_any_chain_ends_at_the_publishers_bytes(
-    tmp_path_factory: pytest.TempPathFactory,
-    versions: list[Tensors],
-    fold: float | None,
-    every: int,
-) -> None:
-    root = tmp_path_factory.mktemp("chain")
-    package, here = root / "p", root / "here"
-    folders = []
-    for n, tensors in enumerate(versions):
-        folders.append(model(root / f"{n}", tensors, config=f"{n}" * n))
-        publish(
-            folders[-1], package, fold=fold, every_anchor=every, jobs=1, levels=("base", "exact")
-        )
-        check_pull(package, folders[-1], here)
-    for n, folder in enumerate(folders):
-        check_pull(package, folder, root / f"fresh{n}", until=f"v{n + 1}")
-    # From any version straight to the last.
-    for n in range(len(folders) - 1):
-        check_pull(package, folders[-1], root / f"fresh{n}")
-    gc(package, keep=1, anchors=0)
-    check_pull(package, folders[-1], root / "end")
-    shutil.rmtree(root)
