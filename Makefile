@@ -38,11 +38,15 @@ PACKAGE_FILES := $(wildcard src/p2u/*.py src/p2u/*/*.py src/p2u/*/*/*.py)
 
 .PHONY: help
 help: ## this list
-	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "make %-7s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "make %-7s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
 
 .PHONY: demo
 demo: $(DEMO)/.stamp ## pack, serve, pull and use a real model
 	$(DEMO)/$(BIN)/python examples/demo.py
+
+.PHONY: demo-rl
+demo-rl: $(TEST)/.stamp ## train for three minutes while two replicas follow
+	$(TEST)/$(BIN)/python examples/rl_sync.py
 
 .PHONY: test
 test: $(TEST)/.stamp ## all tests but the long fuzz runs

