@@ -9,6 +9,7 @@ import pytest
 
 from p2u.errors import FormatError
 from p2u.eval.markdown import BLOCK, filled
+from p2u.eval.suites import SUITES
 
 ROOT = Path(__file__).resolve().parents[2]
 DOCS = ROOT / "docs"
@@ -30,6 +31,24 @@ def test_all_that_is_kept_is_shown() -> None:
     }
     for pattern in ("*/points.csv", "tables/*.csv"):
         assert {path.resolve() for path in (DOCS / "data").glob(pattern)} <= shown
+
+
+@pytest.mark.parametrize(
+    "path", sorted((DOCS / "data").glob("*/points.csv")), ids=lambda p: p.parent.name
+)
+def test_a_suite_makes_what_is_kept(path: Path) -> None:
+    """`p2u eval run paper` asks for each point that the pages show."""
+    parts = {**SUITES["paper"].parts, "smoke": SUITES["smoke"].parts[""]}
+    request = parts[path.parent.name]
+    with path.open(newline="") as stream:
+        rows = list(csv.DictReader(stream))
+    methods = {row["method"] for row in rows} - {"original"}
+    plain = {m.removesuffix("+zstd").removesuffix("+entropy") for m in methods}
+    assert plain <= set(request.methods)
+    assert {row["model"] for row in rows} == set(request.models)
+    assert {row["task"] for row in rows} == set(request.tasks)
+    assert {float(row["bits"]) for row in rows if row["bits"]} == set(request.bits)
+    assert all(request.limit is None or int(row["items"]) <= request.limit for row in rows)
 
 
 def test_a_changed_number_is_found(tmp_path: Path) -> None:

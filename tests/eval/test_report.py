@@ -7,6 +7,7 @@ import json
 import re
 import subprocess
 import sys
+from dataclasses import replace
 from html.parser import HTMLParser
 from pathlib import Path
 
@@ -17,10 +18,11 @@ from eval import fakes
 from p2u.cli import app
 from p2u.errors import FormatError, UsageError
 from p2u.eval import compare, drive, registry
+from p2u.eval.base import MissingDataError
 from p2u.eval.cells import CellStore
 from p2u.eval.results import Results, load, make_results, save, table_csv
 from p2u.eval.run import Runner
-from p2u.eval.suites import SUITES, Request
+from p2u.eval.suites import SUITES, Request, Suite
 
 BITS = (2.0, 3.0, 4.0)
 METHODS = {
@@ -158,7 +160,7 @@ class Page(HTMLParser):
 def test_the_page_needs_nothing_else(results: Results, tmp_path: Path) -> None:
     pytest.importorskip("matplotlib")
     save(results, tmp_path)
-    done = drive.rewrite(tmp_path)
+    (done,) = drive.rewrite(tmp_path)
     text = done.report.read_text()
     page = Page()
     page.feed(text)
@@ -177,7 +179,7 @@ def test_the_page_needs_nothing_else(results: Results, tmp_path: Path) -> None:
         assert name in text
     # Twice the same bytes, the PNGs too.
     before = {p: p.read_bytes() for p in sorted(tmp_path.rglob("*")) if p.is_file()}
-    drive.rewrite(tmp_path)
+    list(drive.rewrite(tmp_path))
     assert before == {p: p.read_bytes() for p in sorted(tmp_path.rglob("*")) if p.is_file()}
     assert len([p for p in before if p.suffix == ".png"]) == 3
 
@@ -252,14 +254,37 @@ def test_what_cannot_be_asked(known: Path, words: tuple[str, ...], said: str) ->
         call(*words)
 
 
-@pytest.mark.parametrize("suite", SUITES)
-def test_suites_ask_for_what_there_is(suite: str) -> None:
-    request = SUITES[suite][1]
-    models = registry.choose("model", registry.model_factories(), request.models)
-    tasks = registry.choose("task", registry.task_factories(), request.tasks)
-    registry.choose("method", registry.method_factories(), request.methods)
+@pytest.mark.parametrize(
+    "request_", [pytest.param(r, id=f"{s}-{n}") for s in SUITES for n, r in SUITES[s].parts.items()]
+)
+def test_suites_ask_for_what_there_is(request_: Request) -> None:
+    models = registry.choose("model", registry.model_factories(), request_.models)
+    tasks = registry.choose("task", registry.task_factories(), request_.tasks)
+    registry.choose("method", registry.method_factories(), request_.methods)
     for make in models.values():
         assert set(make().tasks) & set(tasks)
+
+
+def test_parts_of_a_suite_have_folders(known: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def part(task: str) -> Request:
+        return Request(("tiny",), (task,), ("plain",), (4.0,))
+
+    missing = {"lost": part("nodata")}
+    both = replace(fakes.model(known / "m"), tasks=("points", "nodata"))
+    monkeypatch.setattr(registry, "model_factories", lambda: {"tiny": lambda: both})
+    monkeypatch.setitem(SUITES, "two", Suite("", {"one": part("points"), **missing}))
+    out = known / "o"
+    said = call("run", "two", "--out", str(out))
+    assert (out / "one" / "report.html").is_file()
+    assert not (out / "lost").exists()
+    assert "lost: nothing could be measured: points.npz is missing" in said
+    again = (out / "one" / "points.csv").read_bytes()
+    (out / "one" / "points.csv").unlink()
+    call("report", str(out))
+    assert (out / "one" / "points.csv").read_bytes() == again
+    monkeypatch.setitem(SUITES, "none", Suite("", missing))
+    with pytest.raises(MissingDataError):
+        call("run", "none", "--out", str(out))
 
 
 def test_the_command_line_loads_no_library_for_it() -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import re
+import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -84,23 +85,21 @@ def _progress(quiet: bool) -> Iterator[Callable[[str, int, int], None]]:
         yield report
 
 
-def _request(
-    suite: str | None, models: tuple[str, ...], tasks: tuple[str, ...], methods: tuple[str, ...],
-    numbers: dict[str, tuple[float, ...] | None],
-) -> Request:  # fmt: skip
+def _parts(suite: str | None, given: dict[str, Any]) -> dict[str, Request]:
+    """The requests of a suite, or one of its own, with what is asked for besides."""
     from dataclasses import replace
 
     from p2u.eval.suites import SUITES, Request
 
     if suite is not None and suite not in SUITES:
         raise UsageError(f"there is no suite {suite!r}", hint=f"There are {', '.join(SUITES)}")
-    if suite is None and not models and not tasks:
+    if suite is None and not given["models"] and not given["tasks"]:
         raise UsageError(
             "nothing to run", hint=f"Name a suite ({', '.join(SUITES)}), or --model or --task"
         )
-    request = SUITES[suite][1] if suite else Request()
-    given: dict[str, Any] = {"models": models, "tasks": tasks, "methods": methods, **numbers}
-    return replace(request, **{name: value for name, value in given.items() if value})
+    parts = SUITES[suite].parts if suite else {"": Request()}
+    asked = {name: value for name, value in given.items() if value not in (None, ())}
+    return {name: replace(request, **asked) for name, request in parts.items()}
 
 
 @app.command(
@@ -111,7 +110,7 @@ def _request(
     "Ctrl-C loses the cell in work only: run the same command again to go on."
 )
 def run(
-    suite: Annotated[Optional[str], typer.Argument(help="smoke or paper.")] = None,  # noqa: UP045
+    suite: Annotated[Optional[str], typer.Argument(help="smoke, paper or full.")] = None,  # noqa: UP045
     model: Annotated[
         Names, typer.Option(help="Models; all that are for the tasks if none.")
     ] = None,
@@ -134,7 +133,7 @@ def run(
         typer.Option(
             "--transfers/--no-transfers",
             help="Measure real transfers over these lines (Linux, root), beside arithmetic.",
-            show_default="only in the suite paper",
+            show_default="only in the suite full",
         ),
     ] = None,
     limit: Annotated[
@@ -147,24 +146,28 @@ def run(
     quiet: Annotated[bool, typer.Option("--quiet", "-q", help="Print nothing but errors.")] = False,
 ) -> None:
     """Measure models on tasks with all methods; tables, plots and an HTML report."""
-    from dataclasses import replace
-
-    numbers = {
+    given = {
+        "models": _names(model),
+        "tasks": _names(task),
+        "methods": _names(method),
         "bits": _numbers(bits, "bits", 1) if bits else None,
         "bandwidth": _numbers(bandwidth, "rates", 0.001) if bandwidth else None,
         "rtt": _numbers(rtt, "round trips", 0) if rtt else None,
+        "limit": limit,
+        "seed": seed,
+        "transfers": transfers,
     }
-    request = _request(suite, _names(model), _names(task), _names(method), numbers)
-    request = replace(request, seed=seed, limit=limit or request.limit)
-    if transfers is not None:
-        request = replace(request, transfers=transfers)
+    parts = _parts(suite, given)
     _use(data_dir)
-    from p2u.eval.drive import evaluate
+    from p2u.eval.drive import evaluate_all
 
     with _progress(quiet) as report:
-        done = evaluate(request, out, report)
+        done, missing = evaluate_all(parts, out, report)
     if not quiet:
-        _show(done)
+        for one in done:
+            _show(one)
+    for name, error in missing.items():
+        print(f"{name}: {error}", file=sys.stderr)
 
 
 @app.command(epilog="Example:\n\n  p2u eval report p2u-eval")
@@ -175,9 +178,9 @@ def report(
     """Make tables, plots and the HTML report of a run again."""
     from p2u.eval.drive import rewrite
 
-    done = rewrite(folder)
-    if not quiet:
-        _show(done)
+    for done in rewrite(folder):
+        if not quiet:
+            _show(done)
 
 
 @app.command(name="list", epilog="Example:\n\n  p2u eval list --data-dir ./data")
@@ -202,7 +205,7 @@ def show_all(data_dir: DataDir = None) -> None:
         console.print(made, markup=False)
         console.print()
 
-    table("Suites", ("name", "what"), [(k, v[0]) for k, v in SUITES.items()])
+    table("Suites", ("name", "what"), [(k, v.about) for k, v in SUITES.items()])
     models = [factory() for factory in registry.model_factories().values()]
     seeds = {m.name: [] for m in models if not _SEED.search(m.name)}  # type: dict[str, list[str]]
     for m in models:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -16,7 +16,7 @@ from p2u.eval.html import page
 from p2u.eval.links import Transfers, lines
 from p2u.eval.places import cache_dir
 from p2u.eval.plots import draw
-from p2u.eval.results import Results, load, make_results, save, table_csv
+from p2u.eval.results import RUN, Results, load, make_results, save, table_csv
 from p2u.eval.run import Runner, Skipped, why
 
 if TYPE_CHECKING:
@@ -91,6 +91,34 @@ def evaluate(request: Request, out: Path, report: Report) -> Done:
     return _written(results, out, outcome.cached, outcome.made)
 
 
+def evaluate_all(
+    parts: Mapping[str, Request], out: Path, report: Report
+) -> tuple[list[Done], dict[str, P2UError]]:
+    """Measure several requests, each into a folder of its name.
+
+    Args:
+        parts: Requests by name; one without a name goes to ``out`` itself.
+        out: The folder for the results.
+        report: Told what is being done.
+
+    Returns:
+        What was made, and why parts could not be.
+
+    Raises:
+        As :func:`evaluate`, if nothing at all could be measured.
+    """
+    done = []
+    missing: dict[str, P2UError] = {}
+    for name, request in parts.items():
+        try:
+            done.append(evaluate(request, out / name, report))
+        except MissingDataError as error:
+            missing[name] = error
+    if not done:
+        raise next(iter(missing.values()))
+    return done, missing
+
+
 def _plan(
     models: Mapping[str, Any], tasks: Mapping[str, Any], request: Request
 ) -> list[tuple[Model, Task]]:
@@ -150,17 +178,18 @@ def _written(results: Results, out: Path, cached: int = 0, made: int = 0) -> Don
     return Done(results, found, out / REPORT, cached, made)
 
 
-def rewrite(folder: Path) -> Done:
-    """Make tables, plots and the report of an earlier run again.
+def rewrite(folder: Path) -> Iterator[Done]:
+    """Make tables, plots and reports of an earlier run again, part by part.
 
     Raises:
         FormatError: The folder has no run.
         UnsupportedError: matplotlib is missing.
         DiskError: Something cannot be written.
     """
-    results = load(folder)
-    save(results, folder)
-    return _written(results, folder)
+    for part in sorted(path.parent for path in folder.glob(f"*/{RUN}")) or [folder]:
+        results = load(part)
+        save(results, part)
+        yield _written(results, part)
 
 
 def available(task: Task) -> str:
