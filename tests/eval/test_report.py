@@ -11,15 +11,17 @@ from dataclasses import replace
 from html.parser import HTMLParser
 from pathlib import Path
 
+import kit
 import pytest
 from typer.testing import CliRunner
 
 from eval import fakes
 from p2u.cli import app
-from p2u.errors import FormatError, UsageError
+from p2u.errors import FormatError, UnsupportedError, UsageError
 from p2u.eval import compare, drive, registry
-from p2u.eval.base import MissingDataError
+from p2u.eval.base import MissingDataError, Report
 from p2u.eval.cells import CellStore
+from p2u.eval.network import check_support
 from p2u.eval.results import Results, load, make_results, save, table_csv
 from p2u.eval.run import Runner
 from p2u.eval.suites import SUITES, Request, Suite
@@ -208,6 +210,42 @@ def test_the_commands(known: Path) -> None:
     assert json.loads((out / "run.json").read_text())["about"]["request"]["bits"] == [3, 4]
     assert "0 cells measured, 12 from the cache" in call(*words, "--bandwidth", "1")
     assert str(out / "report.html") in call("report", str(out))
+
+
+@pytest.mark.slow
+def test_transfers_are_part_of_a_run(known: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    pytest.importorskip("matplotlib")
+    fake = fakes.model(known / "m")
+
+    def folder(report: Report) -> Path:
+        made = fake.folder(report)
+        values = kit.floats(1 << 17, "F32", 1)
+        kit.write_safetensors(made / "model.safetensors", [("w", "F32", (512, 256), values)])
+        return made
+
+    monkeypatch.setattr(
+        registry, "model_factories", lambda: {"tiny": lambda: replace(fake, folder=folder)}
+    )
+    words = ("run", "--model", "tiny", "--method", "plain", "--bits", "4", "--transfers")
+    words = (*words, "--bandwidth", "20", "--rtt", "20", "--out", str(known / "o"))
+    call(*words)
+    try:
+        check_support()
+    except UnsupportedError as error:
+        assert error.message in (known / "o" / "skipped.csv").read_text()
+        return
+    with (known / "o" / "network.csv").open(newline="") as stream:
+        rows = list(csv.DictReader(stream))
+    states = {(row["method"], row["state"]): row for row in rows}
+    assert {("p2u", "base"), ("p2u", "exact"), ("plain", "exact")} <= states.keys()
+    assert 0 < float(states["p2u", "base"]["usable"]) < float(states["p2u", "exact"]["usable"])
+    assert all(0 < float(row["goodput"]) < 20 for row in rows)
+    assert "tiny" in (known / "o" / "report.html").read_text()
+    # Nothing is transferred again.
+    before = (known / "o" / "network.csv").read_bytes()
+    monkeypatch.setattr("p2u.eval.network.transfer", None)
+    call(*words)
+    assert (known / "o" / "network.csv").read_bytes() == before
 
 
 def test_list_says_what_is_missing(known: Path) -> None:

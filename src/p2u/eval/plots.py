@@ -127,7 +127,8 @@ def accuracy_bytes(plt: Any, results: Results, model: str, task: str) -> Any:
     axes.set_ylabel(f"{original.metric}, %")
     axes.set_title(f"{model} on {task}, {original.items} items (dashed: the original, 95 %)")
     _ticks(axes, original.bytes / 1e6, [r.bytes / 1e6 for r in rows])
-    axes.legend(loc="center left", bbox_to_anchor=(1.01, 0.5))
+    if axes.get_legend_handles_labels()[0]:
+        axes.legend(loc="center left", bbox_to_anchor=(1.01, 0.5))
     return figure
 
 
