@@ -157,12 +157,12 @@ class Fleet(contextlib.ExitStack):
         names = list(rows[0])
         for row in (dict(zip(names, names, strict=True)), *rows):
             print("  ".join(f"{row[name]!s:>15}" for name in names))
-        part = mean(row["bytes"] for row in rows)
+        size = mean(row["bytes"] for row in rows)
         print(
-            f"{len(rows)} syncs, {skipped} replaced by newer ones; on average {part / 1e3:.0f} kB, "
-            f"{part / self._size:.4f} of the model's {self._size / 1e6:.1f} MB"
+            f"{len(rows)} syncs, {skipped} replaced by newer ones; on average {size / 1e3:.0f} kB, "
+            f"{size / self._size:.4f} of the model's {self._size / 1e6:.1f} MB"
         )
-        for name in names[2:]:
+        for name in names[1:]:
             values = [row[name] for row in rows if row[name] != ""]
             print(f"{name:>15}: median {median(values):g}, worst {max(values):g}")
         if path is not None:
@@ -176,6 +176,7 @@ class Fleet(contextlib.ExitStack):
         row: dict[str, Any] = {
             "step": found.step,
             "bytes": found.bytes,
+            "part": round(found.bytes / self._size, 5),
             "snapshot_ms": round(1e3 * found.snapshot, 1),
             "encode_s": round(found.seconds, 3),
         }

@@ -59,7 +59,7 @@ def embed(model: torch.nn.Module, tokenizer: Any, texts: list[str]) -> torch.Ten
 def train(model: torch.nn.Module, tokenizer: Any) -> Iterator[tuple[int, float]]:
     """Train for ever; gives the step and the loss after each step of the optimizer."""
     optimizer = torch.optim.AdamW(model.train().parameters(), lr=2e-6)
-    pairs, size, step = sentences(), 32, 0
+    pairs, size, step = sentences(), 8, 0
     while True:
         for at in range(0, len(pairs) - size, size):
             one, two = zip(*pairs[at : at + size], strict=True)
@@ -73,8 +73,8 @@ def train(model: torch.nn.Module, tokenizer: Any) -> Iterator[tuple[int, float]]
 
 
 def answer(model: torch.nn.Module, tokenizer: Any, teller: Teller) -> Iterator[float]:
-    """Answer requests one after the other until told to end; gives the seconds of each."""
-    while not teller.ended.wait(0.05):
+    """Answer requests until told to end; gives the seconds of each."""
+    while not teller.ended.wait(0.25):
         begin = time.perf_counter()
         with torch.no_grad():
             vector = embed(model, tokenizer, ["How do I get my money back?"])

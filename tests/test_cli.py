@@ -11,11 +11,13 @@ import subprocess
 import sys
 from pathlib import Path
 
+import documents
 import numpy as np
 import pytest
 from safetensors.numpy import load_file, save_file
 
 ROOT = Path(__file__).parent.parent
+WEIGHTS = "model.safetensors"
 
 
 def p2u(*args: str | Path, check: bool = True) -> subprocess.CompletedProcess[str]:
@@ -139,7 +141,9 @@ def test_mistakes_get_one_clear_message(
     assert not list(tmp_path.iterdir())
 
 
-@pytest.mark.parametrize("command", ["", "pack", "inspect", "verify", "pull", "serve"])
+@pytest.mark.parametrize(
+    "command", ["", "pack", "publish", "gc", "inspect", "verify", "pull", "watch", "serve"]
+)
 def test_help_has_words_and_an_example(command: str) -> None:
     said = p2u(*([command] if command else []), "--help").stdout
     assert "p2u" in said
@@ -165,38 +169,39 @@ def test_serve_and_pull_over_http(model: Path, package: Path, tmp_path: Path) ->
     assert sha256(tmp_path / "out/model.safetensors") == sha256(model / "model.safetensors")
 
 
-def test_every_command_of_the_readme_runs(model: Path, tmp_path: Path) -> None:
-    """The README's shell blocks in order, with a small model of the same name and a free port."""
+def test_every_command_of_the_readme_runs(model: Path, tmp_path: Path, monkeypatch) -> None:
+    """The README's shell blocks in order, with small models of the same names and a free port."""
     (tmp_path / "all-MiniLM-L6-v2").symlink_to(model)
+    documents.tuned(model, tmp_path / "all-MiniLM-L6-v2-tuned", 1)
     text = (ROOT / "README.md").read_text()
-    lines = [
-        line for block in re.findall(r"```sh\n(.*?)```", text, re.S) for line in block.splitlines()
-    ]
-    commands = [line.split("#")[0].split() for line in lines if line.startswith("p2u ")]
-    assert len(commands) >= 6
-    from p2u.serve import make_server
-
+    commands = documents.commands(text)
+    assert {words[0] for words in commands} >= {"pack", "serve", "pull", "publish", "watch", "gc"}
     # The adapters' blocks run in tests/runtime, where their libraries are.
-    blocks = re.findall(r"```python\n(.*?)```", text, re.S)
-    python = [b for b in blocks if not re.search(r"p2u\.(torch|onnx)\b", b)]
-    assert python
-    server = None
-    here = Path.cwd()
-    os.chdir(tmp_path)
-    try:
-        for command in commands:
-            if command[1] == "serve":
-                server = make_server(command[2], quiet=True).start()
-                continue
-            url = server.url if server else ""
-            p2u(*[c.replace("http://127.0.0.1:8000", url) for c in command[1:]])
-        assert server is not None
-        for block in python:
-            exec(block.replace("http://127.0.0.1:8000", server.url), {})
-    finally:
-        os.chdir(here)
-        if server:
-            server.shutdown()
+    blocks = documents.python_blocks(text)
+    assert blocks
+    monkeypatch.chdir(tmp_path)
+    with documents.running(tmp_path) as runner:
+        for words in commands:
+            runner.run(words)
+        for block in blocks:
+            exec(runner.placed(block), {})
+    assert runner.reloaded == ["v2@exact"]
+
+
+def test_every_command_about_versions_runs(model: Path, tmp_path: Path) -> None:
+    """Those of docs/versions.md, in order; it ends at the newest version."""
+    (tmp_path / "model-v1").symlink_to(model)
+    for number in (2, 3, 4):
+        documents.tuned(model, tmp_path / f"model-v{number}", number)
+    with documents.running(tmp_path) as runner:
+        for words in documents.commands((ROOT / "docs" / "versions.md").read_text()):
+            if words[0] == "watch":
+                runner.run(["serve", "model.p2u"])
+            runner.run(words)
+    assert runner.reloaded[-1] == "v4@exact"
+    for folder in ("mine", "live"):
+        assert sha256(tmp_path / folder / WEIGHTS) == sha256(tmp_path / "model-v4" / WEIGHTS)
+    assert sha256(tmp_path / "second" / WEIGHTS) == sha256(tmp_path / "model-v2" / WEIGHTS)
 
 
 def test_versions(tmp_path: Path, versions) -> None:

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-import re
+import shutil
 import threading
 import time
 from pathlib import Path
 from urllib.parse import urlsplit
 
+import documents
 import numpy as np
 import pytest
 
@@ -129,12 +130,33 @@ def test_three_lines(case):
     session.cancel()
 
 
+def test_a_newest_version_without_a_base(case, tmp_path):
+    """The base of the version before answers; the end is the newest."""
+    package, other = tmp_path / "pkg", tmp_path / "v2"
+    shutil.copytree(case.package, package)
+    shutil.copytree(case.model, other)
+    net = onnx.load(str(other / "net.onnx"))
+    (bias,) = (t for t in net.graph.initializer if t.name == "b")
+    bias.CopyFrom(onnx.numpy_helper.from_array(onnx.numpy_helper.to_array(bias) + 1, "b"))
+    onnx.save_model(net, str(other / "net.onnx"))
+    p2u.publish(other, package)
+    with p2u.onnx.session(package, limit_rate=rate(case, 1.5)) as session:
+        assert session.state == "v1@base"
+        assert case.which(session.run(None, {"x": X})[0]) == "base"
+        session.wait("8bit", timeout=30)
+        session.wait(timeout=30)
+        assert session.state == "exact"
+        own = ort.InferenceSession(str(other / "net.onnx"))
+        assert np.array_equal(session.run(None, {"x": X})[0], own.run(None, {"x": X})[0])
+        with pytest.raises(UsageError, match="does not come by"):
+            session.wait("4bit")
+
+
 def test_readme(case):
-    text = (Path(__file__).parents[2] / "README.md").read_text()
-    (block,) = [b for b in re.findall(r"```python\n(.*?)```", text, re.S) if "p2u.onnx" in b]
+    (block,) = documents.python_blocks((documents.ROOT / "README.md").read_text(), "onnx")
     with make_server(case.package, quiet=True) as server:
         found = {"x": X}
-        exec(block.replace("http://127.0.0.1:8000", server.url), found)
+        exec(block.replace(documents.URL, server.url), found)
         assert case.which(found["answer"]) in STATES
         found["session"].wait(timeout=30)
     found["session"].cancel()

@@ -13,6 +13,7 @@ import time
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
+import documents
 import kit
 import pytest
 
@@ -23,7 +24,14 @@ from safetensors.torch import load_file  # noqa: E402
 
 import p2u  # noqa: E402
 from p2u._client.package import Package  # noqa: E402
-from p2u.errors import BusyError, ConflictError, IntegrityError, StoreError, UsageError  # noqa: E402
+from p2u.errors import (  # noqa: E402
+    BusyError,
+    ConflictError,
+    FormatError,
+    IntegrityError,
+    StoreError,
+    UsageError,
+)
 from p2u.runtime.sync.snapshot import Snapshot, tensors_of  # noqa: E402
 
 Publisher, Subscriber = p2u.sync.Publisher, p2u.sync.Subscriber
@@ -220,6 +228,59 @@ def test_errors_are_raised_by_the_next_call(tmp_path: Path, monkeypatch) -> None
     assert len(publisher.published) == 1
     with Subscriber(tmp_path / "pkg") as subscriber:
         assert subscriber.apply(trainer.model) == 1
+
+
+@pytest.mark.parametrize("directory", [None, "got"])
+def test_each_model_gets_its_own(directory: str | None, tmp_path: Path) -> None:
+    """Modules, dicts of tensors and none at all, through one subscriber."""
+    trainer, one, two = Trainer(), nets.Net(), nets.Net()
+    names = dict.fromkeys(n for n, _ in one.named_parameters())
+    tensors = [{n: torch.zeros_like(one.get_parameter(n)) for n in names} for _ in range(2)]
+    target = tmp_path / directory if directory else None
+    publisher = Publisher(tmp_path / "pkg")
+    with publisher, Subscriber(tmp_path / "pkg", directory=target) as subscriber:
+        for _ in range(2):
+            trainer.train()
+            publisher.publish(trainer.model, trainer.step)
+            publisher.flush(60)
+            for given in (None, tensors[0], one, tensors[1], two):
+                assert subscriber.apply(given) == 1
+                assert subscriber.apply(given if given is None else _again(given)) == 0
+            for model in (one, two, *tensors):
+                wanted = {n: v for n, v in trainer.state().items() if n in names}
+                assert equal(model, wanted)
+
+
+def _again(model):
+    return {n: p[:] for n, p in model.items()} if isinstance(model, dict) else model
+
+
+def test_a_callback_that_fails_ends_nothing(tmp_path: Path) -> None:
+    trainer, told = Trainer(), []
+
+    def tell(found) -> None:
+        told.append(found.step)
+        if len(told) == 1:
+            raise ZeroDivisionError
+
+    with Publisher(tmp_path / "pkg", on_published=tell) as publisher:
+        publisher.publish(trainer.model, 1)
+        with pytest.raises(ZeroDivisionError):
+            publisher.flush(60)
+        trainer.train()
+        publisher.publish(trainer.model, 2)
+        publisher.flush(60)
+        assert [found.step for found in publisher.published] == told == [1, 2]
+
+
+def test_a_publisher_that_fails_at_once_holds_nothing(tmp_path: Path) -> None:
+    (tmp_path / "pkg").mkdir()
+    (tmp_path / "pkg" / "p2u.json").write_text("{")
+    for _ in range(2):
+        with pytest.raises(FormatError):
+            Publisher(tmp_path / "pkg")
+    (tmp_path / "pkg" / "p2u.json").unlink()
+    Publisher(tmp_path / "pkg").close()
 
 
 def test_what_cannot_be_published(tmp_path: Path) -> None:
@@ -538,3 +599,23 @@ def test_what_a_snapshot_holds(tmp_path: Path) -> None:
     nets.save_file(wanted, tmp_path / "theirs.safetensors", {"format": "pt"})
     theirs = (tmp_path / "theirs.safetensors").read_bytes()
     assert (tmp_path / "m.safetensors").read_bytes() == theirs
+
+
+@pytest.mark.parametrize("page", ["README.md", "docs/versions.md"])
+def test_the_blocks_of_the_documents_run(page: str, tmp_path: Path, monkeypatch) -> None:
+    blocks = documents.python_blocks((documents.ROOT / page).read_text(), "sync")
+    assert blocks
+    monkeypatch.chdir(tmp_path)
+    trainer, served = Trainer(), nets.Net()
+    names = {
+        "model": trainer.model,
+        "step": 0,
+        "served": served,
+        "train": lambda _: trainer.train(),
+        "reload_engine": lambda folder: load_file(tmp_path / folder / "model.safetensors"),
+    }
+    for block in blocks:
+        exec(block, names)
+    with Subscriber("policy.p2u") as subscriber:
+        subscriber.apply(served)
+    assert equal(served, trainer.state())

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import logging
-import re
 from pathlib import Path
 
+import documents
 import kit
 import pytest
 from kit import STATES
@@ -152,12 +152,11 @@ def test_the_readme(tmp_path: Path) -> None:
     )  # fmt: skip
     transformers.BertModel(config).save_pretrained(tmp_path / "model")
     p2u.pack(tmp_path / "model", tmp_path / "pkg")
-    text = (Path(__file__).parents[2] / "README.md").read_text()
-    (block,) = [b for b in re.findall(r"```python\n(.*?)```", text, re.S) if "p2u.torch" in b]
+    (block,) = documents.python_blocks((documents.ROOT / "README.md").read_text(), "torch")
     server = make_server(tmp_path / "pkg", quiet=True).start()
     try:
         found: dict[str, object] = {}
-        exec(block.replace("http://127.0.0.1:8000", server.url), found)
+        exec(block.replace(documents.URL, server.url), found)
         found["model"].p2u.wait(timeout=30)
     finally:
         server.shutdown()

@@ -1,8 +1,9 @@
 """Tables of documents, made from kept CSVs: ``python -m p2u.eval.markdown docs/evaluation.md``.
 
-A document has ``<!-- points data/NAME/points.csv -->`` (or ``claims``, ``equal``, ``network``)
-before a table and ``<!-- end -->`` behind it; what is between is replaced. ``<!-- csv FILE -->`` is
-the file as it is. So a number stands in one place, and a test can tell whether a table is stale.
+A document has ``<!-- points data/NAME/points.csv -->`` (or ``claims``, ``equal``, ``network``,
+``syncs``) before a table and ``<!-- end -->`` behind it; what is between is replaced.
+``<!-- csv FILE -->`` is the file as it is. So a number stands in one place, and a test can tell
+whether a table is stale.
 """
 
 from __future__ import annotations
@@ -12,6 +13,7 @@ import re
 import sys
 from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
+from statistics import median
 
 from p2u.errors import FormatError
 from p2u.eval.compare import ours
@@ -152,6 +154,26 @@ def network(rows: Rows) -> str:
     )  # fmt: skip
 
 
+def syncs(rows: Rows) -> str:
+    """Of what ``examples/rl_sync.py`` writes: median and worst; what a replica left out not."""
+
+    def cell(name: str, unit: str, factor: float = 1) -> str:
+        values = [float(row[name]) * factor for row in rows if row[name]]
+        return f"{median(values):.3g} ({max(values):.3g}) {unit}"
+
+    head = (f"{len(rows)} syncs", "to fetch", "of the model", "trainer waits", "made in",
+            "in use after", "pause")  # fmt: skip
+    same = [cell("bytes", "kB", 1e-3), cell("part", "%", 100), cell("snapshot_ms", "ms"),
+            cell("encode_s", "s")]  # fmt: skip
+    return _table(
+        head,
+        (
+            [words, *same, cell(f"{role}_total_s", "s"), cell(f"{role}_pause_ms", "ms")]
+            for role, words in (("live", "live, in place"), ("folder", "folder, loaded again"))
+        ),
+    )
+
+
 def plain(rows: Rows) -> str:
     """The CSV itself. Columns whose names differ in spaces at their end only are shown alike."""
     head = list(rows[0]) if rows else []
@@ -163,6 +185,7 @@ TABLES: dict[str, Callable[[Rows], str]] = {
     "claims": claims,
     "equal": equal,
     "network": network,
+    "syncs": syncs,
     "csv": plain,
 }
 

@@ -126,7 +126,8 @@ class Session:
         """Return when a state, or a better one, answers.
 
         Args:
-            state: Its label; by default the last one wanted.
+            state: Its label, which may be that of a version on the way; by default the last one
+                wanted.
             timeout: Most seconds to wait.
 
         Raises:
@@ -136,7 +137,7 @@ class Session:
         wanted = state or self._settings.until
         end = None if timeout is None else time.monotonic() + timeout
         with self._changed:
-            while wanted not in self._answering and not (wanted == BEST and self._answering):
+            while not self._answers(wanted):
                 if self._error is not None:
                     raise self._error
                 if self._cancelled:
@@ -192,6 +193,14 @@ class Session:
         if name.startswith("_"):
             raise AttributeError(name)
         return getattr(self._current().inference, name)
+
+    def _answers(self, wanted: str) -> bool:
+        """Whether a state answers, or one that comes after it."""
+        have = self._answering
+        if wanted in have or (wanted == BEST and have):
+            return True
+        # The newest version may have no base of its own: then the way leads through an older one's.
+        return wanted != self._settings.until and any(s.endswith(f"@{wanted}") for s in have)
 
     def _current(self) -> _Live:
         live: _Live | None = getattr(self._pins, "live", None) or self._live

@@ -86,12 +86,14 @@ class Publisher:
             By default the configuration of a model of transformers.
         dtype: What floating-point tensors are published as (``torch.bfloat16``, or its name).
         when_busy: ``"replace"`` or ``"wait"``.
-        on_published: Called with each `Published`, in the background thread.
+        on_published: Called with each `Published`, in the background thread. What it raises is
+            raised by the next call.
         options: Further ones of ``p2u.publish``: ``levels``, ``bits``, ``jobs``, ``name``.
 
     Raises:
         UsageError: An argument is wrong.
         BusyError: Another publisher has this package.
+        FormatError, UnsupportedError: The package that is there cannot be read.
         DiskError: The folder cannot be made.
     """
 
@@ -134,7 +136,11 @@ class Publisher:
         self._skipped = 0
         #: Id of the newest exact state, of which ``last`` is a copy; None: to be found out.
         self._newest: str | None = None
-        self._last_step = self._find_step()
+        try:
+            self._last_step = self._find_step()
+        except BaseException:
+            os.close(self._lock_file)
+            raise
         self._thread = threading.Thread(target=self._run, daemon=True, name="p2u-publisher")
         self._thread.start()
 
@@ -295,6 +301,8 @@ class Publisher:
             error: BaseException | None = None
             try:
                 found = self._publish(job)
+                if self._tell is not None:
+                    self._tell(found)
             except BaseException as raised:  # noqa: BLE001 - raised again by the next call
                 error = raised
             with self._changed:
@@ -306,8 +314,6 @@ class Publisher:
                     self._published.append(found)
                 self._busy = False
                 self._changed.notify_all()
-            if found is not None and self._tell is not None:
-                self._tell(found)
 
     def _publish(self, job: _Job) -> Published:
         """Make a version of a snapshot."""

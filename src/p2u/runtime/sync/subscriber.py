@@ -77,9 +77,10 @@ class Subscriber:
         self._every = every
         self._weights = weights
         self._looked = -float("inf")
-        #: What each module has.
+        #: What each module has, the tensors given last and what they have, and the directory.
         self._has: weakref.WeakKeyDictionary[Any, State] = weakref.WeakKeyDictionary()
-        self._other: State | None = None
+        self._tensors: tuple[dict[str, torch.Tensor], State] | None = None
+        self._told: State | None = None
 
     @property
     def version(self) -> str | None:
@@ -126,17 +127,33 @@ class Subscriber:
             self._looked = now
         state = self._copy.state
         assert state is not None
-        known = model is not None and not isinstance(model, Mapping)
-        before = self._has.get(model) if known else self._other
+        before = self._before(model)
         if before is not None and before.digest == state.digest:
             return 0
-        if model is not None:
-            self._copy.load(model, self._weights)
-        if known:
-            self._has[model] = state
+        if model is None:
+            self._told = state
         else:
-            self._other = state
+            self._copy.load(model, self._weights)
+            if isinstance(model, Mapping):
+                self._tensors = dict(model), state
+            else:
+                self._has[model] = state
         return _between(self._copy.manifest, before, state)
+
+    def _before(self, model: torch.nn.Module | Mapping[str, torch.Tensor] | None) -> State | None:
+        """What a model has from an earlier `apply`; None if that is not known."""
+        if model is None:
+            return self._told
+        if not isinstance(model, Mapping):
+            return self._has.get(model)
+        if self._tensors is None:
+            return None
+        # A state dict is made anew by each call: its memory tells. It is held, so it is no other's.
+        held, state = self._tensors
+        same = held.keys() == model.keys() and all(
+            held[name].data_ptr() == tensor.data_ptr() for name, tensor in model.items()
+        )
+        return state if same else None
 
     def close(self) -> None:
         """End what runs; the model stays as it is."""
@@ -243,16 +260,18 @@ class _Folder:
             if end is not None and time.monotonic() > end:
                 raise TimeoutError(f"no version is complete after {timeout} s")
 
-        pull(self._source, self._target, progress=tick, **self._options)
-        found = statefile.read(self._target)
-        assert found is not None
-        with Package(self._source, retry=self._options["retry"]) as package:
-            # By its digest: a new manifest may have come meanwhile.
-            have = State(found.state, "", "", found.digest, None, None, 0.0)
-            state = same_state(package.manifest, have)
-            if state is None:
-                return  # it is out of date already: the next call brings a newer one
-            self._files = _Mapped(package, state, self._target)
+        state = None
+        while state is None:
+            pull(self._source, self._target, progress=tick, **self._options)
+            found = statefile.read(self._target)
+            assert found is not None
+            with Package(self._source, retry=self._options["retry"]) as package:
+                # By its digest: a new manifest may have come meanwhile. If that one does not have
+                # the state any more, it has a newer one.
+                have = State(found.state, "", "", found.digest, None, None, 0.0)
+                state = same_state(package.manifest, have)
+                if state is not None:
+                    self._files = _Mapped(package, state, self._target)
         self.state, self._due = state, False
 
     def load(self, model: Any, weights: str | None) -> None:
