@@ -4,10 +4,11 @@
     python bench/bench_versions.py step1 --runs 1     # one pair
     python bench/bench_versions.py --csv docs/data/versions.csv
 
-Pairs are those of `finetune.py`, made when they are missing. An update's size is what somebody who
-has the parent must fetch. GB/s are 1e9 bytes of the new version's file per second, the best of the
-runs, on one core; what a rival offers on the command line only is timed with its process. Every
-update is applied and compared with the version, bit for bit.
+Pairs are those of `finetune.py` and `releases.py`, made or fetched when they are missing. An
+update's size is what somebody who has the parent must fetch. GB/s are 1e9 bytes of the new
+version's file per second of processor time, the best of the runs, on one core; what a rival offers
+on the command line only is timed with its process. Every update is applied and compared with the
+version, bit for bit.
 
 P2U's own rows: ``version`` is an update that `p2u.pack` makes with a parent, index included, as
 ``new alone`` is its base and refinements without one. ``small`` pairs are a few tensors of a pair,
@@ -22,11 +23,12 @@ import csv
 import importlib
 import io
 import os
+import resource
 import shutil
 import subprocess
 import sys
 import tempfile
-import time
+from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass
 from importlib.metadata import version
@@ -37,14 +39,17 @@ import finetune
 import numpy as np
 from measure import cores, ram_folder, raw_bytes, warm_memory
 from models import cache_dir, read_safetensors
+from releases import RELEASES, release_pair
 
 from p2u import core, pack
+from p2u.formats import scan_model
 from p2u.index import decode_pieces, parse_index, places
 from p2u.layout import Model
 from p2u.manifest import KEY
 from p2u.manifest_parse import parse_manifest
 from p2u.mapping import copies, source_bytes
 from p2u.pack.decode import read_layout, read_object
+from p2u.types import ITEMSIZE, PROGRESSIVE, TensorSpan
 
 os.environ.setdefault("BIGSMALL_DISABLE_VERSION_CHECK", "1")
 
@@ -60,6 +65,10 @@ class Method:
     version = ""
     #: Largest file that it is run on, bytes.
     most = 1 << 40
+
+    def takes(self, old: Path, new: Path) -> bool:
+        """Whether it can be run on a pair."""
+        return new.stat().st_size <= self.most
 
     def encode(self, old: Path, new: Path, folder: Path) -> Any:
         """Make the update."""
@@ -84,12 +93,16 @@ class Xor(Method):
     name = "XOR + byte split + zstd-9"
     version = version("zstandard")
 
+    def takes(self, old: Path, new: Path) -> bool:
+        return old.stat().st_size == new.stat().st_size
+
     def encode(self, old: Path, new: Path, folder: Path) -> Any:
         zstandard = importlib.import_module("zstandard")
         a, b = (np.fromfile(path, np.uint8) for path in (old, new))
         planes = np.bitwise_xor(a, b)
-        even = len(planes) // 2 * 2
-        split = planes[:even].reshape(-1, 2).T.tobytes() + planes[even:].tobytes()
+        width = item(new)
+        even = len(planes) // width * width
+        split = planes[:even].reshape(-1, width).T.tobytes() + planes[even:].tobytes()
         return zstandard.ZstdCompressor(level=9).compress(split)
 
     def size(self, made: Any) -> int:
@@ -98,12 +111,13 @@ class Xor(Method):
     def decoder(self, made: Any, old: Path, folder: Path) -> Callable[[], Any]:
         zstandard = importlib.import_module("zstandard")
         parent = np.fromfile(old, np.uint8)
+        width = item(old)
 
         def run() -> np.ndarray:
             split = np.frombuffer(zstandard.ZstdDecompressor().decompress(made), np.uint8)
-            even = len(split) // 2 * 2
+            even = len(split) // width * width
             out = np.empty_like(parent)
-            out[:even] = split[:even].reshape(2, -1).T.reshape(-1)
+            out[:even] = split[:even].reshape(width, -1).T.reshape(-1)
             out[even:] = split[even:]
             return np.bitwise_xor(out, parent, out=out)
 
@@ -117,6 +131,9 @@ class BigSmall(Method):
 
     def __init__(self) -> None:
         self.version = version("bigsmall")
+
+    def takes(self, old: Path, new: Path) -> bool:
+        return new.suffix == ".safetensors"
 
     def encode(self, old: Path, new: Path, folder: Path) -> Any:
         out = folder / "delta.bs"
@@ -149,14 +166,14 @@ class Lmz(Method):
         compress = importlib.import_module("lmz").compress
         both = folder / "both"
         both.mkdir()
-        shutil.copy(old, both / "v1.safetensors")
+        shutil.copy(old, both / f"v1{old.suffix}")
         one = folder / "one.lmz"
         compress(str(both), str(one), workers=1)
-        shutil.copy(new, both / "v2.safetensors")
+        shutil.copy(new, both / f"v2{new.suffix}")
         out = folder / "both.lmz"
-        begin = time.perf_counter()
+        begin = seconds()
         compress(str(both), str(out), workers=1)
-        return out, one, time.perf_counter() - begin
+        return out, one, seconds() - begin
 
     def size(self, made: Any) -> int:
         return int(made[0].stat().st_size - made[1].stat().st_size)
@@ -168,7 +185,7 @@ class Lmz(Method):
             out = folder / "out"
             shutil.rmtree(out, ignore_errors=True)
             decompress(str(made[0]), str(out), workers=1, overwrite=True)
-            return next(out.rglob("v2.safetensors"))
+            return next(out.rglob(f"v2{old.suffix}"))
 
         return run
 
@@ -235,10 +252,9 @@ class Ours(Method):
         package = folder / "p"
         shutil.rmtree(package, ignore_errors=True)
         marks: dict[str, float] = {}
-        begin = time.perf_counter()
 
         def progress(p: Any) -> None:
-            marks.setdefault(p.phase, time.perf_counter() - begin)
+            marks.setdefault(p.phase, seconds())
 
         pack(new, package, parent=old, jobs=1, progress=progress)
         # Verifying what was written is no part of encoding: no rival does it.
@@ -329,18 +345,41 @@ class Row:
     apply: float
 
 
+def seconds() -> float:
+    """Processor time so far, of this process and of those that it started and that have ended."""
+    used = [resource.getrusage(who) for who in (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN)]
+    return sum(u.ru_utime + u.ru_stime for u in used)
+
+
+def floats(path: Path) -> dict[str, TensorSpan]:
+    """The tensors of floats in a file."""
+    (file,) = scan_model(str(path)).files
+    return {span.name: span for span in file.spans if span.dtype in PROGRESSIVE}
+
+
+def item(path: Path) -> int:
+    """Bytes of the floats that are most in a file."""
+    sizes: Counter[int] = Counter()
+    for span in floats(path).values():
+        sizes[ITEMSIZE[span.dtype]] += span.length
+    return sizes.most_common(1)[0][0]
+
+
 def changed(old: Path, new: Path) -> float:
-    """Part of the weights that differ."""
-    a, b = (read_safetensors(path)[0] for path in (old, new))
-    differ = sum(
-        int(np.count_nonzero(a[n].view(np.uint16) != b[n].view(np.uint16))) for n in floats(a)
-    )
-    return differ / sum(a[name].size for name in floats(a))
-
-
-def floats(tensors: dict[str, Any]) -> list[str]:
-    """Names of the two-byte tensors."""
-    return [name for name, tensor in tensors.items() if tensor.dtype.itemsize == 2]
+    """Part of the weights that differ, of those in tensors of the same name and size."""
+    a, b = floats(old), floats(new)
+    first, second = old.read_bytes(), new.read_bytes()
+    differ = total = 0
+    for name, span in a.items():
+        if name in b and (b[name].dtype, b[name].length) == (span.dtype, span.length):
+            kind = f"<u{ITEMSIZE[span.dtype]}"
+            x, y = (
+                np.frombuffer(data[s.offset : s.offset + s.length], kind)
+                for data, s in ((first, span), (second, b[name]))
+            )
+            differ += int(np.count_nonzero(x != y))
+            total += x.size
+    return differ / max(1, total)
 
 
 def run(method: Method, old: Path, new: Path, pair: str, part: float, runs: int) -> Row:
@@ -352,16 +391,16 @@ def run(method: Method, old: Path, new: Path, pair: str, part: float, runs: int)
     for _ in range(runs):
         with tempfile.TemporaryDirectory(dir=ram_folder()) as name:
             folder = Path(name)
-            begin = time.perf_counter()
+            begin = seconds()
             made = method.encode(old, new, folder)
-            took = time.perf_counter() - begin
+            took = seconds() - begin
             encode.append(made[-1] if isinstance(made, tuple) else took)
             count = method.size(made)
             if not isinstance(method, Alone):
                 decode = method.decoder(made, old, folder)
-                begin = time.perf_counter()
+                begin = seconds()
                 result = decode()
-                apply.append(time.perf_counter() - begin)
+                apply.append(seconds() - begin)
                 assert method.same(result, new), f"{method.name}: another file"
     rates = [size / min(times) / 1e9 if times else 0.0 for times in (encode, apply)]
     return Row(pair, part, method.name, method.version, count, count / size, *rates)
@@ -398,30 +437,31 @@ def table(rows: list[Row]) -> str:
 def main() -> int:
     """Command line."""
     parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
-    parser.add_argument("pairs", nargs="*", default=["step1", "step3", "step8", "epoch"])
-    parser.add_argument("--folder", type=Path, help="of the pairs; made if missing")
+    parser.add_argument("pairs", nargs="*", default=[*finetune.NAMES[1:], *RELEASES])
+    parser.add_argument("--folder", type=Path, help="of the fine-tuned pairs; made if missing")
     parser.add_argument("--runs", type=int, default=3, help="rounds; the best counts (3)")
     parser.add_argument("--csv", type=Path, help="also write all results to this file")
     args = parser.parse_args()
     warm_memory()
     folder = args.folder or cache_dir() / "minilm-finetuned"
-    finetune.make(folder)
+    if not RELEASES.keys() >= set(args.pairs):
+        finetune.make(folder)
     methods: list[Method] = [
         Ours(), Alone(), Xor(), BigSmall(), Lmz(), ZstdPatch(3), ZstdPatch(19), Bsdiff(),
     ]  # fmt: skip
     rows: list[Row] = []
     with tempfile.TemporaryDirectory(dir=ram_folder()) as name, cores(1):
         for pair in args.pairs:
-            for part in ("", "small "):
-                old, new = (folder / f"{n}.safetensors" for n in ("step0", pair))
-                if part:
-                    old, new = (small(path, Path(name)) for path in (old, new))
+            if pair in RELEASES:
+                pairs = {pair: release_pair(pair, cache_dir() / "releases")}
+            else:
+                whole = folder / "step0.safetensors", folder / f"{pair}.safetensors"
+                cut = [small(path, Path(name)) for path in whole]
+                pairs = {pair: whole, f"small {pair}": (cut[0], cut[1])}
+            for title, (old, new) in pairs.items():
                 share = changed(old, new)
-                size = new.stat().st_size
                 here = [
-                    run(m, old, new, part + pair, share, args.runs)
-                    for m in methods
-                    if size <= m.most
+                    run(m, old, new, title, share, args.runs) for m in methods if m.takes(old, new)
                 ]
                 print(table(here), flush=True)
                 rows += here
