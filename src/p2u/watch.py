@@ -20,6 +20,7 @@ from p2u.errors import (
     DiskError,
     FormatError,
     IntegrityError,
+    P2UError,
     StoreError,
     UnsupportedError,
     UsageError,
@@ -35,7 +36,8 @@ _LONGEST = 60.0
 #: Seconds that a hook has to end when it is asked to.
 _GRACE = 5.0
 
-#: What passes, or what the publisher can mend.
+#: What passes, or what the publisher can mend. Once there was a version, usage errors are too: the
+#: newest version may lack a state that the one before has.
 _PASSING = (StoreError, IntegrityError, FormatError, UnsupportedError, DiskError, BusyError)
 
 
@@ -101,7 +103,8 @@ def watch(
         output: File descriptor for the hook's standard output.
 
     Raises:
-        UsageError: An argument is wrong, or the folder holds something else.
+        UsageError: An argument is wrong, or the folder holds something else. Later on, such errors
+            are told as others are, and it is tried again.
     """
     if not every > 0:
         raise UsageError(f"a look every {every:g} s", hint="It is in seconds, above 0")
@@ -141,6 +144,7 @@ class _Watcher:
     def run(self, every: float, fetch: Callable[[], tuple[str, ...]]) -> None:
         """Look, pull, wait."""
         mark, due, failures, said = "", True, 0, ""
+        passing: tuple[type[P2UError], ...] = _PASSING
         try:
             while not self._stop.is_set():
                 wait = every
@@ -151,9 +155,9 @@ class _Watcher:
                         self._begin, self._done, self._before = time.monotonic(), 0, 0
                         for message in fetch():
                             self._tell(Watched("warning", self._state, message=message))
-                        due = False
+                        due, passing = False, (*_PASSING, UsageError)
                     failures, said = 0, ""
-                except _PASSING as error:
+                except passing as error:
                     failures += 1
                     longest = max(_LONGEST, every)
                     wait = min(longest, every * 2.0 ** min(failures - 1, 20))
