@@ -10,8 +10,7 @@ published:
 
 - *from nothing*, *per sync*: bytes as a part of the tensors' bytes, the mean of the syncs;
 - *made in*: from the beginning of its encoding until a subscriber can fetch it;
-- *snapshot*: how long `Publisher.publish` keeps the trainer waiting; *a step*: of the trainer
-  alone; *beside*: while the encoder works in the background. Medians.
+- *snapshot*: how long `Publisher.publish` keeps the trainer waiting; the median.
 
 The swap: a process that holds the model live (`p2u.open`) goes on to the next version; the peak of
 its memory meanwhile, less what it had before.
@@ -26,7 +25,6 @@ import os
 import subprocess
 import sys
 import tempfile
-import time
 from collections.abc import Callable
 from pathlib import Path
 from statistics import mean, median
@@ -92,13 +90,11 @@ class Run:
         self._pairs = finetune.sentences()
         self._steps = 0
 
-    def step(self) -> float:
-        """Take one; returns its seconds."""
-        begin = time.perf_counter()
+    def step(self) -> None:
+        """Take one."""
         at = self._steps * BATCH % (len(self._pairs) - BATCH)
         self._trainer.step(self._optimiser, self._pairs[at : at + BATCH])
         self._steps += 1
-        return time.perf_counter() - begin
 
     def weights(self) -> dict[str, torch.Tensor]:
         """What is trained."""
@@ -116,7 +112,6 @@ def sync(
     """Bytes and times of publishing something after every step."""
     run.step()
     with tempfile.TemporaryDirectory() as tmp:
-        alone = [run.step() for _ in range(steps)]
         with p2u.sync.Publisher(Path(tmp, "pkg"), dtype=dtype) as publisher:
             publisher.publish(what())
             publisher.flush()
@@ -125,10 +120,6 @@ def sync(
                 publisher.publish(what())
                 publisher.flush()
             first, *rest = publisher.published
-            beside = []
-            for _ in range(steps):
-                publisher.publish(what())
-                beside.append(run.step())
         size = sum(
             t.numel() * (2 if dtype is not None and t.is_floating_point() else t.element_size())
             for t in what().values()
@@ -141,8 +132,6 @@ def sync(
         f"{part / 1e3:,.0f}",
         f"{mean(found.seconds for found in rest):.2f}",
         f"{1e3 * median(found.snapshot for found in rest):.1f}",
-        f"{1e3 * median(alone):.0f}",
-        f"{1e3 * median(beside):.0f}",
     ]
 
 
@@ -153,10 +142,7 @@ KINDS: dict[str, tuple[str, bool, str, Any]] = {
     "lora16": ("LoRA adapters, bf16", True, "weights", torch.bfloat16),
     "adamw": ("AdamW's moments, fp32", False, "moments", None),
 }
-SYNC = (
-    *("", "MB", "from nothing", "per sync", "kB per sync", "made in, s"),
-    *("snapshot, ms", "a step, ms", "beside, ms"),
-)
+SYNC = ("", "MB", "from nothing", "per sync", "kB per sync", "made in, s", "snapshot, ms")
 MEMORY = ("", "model, MiB", "before, MiB", "peak beyond, MiB", "pause, ms")
 
 
