@@ -4,10 +4,6 @@ from __future__ import annotations
 
 import importlib
 import json
-import os
-import signal
-import subprocess
-import sys
 import threading
 import time
 from concurrent.futures import ThreadPoolExecutor
@@ -21,53 +17,15 @@ torch = pytest.importorskip("torch")
 
 import nets  # noqa: E402
 from safetensors.torch import load_file  # noqa: E402
+from training import Trainer, equal, steps  # noqa: E402
 
 import p2u  # noqa: E402
 from p2u._client.package import Package  # noqa: E402
-from p2u.errors import (  # noqa: E402
-    BusyError,
-    ConflictError,
-    FormatError,
-    IntegrityError,
-    StoreError,
-    UsageError,
-)
+from p2u.errors import UsageError  # noqa: E402
 from p2u.runtime.sync.snapshot import Snapshot, tensors_of  # noqa: E402
 
 Publisher, Subscriber = p2u.sync.Publisher, p2u.sync.Subscriber
 publisher_module = importlib.import_module("p2u.runtime.sync.publisher")
-
-
-class Trainer:
-    """A small model, and something like steps of training."""
-
-    def __init__(self, seed: int = 0) -> None:
-        torch.manual_seed(seed)
-        self.model = nets.Net()
-        self.random = torch.Generator().manual_seed(seed)
-        self.step = 0
-
-    def train(self) -> None:
-        self.step += 1
-        with torch.no_grad():
-            for parameter in self.model.parameters():
-                mask = torch.rand(parameter.shape, generator=self.random) < 0.05
-                noise = torch.randn(parameter.shape, generator=self.random)
-                parameter += 1e-4 * mask * noise
-            self.model.norm.num_batches_tracked += 1
-
-    def state(self) -> dict[str, torch.Tensor]:
-        return {name: value.clone() for name, value in self.model.state_dict().items()}
-
-
-def equal(model, state: dict[str, torch.Tensor]) -> bool:
-    mine = model if isinstance(model, dict) else model.state_dict()
-    return all(torch.equal(mine[name], value.to(mine[name].dtype)) for name, value in state.items())
-
-
-def steps(package: Path) -> list[str]:
-    with Package(package) as opened:
-        return [release.version for release in opened.manifest.releases]
 
 
 def test_from_step_to_step(tmp_path: Path) -> None:
@@ -209,27 +167,6 @@ def test_waiting_publishes_every_step(tmp_path: Path) -> None:
         publisher.publish(trainer.model)
 
 
-def test_errors_are_raised_by_the_next_call(tmp_path: Path, monkeypatch) -> None:
-    trainer = Trainer()
-    real = p2u.publish
-    publisher = Publisher(tmp_path / "pkg")
-    monkeypatch.setattr(publisher_module.p2u, "publish", lambda *a, **o: 1 / 0)
-    publisher.publish(trainer.model)
-    with pytest.raises(ZeroDivisionError):
-        publisher.flush(30)
-    publisher.publish(trainer.model)
-    while publisher._error is None:
-        time.sleep(0.01)
-    with pytest.raises(ZeroDivisionError):
-        publisher.publish(trainer.model)
-    monkeypatch.setattr(publisher_module.p2u, "publish", real)
-    publisher.publish(trainer.model)
-    publisher.close()
-    assert len(publisher.published) == 1
-    with Subscriber(tmp_path / "pkg") as subscriber:
-        assert subscriber.apply(trainer.model) == 1
-
-
 @pytest.mark.parametrize("directory", [None, "got"])
 def test_each_model_gets_its_own(directory: str | None, tmp_path: Path) -> None:
     """Modules, dicts of tensors and none at all, through one subscriber."""
@@ -255,77 +192,6 @@ def _again(model):
     return {n: p[:] for n, p in model.items()} if isinstance(model, dict) else model
 
 
-def test_a_callback_that_fails_ends_nothing(tmp_path: Path) -> None:
-    trainer, told = Trainer(), []
-
-    def tell(found) -> None:
-        told.append(found.step)
-        if len(told) == 1:
-            raise ZeroDivisionError
-
-    with Publisher(tmp_path / "pkg", on_published=tell) as publisher:
-        publisher.publish(trainer.model, 1)
-        with pytest.raises(ZeroDivisionError):
-            publisher.flush(60)
-        trainer.train()
-        publisher.publish(trainer.model, 2)
-        publisher.flush(60)
-        assert [found.step for found in publisher.published] == told == [1, 2]
-
-
-def test_a_publisher_that_fails_at_once_holds_nothing(tmp_path: Path) -> None:
-    (tmp_path / "pkg").mkdir()
-    (tmp_path / "pkg" / "p2u.json").write_text("{")
-    for _ in range(2):
-        with pytest.raises(FormatError):
-            Publisher(tmp_path / "pkg")
-    (tmp_path / "pkg" / "p2u.json").unlink()
-    Publisher(tmp_path / "pkg").close()
-
-
-def test_what_cannot_be_published(tmp_path: Path) -> None:
-    with Publisher(tmp_path / "pkg") as publisher:
-        for bad in ({}, {"a": 1}, {"a": {"b": torch.zeros(2)}}):
-            with pytest.raises(UsageError):
-                publisher.publish(bad)
-        with pytest.raises(UsageError):
-            publisher.publish(nets.Net(), -1)
-    for options in ({"every_anchor": 0}, {"keep": 0}, {"when_busy": "panic"}, {"dtype": "int8"}):
-        with pytest.raises(UsageError):
-            Publisher(tmp_path / "pkg", **options)
-    with pytest.raises(UsageError):
-        Publisher(tmp_path / "pkg", files=tmp_path / "nothing")
-    with pytest.raises(UsageError, match="directory"):
-        Subscriber(tmp_path / "pkg", in_place=True)
-
-
-def test_a_publisher_that_is_made_again_continues(tmp_path: Path) -> None:
-    """From the newest exact state, the same step again too; late ones find an anchor near."""
-    trainer, model = Trainer(), nets.Net()
-    subscriber = Subscriber(tmp_path / "pkg")
-    for start in range(3):
-        with Publisher(tmp_path / "pkg", every_anchor=2) as publisher:
-            for _ in range(2):
-                trainer.train()
-                publisher.publish(trainer.model, trainer.step)
-                publisher.flush(60)
-            assert subscriber.apply(model) == (2 if start else 1)
-        assert equal(model, trainer.state())
-        trainer.step -= 1  # as from a checkpoint
-    assert steps(tmp_path / "pkg") == ["step1", "step2", "step2.1", "step3", "step3.1", "step4"]
-    manifest = Package(tmp_path / "pkg").manifest
-    anchors = [u.target for u in manifest.updates if u.source is None]
-    assert len(anchors) == 3
-    with Publisher(tmp_path / "pkg") as publisher:
-        trainer.train()
-        publisher.publish(trainer.model)
-    assert steps(tmp_path / "pkg")[-1] == "step5"
-    with Subscriber(tmp_path / "pkg") as late:
-        assert late.apply(model) == 1
-    assert equal(model, trainer.state())
-    subscriber.close()
-
-
 def test_old_versions_go(tmp_path: Path) -> None:
     """A subscriber whose version has gone comes to the newest all the same."""
     trainer, model = Trainer(), nets.Net()
@@ -343,180 +209,57 @@ def test_old_versions_go(tmp_path: Path) -> None:
     subscriber.close()
 
 
-def test_two_publishers(tmp_path: Path) -> None:
-    """The second one gets a clear error, and nothing is lost."""
-    trainer = Trainer()
-    with Publisher(tmp_path / "pkg") as publisher:
-        trainer.train()
-        publisher.publish(trainer.model, trainer.step)
-        publisher.flush(60)
-        with pytest.raises(BusyError, match="another publisher"):
-            Publisher(tmp_path / "pkg")
-        # One on another machine, which shares only the package.
-        (tmp_path / "other").mkdir()
-        nets.save_file({"w": torch.zeros(4)}, tmp_path / "other" / "model.safetensors")
-        p2u.publish(tmp_path / "other", tmp_path / "pkg", version="mine")
-        before = steps(tmp_path / "pkg")
-        for _ in range(2):
-            trainer.train()
-            publisher.publish(trainer.model, trainer.step)
-            with pytest.raises(ConflictError):
-                publisher.flush(60)
-    assert steps(tmp_path / "pkg") == before == ["step1", "mine"]
-    assert p2u.verify(tmp_path / "pkg", decode=True)
+class Adapted(torch.nn.Module):
+    """A net whose first layer has an adapter of low rank; only that is trained, by AdamW."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        torch.manual_seed(1)
+        self.layer = torch.nn.Linear(96, 256).requires_grad_(False)
+        self.lora_A = torch.nn.Parameter(torch.randn(8, 96) * 0.1)
+        self.lora_B = torch.nn.Parameter(torch.zeros(256, 8))
+        self.optimizer = torch.optim.AdamW([self.lora_A, self.lora_B], lr=1e-3)
+
+    def step(self, seed: int) -> None:
+        x = torch.randn(16, 96, generator=torch.Generator().manual_seed(seed))
+        self.optimizer.zero_grad()
+        (self.layer(x) + x @ self.lora_A.T @ self.lora_B.T).square().mean().backward()
+        self.optimizer.step()
+
+    def adapter(self) -> dict[str, torch.Tensor]:
+        return {name: p for name, p in self.named_parameters() if p.requires_grad}
+
+    def moments(self) -> dict[str, torch.Tensor]:
+        slots = self.optimizer.state_dict()["state"]
+        return {f"{n}.{key}": value for n, slot in slots.items() for key, value in slot.items()}
 
 
-TRAIN = """
-import sys, torch, p2u
-sys.path.insert(0, sys.argv[2])
-import test_sync
-trainer = test_sync.Trainer()
-with p2u.sync.Publisher(sys.argv[1], every_anchor=3, when_busy="wait") as publisher:
-    start = max((int(v[4:].split(".")[0]) for v in test_sync.steps(sys.argv[1])), default=0) \\
-        if (test_sync.Path(sys.argv[1]) / "p2u.json").exists() else 0
-    while trainer.step < start:
-        trainer.train()
-    print("begin", flush=True)
-    while True:
-        trainer.train()
-        publisher.publish(trainer.model, trainer.step)
-        print(trainer.step, flush=True)
-"""
-
-FOLLOW = """
-import sys, p2u
-sys.path.insert(0, sys.argv[3])
-import nets
-model = nets.Net()
-with p2u.sync.Subscriber(sys.argv[1], directory=sys.argv[2]) as subscriber:
-    print("begin", flush=True)
-    while True:
-        if subscriber.apply(model):
-            print(subscriber.step, flush=True)
-"""
-
-
-def child(code: str, *arguments: object) -> subprocess.Popen[str]:
-    root = str(Path(p2u.__file__).parent.parent)
-    here = Path(__file__).parent
-    process = subprocess.Popen(
-        [sys.executable, "-c", code, *map(str, arguments), str(here)],
-        stdout=subprocess.PIPE,
-        text=True,
-        env={**os.environ, "PYTHONPATH": os.pathsep.join((root, str(here.parent)))},
-    )
-    assert process.stdout is not None
-    assert process.stdout.readline() == "begin\n"
-    return process
-
-
-@pytest.mark.skipif(os.name != "posix", reason="SIGKILL")
-def test_both_sides_are_killed_again_and_again(tmp_path: Path) -> None:
-    """Real processes, kill -9: what a subscriber has is exactly what the model was at its step."""
-    package, got = tmp_path / "pkg", tmp_path / "got"
-    expected = {}
-    trainer = Trainer()
-    for kill in range(3):
-        publishing = child(TRAIN, package)
-        assert publishing.stdout is not None
-        for _ in range(3):
-            assert publishing.stdout.readline()
-        following = child(FOLLOW, package, got)
-        assert following.stdout is not None
-        assert following.stdout.readline()
-        time.sleep(0.05 * kill)
-        for process in (publishing, following):
-            process.send_signal(signal.SIGKILL)
-            process.wait(20)
-            process.stdout.close()
-        newest = steps(package)[-1]
-        with Subscriber(package, directory=got) as subscriber:
-            model = nets.Net()
-            assert subscriber.apply(model) == 1
-            assert subscriber.version == newest
-            while trainer.step < (subscriber.step or 0):
-                trainer.train()
-                expected[trainer.step] = trainer.state()
-            assert equal(model, expected[subscriber.step])
-    p2u.verify(package, decode=True)
-    assert len(steps(package)) >= 6
-
-
-def test_broken_and_unreachable_packages_leave_the_model(tmp_path: Path) -> None:
-    trainer, model = Trainer(), nets.Net()
-    package = tmp_path / "pkg"
-    subscriber = Subscriber(package, retry=kit.QUICK)
-    with pytest.raises(StoreError):
-        subscriber.apply(model)
-    with Publisher(package) as publisher:
-        trainer.train()
-        publisher.publish(trainer.model, 1)
-        publisher.flush(60)
-        assert subscriber.apply(model) == 1
-        before = trainer.state()
-        trainer.train()
-        publisher.publish(trainer.model, 2)
-        publisher.flush(60)
-        with Package(package) as opened:
-            (update,) = [u for u in opened.manifest.updates if u.target == "step2@exact"]
-        blob = package / update.blobs[0].key
-        good = blob.read_bytes()
-        blob.write_bytes(good[:-1] + bytes([good[-1] ^ 1]))
-        for _ in range(2):
-            with pytest.raises(IntegrityError):
-                subscriber.apply(model)
-            assert equal(model, before) and subscriber.step == 1
-        blob.write_bytes(good)
-        assert subscriber.apply(model) == 1
-        assert equal(model, trainer.state())
-    with Subscriber(package) as other:
-        for stranger, why in (
-            (torch.nn.Linear(3, 3), "shape"),
-            (torch.nn.ModuleDict({"other": torch.nn.Linear(3, 3)}), "does not have"),
-        ):
-            with pytest.raises(UsageError, match=why):
-                other.apply(stranger)
-    subscriber.close()
-
-
-def test_adapters_and_optimizers_are_tensors(tmp_path: Path) -> None:
-    """LoRA weights, and what AdamW keeps, of several dtypes, by names."""
-    torch.manual_seed(1)
-    lora = {
-        f"base.layers.{n}.q.lora_{x}.weight": torch.randn(*shape) * 0.02
-        for n in range(3)
-        for x, shape in (("A", (8, 384)), ("B", (384, 8)))
-    }
-    net = torch.nn.Sequential(torch.nn.Linear(96, 256), torch.nn.Linear(256, 8))
-    optimizer = torch.optim.AdamW(net.parameters(), lr=1e-3)
-
-    def flat() -> dict[str, torch.Tensor]:
-        return {
-            f"state.{number}.{key}": value
-            for number, slot in optimizer.state_dict()["state"].items()
-            for key, value in slot.items()
-        }
-
-    def step() -> None:
-        optimizer.zero_grad()
-        net(torch.randn(16, 96)).square().mean().backward()
-        optimizer.step()
-
-    step()
-    for name, tensors in (("lora", lambda: lora), ("adamw", flat)):
-        package = tmp_path / name
-        got = {key: torch.zeros_like(value) for key, value in tensors().items()}
-        with Publisher(package) as publisher, Subscriber(package) as subscriber:
-            for _ in range(3):
-                publisher.publish(tensors())
-                publisher.flush(60)
-                assert subscriber.apply(got) == 1
-                assert equal(got, tensors())
-                step()
-                for value in lora.values():
-                    value += 1e-5 * torch.randn_like(value)
-        p2u.pull(package, tmp_path / f"{name}-got")
-        assert load_file(tmp_path / f"{name}-got" / "model.safetensors").keys() == got.keys()
+def test_training_goes_on_from_an_adapter_and_its_optimizer(tmp_path: Path) -> None:
+    """What was published, weights and AdamW's moments, takes the same steps elsewhere, exactly."""
+    trainer, other = Adapted(), Adapted()
+    for net in (trainer, other):
+        net.step(0)  # the optimizer has tensors from now on
+    places = [(tmp_path / kind, kind) for kind in ("adapter", "moments")]
+    publishers = [(Publisher(place), kind) for place, kind in places]
+    subscribers = [(Subscriber(place), kind) for place, kind in places]
+    for seed in range(1, 5):
+        trainer.step(seed)
+        other.step(seed + 100)  # something else
+        for publisher, kind in publishers:
+            publisher.publish(getattr(trainer, kind)(), seed)
+            publisher.flush(60)
+        for subscriber, kind in subscribers:
+            assert subscriber.apply(getattr(other, kind)()) == 1
+        assert equal(other.adapter(), trainer.adapter())
+        assert equal(other.moments(), trainer.moments())
+    for net in (trainer, other):
+        for seed in range(5, 8):
+            net.step(seed)
+    assert equal(other.adapter(), trainer.adapter())
+    for published, _ in publishers:
+        published.close()
+    p2u.pull(places[0][0], tmp_path / "got")
+    assert load_file(tmp_path / "got" / "model.safetensors").keys() == {"lora_A", "lora_B"}
 
 
 def test_several_at_once_while_it_publishes(tmp_path: Path) -> None:
