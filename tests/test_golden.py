@@ -15,6 +15,7 @@ from p2u import core
 
 GOLDEN = Path(__file__).parent / "golden" / "v1"
 DIGESTS: dict[str, dict[str, str]] = json.loads((GOLDEN / "sha256.json").read_text())
+VERSIONS: list[dict[str, Any]] = json.loads((GOLDEN.parent / "v2" / "chunks.json").read_text())
 CHUNKS: list[dict[str, Any]] = json.loads((GOLDEN / "chunks.json").read_text())
 
 
@@ -41,3 +42,14 @@ def test_chunks_with_codes_beside_the_nearest_bin(chunk: dict[str, Any], isa: in
     for text, digest in zip(chunk["payloads"], chunk["sha256"], strict=True):
         core.apply(base64.b64decode(text), chunk["dtype"], chunk["item"], [segment], isa)
         assert hashlib.sha256(state).hexdigest() == digest
+
+
+@pytest.mark.parametrize("isa", [i for i in range(1, 5) if core.isa(i)])
+@pytest.mark.parametrize("chunk", VERSIONS, ids=lambda c: f"{c['kind']}-{c['dtype']}")
+def test_chunks_between_versions(chunk: dict[str, Any], isa: int) -> None:
+    state = bytearray(chunk["elems"] * chunk["item"])
+    segment = core.Segment(state, chunk["elems"], chunk["cols"])
+    payload, source = (base64.b64decode(chunk[key]) for key in ("payload", "source"))
+    core.apply(payload, chunk["dtype"], chunk["item"], [segment], isa, sources=[source])
+    assert payload[0] == chunk["kind"]
+    assert hashlib.sha256(state).hexdigest() == chunk["sha256"]

@@ -1,5 +1,7 @@
 //! The C ABI: pointers become slices here, panics become status codes, and nowhere else.
 
+use crate::adopt_encode::Adopt;
+use crate::blocks::Block;
 use crate::chunk::{self, Dtype, KIND_OPAQUE};
 use crate::delta_encode::Delta;
 use crate::encode::{Encoded, Plan};
@@ -15,7 +17,7 @@ use std::panic::{catch_unwind, AssertUnwindSafe};
 use std::slice::{from_raw_parts, from_raw_parts_mut};
 
 /// Changes with every incompatible change of the functions below.
-const ABI_VERSION: u32 = 3;
+const ABI_VERSION: u32 = 4;
 
 /// Whole rows of one tensor in the caller's memory.
 #[repr(C)]
@@ -335,6 +337,72 @@ pub unsafe extern "C" fn p2u_encode_opaque(
             _ => opaque::encode_planes::<simd::Scalar>(out, item, &segs)?,
         }
         *result = one_payload(payload);
+        Ok(())
+    })
+}
+
+fn encode_adopt_with<I: Isa>(adopt: &Adopt) -> Result<Vec<u8>, Error> {
+    match adopt.dtype {
+        Dtype::F32 => I::encode_adopt::<F32>(adopt),
+        Dtype::F16 => I::encode_adopt::<F16>(adopt),
+        Dtype::BF16 => I::encode_adopt::<BF16>(adopt),
+        Dtype::Opaque => Err(Error::Argument),
+    }
+}
+
+/// Encodes the way from the sources, blocks of type `block`, to the segments, floats of `dtype`.
+///
+/// # Safety
+/// As for `p2u_encode_delta`.
+#[no_mangle]
+pub unsafe extern "C" fn p2u_encode_adopt(
+    isa: u32,
+    dtype: u32,
+    block: u8,
+    segs: *const RawSegment,
+    count: usize,
+    sources: *const RawSource,
+    out: *mut *mut Encoded,
+) -> i32 {
+    guard(|| {
+        let adopt = Adopt {
+            dtype: Dtype::from_code(dtype)?,
+            block,
+            segs: &readable(segs, count),
+            priors: &given(sources, count),
+        };
+        let payload = match simd::resolve(isa)? {
+            #[cfg(target_arch = "x86_64")]
+            simd::AVX2 => encode_adopt_with::<simd::avx2::Avx2>(&adopt)?,
+            #[cfg(p2u_avx512)]
+            simd::AVX512 => encode_adopt_with::<simd::avx512::Avx512>(&adopt)?,
+            _ => encode_adopt_with::<simd::Scalar>(&adopt)?,
+        };
+        *out = one_payload(payload);
+        Ok(())
+    })
+}
+
+/// Values of whole blocks of type `block`, as binary32 in native order.
+///
+/// # Safety
+/// `from` has `len` bytes, `to` has `count` places.
+#[no_mangle]
+pub unsafe extern "C" fn p2u_dequantise(
+    block: u8,
+    from: *const u8,
+    len: usize,
+    to: *mut f32,
+    count: usize,
+) -> i32 {
+    guard(|| {
+        let block = Block::from_code(block).map_err(|_| Error::Argument)?;
+        let (elems, bytes) = block.size();
+        if count == 0 || count % elems != 0 || Some(len) != (count / elems).checked_mul(bytes) {
+            return Err(Error::Argument);
+        }
+        let mut steps = vec![0.0; count];
+        block.dequantise(slice(from, len), from_raw_parts_mut(to, count), &mut steps);
         Ok(())
     })
 }

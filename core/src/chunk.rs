@@ -1,5 +1,6 @@
 //! One chunk: header, and decoding in place (SPEC.md, "Chunk payloads").
 
+use crate::adopt;
 use crate::delta;
 use crate::flat::Prior;
 use crate::float::{pow2, Format, BF16, F16, F32};
@@ -23,6 +24,8 @@ pub const KIND_FULL: u8 = 3;
 pub const KIND_DELTA: u8 = 4;
 /// The same for elements without levels.
 pub const KIND_OPAQUE_DELTA: u8 = 5;
+/// Floats from what somebody quantised them to.
+pub const KIND_ADOPT: u8 = 6;
 
 pub const FROM_CELLS: u8 = 1;
 pub const TO_CELLS: u8 = 2;
@@ -121,6 +124,7 @@ pub fn apply_float<F: Format, I: Isa>(
             head.decode::<F, I>(r, &rows, &e, segs)
         }
         KIND_DELTA => delta::decode::<F, I>(r, &rows, segs, sources),
+        KIND_ADOPT => adopt::decode::<F, I>(r, rows.elements(), segs, sources),
         _ => Err(Error::Malformed),
     }
 }

@@ -27,7 +27,7 @@ pub fn convert<F: Format, S: Format>(from: &[u8], to: &mut [u8]) {
 
 /// Bits of the same value in binary32; of a NaN the same fraction, filled with zeros.
 #[inline(always)]
-fn widen<S: Format>(bits: u32) -> u32 {
+pub fn widen<S: Format>(bits: u32) -> u32 {
     if S::BYTES == 4 {
         return bits;
     }

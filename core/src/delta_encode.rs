@@ -42,6 +42,21 @@ struct Coded {
     runs: Vec<Range<usize>>,
 }
 
+impl Coded {
+    /// Numbers of the elements that have these codes.
+    fn elements(&self, codes: &[usize]) -> Vec<u32> {
+        let (mut before, mut run) = (0, 0);
+        let mut number = |&i: &usize| {
+            while i - before >= self.runs[run].len() {
+                before += self.runs[run].len();
+                run += 1;
+            }
+            (self.runs[run].start + i - before) as u32
+        };
+        codes.iter().map(&mut number).collect()
+    }
+}
+
 impl Delta<'_> {
     /// The payload. The sources are as long as the segments.
     #[inline(always)]
@@ -78,13 +93,14 @@ impl Delta<'_> {
         write_bitmap::<I>(&mut out, &bitmap);
         let mut patches = Vec::new();
         if !coded.ctx.is_empty() {
-            let (sym, fields) = symbols(&head, &coded, &mut patches);
+            let made = symbols(&head.widths, &coded.z, &coded.ctx);
             let layouts = [Layout::Plain; MAX_CTX];
-            encode_with::<I>(&mut out, &sym, &coded.ctx, &layouts, Slack::Share);
+            encode_with::<I>(&mut out, &made.sym, &coded.ctx, &layouts, Slack::Share);
             if head.raw() {
-                put_varint(&mut out, fields.len() as u32);
-                out.extend_from_slice(&fields);
+                put_varint(&mut out, made.fields.len() as u32);
+                out.extend_from_slice(&made.fields);
             }
+            patches = coded.elements(&made.far);
         }
         let source = crate::encode::Source {
             segs: self.segs,
@@ -191,17 +207,24 @@ fn coded_runs(bitmap: &[u8], block: u32, n: usize) -> Vec<Range<usize>> {
     runs
 }
 
-/// Symbols, raw fields, and the elements whose difference has no symbol.
+/// Symbols, the raw fields below them, and which of the codes have no symbol.
+pub struct Symbols {
+    pub sym: Vec<u8>,
+    pub fields: Vec<u8>,
+    pub far: Vec<usize>,
+}
+
+/// Symbols of codes: none of it, or the code less one without its raw bits, plus one.
 #[inline(always)]
-fn symbols(head: &Head, coded: &Coded, patches: &mut Vec<u32>) -> (Vec<u8>, Vec<u8>) {
-    let mut sym = vec![0u8; coded.z.len()];
+pub fn symbols(widths: &[u8; MAX_CTX], z: &[u32], ctx: &[u8]) -> Symbols {
+    let mut sym = vec![0u8; z.len()];
     let mut fields = Vec::new();
     let mut far = Vec::new();
-    if head.raw() {
+    if widths.iter().any(|&w| w > 0) {
         let (mut acc, mut fill) = (0u64, 0);
-        let items = sym.iter_mut().zip(&coded.z).zip(&coded.ctx);
+        let items = sym.iter_mut().zip(z).zip(ctx);
         for (i, ((sym, &z), &c)) in items.enumerate().filter(|(_, ((_, &z), _))| z > 0) {
-            let w = u32::from(head.widths[usize::from(c) & (MAX_CTX - 1)]);
+            let w = u32::from(widths[usize::from(c) & (MAX_CTX - 1)]);
             let (above, below) = ((z - 1) >> w, (z - 1) & ((1 << w) - 1));
             if above > 254 {
                 far.push(i);
@@ -218,7 +241,7 @@ fn symbols(head: &Head, coded: &Coded, patches: &mut Vec<u32>) -> (Vec<u8>, Vec<
         }
         fields.extend_from_slice(&acc.to_le_bytes()[..(fill as usize + 7) / 8]);
     } else {
-        for (g, (sym, z)) in sym.chunks_mut(BLOCK).zip(coded.z.chunks(BLOCK)).enumerate() {
+        for (g, (sym, z)) in sym.chunks_mut(BLOCK).zip(z.chunks(BLOCK)).enumerate() {
             let mut all = 0;
             for (sym, &z) in sym.iter_mut().zip(z) {
                 *sym = if z > 255 { 0 } else { z as u8 };
@@ -229,15 +252,7 @@ fn symbols(head: &Head, coded: &Coded, patches: &mut Vec<u32>) -> (Vec<u8>, Vec<
             }
         }
     }
-    let (mut before, mut run) = (0, 0);
-    for i in far {
-        while i - before >= coded.runs[run].len() {
-            before += coded.runs[run].len();
-            run += 1;
-        }
-        patches.push((coded.runs[run].start + i - before) as u32);
-    }
-    (sym, fields)
+    Symbols { sym, fields, far }
 }
 
 fn write_bitmap<I: Isa>(out: &mut Vec<u8>, bitmap: &[u8]) {
@@ -256,7 +271,7 @@ fn write_bitmap<I: Isa>(out: &mut Vec<u8>, bitmap: &[u8]) {
 }
 
 /// Bits of `counts` under their own frequencies, in 1/256 bit.
-fn entropy(counts: impl Iterator<Item = u32> + Clone) -> u64 {
+pub fn entropy(counts: impl Iterator<Item = u32> + Clone) -> u64 {
     let sum: u32 = counts.clone().sum();
     let bits = |c: u32| u64::from(c) * u64::from(log2_q8(sum) - log2_q8(c));
     counts.filter(|&c| c > 0).map(bits).sum()

@@ -42,7 +42,7 @@ pub struct Encoded {
 /// so that no usual row length hides a column.
 pub const SAMPLE: usize = 13;
 
-fn header(kind: u8, dtype: Dtype, rows: &Rows) -> Vec<u8> {
+pub fn header(kind: u8, dtype: Dtype, rows: &Rows) -> Vec<u8> {
     let mut out = vec![kind, dtype as u8];
     out.extend_from_slice(&(rows.count() as u32).to_le_bytes());
     out.extend_from_slice(&(rows.elements() as u32).to_le_bytes());

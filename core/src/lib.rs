@@ -6,6 +6,9 @@
 #![allow(clippy::needless_range_loop)]
 
 mod abi;
+mod adopt;
+mod adopt_encode;
+mod blocks;
 mod chunk;
 mod convert;
 mod delta;

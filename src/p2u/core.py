@@ -17,11 +17,27 @@ from typing import Any
 
 from p2u.errors import CoreError, FormatError, UsageError
 
-ABI_VERSION = 3
+ABI_VERSION = 4
 
 #: Element type codes of chunks; every other dtype is opaque (0).
 CODES = {"F32": 1, "F16": 2, "BF16": 3}
 OPAQUE = 0
+
+#: What others quantise to: code (of GGUF's types ggml's), elements and bytes of a block.
+BLOCKS = {
+    "Q4_0": (2, 32, 18),
+    "Q4_1": (3, 32, 20),
+    "Q5_0": (6, 32, 22),
+    "Q5_1": (7, 32, 24),
+    "Q8_0": (8, 32, 34),
+    "Q2_K": (10, 256, 84),
+    "Q3_K": (11, 256, 110),
+    "Q4_K": (12, 256, 144),
+    "Q5_K": (13, 256, 176),
+    "Q6_K": (14, 256, 210),
+    "F8_E4M3": (64, 1, 1),
+    "F8_E5M2": (65, 1, 1),
+}
 
 #: Instruction sets; ``AUTO`` takes the best one of this machine.
 AUTO, SCALAR, AVX2, AVX512, NEON = range(5)
@@ -115,6 +131,12 @@ def _lib() -> ctypes.CDLL:
         *segments,
         *(POINTER(_Source), POINTER(c_void_p)),
     )
+    lib.p2u_encode_adopt.argtypes = (
+        *(c_uint32, c_uint32, c_uint8),
+        *segments,
+        *(POINTER(_Source), POINTER(c_void_p)),
+    )
+    lib.p2u_dequantise.argtypes = (c_uint8, c_void_p, c_size_t, c_void_p, c_size_t)
     lib.p2u_encode_delta.argtypes = (
         *(c_uint32, c_uint32, c_uint32),
         *segments,
@@ -344,6 +366,57 @@ def encode_opaque_delta(
     )
     _check(status, "encode")
     return _take(out).payloads[0]
+
+
+def encode_adopt(
+    dtype: str,
+    segments: Sequence[Segment],
+    sources: Sequence[Any],
+    block_type: str,
+    wish: int = AUTO,
+) -> bytes:
+    """Encode rows of a float dtype as what is missing in a block-quantised copy of them.
+
+    Args:
+        dtype: ``F32``, ``F16`` or ``BF16``.
+        segments: The floats: whole blocks in each segment.
+        sources: A buffer for each segment: the blocks that stand for its elements.
+        block_type: One of :data:`BLOCKS`.
+        wish: Instruction set; the bytes are the same with all.
+
+    Raises:
+        UsageError: The arguments do not fit together.
+    """
+    pinned = _Pinned(segments, writable=False)
+    priors, out = pinned.sources(sources), c_void_p()
+    code, block = CODES.get(dtype, OPAQUE), _block(block_type)[0]
+    status = _lib().p2u_encode_adopt(
+        wish, code, block, pinned.array, len(segments), priors, byref(out)
+    )
+    _check(status, "encode")
+    return _take(out).payloads[0]
+
+
+def _block(block_type: str) -> tuple[int, int, int]:
+    if block_type not in BLOCKS:
+        hint = f"There are {', '.join(BLOCKS)}"
+        raise UsageError(f"{block_type} is no type of blocks that is known", hint=hint)
+    return BLOCKS[block_type]
+
+
+def dequantise(block_type: str, source: Any) -> bytes:
+    """Values of whole blocks, as native ``float32``: what :func:`encode_adopt` predicts.
+
+    Raises:
+        UsageError: The buffer does not hold whole blocks.
+    """
+    code, elems, size = _block(block_type)
+    pinned = _Pinned((), writable=False)
+    address, length = pinned.address(source, writable=False)
+    out = (ctypes.c_float * (length // size * elems))()
+    status = _lib().p2u_dequantise(code, address, length, ctypes.addressof(out), len(out))
+    _check(status, "dequantise")
+    return bytes(out)
 
 
 def encode_opaque(item: int, segments: Sequence[Segment], wish: int = AUTO) -> Encoded:

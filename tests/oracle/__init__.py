@@ -7,6 +7,7 @@ writer asks a `Choices`: a random one, or a `Replay` of those that a decoder met
 
 from __future__ import annotations
 
+from oracle.adopt import encode_adopt
 from oracle.choices import Choices, Replay
 from oracle.decode import decode_chunk
 from oracle.delta import encode_delta, encode_opaque_delta
@@ -22,6 +23,7 @@ __all__ = [
     "Replay",
     "decode_chunk",
     "encode",
+    "encode_adopt",
     "encode_delta",
     "encode_opaque",
     "encode_opaque_delta",

@@ -8,6 +8,7 @@ from typing import Any
 
 import numpy as np
 
+from oracle.adopt import Head as AdoptHead
 from oracle.delta import Head
 from oracle.floats import Format
 from oracle.rans import PAIRED, TOTAL, Log, Table, entry_of, symbols_of
@@ -62,6 +63,9 @@ class Replay:
 
     def delta(self, f: Format, new: Any, differs: Any) -> Any:
         return self._next("delta"), self._next("bitmap")
+
+    def adopt(self, f: Format) -> Any:
+        return self._next("adopt")
 
 
 class Choices:
@@ -128,6 +132,13 @@ class Choices:
         bits = np.packbits(np.array(more), bitorder="little").astype(np.int64)
         tz = self._pick(0, self._between(0, f.mant))
         return Head(self._between(0, 255), tz, block, widths), bits
+
+    def adopt(self, f: Format) -> AdoptHead:
+        """Parameters of what is adopted, the map without sense."""
+        near = self._pick(max(f.mant - 3, 0), self._between(0, 24))
+        tz = self._pick(0, 0, self._between(0, f.mant))
+        widths = [self._pick(0, near, self._between(0, 24)) for _ in range(16)]
+        return AdoptHead(tz, near, widths, self._some(0, 15, 64))
 
     def plane_of(self, plane: Any, old: Any) -> int:
         """Mode of a plane of which the parent is known."""

@@ -1,4 +1,4 @@
-"""Chunk payload and previous bytes to next bytes (SPEC.md 6.3 to 6.9)."""
+"""Chunk payload and previous bytes to next bytes (SPEC.md 6.3 to 6.13)."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ from typing import Any
 
 import numpy as np
 
+from oracle.adopt import read_adopt
 from oracle.delta import read_delta, read_opaque
 from oracle.floats import FORMATS, Format, Ints
 from oracle.levels import (
@@ -23,7 +24,7 @@ from oracle.levels import (
 from oracle.rans import PAIRED, PLAIN, Log, read_ints, read_stream
 from oracle.wire import Malformed, Source, unzigzag
 
-OPAQUE, BASE, REFINE, FULL, DELTA, OPAQUE_DELTA = range(6)
+OPAQUE, BASE, REFINE, FULL, DELTA, OPAQUE_DELTA, ADOPT = range(7)
 FROM_CELLS, TO_CELLS, SHIFTED, SPARSE = 1, 2, 4, 8
 MAX_WIDTH = 25
 K_MAX = 15
@@ -79,6 +80,11 @@ def decode_chunk(
         own = b"".join(bytes(s.mem) for s in segments) if sources is None else None
         prior = own if sources is None else b"".join(sources)
         bits = read_delta(source, f, prior or b"", own, len(rows.row), log)
+        bits = _patch(source, f, bits)[0]
+    elif kind == ADOPT:
+        if sources is None:
+            raise Malformed("nothing to adopt")
+        bits = read_adopt(source, f, sources, [s.elems for s in segments], log)
         bits = _patch(source, f, bits)[0]
     else:
         raise Malformed("unknown kind")

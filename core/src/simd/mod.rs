@@ -1,5 +1,6 @@
 //! Instruction sets: one [`Isa`] per twin of the kernels, chosen at run time.
 
+use crate::adopt_encode::Adopt;
 use crate::chunk::{apply_float, is_zero, Dtype};
 use crate::delta;
 use crate::delta_encode::Delta;
@@ -175,6 +176,8 @@ pub trait Isa {
     ) -> Result<(), Error>;
     /// [`Delta::encode`], likewise.
     fn encode_delta<F: Format>(delta: &Delta) -> Result<Vec<u8>, Error>;
+    /// [`Adopt::encode`], likewise.
+    fn encode_adopt<F: Format>(adopt: &Adopt) -> Result<Vec<u8>, Error>;
     /// [`scale::row_scales`], likewise.
     fn row_scales<F: Format>(segs: &[Segment<&[u8]>], rows: &Rows, offset: i32) -> Vec<i16>;
     /// [`encode::encode_float`], likewise.
@@ -210,6 +213,10 @@ macro_rules! isa {
                 // SAFETY: `abi` chooses this type only when it is available.
                 unsafe { apply::<F>(kind, r, segs, sources) }
             }
+            fn encode_adopt<F: Format>(adopt: &Adopt) -> Result<Vec<u8>, Error> {
+                // SAFETY: `abi` chooses this type only when it is available.
+                unsafe { encode_adopt::<F>(adopt) }
+            }
             fn encode_delta<F: Format>(delta: &Delta) -> Result<Vec<u8>, Error> {
                 // SAFETY: `abi` chooses this type only when it is available.
                 unsafe { encode_delta::<F>(delta) }
@@ -240,6 +247,10 @@ macro_rules! isa {
             sources: &[Prior],
         ) -> Result<(), Error> {
             apply_float::<F, $isa>(kind, r, segs, sources)
+        }
+        #[target_feature(enable = $features)]
+        unsafe fn encode_adopt<F: Format>(adopt: &Adopt) -> Result<Vec<u8>, Error> {
+            adopt.encode::<F, $isa>()
         }
         #[target_feature(enable = $features)]
         unsafe fn encode_delta<F: Format>(delta: &Delta) -> Result<Vec<u8>, Error> {
@@ -281,6 +292,9 @@ impl Isa for Scalar {
         sources: &[Prior],
     ) -> Result<(), Error> {
         apply_float::<F, Self>(kind, r, segs, sources)
+    }
+    fn encode_adopt<F: Format>(adopt: &Adopt) -> Result<Vec<u8>, Error> {
+        adopt.encode::<F, Self>()
     }
     fn encode_delta<F: Format>(delta: &Delta) -> Result<Vec<u8>, Error> {
         delta.encode::<F, Self>()

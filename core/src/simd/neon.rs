@@ -1,6 +1,7 @@
 //! NEON twin: the lanes' arithmetic in vectors of four, table look-ups one by one.
 
 use super::isa;
+use crate::adopt_encode::Adopt;
 use crate::chunk::{apply_float, Dtype};
 use crate::delta_encode::Delta;
 use crate::encode::{encode_float, Encoded, Plan};
