@@ -74,7 +74,7 @@ def train(model: torch.nn.Module, tokenizer: Any) -> Iterator[tuple[int, float]]
 
 def answer(model: torch.nn.Module, tokenizer: Any, teller: Teller) -> Iterator[float]:
     """Answer requests until told to end; gives the seconds of each."""
-    while not teller.ended.wait(0.25):
+    while not teller.ended.wait(0.5):
         begin = time.perf_counter()
         with torch.no_grad():
             vector = embed(model, tokenizer, ["How do I get my money back?"])
