@@ -171,8 +171,13 @@ def pack(
         typer.Option(metavar="NAME", help="The version's name.", show_default="the next number"),
     ] = None,
     also_base: Annotated[
-        bool, typer.Option("--also-base", help="With a parent: also a base for newcomers.")
-    ] = False,
+        Optional[bool],  # noqa: UP045
+        typer.Option(
+            "--also-base/--no-base",
+            help="Whether there is a base for newcomers, too.",
+            show_default="unless there is a parent",
+        ),
+    ] = None,
     jobs: Jobs = None,
     blob_size: BlobSize = "24MiB",
     quiet: Quiet = False,

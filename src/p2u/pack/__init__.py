@@ -111,7 +111,7 @@ def pack(
     parent: str | Path | None = None,
     adopt: str | Path | None = None,
     version: str | None = None,
-    also_base: bool = False,
+    also_base: bool | None = None,
     progress: Callable[[PackProgress], None] | None = None,
 ) -> PackReport:
     """Pack a model. The package appears when it is complete and verified, or not at all.
@@ -141,17 +141,17 @@ def pack(
         parent: What the version is an update from: a package, with ``@`` and a state behind it
             unless it is its newest exact one; or a model directory or file. Bytes that no version
             of the package has make a foreign version of it, which is known but not delivered.
-        adopt: The same for somebody else's quantised file (GGUF) or one of lower precision, which
-            many have already: an update from there to the exact model. If the package has this
-            model, no version is made but the update to it.
+        adopt: A file of this model that many have already, quantised by somebody else (GGUF) or of
+            a lower precision: an update from there to the exact model. If the package has this
+            model, it gets the update to it, else a version with a base of its own, too.
         version: The version's name; by default ``v1``, or the next number.
-        also_base: The version gets a base and refinements of its own, too, for those who have
-            nothing. Without a parent, it always does.
+        also_base: Whether the version gets a base and refinements of its own, too, for those who
+            have nothing. By default it does unless it has a parent.
         progress: Called now and then from the calling thread; what it raises ends packing.
 
     Raises:
-        UsageError: An argument is not valid, ``dst`` holds something else, or no base can be as
-            small as the budget.
+        UsageError: An argument is not valid, ``dst`` holds something else, no base can be as small
+            as the budget, or nothing in the file to adopt is like anything in the model.
         FormatError: ``src`` is not a model, or its file names cannot be kept.
         DiskError: Something could not be read or written.
         IntegrityError: ``src`` changed meanwhile, or what was written does not decode to it.
@@ -177,7 +177,11 @@ def pack(
         from p2u.pack.grow import Wish
         from p2u.pack.upkeep import add_version
 
-        return add_version(source, target, settings, os.fspath(wanted), Wish(version, also_base))
+        based = adopt is not None if also_base is None else also_base
+        wish = Wish(version, based, adopt=adopt is not None)
+        return add_version(source, target, settings, os.fspath(wanted), wish)
+    if also_base is False:
+        raise UsageError("a version without a base and without a parent", hint="Name a parent")
     from p2u.pack.run import Packer  # loads the core
     from p2u.pack.workplace import check_target
 

@@ -58,7 +58,9 @@ class DeltaCoder:
         data = read_job(self._new.source, self._new.layout, job, self._mine)
         segments = buffers(self._new.layout, job, data)
         sources = self.sources(job)
-        if job.dtype in PROGRESSIVE:
+        if change.way is Way.ADOPT:
+            found = core.encode_adopt(job.dtype, segments, sources, change.dtype)
+        elif job.dtype in PROGRESSIVE:
             found = core.encode_delta(job.dtype, segments, sources, change.dtype)
         else:
             found = _opaque(job, segments, sources)

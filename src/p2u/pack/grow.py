@@ -25,7 +25,7 @@ from p2u.manifest import (
 from p2u.pack import PackReport
 from p2u.pack.blobs import write_file
 from p2u.pack.decode import hash_files, read_layout
-from p2u.pack.match import Side
+from p2u.pack.match import Matcher, Side
 from p2u.pack.parent import Parent, Parents
 from p2u.pack.run import Packer, Settings, generator, report, write_object
 from p2u.pack.source import disk_errors
@@ -33,7 +33,7 @@ from p2u.pack.version import End, VersionUpdate, Work
 from p2u.pack.workplace import Workplace
 from p2u.plan import find_path
 from p2u.recipe import EXACT
-from p2u.types import PROGRESSIVE
+from p2u.types import BLOCKS, PROGRESSIVE
 
 
 class Place(Protocol):
@@ -85,6 +85,7 @@ class Wish:
     Attributes:
         version: Its name; None for the next number, or the version that has these files already.
         also_base: Whether it gets a base and refinements of its own.
+        adopt: Its parent is a copy of it that somebody else made.
         fresh: It is a new version, even if the package has one with these files.
         fold: Updates from earlier versions are added where they have at most this part of the
             bytes of the chain; None for none.
@@ -92,6 +93,7 @@ class Wish:
 
     version: str | None = None
     also_base: bool = False
+    adopt: bool = False
     fresh: bool = False
     fold: float | None = None
 
@@ -120,11 +122,13 @@ class Grower:
         """Make the version and the update that leads to it, and publish them.
 
         Raises:
-            UsageError: Its name is not valid or taken.
+            UsageError: Its name is not valid or taken, or nothing in a file to adopt is like it.
             ConflictError: Somebody else published meanwhile.
             DiskError, IntegrityError: A file cannot be read or written, or changed meanwhile.
         """
         manifest = self._place.manifest
+        if wish.adopt:
+            self._check_alike(parent)
         known = None if wish.fresh else self._same(wish, parent)
         if known is None:
             release, updates = self._begin(parent, wish)
@@ -149,6 +153,12 @@ class Grower:
         )
         manifest = self._folded(manifest, release, wish)
         manifest = with_costs(manifest)
+        size, alone = manifest.cost(update), manifest.state(update.target).bytes
+        if alone is not None and size > alone:
+            self._notes.append(
+                f"the parent is of no use: the update from {update.source} takes {size:,} bytes, "
+                f"all from nothing {alone:,}"
+            )
         self._place.commit(manifest, self._folder)
         self._packer.tell("publish", self._packer.total)
         version, total = release.version, self._packer.total
@@ -169,6 +179,20 @@ class Grower:
         layout = self._object(data, LAYOUT_KEY)
         state = State(f"{version}@{EXACT}", EXACT, version, "", None, None, 0.0)
         return Release(version, files, layout, (state,)), []
+
+    def _check_alike(self, parent: Parent) -> None:
+        """Raise UsageError unless some weights of the model can be told from the parent's."""
+        layout = self._packer.layout
+        pairs = Matcher(Side(self._packer.source, layout), parent.end.side).tensors()
+        for t, pair in zip(layout.tensors, pairs, strict=True):
+            if pair is not None and t.dtype in PROGRESSIVE:
+                return
+        held = sorted({t.dtype for t in parent.end.side.layout.tensors})
+        raise UsageError(
+            f"no tensor of it ({', '.join(held[:8])}) is like one of the model",
+            file=parent.end.side.source.files[0].path,
+            hint="Adopt a file of the same model: with floats, or a GGUF with " + ", ".join(BLOCKS),
+        )
 
     @property
     def _prefix(self) -> str:
@@ -269,7 +293,7 @@ class Grower:
                 return None
             if (
                 release.foreign
-                or wish.also_base
+                or (wish.also_base and not self._based(release))
                 or wish.version not in (None, release.version)
                 or [(f.path, f.size) for f in release.files] != sizes
             ):
@@ -282,6 +306,11 @@ class Grower:
             if release.states[-1].digest == digest:
                 return release
         return None
+
+    def _based(self, release: Release) -> bool:
+        """Whether a version has a base of its own."""
+        states = {state.id for state in release.states}
+        return any(u.source is None and u.target in states for u in self._place.manifest.updates)
 
     def _name(self, wanted: str | None, parent: Parent) -> str:
         """The version's name.

@@ -1,8 +1,9 @@
 """Which tensor and file of the parent each one of the new version comes from.
 
-First by file and name, then by name, then by equal bytes, then, where the name is gone, the most
-alike of those with as many elements. All of it looks at samples: a wrong guess costs bytes, never
-correctness. Likeness is counted in signs, so that every machine finds the same.
+First by file and name, then by name, then by equal bytes, then by what llama.cpp would call it,
+then the most alike of those with as many elements. Blocks and what has another name have to be
+alike: rows in another order predict nothing. All of it looks at samples: a wrong guess costs bytes,
+never correctness. Likeness is counted in signs, so that every machine finds the same.
 """
 
 from __future__ import annotations
@@ -14,7 +15,9 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from p2u import core
 from p2u.layout import Layout, Tensor
+from p2u.pack.names import gguf_name
 from p2u.pack.source import Source
 from p2u.types import BLOCKS, PROGRESSIVE
 
@@ -47,9 +50,8 @@ class Side:
             per, item = BLOCKS[t.dtype]
         return bytes(self.source.read(t.file, t.offset + first // per * item, elems // per * item))
 
-    def sample(self, t: Tensor) -> bytes:
-        """A part of a tensor's bytes from all over it, or all of them."""
-        count = self.elements(t)
+    def sample(self, t: Tensor, count: int) -> bytes:
+        """Some of a tensor's first elements, from all over them, or all of them."""
         if count <= RUNS * RUN:
             return self.read(t, 0, count)
         last = (count - RUN) // RUN
@@ -60,7 +62,7 @@ def fits(new: Tensor, old: Tensor) -> bool:
     """Whether a tensor can be coded as a change of another."""
     if new.dtype == old.dtype:
         return new.item == old.item
-    return new.dtype in PROGRESSIVE and old.dtype in PROGRESSIVE
+    return new.dtype in PROGRESSIVE and (old.dtype in PROGRESSIVE or old.dtype in BLOCKS)
 
 
 def signs(t: Tensor, data: bytes) -> np.ndarray | None:
@@ -69,12 +71,19 @@ def signs(t: Tensor, data: bytes) -> np.ndarray | None:
         values = (np.frombuffer(data, "<u2").astype("<u4") << 16).view("<f4")
     elif t.dtype in PROGRESSIVE:
         values = np.frombuffer(data, "<f4" if t.dtype == "F32" else "<f2").astype("<f4")
+    elif t.dtype in BLOCKS:
+        values = np.frombuffer(core.dequantise(t.dtype, data), np.float32)
     else:
         return None
     values = np.nan_to_num(values)
     middle = np.partition(values, len(values) // 2)[len(values) // 2]
     # float32 counts up to the size of a sample exactly, in any order.
     return np.asarray(np.sign(values - middle), np.float32)
+
+
+def _agree(a: np.ndarray, b: np.ndarray) -> float:
+    """How many 16ths of two samples' signs agree."""
+    return 8 * (float(a @ b) / len(a) + 1)
 
 
 class Matcher:
@@ -95,13 +104,15 @@ class Matcher:
         """For each new tensor the number of the old one, or None."""
         self._by_name()
         self._by_bytes()
+        self._by_gguf_name()
         self._by_likeness()
         return tuple(self._pairs.get(n) for n in range(len(self._new.layout.tensors)))
 
     def _sample(self, side: Side, number: int) -> bytes:
         at = side is self._new, number
         if at not in self._samples:
-            self._samples[at] = side.sample(side.layout.tensors[number])
+            t = side.layout.tensors[number]
+            self._samples[at] = side.sample(t, side.elements(t))
         return self._samples[at]
 
     def _print(self, side: Side, number: int) -> bytes:
@@ -122,7 +133,9 @@ class Matcher:
         for number, t in enumerate(self._new.layout.tensors):
             path = self._new.source.files[t.file].path
             found = exact.get((path, t.name), alone.get(t.name))
-            if found is not None and t.length and fits(t, self._old.layout.tensors[found]):
+            if found is None or not t.length or not fits(t, self._old.layout.tensors[found]):
+                continue
+            if self._old.layout.tensors[found].dtype not in BLOCKS or self._alike(number, found):
                 self._pairs[number] = found
 
     def _by_bytes(self) -> None:
@@ -147,6 +160,33 @@ class Matcher:
             found = next((n for n in same if self._sample(self._old, n) == mine), None)
             if found is not None:
                 self._pairs[number] = found
+
+    def _by_gguf_name(self) -> None:
+        names = [gguf_name(t.name) for t in self._old.layout.tensors]
+        times = Counter(names)
+        alone = {name: n for n, name in enumerate(names) if times[name] == 1}
+        for number, t in enumerate(self._new.layout.tensors):
+            if number in self._pairs or not t.length:
+                continue
+            found = alone.get(gguf_name(t.name))
+            if (
+                found is not None
+                and fits(t, self._old.layout.tensors[found])
+                and self._alike(number, found)
+            ):
+                self._pairs[number] = found
+
+    def _alike(self, number: int, other: int) -> bool:
+        """Whether a float tensor is like another, as far as both go."""
+        new, old = self._new.layout.tensors[number], self._old.layout.tensors[other]
+        count = min(self._new.elements(new), self._old.elements(old))
+        if old.dtype in BLOCKS:
+            count -= count % BLOCKS[old.dtype][0]
+        if not count:
+            return False
+        own = signs(new, self._new.sample(new, count))
+        theirs = signs(old, self._old.sample(old, count))
+        return own is not None and theirs is not None and _agree(own, theirs) >= ALIKE
 
     def _by_likeness(self) -> None:
         """For new names: among all old tensors with as many elements whose names are gone."""
@@ -177,11 +217,10 @@ class Matcher:
             if own is not None:
                 theirs = signs(self._old.layout.tensors[other], sample)
                 assert theirs is not None
-                agree = (float(own @ theirs) / len(own) + 1) / 2
+                yield _agree(own, theirs), -other
             else:
                 a, b = np.frombuffer(mine, np.uint8), np.frombuffer(sample, np.uint8)
-                agree = float(np.count_nonzero(a == b)) / len(a)
-            yield 16 * agree, -other
+                yield 16 * float(np.count_nonzero(a == b)) / len(a), -other
 
 
 def match_files(new: Side, old: Side, pairs: tuple[int | None, ...]) -> tuple[int | None, ...]:
