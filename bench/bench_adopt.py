@@ -21,6 +21,7 @@ from __future__ import annotations
 import argparse
 import csv
 import ctypes
+import re
 import sys
 import tempfile
 from dataclasses import astuple, dataclass, fields
@@ -81,13 +82,15 @@ def kind_of(name: str, shape: tuple[int, ...], wanted: str, layers: int) -> str:
     kind, better = MIXES.get(wanted, (wanted, wanted))
     if name == "token_embd.weight":
         kind = better  # tied to the output
-    if name.endswith((".attn_v.weight", ".ffn_down.weight")):
-        layer = int(name.split(".")[1])
+    if match := re.search(r"\.([0-9]+)\..*(?:attn_v|attn\.v|ffn_down)\.weight", name):
+        layer = int(match[1])
         eighth = layers // 8
         if layer < eighth or layer >= 7 * layers // 8 or (layer - eighth) % 3 == 2:
             kind = better
-    elems = gguf.GGML_QUANT_SIZES[gguf.GGMLQuantizationType[kind]][0]
-    return kind if shape[-1] % elems == 0 else FALLBACK.get(kind, "F32")
+    for found in (kind, FALLBACK.get(kind, "F32"), "F32"):
+        if shape[-1] % gguf.GGML_QUANT_SIZES[gguf.GGMLQuantizationType[found]][0] == 0:
+            return found
+    raise AssertionError
 
 
 def write_gguf(model: Path, out: Path, wanted: str, ggml: Ggml) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib
 import os
 import re
 import shlex
@@ -52,6 +53,24 @@ def tuned(model: Path, folder: Path, seed: int) -> None:
         if values.dtype.kind == "f":
             tensors[name] = values * (1 + 1e-3 * rng.normal(size=values.shape)).astype(values.dtype)
     save_file(tensors, folder / "model.safetensors")
+
+
+def quantised(model: Path, out: Path) -> None:
+    """A GGUF file with a model's matrices in Q8_0, and the rest as floats."""
+    gguf = importlib.import_module("gguf")
+    writer = gguf.GGUFWriter(out, "llama")
+    for name, values in load_file(model / "model.safetensors").items():
+        if values.dtype.kind == "f":
+            if values.ndim > 1:
+                kind = gguf.GGMLQuantizationType.Q8_0
+                blocks = gguf.quants.quantize(values.astype(np.float32), kind)
+                writer.add_tensor(name, blocks, raw_dtype=kind)
+            else:
+                writer.add_tensor(name, values)
+    writer.write_header_to_file()
+    writer.write_kv_data_to_file()
+    writer.write_tensors_to_file()
+    writer.close()
 
 
 class Runner:

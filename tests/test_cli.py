@@ -9,6 +9,7 @@ import re
 import shutil
 import subprocess
 import sys
+from importlib.util import find_spec
 from pathlib import Path
 
 import documents
@@ -188,11 +189,13 @@ def test_every_command_of_the_readme_runs(model: Path, tmp_path: Path, monkeypat
     assert runner.reloaded == ["v2@exact"]
 
 
+@pytest.mark.skipif(find_spec("gguf") is None, reason="makes a GGUF file")
 def test_every_command_about_versions_runs(model: Path, tmp_path: Path) -> None:
     """Those of docs/versions.md, in order; it ends at the newest version."""
     (tmp_path / "model-v1").symlink_to(model)
     for number in (2, 3, 4):
         documents.tuned(model, tmp_path / f"model-v{number}", number)
+    documents.quantised(model, tmp_path / "model-Q8_0.gguf")
     with documents.running(tmp_path) as runner:
         for words in documents.commands((ROOT / "docs" / "versions.md").read_text()):
             if words[0] == "watch":
@@ -202,6 +205,7 @@ def test_every_command_about_versions_runs(model: Path, tmp_path: Path) -> None:
     for folder in ("mine", "live"):
         assert sha256(tmp_path / folder / WEIGHTS) == sha256(tmp_path / "model-v4" / WEIGHTS)
     assert sha256(tmp_path / "second" / WEIGHTS) == sha256(tmp_path / "model-v2" / WEIGHTS)
+    assert sha256(tmp_path / "exact" / WEIGHTS) == sha256(model / WEIGHTS)
 
 
 def test_versions(tmp_path: Path, versions) -> None:

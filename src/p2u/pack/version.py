@@ -158,7 +158,9 @@ class VersionUpdate:
                 f"{len(lonely)} of {len(tensors)} tensors, {size:,} bytes, have no counterpart in "
                 f"the parent and are coded alone: {names}{more}"
             )
-            if any(t.dtype in BLOCKS for t in self._old.side.layout.tensors):
+            blocks = any(t.dtype in BLOCKS for t in self._old.side.layout.tensors)
+            matrices = (tensors[n] for n in lonely if len(tensors[n].shape) > 1)
+            if blocks and any(t.dtype in PROGRESSIVE for t in matrices):
                 text += (
                     ". Rows in another order are not followed (llama.cpp permutes those of "
                     "attn_q and attn_k of Llama models)"
