@@ -21,6 +21,7 @@ from p2u.layout import Tensor
 from p2u.mapping import Map
 from p2u.pack.cut import CHUNK_ELEMENTS, GAPS, Job
 from p2u.pack.match import Side, fits
+from p2u.pack.source import Scratch
 from p2u.recipe import Treatment
 from p2u.types import BLOCKS, PROGRESSIVE
 
@@ -37,7 +38,7 @@ _BLOCK_BYTES = {
     name: size for name, elems, size in TYPES.values() if elems > 1 and size <= MAX_STRIDE
 }
 #: Bytes that are compared at once, and those of carried files.
-LOOK, LOOK_CARRIED = 4 << 20, 64 << 10
+LOOK, LOOK_CARRIED = 1 << 20, 64 << 10
 
 
 class Way(Enum):
@@ -95,6 +96,7 @@ class Comparer:
     def __init__(self, new: Side, old: Side, map: Map) -> None:  # noqa: A002 - its name in index
         self._new, self._old = new, old
         self.map = map
+        self._mine, self._theirs = Scratch(), Scratch()
 
     def changes(self) -> Iterator[Change]:
         """All chunks: carried bytes first, then tensors in the order of a forward pass.
@@ -162,17 +164,13 @@ class Comparer:
         step = max(1, LOOK // (t.cols * t.item))
         for first in range(0, rows, step):
             begin, elems = t.span(first, min(step, rows - first))
-            a = self._new.source.read(t.file, t.offset + begin * t.item, elems * t.item)
-            b = self._old.source.read(old.file, old.offset + begin * t.item, elems * t.item)
-            if a == b:
-                continue
+            a, b = (scratch.view(elems * t.item) for scratch in (self._mine, self._theirs))
+            self._new.source.read_into(t.file, t.offset + begin * t.item, a)
+            self._old.source.read_into(old.file, old.offset + begin * t.item, b)
             unequal = _unequal(a, b, t.item)
-            differing += int(np.count_nonzero(unequal))
-            whole = elems // t.cols
-            changed = unequal[: whole * t.cols].reshape(whole, t.cols).any(axis=1)
-            found.append(first + np.flatnonzero(changed))
-            if unequal[whole * t.cols :].any():
-                found.append(np.array([first + whole]))
+            if some := int(np.count_nonzero(unequal)):
+                differing += some
+                found.append(first + _rows_with(unequal, t.cols))
         return np.concatenate(found) if found else np.empty(0, np.int64), differing
 
     def _chunks(
@@ -252,12 +250,20 @@ def block_bytes(dtype: str) -> int:
     return _BLOCK_BYTES.get(dtype, 0)
 
 
-def _unequal(a: bytearray, b: bytearray, item: int) -> np.ndarray:
+def _unequal(a: memoryview, b: memoryview, item: int) -> np.ndarray:
     """Which elements differ."""
     if item in (1, 2, 4, 8):
         return np.asarray(np.frombuffer(a, f"<u{item}") != np.frombuffer(b, f"<u{item}"))
     unequal = np.frombuffer(a, np.uint8) != np.frombuffer(b, np.uint8)
     return np.asarray(unequal.reshape(-1, item).any(axis=1))
+
+
+def _rows_with(flags: np.ndarray, cols: int) -> np.ndarray:
+    """Numbers of the rows that have a flag set; the last row may be shorter."""
+    whole = len(flags) // cols
+    rest = flags[whole * cols :]
+    rows = flags[: whole * cols].reshape(whole, cols).any(axis=1)
+    return np.flatnonzero(np.append(rows, rest.any()))
 
 
 def _carry(pieces: Iterable[Piece]) -> Change:
