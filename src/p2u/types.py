@@ -29,7 +29,7 @@ ITEMSIZE: dict[str, int] = {
 #: The dtypes that have progressive levels; every other dtype is exact from the base on.
 PROGRESSIVE = ("F32", "F16", "BF16")
 
-#: Block types of ggml that floats can be predicted from: elements and bytes of a block.
+#: What others quantise to, that floats can be predicted from: elements and bytes of a block.
 BLOCKS: dict[str, tuple[int, int]] = {
     "Q4_0": (32, 18),
     "Q4_1": (32, 20),
@@ -41,6 +41,8 @@ BLOCKS: dict[str, tuple[int, int]] = {
     "Q4_K": (256, 144),
     "Q5_K": (256, 176),
     "Q6_K": (256, 210),
+    "F8_E4M3": (1, 1),
+    "F8_E5M2": (1, 1),
 }
 
 

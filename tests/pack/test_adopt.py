@@ -122,13 +122,26 @@ def test_permuted_rows_go_without(tmp_path: Path) -> None:
     assert content(tmp_path / "out") == content(src)
 
 
-@pytest.mark.parametrize(("dtype", "lower", "part"), [("F32", "F16", 0.45), ("F32", "BF16", 0.6)])
+LOWER = {
+    **FLOATS, "F8_E4M3": ml_dtypes.float8_e4m3fn, "F8_E5M2": ml_dtypes.float8_e5m2
+}  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("dtype", "lower", "part"),
+    [
+        ("F32", "F16", 0.45),
+        ("F32", "BF16", 0.6),
+        ("BF16", "F8_E4M3", 0.34),
+        ("F16", "F8_E5M2", 0.6),
+    ],
+)
 def test_from_lower_precision(tmp_path: Path, dtype: str, lower: str, part: float) -> None:
     tensors = original(dtype=dtype)
     src = model(tmp_path / "model", tensors)
     theirs = model(
         tmp_path / "theirs",
-        {n: (lower, t[1], values(t).astype(FLOATS[lower]).tobytes()) for n, t in tensors.items()},
+        {n: (lower, t[1], values(t).astype(LOWER[lower]).tobytes()) for n, t in tensors.items()},
     )
     package = tmp_path / "p"
     pack(src, package, adopt=theirs / "model.safetensors")
@@ -179,6 +192,23 @@ def test_versions_of_a_quantised_file(tmp_path: Path) -> None:
         assert cost(package, "v1@exact", "v2@exact") < 0.15 * two.stat().st_size
         pull(package, tmp_path / f"out-{kind}")
         assert list(content(tmp_path / f"out-{kind}").values()) == [two.read_bytes()]
+
+
+def test_scales_beside_the_weights_are_not_known(tmp_path: Path) -> None:
+    """Floats of 8 bits that are to be multiplied: alike, but of no use, and so not used."""
+    tensors = original()
+    src = model(tmp_path / "model", tensors)
+    scaled = {
+        n: ("F8_E4M3", t[1], (values(t) * 300).astype(LOWER["F8_E4M3"]).tobytes())
+        for n, t in tensors.items()
+    }
+    theirs = model(tmp_path / "theirs", scaled)
+    report = pack(src, tmp_path / "p", adopt=theirs, also_base=False)
+    alone = pack(src, tmp_path / "alone", levels=("base", "exact")).states[-1].bytes
+    assert cost(tmp_path / "p", "theirs@given", "v1@exact") < 1.05 * alone
+    assert report.version == "v1"
+    pull(tmp_path / "p", tmp_path / "out", origin=theirs)
+    assert content(tmp_path / "out") == content(src)
 
 
 def test_what_does_not_fit(tmp_path: Path) -> None:

@@ -191,7 +191,7 @@ class Grower:
         raise UsageError(
             f"no tensor of it ({', '.join(held[:8])}) is like one of the model",
             file=parent.end.side.source.files[0].path,
-            hint="Adopt a file of the same model: with floats, or a GGUF with " + ", ".join(BLOCKS),
+            hint=f"Adopt a file of the same model, with floats or {', '.join(BLOCKS)}",
         )
 
     @property
