@@ -39,7 +39,10 @@ def _states(manifest: Manifest, original: int, version: str | None = None) -> Ta
             continue
         share = f"{100 * s.bytes / original:.2f} %" if original and s.bytes is not None else ""
         size = "" if s.bytes is None else f"{s.bytes:,}"
-        table.add_row(manifest.title(s), size, share, f"{s.bits:.2f}", _quality(s.snr_db))
+        # Of somebody else's file nothing is known but its digest.
+        known = not manifest.release(s).foreign
+        about = (f"{s.bits:.2f}", _quality(s.snr_db)) if known else ("", "")
+        table.add_row(manifest.title(s), size, share, *about)
     return table
 
 
