@@ -132,6 +132,8 @@ def test_a_late_one_comes_to_the_newest_state(package: Path, models) -> None:
     for options in ({}, {"follow": SOON}, {"mode": "eager"}, {"staging": "chunks"}):
         with open_replica(package, **options) as replica:
             replica.wait("base", timeout=20)
+            replica.wait("exact", timeout=20)
+            assert replica.id == "v3@exact"
             replica.wait("v3@exact", timeout=20)
             replica.wait(timeout=20)
             assert files(replica) == kit.tree(models["v3"])

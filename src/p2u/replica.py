@@ -174,8 +174,9 @@ class Replica:
         """Return when a state is complete.
 
         Args:
-            state: Its label, its id, or the name of a version; by default the last one of this
-                replica, or the newest that was found where it follows versions. ``"best"``: the
+            state: Its label, which is that of the newest version on the first way that has it; its
+                id, or the name of a version. By default the last one of this replica, or the
+                newest that was found where it follows versions. ``"best"``: the
                 best one that the bandwidth measured can deliver by the replica's deadline, or the
                 first.
             timeout: Most seconds to wait.
@@ -345,13 +346,19 @@ class Replica:
         return count > 0
 
     def _find(self, state: str) -> int | None:
-        """Place on the way of the first state that will do; None where that is not known yet."""
-        labels = self._course.labels
+        """Place on the way of the first state that will do; None where that is not known yet.
+
+        A label is that of the newest version on the first way that has it: the way may come by
+        older ones. While following, any later one will do.
+        """
+        labels, first = self._course.labels, self._course.first
         if not labels:
             return None
-        for place, (id_, label) in enumerate(labels.items()):
-            if state in (id_, label):
-                return place
+        places = [n for n, (id_, label) in enumerate(labels.items()) if state in (id_, label)]
+        ids = list(labels)
+        own = [place for place in places if ids[place] in first]
+        if places:
+            return own[-1] if own else places[0]
         versions = [id_.partition("@")[0] for id_ in labels]
         if state in versions:
             return len(versions) - 1 - versions[::-1].index(state)

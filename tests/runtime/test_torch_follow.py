@@ -132,6 +132,15 @@ def test_refresh_without_following(package: Path, models) -> None:
     assert nets.same(model, plain(models["v2"]))
 
 
+def test_a_label_is_that_of_the_newest_version(package: Path, models) -> None:
+    """Also where the way comes by the same label of an older one, and nothing goes on behind it."""
+    later.add(package, models["v2"], "v2")
+    for background in (False, True):
+        model = p2u.torch.load(package, nets.Net, state="exact", background=background)
+        assert model.p2u.id == "v2@exact"
+        model.p2u.cancel()
+
+
 def test_following_needs_the_background(package: Path) -> None:
     with pytest.raises(UsageError, match="background"):
         p2u.torch.load(package, nets.Net, follow=1.0, background=False)

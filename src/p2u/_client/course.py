@@ -97,6 +97,7 @@ class Course:
 
     Attributes:
         labels: Id to label of each state on the way, in order; empty until the manifest is here.
+        first: Ids of those on the way from nothing to the state wanted at the beginning.
         marks: See `Package.marks`.
         target: Label of the state on its way.
         position: The state that the memory holds.
@@ -115,6 +116,7 @@ class Course:
         self.plan = plan
         self.gate = Gate(plan.patience)
         self.labels: dict[str, str] = {}
+        self.first: tuple[str, ...] = ()
         self.marks: tuple[tuple[str, int], ...] = ()
         self.target: str | None = None
         self.position: State | None = None
@@ -227,6 +229,7 @@ class Course:
             self._step = None
             self.need_files().drop_spare()
             self._way = (self._way or ())[: self._done]
+            self.first = self.first[: self._done]
             self.follower.give_up(error, self.package.manifest)
 
     def _free(self) -> None:
@@ -244,7 +247,8 @@ class Course:
             (manifest.state(update.target).label, at)
             for update, (_, at) in zip(way, self.package.marks(way), strict=True)
         )
-        self.add_states([update.target for update in way])
+        self.first = tuple(update.target for update in way)
+        self.add_states(list(self.first))
         self._way = way
 
     def _update(self, update: Update, replace: Replace) -> None:
