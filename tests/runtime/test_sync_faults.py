@@ -98,6 +98,29 @@ def test_what_cannot_be_published(tmp_path: Path) -> None:
         Subscriber(tmp_path / "pkg", in_place=True)
 
 
+def test_tensors_that_are_not_all_there(tmp_path: Path) -> None:
+    """Shards, tensors on the meta device and sparse ones get clear messages."""
+    distributed = pytest.importorskip("torch.distributed.tensor")
+    torch.distributed.init_process_group(
+        "gloo", store=torch.distributed.HashStore(), rank=0, world_size=1
+    )
+    try:
+        mesh = torch.distributed.init_device_mesh("cpu", (1,))
+        shard = distributed.distribute_tensor(torch.zeros(4), mesh, [distributed.Shard(0)])
+        with Publisher(tmp_path / "pkg") as publisher:
+            for tensor, words in (
+                (shard, "full_tensor"),
+                (torch.zeros(4, device="meta"), "meta"),
+                (torch.eye(4).to_sparse(), "sparse"),
+            ):
+                with pytest.raises(UsageError, match=words):
+                    publisher.publish({"w": tensor})
+            publisher.publish({"w": shard.full_tensor()})
+    finally:
+        torch.distributed.destroy_process_group()
+    assert steps(tmp_path / "pkg") == ["step0"]
+
+
 def test_a_publisher_that_is_made_again_continues(tmp_path: Path) -> None:
     """From the newest exact state, the same step again too; late ones find an anchor near."""
     trainer, model = Trainer(), nets.Net()

@@ -29,7 +29,7 @@ def tensors_of(source: torch.nn.Module | Mapping[str, Any]) -> dict[str, torch.T
         source: A module, or a mapping of names to tensors such as its ``state_dict()``.
 
     Raises:
-        UsageError: A value is not a tensor, or there are none.
+        UsageError: A value is not a tensor, or none that could be copied; or there are none.
     """
     import torch
 
@@ -45,11 +45,7 @@ def tensors_of(source: torch.nn.Module | Mapping[str, Any]) -> dict[str, torch.T
     seen = set()
     for name in order:
         tensor = found[name]
-        if not isinstance(tensor, torch.Tensor):
-            raise UsageError(
-                f"{name!r} is of type {type(tensor).__name__}, expected a tensor",
-                hint="Give a module or a flat mapping of names to tensors",
-            )
+        _check(name, tensor)
         place = (tensor.device, tensor.data_ptr(), tensor.shape, tensor.stride(), tensor.dtype)
         if tensor.numel() and place in seen:
             continue
@@ -58,6 +54,26 @@ def tensors_of(source: torch.nn.Module | Mapping[str, Any]) -> dict[str, torch.T
     if not chosen:
         raise UsageError("there are no tensors to publish")
     return chosen
+
+
+def _check(name: str, tensor: Any) -> None:
+    """Raise UsageError unless it is a tensor that has all of its elements in one memory."""
+    import torch
+
+    if not isinstance(tensor, torch.Tensor):
+        raise UsageError(
+            f"{name!r} is of type {type(tensor).__name__}, expected a tensor",
+            hint="Give a module or a flat mapping of names to tensors",
+        )
+    if hasattr(tensor, "full_tensor"):
+        raise UsageError(
+            "it is only a part of the tensor, which is sharded",
+            tensor=name,
+            hint="Call full_tensor() on every rank, and publish on one of them",
+        )
+    if tensor.is_meta or tensor.layout is not torch.strided:
+        what = "has no memory (meta)" if tensor.is_meta else f"is of the layout {tensor.layout}"
+        raise UsageError(f"it {what}", tensor=name, hint="Publish dense tensors that have values")
 
 
 class Snapshot:
