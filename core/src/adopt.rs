@@ -30,8 +30,8 @@ pub struct Head {
     pub block: Block,
     /// Low bits that are zero in every element.
     pub tz: u32,
-    /// Bits of a magnitude near zero that are below its symbol.
-    pub near: u32,
+    /// Classes far from zero from which on the side of a code is that of the prediction's rest.
+    pub turn: u32,
     /// Raw bits below the symbol, by context.
     pub widths: [u8; MAX_CTX],
     /// Contexts of the classes.
@@ -41,7 +41,7 @@ pub struct Head {
 impl Head {
     fn read<F: Format>(r: &mut Reader) -> Result<Self, Error> {
         let block = Block::from_code(r.u8()?)?;
-        let (tz, near, used) = (u32::from(r.u8()?), u32::from(r.u8()?), r.u16()?);
+        let (tz, turn, used) = (u32::from(r.u8()?), u32::from(r.u8()?), r.u16()?);
         let mut widths = [0; MAX_CTX];
         for (c, w) in widths.iter_mut().enumerate() {
             if used >> c & 1 == 1 {
@@ -49,7 +49,7 @@ impl Head {
             }
         }
         let far = |&w: &u8| u32::from(w) > MAX_FIELD;
-        if tz > F::MANT || near > MAX_FIELD || widths.iter().any(far) {
+        if tz > F::MANT || turn > FAR as u32 || widths.iter().any(far) {
             return Err(Error::Malformed);
         }
         let mut map = [0; CLASSES];
@@ -59,14 +59,14 @@ impl Head {
         Ok(Head {
             block,
             tz,
-            near,
+            turn,
             widths,
             map,
         })
     }
 
     pub fn write(&self, out: &mut Vec<u8>) {
-        out.extend_from_slice(&[self.block as u8, self.tz as u8, self.near as u8]);
+        out.extend_from_slice(&[self.block as u8, self.tz as u8, self.turn as u8]);
         let used = |c: usize| u16::from(self.widths[c] > 0) << c;
         let used = (0..MAX_CTX).fold(0, |all, c| all | used(c));
         out.extend_from_slice(&used.to_le_bytes());
@@ -79,7 +79,7 @@ impl Head {
     }
 
     fn scale<F: Format>(&self) -> Scale {
-        Scale::new::<F>(self.tz, self.near)
+        Scale::new::<F>(self.tz, self.turn)
     }
 }
 
@@ -137,7 +137,7 @@ impl Predictions {
         for ((c, v), s) in out.iter_mut().zip(&self.values).zip(&self.steps) {
             let (a, d) = (v.to_bits() & MAGNITUDE, s.to_bits() & MAGNITUDE);
             let near = (d.wrapping_sub(a) >> 20).min(31);
-            let far = ((a >> 23 << 2) + 3).wrapping_sub(d >> 21).min(31) + FAR as u32;
+            let far = far_class(a, d) + FAR as u32;
             *c = (if a < d { near } else { far }) as u8;
         }
     }
@@ -182,23 +182,29 @@ impl Predictions {
     }
 }
 
+/// Class of a prediction that is a step or more from zero.
+#[inline(always)]
+fn far_class(a: u32, d: u32) -> u32 {
+    ((a >> 23 << 2) + 3).wrapping_sub(d >> 21).min(31)
+}
+
 /// How ordered integers of 32 bits, with 23 of mantissa, become those that are coded.
 #[derive(Clone, Copy)]
 pub struct Scale {
     cut: u32,
     half: u32,
     tz: u32,
-    near: u32,
+    turn: u32,
 }
 
 impl Scale {
-    pub fn new<F: Format>(tz: u32, near: u32) -> Self {
+    pub fn new<F: Format>(tz: u32, turn: u32) -> Self {
         let cut = 23 - F::MANT + tz;
         Scale {
             cut,
             half: (1 << cut) >> 1,
             tz,
-            near,
+            turn,
         }
     }
 
@@ -209,8 +215,9 @@ impl Scale {
         let m = magnitude::<F>(a);
         let far = Far {
             middle: ((m + self.half) >> self.cut) as i32 ^ -(sign as i32),
-            // Rounding made it larger, or left it below: the prediction itself is on the other side.
-            down: u32::from(m & self.half != 0) ^ sign,
+            // Toward zero there is more room, in floats; with few of them it counts on which side of
+            // the nearest one the prediction is: below, if rounding made it larger.
+            down: u32::from((far_class(a, d) < self.turn) | (m & self.half != 0)) ^ sign,
         };
         let twice = d.min(0x7f00_0000) + (1 << 23);
         let near = Near {
@@ -254,7 +261,6 @@ struct Far {
 }
 
 impl Far {
-    /// Odd codes lead to the side on which the prediction is.
     #[inline(always)]
     fn element<F: Format>(&self, scale: &Scale, z: u32) -> u32 {
         let up = 32 - 8 * F::BYTES as u32;
@@ -294,10 +300,8 @@ impl Near {
     #[inline(always)]
     fn element<F: Format>(&self, scale: &Scale, z: u32) -> u32 {
         let w = z.wrapping_sub(1);
-        let mask = (1 << scale.near) - 1;
-        let y = w >> scale.near >> 1 << scale.near | w & mask;
-        let u = self.last.wrapping_sub(y) << scale.tz & F::MASK;
-        let sign = (w >> scale.near & 1 ^ self.sign) * F::SIGN;
+        let u = self.last.wrapping_sub(w >> 1) << scale.tz & F::MASK;
+        let sign = (w & 1 ^ self.sign) * F::SIGN;
         if z == 0 {
             0
         } else {
@@ -309,14 +313,12 @@ impl Near {
     fn code<F: Format>(&self, scale: &Scale, bits: u32) -> u32 {
         let y = self.last.wrapping_sub((bits & F::MASK) >> scale.tz);
         let sign = u32::from(bits & F::SIGN != 0) ^ self.sign;
-        let upper = y >> scale.near;
-        let z = (upper << 1 | sign) << scale.near | y & ((1 << scale.near) - 1);
         if bits == 0 {
             0
-        } else if upper > 127 {
+        } else if y >> 31 == 1 {
             u32::MAX
         } else {
-            z + 1
+            (y << 1 | sign) + 1
         }
     }
 }
@@ -350,7 +352,7 @@ pub fn decode<F: Format, I: Isa>(
         I::decode(&mut stream, ctx, sym)?;
         let (z, mem) = (&mut z[..run.len()], &mut mem[..run.len() * F::BYTES]);
         if head.raw() {
-            fields.take::<I>(&head.widths, ctx, sym, z)?;
+            fields.take::<I, true>(&head.widths, ctx, sym, z)?;
         } else {
             z.iter_mut()
                 .zip(&*sym)

@@ -39,13 +39,16 @@ impl Adopt<'_> {
         check_blocks(block, self.segs, self.priors).map_err(|_| Error::Argument)?;
         let n = rows.elements();
         let tz = trailing_zeros::<F>(self.segs);
-        let (near, mut groups) = self.sample::<F>(block, n, tz);
+        // From there on a step is eight floats or fewer.
+        let turn = (4 * (F::MANT - tz).saturating_sub(3)).min(FAR as u32);
+        let scale = Scale::new::<F>(tz, turn);
+        let mut groups = self.sample::<F>(block, n, scale, tz);
         let share = n as u64 / groups.iter().map(|g| g.count).sum::<u64>().max(1);
         merge(&mut groups, ENTRY / share.max(1));
         let mut head = Head {
             block,
             tz,
-            near,
+            turn,
             widths: [0; MAX_CTX],
             map: [0; CLASSES],
         };
@@ -60,12 +63,12 @@ impl Adopt<'_> {
             let run = start..n.min(start + BLOCK);
             reader.take::<F>(run.start, run.len());
             let ctx = &mut ctx[run.clone()];
-            reader.codes::<F>(Scale::new::<F>(tz, near), ctx, &mut z[run]);
+            reader.codes::<F>(scale, ctx, &mut z[run]);
             for c in ctx {
                 *c = head.map[usize::from(*c) & (CLASSES - 1)];
             }
         }
-        let made = symbols(&head.widths, &z, &ctx);
+        let made = symbols::<true>(&head.widths, &z, &ctx);
         let mut out = header(KIND_ADOPT, self.dtype, rows);
         head.write(&mut out);
         encode::<I>(&mut out, &made.sym, &ctx, &[Layout::Plain; MAX_CTX]);
@@ -79,9 +82,9 @@ impl Adopt<'_> {
         Ok(out)
     }
 
-    /// Bits below the symbols near zero, and the classes that there are in a sample.
+    /// The classes that there are in a sample.
     #[inline(always)]
-    fn sample<F: Format>(&self, block: Block, n: usize, tz: u32) -> (u32, Vec<Group>) {
+    fn sample<F: Format>(&self, block: Block, n: usize, scale: Scale, tz: u32) -> Vec<Group> {
         let step = if n > SMALL * BLOCK {
             SAMPLE * BLOCK
         } else {
@@ -96,11 +99,10 @@ impl Adopt<'_> {
             for start in (0..n).step_by(step) {
                 let len = BLOCK.min(n - start);
                 reader.take::<F>(start, len);
-                reader.codes::<F>(Scale::new::<F>(tz, near), &mut class[..len], &mut z[..len]);
+                reader.codes::<F>(scale, &mut class[..len], &mut z[..len]);
                 for (&z, &c) in z[..len].iter().zip(&class[..len]) {
                     let group = &mut groups[usize::from(c) & (CLASSES - 1)];
-                    deep += usize::from(usize::from(c) < FAR && z == u32::MAX);
-                    group.add(z);
+                    deep += usize::from(!group.add(z) && usize::from(c) < FAR);
                 }
             }
             // Weights that have decayed lie many octaves below the others: with coarser symbols these
@@ -110,7 +112,7 @@ impl Adopt<'_> {
                 continue;
             }
             groups.retain(|g| g.count > 0);
-            return (near, groups);
+            return groups;
         }
     }
 }
@@ -181,12 +183,12 @@ struct Group {
 
 impl Group {
     fn new<F: Format>(class: usize, tz: u32, near: u32) -> Self {
-        // A step has 2^(M - T) floats, or twice as many, where its exponent is the prediction's: some
-        // 32 to 64 symbols.
+        // A step has 2^(M - T) floats, or twice as many, where its exponent is the prediction's, half of
+        // them on either side: some 32 to 64 symbols.
         let width = if class < FAR {
             near
         } else {
-            (F::MANT - tz).saturating_sub((class - FAR) as u32 / 4 + 5)
+            (F::MANT - tz).saturating_sub((class - FAR) as u32 / 4 + 6)
         };
         Group {
             first: class,
@@ -198,14 +200,17 @@ impl Group {
         }
     }
 
-    fn add(&mut self, z: u32) {
+    /// Counts a code; says whether it has a symbol.
+    fn add(&mut self, z: u32) -> bool {
+        let w = z.wrapping_sub(1);
         let symbol = match z {
             0 => 0,
-            _ => ((z - 1) >> self.width) as usize + 1,
+            _ => ((w >> 1 >> self.width << 1 | w & 1) as usize) + 1,
         };
         // Patches are as dear whatever the context.
         self.counts[if symbol > 255 { 0 } else { symbol }] += 1;
         self.count += 1;
+        symbol < 256
     }
 
     /// Counts with at least so many raw bits.
@@ -214,7 +219,7 @@ impl Group {
         for (s, &n) in self.counts.iter().enumerate() {
             let to = match s {
                 0 => 0,
-                _ => ((s - 1) >> (width - self.width)) + 1,
+                _ => ((s - 1) >> 1 >> (width - self.width) << 1 | (s - 1) & 1) + 1,
             };
             out[to] += n;
         }

@@ -245,7 +245,7 @@ impl Batch {
         I::decode(stream, ctx, sym)?;
         let z = &mut self.z[..sym.len()];
         if head.raw() {
-            fields.take::<I>(&head.widths, ctx, sym, z)?;
+            fields.take::<I, false>(&head.widths, ctx, sym, z)?;
         }
         I::delta_combine::<F>(mem, sym, if head.raw() { Some(z) } else { None }, head.tz);
         Ok(())

@@ -93,7 +93,7 @@ impl Delta<'_> {
         write_bitmap::<I>(&mut out, &bitmap);
         let mut patches = Vec::new();
         if !coded.ctx.is_empty() {
-            let made = symbols(&head.widths, &coded.z, &coded.ctx);
+            let made = symbols::<false>(&head.widths, &coded.z, &coded.ctx);
             let layouts = [Layout::Plain; MAX_CTX];
             encode_with::<I>(&mut out, &made.sym, &coded.ctx, &layouts, Slack::Share);
             if head.raw() {
@@ -214,9 +214,10 @@ pub struct Symbols {
     pub far: Vec<usize>,
 }
 
-/// Symbols of codes: none of it, or the code less one without its raw bits, plus one.
+/// Symbols of codes: none of it, or the code less one without its raw bits, plus one. The raw bits are
+/// the lowest ones, or `SIDED` those above the lowest.
 #[inline(always)]
-pub fn symbols(widths: &[u8; MAX_CTX], z: &[u32], ctx: &[u8]) -> Symbols {
+pub fn symbols<const SIDED: bool>(widths: &[u8; MAX_CTX], z: &[u32], ctx: &[u8]) -> Symbols {
     let mut sym = vec![0u8; z.len()];
     let mut fields = Vec::new();
     let mut far = Vec::new();
@@ -225,7 +226,13 @@ pub fn symbols(widths: &[u8; MAX_CTX], z: &[u32], ctx: &[u8]) -> Symbols {
         let items = sym.iter_mut().zip(z).zip(ctx);
         for (i, ((sym, &z), &c)) in items.enumerate().filter(|(_, ((_, &z), _))| z > 0) {
             let w = u32::from(widths[usize::from(c) & (MAX_CTX - 1)]);
-            let (above, below) = ((z - 1) >> w, (z - 1) & ((1 << w) - 1));
+            let (side, code) = if SIDED {
+                (z - 1 & 1, z - 1 >> 1)
+            } else {
+                (0, z - 1)
+            };
+            let (above, below) = (code >> w, code & ((1 << w) - 1));
+            let above = if SIDED { above << 1 | side } else { above };
             if above > 254 {
                 far.push(i);
                 continue;

@@ -18,9 +18,9 @@ impl<'a> Fields<'a> {
         Fields { buf, bit: 0 }
     }
 
-    /// Zigzag differences from symbols and the fields below them.
+    /// Codes from symbols and the fields below them; `SIDED`: below all but their lowest bit.
     #[inline(always)]
-    pub fn take<I: Isa>(
+    pub fn take<I: Isa, const SIDED: bool>(
         &mut self,
         widths: &[u8; MAX_CTX],
         ctx: &[u8],
@@ -48,7 +48,12 @@ impl<'a> Fields<'a> {
                 let word = src[at..at + 8].try_into().unwrap_or([0; 8]);
                 let v = (u64::from_le_bytes(word) >> (bit & 7)) as u32;
                 if let Some(z) = z.get_mut(i) {
-                    *z = (z.wrapping_sub(1) << w) + (v & ((1 << w) - 1)) + 1;
+                    let (upper, field) = (z.wrapping_sub(1), v & ((1 << w) - 1));
+                    *z = 1 + if SIDED {
+                        ((upper >> 1) << w | field) << 1 | upper & 1
+                    } else {
+                        (upper << w) + field
+                    };
                 }
                 bit += w as usize;
             }

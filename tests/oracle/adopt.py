@@ -21,19 +21,19 @@ MAGNITUDE = (1 << 31) - 1
 @dataclass(frozen=True)
 class Head:
     tz: int
-    near: int
+    turn: int
     widths: list[int]
     map: list[int]
 
 
 def _head(source: Source, f: Format) -> Head:
-    tz, near = source.take(2)
+    tz, turn = source.take(2)
     used = int.from_bytes(source.take(2), "little")
     widths = [source.u8() if used >> c & 1 else 0 for c in range(CONTEXTS)]
-    if tz > f.mant or max(near, *widths) > 24:
+    if tz > f.mant or turn > 32 or max(widths) > 24:
         raise Malformed("impossible parameters of what is adopted")
     contexts = [c for b in source.take(32) for c in (b % 16, b // 16)]
-    return Head(tz, near, widths, contexts)
+    return Head(tz, turn, widths, contexts)
 
 
 def _magnitude(f: Format, a: Ints) -> Ints:
@@ -54,7 +54,7 @@ class Predicted:
     head: Head
     near: Flags
     negative: Flags
-    #: Nearest ordered integer, and where codes that are odd lead from there.
+    #: Nearest ordered integer, and where codes of side 0 lead from there.
     middle: Ints
     toward: Ints
     #: End of the magnitudes near zero.
@@ -65,11 +65,8 @@ class Predicted:
     def of(f: Format, head: Head, values: Ints, steps: Ints) -> Predicted:
         a, g, negative = values & MAGNITUDE, steps & MAGNITUDE, values > MAGNITUDE
         near = a < g
-        classes = np.where(
-            near,
-            np.minimum((g - a) >> 20, 31),
-            32 + np.minimum(4 * (a >> 23) + 3 - (g >> 21), 31),
-        )
+        far = np.minimum(4 * (a >> 23) + 3 - (g >> 21), 31)
+        classes = np.where(near, np.minimum((g - a) >> 20, 31), 32 + far)
         cut = 23 - f.mant + head.tz
         r = _magnitude(f, a)
         middle = (r + ((1 << cut) >> 1)) >> cut
@@ -81,33 +78,33 @@ class Predicted:
             near,
             negative,
             np.where(negative, -middle - 1, middle),
-            np.where(above ^ negative, -1, 1),
+            np.where((above | (far < head.turn)) ^ negative, -1, 1),
             end,
             np.array(head.map)[classes].tolist(),
         )
 
-    def elements(self, z: Ints) -> Ints:
-        f, tz, n = self.f, self.head.tz, self.head.near
-        by = np.where(z % 2 == 1, (z + 1) // 2, -(z // 2)) * self.toward
+    def elements(self, same: Flags, y: Ints, side: Ints) -> Ints:
+        """Elements from their codes: none of it, or a number and a side."""
+        f, tz = self.f, self.head.tz
+        by = np.where(same, 0, (1 - 2 * side) * (y + 1)) * self.toward
         o = wrapped(self.middle + by, 8 * f.size - tz)
         far = unordered(f, (o << tz) | np.where(o < 0, (1 << tz) - 1, 0))
-        w = z - 1
-        y = (w >> (n + 1) << n) + w % (1 << n)
         u = ((self.end - 1 - y) << tz) % f.sign
-        near = u + np.where((w >> n) % 2 ^ self.negative, f.sign, 0)
-        return np.where(self.near, np.where(z == 0, 0, near), far)
+        near = np.where(same, 0, u + np.where((side == 1) ^ self.negative, f.sign, 0))
+        return np.where(self.near, near, far)
 
-    def codes(self, new: Ints) -> Ints:
-        """Codes of elements, -1 where there is none; they may be too large for a symbol."""
-        f, tz, n = self.f, self.head.tz, self.head.near
+    def codes(self, new: Ints) -> tuple[Flags, Ints, Ints]:
+        """Codes of elements; the number is -1 where there is none, and may be too large."""
+        f, tz = self.f, self.head.tz
         by = wrapped((ordered(f, new) >> tz) - self.middle, 32) * self.toward
-        far = np.where(by > 0, 2 * by - 1, -2 * by)
-        y = self.end - 1 - ((new & (f.sign - 1)) >> tz)
         other = (new >= f.sign) ^ self.negative
-        near = 1 + (((y >> n << 1) + other) << n) + y % (1 << n)
-        near = np.where(new == 0, 0, np.where(y < 0, -1, near))
-        z = np.where(self.near, near, far)
-        return np.where(self.elements(np.maximum(z, 0)) == new, z, -1)
+        same = np.where(self.near, new == 0, by == 0)
+        y = np.where(
+            self.near, self.end - 1 - ((new & (f.sign - 1)) >> tz), np.maximum(abs(by) - 1, 0)
+        )
+        side = np.where(self.near, other, by < 0).astype(np.int64)
+        right = (self.elements(same, y, side) == new) & (same | (y >= 0))
+        return same, np.where(right, np.maximum(y, 0), -1), side
 
 
 def read_adopt(
@@ -125,16 +122,16 @@ def read_adopt(
     log.append(("adopt", head))
     p = Predicted.of(f, head, *dequantise(name, b"".join(prior)))
     symbols = read_stream(source, p.context, [PLAIN] * CONTEXTS, log)
-    z = symbols
+    s = np.array(symbols)
+    y = np.maximum(s - 1, 0) >> 1
     if any(head.widths):
         fields = Source(source.take(source.varint()))
         bits = BitSource(fields)
-        z = []
-        for c, s in zip(p.context, symbols, strict=True):
-            field = bits.take(head.widths[c]) if s else 0
-            z.append(((s - 1) << head.widths[c]) + field + 1 if s else 0)
+        for i in np.flatnonzero(s).tolist():
+            width = head.widths[p.context[i]]
+            y[i] = (int(y[i]) << width) + bits.take(width)
         fields.end()
-    return p.elements(np.array(z))
+    return p.elements(s == 0, y, (s - 1) % 2)
 
 
 def encode_adopt(
@@ -147,20 +144,20 @@ def encode_adopt(
     sink.u32(sum(-(-s.elems // s.cols) for s in segments))
     sink.u32(len(new))
     head = choices.adopt(f)
-    sink += bytes([BLOCKS[block][0], head.tz, head.near])
+    sink += bytes([BLOCKS[block][0], head.tz, head.turn])
     sink += sum((w > 0) << c for c, w in enumerate(head.widths)).to_bytes(2, "little")
     sink += bytes(w for w in head.widths if w)
     sink += bytes(a + 16 * b for a, b in zip(head.map[::2], head.map[1::2], strict=True))
     p = Predicted.of(f, head, *dequantise(block, b"".join(sources)))
-    z = p.codes(new)
     symbols, bits = [], Bits()
     far = np.zeros(len(new), bool)
-    for i, (v, c) in enumerate(zip(z.tolist(), p.context, strict=True)):
-        s = 0 if v == 0 else ((v - 1) >> head.widths[c]) + 1
-        far[i] = v < 0 or s > 255
+    for i, (same, y, side) in enumerate(zip(*(v.tolist() for v in p.codes(new)), strict=True)):
+        width = head.widths[p.context[i]]
+        s = 0 if same else 2 * (y >> width) + side + 1
+        far[i] = y < 0 or s > 255
         symbols.append(0 if far[i] else s)
         if symbols[-1]:
-            bits.put(v - 1 & ((1 << head.widths[c]) - 1), head.widths[c])
+            bits.put(y % (1 << width), width)
     write_stream(sink, symbols, p.context, [PLAIN] * CONTEXTS, choices)
     if any(head.widths):
         fields = bits.to_bytes()

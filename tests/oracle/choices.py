@@ -135,10 +135,10 @@ class Choices:
 
     def adopt(self, f: Format) -> AdoptHead:
         """Parameters of what is adopted, the map without sense."""
-        near = self._pick(max(f.mant - 3, 0), self._between(0, 24))
+        usual = max(f.mant - 3, 0)
         tz = self._pick(0, 0, self._between(0, f.mant))
-        widths = [self._pick(0, near, self._between(0, 24)) for _ in range(16)]
-        return AdoptHead(tz, near, widths, self._some(0, 15, 64))
+        widths = [self._pick(0, usual, self._between(0, 24)) for _ in range(16)]
+        return AdoptHead(tz, self._between(0, 32), widths, self._some(0, 15, 64))
 
     def plane_of(self, plane: Any, old: Any) -> int:
         """Mode of a plane of which the parent is known."""
