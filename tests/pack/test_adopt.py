@@ -8,11 +8,21 @@ import ml_dtypes
 import numpy as np
 import pytest
 
-from p2u import pack, pull
+from p2u import gc, pack, publish, pull
 from p2u.errors import FormatError, UsageError
 from p2u.pack.names import gguf_name
 
-from .helpers import FLOATS, Tensors, check_pull, content, cost, manifest_of, model, weights
+from .helpers import (
+    FLOATS,
+    Tensors,
+    check_pull,
+    content,
+    cost,
+    manifest_of,
+    model,
+    moved,
+    weights,
+)
 
 gguf = pytest.importorskip("gguf")
 
@@ -173,6 +183,31 @@ def test_a_package_learns_of_more_files(tmp_path: Path) -> None:
     # Without a base to be had, the way from nothing that is there is used.
     with pytest.raises(UsageError, match="already"):
         pack(src, package, adopt=tmp_path / "model-Q4_0.gguf")
+
+
+def test_adopted_files_and_later_versions(tmp_path: Path) -> None:
+    """The way from the file goes on to the newest version, for as long as there is one."""
+    tensors = original()
+    src = model(tmp_path / "model", tensors)
+    theirs = quantised(tmp_path / "theirs.gguf", tensors, "Q8_0")
+    package = tmp_path / "p"
+    pack(src, package, adopt=theirs)
+    for n in range(3):
+        tensors = {name: moved(tensor, 0.02, n) for name, tensor in tensors.items()}
+        last = model(tmp_path / f"{n}", tensors)
+        publish(last, package)
+    plan = pull(package, tmp_path / "out", origin=theirs, dry_run=True).plan
+    assert plan is not None
+    assert [step.state for step in plan.steps][-1] == "exact"
+    assert plan.begin == "theirs@given"
+    pull(package, tmp_path / "out", origin=theirs)
+    assert content(tmp_path / "out") == content(last)
+    assert "theirs" in gc(package, keep=1).kept  # v1 has a base of its own
+    pull(package, tmp_path / "again", origin=theirs)
+    assert content(tmp_path / "again") == content(last)
+    publish(last, package, anchor=True)
+    assert gc(package, keep=1, anchors=0).kept == ("v5",)
+    check_pull(package, last, tmp_path / "new")
 
 
 def test_versions_of_a_quantised_file(tmp_path: Path) -> None:

@@ -150,7 +150,8 @@ class Comparer:
                 band += 1
             # Whole blocks, so that each byte's place in its block is known.
             unit = _unit(t, block_bytes(t.dtype) or 1)
-            changed = np.unique(changed // unit)
+            if unit > 1:
+                changed = np.unique(changed // unit)
             for first, count in _join(changed, max(1, GAP_ELEMENTS // (t.cols * unit))):
                 first, stop = first * unit, min((first + count) * unit, rows)
                 yield _Rows(number, first, stop - first, Way.DELTA, old.dtype, band)
