@@ -115,6 +115,41 @@ def test_names(tmp_path: Path, dtype: str, names: str) -> None:
     assert content(tmp_path / "out") == content(src)
 
 
+def test_an_output_that_is_tied(tmp_path: Path) -> None:
+    """GGUF has such a matrix once, others twice."""
+    tensors = original()
+    theirs = quantised(tmp_path / "theirs.gguf", tensors, "Q8_0")
+    tensors["lm_head.weight"] = tensors["model.embed_tokens.weight"]
+    src = model(tmp_path / "model", tensors)
+    report = pack(src, tmp_path / "p", adopt=theirs, also_base=False)
+    assert len(report.notes) == 1
+    size = sum(len(data) for data in content(src).values())
+    assert cost(tmp_path / "p", "theirs@given", "v1@exact") < MOST["Q8_0"] * size
+
+
+@pytest.mark.parametrize("dtype", ["BF16", "I8"])
+def test_many_of_a_kind(tmp_path: Path, dtype: str) -> None:
+    """Experts with other names in another order."""
+    count = 150
+
+    def expert(n: int) -> tuple[str, tuple[int, ...], bytes]:
+        if dtype == "I8":
+            return dtype, (16, 40), np.random.default_rng(n).bytes(640)
+        return weights(dtype, 16, 40, seed=n)
+
+    first = {f"a.{n}.w": expert(n) for n in range(count)}
+    second = {
+        f"b.{n}.v": (kind, shape, data[:-2] + b"\1\2")
+        for n, (kind, shape, data) in enumerate(reversed(list(first.values())))
+    }
+    one, two = model(tmp_path / "1", first), model(tmp_path / "2", second)
+    pack(one, tmp_path / "p")
+    report = pack(two, tmp_path / "p", parent=tmp_path / "p")
+    assert report.notes == ()
+    assert cost(tmp_path / "p", "v1@exact", "v2@exact") < 0.15 * count * 640
+    check_pull(tmp_path / "p", two, tmp_path / "out")
+
+
 def test_permuted_rows_go_without(tmp_path: Path) -> None:
     """llama.cpp changes the order of the rows of Llama's q and k."""
     tensors = original()

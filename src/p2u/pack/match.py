@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import hashlib
 from collections import Counter
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -25,6 +25,9 @@ from p2u.types import BLOCKS, PROGRESSIVE
 RUNS, RUN = 8, 512
 #: Parts of a sample that must agree, of 16: by chance it is half for signs, less for bytes.
 ALIKE = 12
+#: Among more candidates than this, these few are looked at as a whole, which agree best in so many
+#: elements: experts are many. By chance hardly one of a million agrees in 12 of 16.
+MANY, FEW, LEAST = 64, 4, 128
 #: Bytes of a carried file that are compared at once.
 _LOOK = 1 << 20
 
@@ -99,6 +102,7 @@ class Matcher:
         self._pairs: dict[int, int] = {}
         self._prints: dict[tuple[bool, int], bytes] = {}
         self._samples: dict[tuple[bool, int], bytes] = {}
+        self._tables: dict[int, np.ndarray] = {}  # by the first tensor of a kind
 
     def tensors(self) -> tuple[int | None, ...]:
         """For each new tensor the number of the old one, or None."""
@@ -189,37 +193,62 @@ class Matcher:
         return own is not None and theirs is not None and _agree(own, theirs) >= ALIKE
 
     def _by_likeness(self) -> None:
-        """For new names: among all old tensors with as many elements whose names are gone."""
-        taken = set(self._pairs.values())
-        rest = [n for n, t in enumerate(self._new.layout.tensors) if t.length]
-        rest = [n for n in rest if n not in self._pairs]
-        free: dict[int, list[int]] = {}
+        """For new names: among all old tensors with as many elements, also those that are taken.
+
+        A copy of a tensor may come and go: an output that is tied to the embedding, a layer twice.
+        """
+        kinds: dict[tuple[str, int], list[int]] = {}
         for number, t in enumerate(self._old.layout.tensors):
-            if number not in taken and t.length:
-                free.setdefault(self._old.elements(t), []).append(number)
-        for number in rest:
-            t = self._new.layout.tensors[number]
-            others = free.get(self._new.elements(t), [])
-            others = [n for n in others if fits(t, self._old.layout.tensors[n])]
-            if best := max(self._likenesses(number, others), default=None):
-                likeness, negative = best
-                if likeness >= ALIKE:
-                    self._pairs[number] = -negative
-                    free[self._new.elements(t)].remove(-negative)
+            if t.length:
+                kinds.setdefault((t.dtype, self._old.elements(t)), []).append(number)
+        for number, t in enumerate(self._new.layout.tensors):
+            if number in self._pairs or not t.length:
+                continue
+            best: tuple[float, int] = (0.0, 0)
+            for (_, elems), others in kinds.items():
+                old = self._old.layout.tensors[others[0]]
+                if elems == self._new.elements(t) and fits(t, old):
+                    likely = self._likely(number, others)
+                    best = max(best, *self._likenesses(number, likely))
+            likeness, negative = best
+            if likeness >= ALIKE:
+                self._pairs[number] = -negative
+
+    def _likely(self, number: int, others: list[int]) -> Sequence[int]:
+        """Of many old tensors of a kind the few that are most alike in a part of their samples."""
+        if len(others) <= MANY:
+            return others
+        if others[0] not in self._tables:
+            self._tables[others[0]] = np.stack([self._begin(self._old, n) for n in others])
+        own, table = self._begin(self._new, number), self._tables[others[0]]
+        agree = np.count_nonzero(table == own, axis=1)
+        # A stable sort: the lower number first where they agree alike.
+        return [others[n] for n in np.argsort(-agree, kind="stable")[:FEW]]
+
+    def _begin(self, side: Side, number: int) -> np.ndarray:
+        """The beginning of a sample's signs, or of its bytes."""
+        t = side.layout.tensors[number]
+        sample = side.sample(t, side.elements(t))
+        found = signs(t, sample)
+        bytes_ = np.frombuffer(sample, np.uint8)
+        return (bytes_ if found is None else found.astype(np.int8))[:LEAST]
+
+    def _signs(self, side: Side, number: int) -> np.ndarray | None:
+        return signs(side.layout.tensors[number], self._sample(side, number))
 
     def _likenesses(self, number: int, others: Iterable[int]) -> Iterable[tuple[float, int]]:
         """How alike each of some old tensors is, in 16ths of the sample, and minus its number."""
-        t = self._new.layout.tensors[number]
-        mine = self._sample(self._new, number)
-        own = signs(t, mine)
+        own = self._signs(self._new, number)
         for other in others:
-            sample = self._sample(self._old, other)
             if own is not None:
-                theirs = signs(self._old.layout.tensors[other], sample)
+                theirs = self._signs(self._old, other)
                 assert theirs is not None
                 yield _agree(own, theirs), -other
             else:
-                a, b = np.frombuffer(mine, np.uint8), np.frombuffer(sample, np.uint8)
+                a, b = (
+                    np.frombuffer(self._sample(side, n), np.uint8)
+                    for side, n in ((self._new, number), (self._old, other))
+                )
                 yield 16 * float(np.count_nonzero(a == b)) / len(a), -other
 
 
