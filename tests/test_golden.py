@@ -28,6 +28,19 @@ def test_every_state_of_the_golden_package(tmp_path: Path) -> None:
     assert hashlib.sha256(original.read_bytes()).hexdigest() == DIGESTS["exact"][original.name]
 
 
+@pytest.mark.parametrize("source", [None, "v1@exact", "v2@exact", "v3@exact"])
+def test_every_state_of_the_golden_versions(source: str | None, tmp_path: Path) -> None:
+    """From nothing, and by the updates from each version."""
+    digests = json.loads((GOLDEN.parent / "v2" / "sha256.json").read_text())
+    ids = list(digests)
+    for state in ids[ids.index(source) + 1 :] if source else ids:
+        out = tmp_path / state
+        for step in (source, state) if source else (state,):
+            p2u.pull(GOLDEN.parent / "v2" / "package", out, until=step)
+        for name, digest in digests[state].items():
+            assert hashlib.sha256((out / name).read_bytes()).hexdigest() == digest
+
+
 def test_the_golden_model_in_memory() -> None:
     tensors = p2u.load(GOLDEN / "package", state="exact")
     assert tensors["layer.0.weight"].shape == (160, 96)
