@@ -8,7 +8,8 @@ The files are made here: matrices are quantised by ggml itself (or by the `gguf`
 llama.cpp's rules for types; tensors have llama.cpp's names. Columns, as parts of the model's file:
 
 - *GGUF*: the file that somebody has;
-- *coded*: the same as a P2U package of its own, from nothing;
+- *package*: the same as a P2U package of its own, from nothing;
+- *coded*: the same by P2U's entropy coder, each byte of a block among its like, without an index;
 - *update*: from it to the exact model;
 - *own*: P2U's base and refinements to exact, from nothing;
 - *sum*: (coded + update) / own: what it costs that the base is somebody else's.
@@ -32,7 +33,7 @@ import numpy as np
 from measure import ram_folder
 from models import WEIGHTS, cache_dir
 
-from p2u import pack, pull
+from p2u import core, pack, pull
 from p2u.formats import scan_model
 from p2u.pack.names import gguf_name
 
@@ -122,6 +123,28 @@ def write_gguf(model: Path, out: Path, wanted: str, ggml: Ggml) -> None:
     writer.close()
 
 
+def entropy_coded(path: Path) -> int:
+    """Bytes of a GGUF's tensors, the bytes at each place of a block with a table of their own."""
+    (file,) = scan_model(str(path)).files
+    data = path.read_bytes()
+    total = file.size - sum(span.length for span in file.spans)
+    for span in file.spans:
+        kind = gguf.GGMLQuantizationType[span.dtype]
+        elems, size = gguf.GGML_QUANT_SIZES[kind]
+        step = (4 << 20) // size * size
+        for at in range(0, span.length, step):
+            part = data[span.offset + at : span.offset + min(at + step, span.length)]
+            segments = [core.Segment(part, len(part), len(part))]
+            if elems == 1:
+                segments = [core.Segment(part, len(part) // size, len(part) // size)]
+                total += len(core.encode_opaque(size, segments).payloads[0])
+            else:
+                # What differs from zeros is all of it.
+                zeros = [bytes(len(part))]
+                total += len(core.encode_opaque_delta(1, segments, zeros, stride=size))
+    return total
+
+
 @dataclass
 class Row:
     """One file; parts of the model's bytes."""
@@ -129,6 +152,7 @@ class Row:
     model: str
     type: str
     gguf: float
+    package: float
     coded: float
     update: float
     own: float
@@ -142,7 +166,8 @@ def measure(model: Path, wanted: str, ggml: Ggml, folder: Path) -> Row:
     # What a model directory has beside its weights is in no GGUF: left out on both sides.
     weights = model / WEIGHTS
     size = weights.stat().st_size
-    coded = pack(theirs, folder / "coded", levels=("base", "exact")).states[-1].bytes
+    package = pack(theirs, folder / "coded", levels=("base", "exact")).states[-1].bytes
+    coded = entropy_coded(theirs)
     report = pack(weights, folder / "p", adopt=theirs)
     manifest = report.manifest
     (update,) = (u for u in manifest.updates if manifest.crosses(u))
@@ -151,11 +176,11 @@ def measure(model: Path, wanted: str, ggml: Ggml, folder: Path) -> Row:
         print(f"  {note}", flush=True)
     result = pull(folder / "p", folder / "out", origin=theirs)
     assert (folder / "out" / WEIGHTS).read_bytes() == weights.read_bytes()
-    assert coded is not None
+    assert package is not None
     assert own is not None
     cost = manifest.cost(update)
     assert result.fetched >= cost
-    parts = (theirs.stat().st_size, coded, cost, own)
+    parts = (theirs.stat().st_size, package, coded, cost, own)
     return Row(model.name, wanted, *(part / size for part in parts), (coded + cost) / own)
 
 
