@@ -83,7 +83,8 @@ class Session:
         self._waiting: tuple[str, Path] | None = None
         self._callbacks: list[Callable[[str], None]] = []
         self._pins = threading.local()
-        self._model: tuple[InferenceSession, tuple[str, ...]] | None = None
+        #: With weights as inputs: the version, its session, names of the weights.
+        self._model: tuple[str, InferenceSession, tuple[str, ...]] | None = None
         self._transferring = False
         self._thread: threading.Thread | None = None
         self.resume()
@@ -323,10 +324,12 @@ class Session:
             options["sess_options"] = self._settings.sess_options()
         if self._settings.weights == "session":
             return _Live(label, InferenceSession(str(path), **options), {})
-        if self._model is None:
+        # Another version may have another graph, and other values of what is no input.
+        version = label.rpartition("@")[0]
+        if self._model is None or self._model[0] != version:
             model, names = split(path)
-            self._model = InferenceSession(model, **options), names
-        inference, names = self._model
+            self._model = version, InferenceSession(model, **options), names
+        _, inference, names = self._model
         return _Live(label, inference, feeds(path, names))
 
     def _fail(self, error: BaseException) -> None:
