@@ -25,6 +25,7 @@ from p2u.allocation import (
     Shares,
     coarsest,
     find_level,
+    finest,
     log2_64,
     parse_damage,
     quantise,
@@ -101,24 +102,27 @@ def test_logarithms_are_exact(value: float) -> None:
 )
 def test_shares(tensors: list[tuple[int, int | None]], level: int) -> None:
     sizes, damage = [n for n, _ in tensors], [d for _, d in tensors]
-    shares = Shares.of(sizes, damage)
+    cols = [8 + n % 200 for n in sizes]
+    shares = Shares.of(sizes, cols, damage)
     mean = sum(n * s for n, s in zip(sizes, shares.shares, strict=True)) / sum(sizes)
     assert 0 <= mean < 1
     offsets = shares.offsets(level)
-    assert all(FINEST <= offset <= COARSEST for offset in offsets)
+    least = [finest(n) for n in cols]
+    assert all(low <= offset <= COARSEST for low, offset in zip(least, offsets, strict=True))
     coarser = shares.offsets(level + FINE)
     assert all(
-        b == min(a + 1, COARSEST) or a == FINEST for a, b in zip(offsets, coarser, strict=True)
+        b == min(a + 1, COARSEST) or a == low
+        for low, a, b in zip(least, offsets, coarser, strict=True)
     )
 
 
 def test_shares_are_those_of_nearly_equal_slopes() -> None:
     # Four times as many weights: 3/4 octave coarser. Four times the damage: half an octave finer.
-    assert Shares.of([1000, 4000], [None, None]).shares == (-38, 10)
-    first, second = Shares.of([1000, 1000], [0, 128]).shares
+    assert Shares.of([1000, 4000], [500, 500], [None, None]).shares == (-38, 10)
+    first, second = Shares.of([1000, 1000], [500, 500], [0, 128]).shares
     assert first - second == 32
     # What is not known counts like the middle one.
-    shares = Shares.of([500] * 4, [-64, 0, 64, None]).shares
+    shares = Shares.of([500] * 4, [500] * 4, [-64, 0, 64, None]).shares
     assert shares[3] == shares[1]
 
 
@@ -143,7 +147,7 @@ def test_levels_out_of_reach() -> None:
     assert find_level(lambda at: 10 - (at == coarsest()), 9, 1) == coarsest()
     everything = find_level(lambda _: 1, 3, 1)
     assert everything is not None
-    assert Shares((0, 50)).offsets(everything) == [FINEST, FINEST]
+    assert Shares((0, 50), (FINEST, FINEST)).offsets(everything) == [FINEST, FINEST]
 
 
 @pytest.mark.parametrize(
@@ -210,8 +214,8 @@ def test_the_base_never_exceeds_its_budget(model: Path, data: st.DataObject) -> 
             return
         assert base_bytes(Path(tmp, "p")) == report.states[0].bytes <= budget
         # The finest of all bases may be smaller; below a bit per weight sizes jump.
-        finest = all(offset == FINEST for offset in report.offsets.values())
-        assert finest or budget < whole // 20 or report.states[0].bytes > budget - whole // 200
+        done = all(offset <= FINEST for offset in report.offsets.values())
+        assert done or budget < whole // 20 or report.states[0].bytes > budget - whole // 200
 
 
 def test_a_part_of_the_model(model: Path, tmp_path: Path) -> None:

@@ -31,6 +31,9 @@ OCTAVE = 64
 FINE = 64
 #: Range of a tensor's offset. Finer, and the tails would leave the bins; coarser is all zero.
 FINEST, COARSEST = -224, 200
+#: A row of ``n`` weights has none beyond ``sqrt(n)`` times their root mean square, so that short
+#: ones can be finer: as fine as the last bin, the 127th, allows.
+FINEST_SHORT = -447
 #: A level is close enough if it has less than this to spare: 1/512 bit per weight.
 CLOSE = 8
 #: Looks before a search that has found something ends.
@@ -162,22 +165,35 @@ def quantise(tensors: object, file: str = "sensitivity") -> dict[str, int]:
     return {name: log2_64(float(max(v, math.ldexp(largest, -30)))) for name, v in tensors.items()}
 
 
+def finest(cols: int) -> int:
+    """The finest offset of rows of so many weights."""
+    return min(FINEST, FINEST_SHORT + log2_64(cols) // 2)
+
+
 @dataclass(frozen=True, slots=True)
 class Shares:
     """How coarse tensors are against one another.
 
     Attributes:
         shares: For each tensor its offset against the average one; weights' average is 0.
+        finest: For each tensor the least offset that it can have.
     """
 
     shares: tuple[int, ...]
+    finest: tuple[int, ...]
 
     @staticmethod
-    def of(sizes: Sequence[int], damage: Sequence[int | None]) -> Shares:
+    def equal(cols: Sequence[int]) -> Shares:
+        """Tensors with rows of so many weights, all with the same relative error."""
+        return Shares((0,) * len(cols), tuple(map(finest, cols)))
+
+    @staticmethod
+    def of(sizes: Sequence[int], cols: Sequence[int], damage: Sequence[int | None]) -> Shares:
         """The shares of some tensors.
 
         Args:
             sizes: Their weights.
+            cols: Weights of a row of each.
             damage: ``64 * log2`` of what a squared relative error of 1 does; None if not known.
         """
         known = [d for d in damage if d is not None]
@@ -191,7 +207,7 @@ class Shares:
             for n, d in zip(sizes, damage, strict=True)
         ]
         mean = sum(n * r for n, r in zip(sizes, raw, strict=True)) // max(1, sum(sizes))
-        return Shares(tuple(r - mean for r in raw))
+        return Shares(tuple(r - mean for r in raw), tuple(map(finest, cols)))
 
     def offsets(self, level: int) -> list[int]:
         """The tensors' offsets.
@@ -201,14 +217,14 @@ class Shares:
         """
         # Each tensor steps at a level of its own, so that sizes change little from one to the next.
         return [
-            min(max((level + 39 * n % FINE) // FINE + share, FINEST), COARSEST)
-            for n, share in enumerate(self.shares)
+            min(max((level + 39 * n % FINE) // FINE + share, least), COARSEST)
+            for n, (share, least) in enumerate(zip(self.shares, self.finest, strict=True))
         ]
 
 
 def coarsest() -> int:
     """The level at which every tensor is as coarse as can be."""
-    return (2 * COARSEST - FINEST) * FINE
+    return (2 * COARSEST - FINEST_SHORT) * FINE
 
 
 def find_level(
@@ -225,7 +241,7 @@ def find_level(
     Returns:
         The level, see `Shares.offsets`; None if not even the coarsest is within.
     """
-    low, high = (2 * FINEST - COARSEST) * FINE, coarsest()  # too fine, and coarse enough
+    low, high = (2 * FINEST_SHORT - COARSEST) * FINE, coarsest()  # too fine, and coarse enough
     found, lack, spare = None, 0, 0  # of bits at `low`, and of what is left at `found`
     for turn in range(64):
         # Sizes have small jumps, so that nothing may be close: not worth many looks.

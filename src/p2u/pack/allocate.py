@@ -103,12 +103,13 @@ class Allocation:
 
     def _group(self, layout: Layout, numbers: list[int], rule: int | None) -> Group:
         sizes = [layout.tensors[n].elems for n in numbers]
+        cols = [layout.tensors[n].cols for n in numbers]
         if rule is None:
             known = self.recipe.damage
-            shares = Shares.of(sizes, [known.get(layout.tensors[n].name) for n in numbers])
+            shares = Shares.of(sizes, cols, [known.get(layout.tensors[n].name) for n in numbers])
             return Group(tuple(numbers), sum(sizes), shares, self.recipe.bits, None)
         bits = self.recipe.own[rule][1]
-        return Group(tuple(numbers), sum(sizes), Shares((0,) * len(numbers)), bits, rule)
+        return Group(tuple(numbers), sum(sizes), Shares.equal(cols), bits, rule)
 
     def sampled(self, source: Source, layout: Layout, jobs: Sequence[Job], threads: int) -> Levels:
         """The levels at which all groups have their bits, in a sample of their rows.

@@ -109,7 +109,7 @@ class Encoder:
         self._checks = checks
         self._halvings = tuple(halvings)
         self._offsets = offsets
-        self._rounding = Rounding(guide, source, layout, self._tensor_scales) if guide else None
+        self._rounding = Rounding(guide, source, layout, self._tensor_scales)
         self._scratch = Scratch()
 
     def cost(self, job: Job) -> int:
@@ -118,8 +118,8 @@ class Encoder:
             return 16 << 20 if job.large else 32 << 20
         # Data, payloads and, for checksums, a state; the core works on 32-bit copies: bits, state,
         # bins, rests, symbols.
-        rounding = self._rounding.cost(job) if self._rounding else 0
-        return job.elems * (3 * job.item + (22 if job.dtype in core.CODES else 4)) + rounding
+        work = 3 * job.item + (22 if job.dtype in core.CODES else 4)
+        return job.elems * work + self._rounding.cost(job)
 
     def encode(self, job: Job) -> Coded:
         """Encode one chunk.
@@ -178,7 +178,7 @@ class Encoder:
             return _coded(core.encode_opaque(job.item, segments).payloads)
         scales = self._scales(job, segments)
         full = job.how is Treatment.FULL
-        codes = self._rounding.codes(job, segments, scales) if self._rounding else None
+        codes = self._rounding.codes(job, segments, scales)
         levels = [0] if full else self._halvings
         made = core.encode(job.dtype, segments, scales, levels, codes=codes, full=full)
         size = sum(map(len, made.payloads))

@@ -1,4 +1,8 @@
-"""Which base code each weight gets: its nearest bin, or error feedback from a calibration file."""
+"""Which base code each weight gets.
+
+Its nearest bin; in a convolution one that balances a filter's errors; or what error feedback from a
+calibration file comes to.
+"""
 
 from __future__ import annotations
 
@@ -16,6 +20,7 @@ from p2u.calibration import Calibration, Entry, Factor
 from p2u.errors import UsageError
 from p2u.index import Seg
 from p2u.layout import Layout, Tensor
+from p2u.pack.balance import balanced
 from p2u.pack.cut import Job
 from p2u.pack.feedback import Floats, fed_back, own_bins, power_of_two, runs, to_float64
 from p2u.pack.source import Source
@@ -61,16 +66,16 @@ class Rounding:
     """Makes base codes; used by many threads at once.
 
     Args:
-        guide: What is known of the layers' inputs.
+        guide: What is known of the layers' inputs, if anything.
         source: The model.
         layout: Its tensors.
         scales: Gives the rows' scales.
     """
 
-    def __init__(self, guide: Guide, source: Source, layout: Layout, scales: Scales) -> None:
-        self._calibration = guide.calibration
-        self._thrift = guide.thrift
-        self._entries = guide.entries
+    def __init__(self, guide: Guide | None, source: Source, layout: Layout, scales: Scales) -> None:
+        self._calibration = guide.calibration if guide else None
+        self._thrift = guide.thrift if guide else 0.0
+        self._entries = guide.entries if guide else {}
         self._source = source
         self._layout = layout
         self._scales = scales
@@ -90,7 +95,10 @@ class Rounding:
         return COST * elems
 
     def _concerns(self, job: Job) -> bool:
-        return job.progressive and any(seg.tensor in self._entries for seg in job.segments)
+        return job.progressive and any(
+            seg.tensor in self._entries or _window(self._layout.tensors[seg.tensor])
+            for seg in job.segments
+        )
 
     def codes(self, job: Job, segments: Sequence[core.Segment], scales: bytes) -> bytes | None:
         """Base codes of a chunk, native ``int16``; None if each is the nearest.
@@ -120,6 +128,8 @@ class Rounding:
         if entry is not None and entry.axis == 0 and t.cols == t.shape[1]:
             return self._rows_of_whole(seg, t, entry)
         x = _in_steps(segment.mem, job.dtype, steps, t.cols)
+        if entry is None and (window := _window(t)):
+            return balanced(x, window, math.prod(t.shape[1:])).astype(np.int16)
         if entry is None or entry.axis == 0:
             return own_bins(x).astype(np.int16)
         factor = self._factor(entry.input)
@@ -140,6 +150,7 @@ class Rounding:
     def _factor(self, number: int) -> Factor:
         with self._lock:
             if number not in self._factors:
+                assert self._calibration is not None, "no entry without one"
                 self._factors[number] = self._calibration.factor(number)
             self._factors.move_to_end(number)
             while len(self._factors) > KEPT:
@@ -184,6 +195,14 @@ class _Whole:
         self.lock = threading.Lock()
         self.codes: NDArray[np.int8] | None = None
         self.left = 0
+
+
+def _window(t: Tensor) -> int:
+    """Weights of a filter that see neighbouring places; 0 if no codes are to be balanced."""
+    channel = math.prod(t.shape[1:])
+    if len(t.shape) < 3 or t.cols % channel:  # no convolution, or cut into several rows
+        return 0
+    return math.prod(t.shape[2:])
 
 
 def _in_steps(
