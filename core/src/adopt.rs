@@ -97,6 +97,14 @@ pub fn check_blocks<M>(block: Block, segs: &[Segment<M>], sources: &[Prior]) -> 
     }
 }
 
+/// Contexts of classes, in place.
+#[inline(always)]
+pub fn contexts(map: &[u8; CLASSES], ctx: &mut [u8]) {
+    for c in ctx {
+        *c = map[usize::from(*c) & (CLASSES - 1)];
+    }
+}
+
 /// Values of blocks, and the steps of what they are quantised in.
 pub struct Predictions {
     values: [f32; BLOCK],
@@ -140,6 +148,13 @@ impl Predictions {
             let far = far_class(a, d) + FAR as u32;
             *c = (if a < d { near } else { far }) as u8;
         }
+    }
+
+    /// Contexts of the first elements.
+    #[inline(always)]
+    pub fn contexts<I: Isa>(&self, map: &[u8; CLASSES], out: &mut [u8]) {
+        self.classes(out);
+        I::adopt_contexts(map, out);
     }
 
     /// The first elements from the codes of their differences.
@@ -345,10 +360,7 @@ pub fn decode<F: Format, I: Isa>(
         let run = start..n.min(start + BLOCK);
         let (ctx, sym) = (&mut ctx[..run.len()], &mut sym[..run.len()]);
         predictions.take(head.block, segs, sources, &run, &mut from);
-        predictions.classes(ctx);
-        for c in ctx.iter_mut() {
-            *c = head.map[usize::from(*c) & (CLASSES - 1)];
-        }
+        predictions.contexts::<I>(&head.map, ctx);
         I::decode(&mut stream, ctx, sym)?;
         let (z, mem) = (&mut z[..run.len()], &mut mem[..run.len() * F::BYTES]);
         if head.raw() {

@@ -64,9 +64,7 @@ impl Adopt<'_> {
             reader.take::<F>(run.start, run.len());
             let ctx = &mut ctx[run.clone()];
             reader.codes::<F>(scale, ctx, &mut z[run]);
-            for c in ctx {
-                *c = head.map[usize::from(*c) & (CLASSES - 1)];
-            }
+            I::adopt_contexts(&head.map, ctx);
         }
         let made = symbols::<true>(&head.widths, &z, &ctx);
         let mut out = header(KIND_ADOPT, self.dtype, rows);

@@ -68,12 +68,25 @@ impl Block {
                     .zip(steps.chunks_exact_mut(elems));
                 for (b, (y, d)) in from.chunks_exact(bytes).zip(outs) {
                     self.block(b, y, d);
+                    if self.halves().iter().any(|at| b[at + 1] & 0x7c == 0x7c) {
+                        clean(y);
+                        clean(d);
+                    }
                 }
             }
         }
-        // Which NaN comes out of an operation differs from machine to machine.
-        for v in values.iter_mut().chain(steps) {
-            *v = if v.is_nan() { nan() } else { *v };
+    }
+
+    /// Places of the numbers of binary16.
+    #[inline(always)]
+    fn halves(self) -> &'static [usize] {
+        match self {
+            Block::Q4_0 | Block::Q5_0 | Block::Q8_0 => &[0],
+            Block::Q4_1 | Block::Q5_1 | Block::Q4K | Block::Q5K => &[0, 2],
+            Block::Q2K => &[80, 82],
+            Block::Q3K => &[108],
+            Block::Q6K => &[208],
+            Block::E4M3 | Block::E5M2 => &[],
         }
     }
 
@@ -103,6 +116,15 @@ impl Block {
             Block::Q6K => q6k(b, y, d),
             Block::E4M3 | Block::E5M2 => {}
         }
+    }
+}
+
+/// One NaN for all: which of them comes out of an operation differs from machine to machine.
+#[cold]
+#[inline(never)]
+fn clean(values: &mut [f32]) {
+    for v in values {
+        *v = if v.is_nan() { nan() } else { *v };
     }
 }
 
@@ -244,10 +266,10 @@ fn float8(code: u32, exponent: u32) -> (f32, f32) {
     let unit = pow2(e.max(1) as i32 - bias - mant as i32);
     let whole = if e == 0 { 0 } else { 1 << mant };
     let value = (whole + fraction) as f32 * unit;
-    let (value, unit) = match (exponent, code & 0x7f) {
-        (5, 0x7c) => (f32::INFINITY, 0.0),
+    let sign = if code >= 128 { -1.0 } else { 1.0 };
+    match (exponent, code & 0x7f) {
+        (5, 0x7c) => (sign * f32::INFINITY, 0.0),
         (5, 0x7d..=0x7f) | (4, 0x7f) => (nan(), 0.0),
-        _ => (value, unit),
-    };
-    (if code >= 128 { -value } else { value }, unit)
+        _ => (sign * value, unit),
+    }
 }

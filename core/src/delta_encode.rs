@@ -227,7 +227,7 @@ pub fn symbols<const SIDED: bool>(widths: &[u8; MAX_CTX], z: &[u32], ctx: &[u8])
         for (i, ((sym, &z), &c)) in items.enumerate().filter(|(_, ((_, &z), _))| z > 0) {
             let w = u32::from(widths[usize::from(c) & (MAX_CTX - 1)]);
             let (side, code) = if SIDED {
-                (z - 1 & 1, z - 1 >> 1)
+                ((z - 1) & 1, (z - 1) >> 1)
             } else {
                 (0, z - 1)
             };

@@ -5,7 +5,10 @@ use crate::table::MAX_CTX;
 use crate::Error;
 
 /// Most bytes that the fields of 64 elements touch, and a load of eight at the last one.
-const REACH: usize = 64 * 24 / 8 + 16;
+pub const REACH: usize = 64 * 24 / 8 + 16;
+
+/// Fields of 64 elements from which on it pays to look at them all.
+const DENSE: u32 = 12;
 
 /// Position in the fields.
 pub struct Fields<'a> {
@@ -39,6 +42,12 @@ impl<'a> Fields<'a> {
             }
             let mut near = [0u8; REACH];
             let (src, mut bit) = self.window(&mut near);
+            if some.count_ones() >= DENSE {
+                if let Some(bits) = I::dense_fields::<SIDED>(&w, sym, src, bit, z) {
+                    bit += bits;
+                    some = 0;
+                }
+            }
             while some != 0 {
                 let i = some.trailing_zeros() as usize & 63;
                 some &= some - 1;

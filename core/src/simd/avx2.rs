@@ -147,6 +147,25 @@ macro_rules! kernels {
             unsafe { $crate::simd::avx2_delta::zigzags::<F>(new, old, tz, z) }
         }
         #[inline(always)]
+        fn adopt_contexts(map: &[u8; $crate::adopt::CLASSES], ctx: &mut [u8]) {
+            // SAFETY: as above.
+            unsafe { $crate::simd::avx2_adopt::contexts(map, ctx) }
+        }
+        #[inline(always)]
+        fn dense_fields<const SIDED: bool>(
+            widths: &[u8; 64],
+            sym: &[u8],
+            from: &[u8; $crate::fields::REACH],
+            bit: usize,
+            z: &mut [u32],
+        ) -> Option<usize> {
+            if sym.len() < 64 || z.len() < 64 {
+                return None;
+            }
+            // SAFETY: as above, and there are 64 elements.
+            Some(unsafe { $crate::simd::avx2_adopt::fields::<SIDED>(widths, sym, from, bit, z) })
+        }
+        #[inline(always)]
         fn field_widths(
             widths: &[u8; $crate::table::MAX_CTX],
             ctx: &[u8],

@@ -1,11 +1,12 @@
 //! Instruction sets: one [`Isa`] per twin of the kernels, chosen at run time.
 
+use crate::adopt::{self, CLASSES};
 use crate::adopt_encode::Adopt;
 use crate::chunk::{apply_float, is_zero, Dtype};
 use crate::delta;
 use crate::delta_encode::Delta;
 use crate::encode::{encode_float, Encoded, Plan};
-use crate::fields;
+use crate::fields::{self, REACH};
 use crate::flat::Prior;
 use crate::float::Format;
 use crate::level::{self, Elements, Row, Target};
@@ -21,6 +22,8 @@ use crate::Error;
 
 #[cfg(target_arch = "x86_64")]
 pub mod avx2;
+#[cfg(target_arch = "x86_64")]
+mod avx2_adopt;
 #[cfg(target_arch = "x86_64")]
 mod avx2_cells;
 #[cfg(target_arch = "x86_64")]
@@ -161,6 +164,23 @@ pub trait Isa {
     #[inline(always)]
     fn delta_zigzags<F: Format>(new: &[u8], old: &[u8], tz: u32, z: &mut [u32]) {
         delta::zigzags::<F>(new, old, tz, z);
+    }
+    /// [`adopt::contexts`].
+    #[inline(always)]
+    fn adopt_contexts(map: &[u8; CLASSES], ctx: &mut [u8]) {
+        adopt::contexts(map, ctx);
+    }
+    /// Codes of 64 elements and bits of their fields, of these widths from a bit of some bytes on; `None`
+    /// where the portable code has to do it.
+    #[inline(always)]
+    fn dense_fields<const SIDED: bool>(
+        _widths: &[u8; 64],
+        _sym: &[u8],
+        _from: &[u8; REACH],
+        _bit: usize,
+        _z: &mut [u32],
+    ) -> Option<usize> {
+        None
     }
     /// [`fields::field_widths`].
     #[inline(always)]
