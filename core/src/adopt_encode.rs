@@ -3,7 +3,7 @@
 use crate::adopt::{check_blocks, Head, Predictions, Scale, CLASSES, FAR, MAX_FIELD};
 use crate::blocks::Block;
 use crate::chunk::{Dtype, KIND_ADOPT};
-use crate::delta_encode::{entropy, symbols};
+use crate::delta_encode::entropy;
 use crate::encode::{header, write_patches, Source};
 use crate::flat::{gather, Cursor, Prior};
 use crate::float::Format;
@@ -11,6 +11,7 @@ use crate::level::{load, GROUP};
 use crate::rans_encode::encode;
 use crate::rows::{Rows, Segment, BLOCK};
 use crate::simd::Isa;
+use crate::symbols::Symbols;
 use crate::table::{Layout, MAX_CTX};
 use crate::wire::put_varint;
 use crate::Error;
@@ -57,22 +58,22 @@ impl Adopt<'_> {
             head.map[group.first..=group.last].fill(context as u8);
         }
 
-        let (mut z, mut ctx) = (vec![0u32; n], vec![0u8; n]);
+        let (mut z, mut ctx, mut made) = ([0u32; BLOCK], vec![0u8; n], Symbols::new(n));
         let mut reader = Walk::new::<F>(self, block);
         for start in (0..n).step_by(BLOCK) {
             let run = start..n.min(start + BLOCK);
             reader.take::<F>(run.start, run.len());
-            let ctx = &mut ctx[run.clone()];
-            reader.codes::<F>(scale, ctx, &mut z[run]);
+            let (z, ctx) = (&mut z[..run.len()], &mut ctx[run]);
+            reader.codes::<F>(scale, ctx, z);
             I::adopt_contexts(&head.map, ctx);
+            made.push::<I, true>(&head.widths, z, ctx);
         }
-        let made = symbols::<true>(&head.widths, &z, &ctx);
         let mut out = header(KIND_ADOPT, self.dtype, rows);
         head.write(&mut out);
         encode::<I>(&mut out, &made.sym, &ctx, &[Layout::Plain; MAX_CTX]);
         if head.raw() {
-            put_varint(&mut out, made.fields.len() as u32);
-            out.extend_from_slice(&made.fields);
+            put_varint(&mut out, made.fields().len() as u32);
+            out.extend_from_slice(made.fields());
         }
         let patches: Vec<u32> = made.far.iter().map(|&i| i as u32).collect();
         let segs = self.segs;

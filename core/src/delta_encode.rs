@@ -9,6 +9,7 @@ use crate::opaque::{CODED, CONSTANT, STORED};
 use crate::rans_encode::{encode, encode_with};
 use crate::rows::{Rows, Segment, BLOCK};
 use crate::simd::Isa;
+use crate::symbols::Symbols;
 use crate::table::{log2_q8, Layout, Slack, MAX_CTX};
 use crate::wire::put_varint;
 use crate::Error;
@@ -93,12 +94,17 @@ impl Delta<'_> {
         write_bitmap::<I>(&mut out, &bitmap);
         let mut patches = Vec::new();
         if !coded.ctx.is_empty() {
-            let made = symbols::<false>(&head.widths, &coded.z, &coded.ctx);
+            let mut made = Symbols::new(coded.z.len());
+            if head.raw() {
+                made.push::<I, false>(&head.widths, &coded.z, &coded.ctx);
+            } else {
+                made.push_plain(&coded.z);
+            }
             let layouts = [Layout::Plain; MAX_CTX];
             encode_with::<I>(&mut out, &made.sym, &coded.ctx, &layouts, Slack::Share);
             if head.raw() {
-                put_varint(&mut out, made.fields.len() as u32);
-                out.extend_from_slice(&made.fields);
+                put_varint(&mut out, made.fields().len() as u32);
+                out.extend_from_slice(made.fields());
             }
             patches = coded.elements(&made.far);
         }
@@ -205,61 +211,6 @@ fn coded_runs(bitmap: &[u8], block: u32, n: usize) -> Vec<Range<usize>> {
         }
     }
     runs
-}
-
-/// Symbols, the raw fields below them, and which of the codes have no symbol.
-pub struct Symbols {
-    pub sym: Vec<u8>,
-    pub fields: Vec<u8>,
-    pub far: Vec<usize>,
-}
-
-/// Symbols of codes: none of it, or the code less one without its raw bits, plus one. The raw bits are
-/// the lowest ones, or `SIDED` those above the lowest.
-#[inline(always)]
-pub fn symbols<const SIDED: bool>(widths: &[u8; MAX_CTX], z: &[u32], ctx: &[u8]) -> Symbols {
-    let mut sym = vec![0u8; z.len()];
-    let mut fields = Vec::new();
-    let mut far = Vec::new();
-    if widths.iter().any(|&w| w > 0) {
-        let (mut acc, mut fill) = (0u64, 0);
-        let items = sym.iter_mut().zip(z).zip(ctx);
-        for (i, ((sym, &z), &c)) in items.enumerate().filter(|(_, ((_, &z), _))| z > 0) {
-            let w = u32::from(widths[usize::from(c) & (MAX_CTX - 1)]);
-            let (side, code) = if SIDED {
-                ((z - 1) & 1, (z - 1) >> 1)
-            } else {
-                (0, z - 1)
-            };
-            let (above, below) = (code >> w, code & ((1 << w) - 1));
-            let above = if SIDED { above << 1 | side } else { above };
-            if above > 254 {
-                far.push(i);
-                continue;
-            }
-            *sym = above as u8 + 1;
-            acc |= u64::from(below) << fill;
-            fill += w;
-            if fill >= 32 {
-                fields.extend_from_slice(&(acc as u32).to_le_bytes());
-                acc >>= 32;
-                fill -= 32;
-            }
-        }
-        fields.extend_from_slice(&acc.to_le_bytes()[..(fill as usize + 7) / 8]);
-    } else {
-        for (g, (sym, z)) in sym.chunks_mut(BLOCK).zip(z.chunks(BLOCK)).enumerate() {
-            let mut all = 0;
-            for (sym, &z) in sym.iter_mut().zip(z) {
-                *sym = if z > 255 { 0 } else { z as u8 };
-                all |= z;
-            }
-            if all > 255 {
-                far.extend((0..z.len()).filter(|&i| z[i] > 255).map(|i| g * BLOCK + i));
-            }
-        }
-    }
-    Symbols { sym, fields, far }
 }
 
 fn write_bitmap<I: Isa>(out: &mut Vec<u8>, bitmap: &[u8]) {

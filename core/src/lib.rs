@@ -29,6 +29,7 @@ mod rows;
 mod scale;
 mod sha256;
 mod simd;
+mod symbols;
 mod table;
 mod wire;
 
