@@ -175,8 +175,8 @@ class Fleet(contextlib.ExitStack):
         """What is known of a version; nothing where a replica left it out."""
         row: dict[str, Any] = {
             "step": found.step,
-            "bytes": found.bytes,
-            "part": round(found.bytes / self._size, 5),
+            "bytes": found.bytes + found.manifest,
+            "part": round((found.bytes + found.manifest) / self._size, 5),
             "snapshot_ms": round(1e3 * found.snapshot, 1),
             "encode_s": round(found.seconds, 3),
         }

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import shutil
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -392,3 +393,14 @@ def test_a_damaged_parent_is_refused(tmp_path: Path, first: Tensors) -> None:
         publish(one, package)
     # But not needed where the files are at hand.
     publish(one, package, parent=one)
+
+
+def test_a_package_that_is_full(tmp_path: Path, first: Tensors, monkeypatch) -> None:
+    monkeypatch.setattr(sys.modules["p2u.pack.home"], "MAX_STATES", 4)
+    for number in (1, 2):
+        publish(model(tmp_path / str(number), first, config=f"{number}"), tmp_path / "p")
+    three = model(tmp_path / "3", first, config="3")
+    with pytest.raises(UsageError, match=r"5 states.*4 .*most.*p2u gc"):
+        publish(three, tmp_path / "p")
+    assert [r.version for r in manifest_of(tmp_path / "p").releases] == ["v1", "v2"]
+    assert not (tmp_path / "p" / "v3").exists()

@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import Any
 
 from p2u.errors import ConflictError, UsageError
-from p2u.manifest import KEY, MAX_MANIFEST, Manifest, check_path
+from p2u.manifest import KEY, MAX_MANIFEST, MAX_STATES, Manifest, check_path
 from p2u.manifest_parse import parse_manifest
 from p2u.pack.blobs import sync_folder, write_file
 from p2u.pack.lock import Lock
@@ -126,9 +126,11 @@ class Home:
             DiskError: The package is as it was.
         """
         data = manifest.to_bytes()
-        if len(data) > MAX_MANIFEST or parse_manifest(data) != manifest:
+        full = len(manifest.states) > MAX_STATES or len(data) > MAX_MANIFEST
+        if full or parse_manifest(data) != manifest:
             raise UsageError(
-                "the package has too many files or versions",
+                f"the package would have {len(manifest.states)} states and a manifest of "
+                f"{len(data)} bytes; {MAX_STATES} and {MAX_MANIFEST} are the most",
                 file=str(self.folder),
                 hint="Drop old versions with `p2u gc`",
             )

@@ -40,6 +40,8 @@ class Published:
         step: The trainer's step.
         bytes: What a subscriber that has the version before fetches: the update and its index. For
             the first version: all that there is to fetch.
+        manifest: Bytes of ``p2u.json``, which is fetched for each version, too. Text that
+            compresses well, where a server does that; it grows with the versions that are kept.
         seconds: From the beginning of its encoding until it was there for subscribers.
         snapshot: Seconds for which `Publisher.publish` kept the trainer waiting.
     """
@@ -47,6 +49,7 @@ class Published:
     version: str
     step: int
     bytes: int
+    manifest: int
     seconds: float
     snapshot: float
 
@@ -80,7 +83,8 @@ class Publisher:
             new files first, ``p2u.json`` last.
         every_anchor: After so many versions one gets a base from nothing as well, so that a late
             subscriber has no longer chain of updates to fetch.
-        keep: Versions that stay, see ``p2u.gc``; None: all.
+        keep: Newest versions that stay; with them stays what leads there from nothing, which are
+            up to ``every_anchor`` versions more. None: all, until the package is full.
         grace: Seconds for which files that are no longer needed stay for slow subscribers.
         files: A model directory; its files without weights (configuration, tokenizer) travel along.
             By default the configuration of a model of transformers.
@@ -102,7 +106,7 @@ class Publisher:
         package: str | os.PathLike[str],
         *,
         every_anchor: int = 50,
-        keep: int | None = None,
+        keep: int | None = 20,
         grace: float = 600.0,
         files: str | os.PathLike[str] | None = None,
         dtype: torch.dtype | str | None = None,
@@ -349,8 +353,9 @@ class Publisher:
         assert after is not None
         seconds = time.monotonic() - begin
         if self._keep is not None:
-            p2u.gc(self._package, keep=self._keep, grace=self._grace)
-        return Published(name, job.step, _cost(after, name), seconds, job.seconds)
+            p2u.gc(self._package, keep=self._keep, anchors=0, grace=self._grace)
+        size = len(after.to_bytes())
+        return Published(name, job.step, _cost(after, name), size, seconds, job.seconds)
 
     def _write(self, job: _Job, model: Path) -> None:
         """Write a model directory, and give the snapshot's memory back."""
