@@ -93,16 +93,10 @@ impl Block {
     #[inline(always)]
     fn block(self, b: &[u8], y: &mut [f32], d: &mut [f32]) {
         match self {
-            Block::Q4_0 => nibbles(b, 2, |_| 0, y, d, |d, _, q| d * f32::from(q as i8 - 8)),
-            Block::Q4_1 => nibbles(b, 4, |_| 0, y, d, |d, m, q| d * f32::from(q) + m),
-            Block::Q5_0 => {
-                let high = fifth(&b[2..6]);
-                nibbles(b, 6, high, y, d, |d, _, q| d * f32::from(q as i8 - 16));
-            }
-            Block::Q5_1 => {
-                let high = fifth(&b[4..8]);
-                nibbles(b, 8, high, y, d, |d, m, q| d * f32::from(q) + m);
-            }
+            Block::Q4_0 => nibbles(b, 2, 0, y, d, |d, _, q| d * (q - 8) as f32),
+            Block::Q4_1 => nibbles(b, 4, 0, y, d, |d, m, q| d * q as f32 + m),
+            Block::Q5_0 => nibbles(b, 6, word(b, 2), y, d, |d, _, q| d * (q - 16) as f32),
+            Block::Q5_1 => nibbles(b, 8, word(b, 4), y, d, |d, m, q| d * q as f32 + m),
             Block::Q8_0 => {
                 let scale = half(b, 0);
                 d.fill(scale);
@@ -134,29 +128,31 @@ fn half(b: &[u8], at: usize) -> f32 {
     f32::from_bits(widen::<F16>(u32::from(b[at]) | u32::from(b[at + 1]) << 8))
 }
 
-/// The bit above the nibble of element `i`, in place.
+/// The bits above the nibbles of a block of 32.
 #[inline(always)]
-fn fifth(bits: &[u8]) -> impl Fn(usize) -> u8 + '_ {
-    move |i| (bits[i >> 3] >> (i & 7) & 1) << 4
+fn word(b: &[u8], at: usize) -> u32 {
+    u32::from_le_bytes([b[at], b[at + 1], b[at + 2], b[at + 3]])
 }
 
 /// Blocks of 32: sixteen bytes from `at` have the first half in their lower nibbles, the second in the
-/// upper ones.
+/// upper ones; `high` has a fifth bit of each.
 #[inline(always)]
 fn nibbles(
     b: &[u8],
     at: usize,
-    high: impl Fn(usize) -> u8,
+    high: u32,
     y: &mut [f32],
     steps: &mut [f32],
-    value: impl Fn(f32, f32, u8) -> f32,
+    value: impl Fn(f32, f32, i32) -> f32,
 ) {
     let (d, m) = (half(b, 0), half(b, 2));
-    let codes = &b[at..at + 16];
     steps.fill(d);
-    for (i, y) in y.iter_mut().enumerate() {
-        let q = codes[i & 15] >> (i >> 4 << 2) & 15;
-        *y = value(d, m, q | high(i));
+    let (first, second) = y.split_at_mut(16);
+    let items = first.iter_mut().zip(second).zip(&b[at..at + 16]);
+    for (i, ((y, z), &q)) in items.enumerate() {
+        let (low, up) = (i32::from(q & 15), i32::from(q >> 4));
+        *y = value(d, m, low | (high >> i & 1) as i32 * 16);
+        *z = value(d, m, up | (high >> (i + 16) & 1) as i32 * 16);
     }
 }
 
@@ -173,7 +169,7 @@ fn q2k(b: &[u8], y: &mut [f32], steps: &mut [f32]) {
         let (half, run, part) = (g / 8, g / 2 % 4, g % 2);
         let qs = &qs[32 * half + 16 * part..][..16];
         for (y, q) in y.iter_mut().zip(qs) {
-            *y = dl * f32::from(q >> (2 * run) & 3) - ml;
+            *y = dl * (i32::from(*q) >> (2 * run) & 3) as f32 - ml;
         }
     }
 }
@@ -191,8 +187,8 @@ fn q3k(b: &[u8], y: &mut [f32], steps: &mut [f32]) {
         let (half, run, part) = (g / 8, g / 2 % 4, g % 2);
         let (qs, mask) = (&qs[32 * half + 16 * part..][..16], &mask[16 * part..][..16]);
         for ((y, q), mask) in y.iter_mut().zip(qs).zip(mask) {
-            let less = 4 * (1 - (mask >> (4 * half + run) & 1));
-            *y = dl * f32::from((q >> (2 * run) & 3) as i8 - less as i8);
+            let less = 4 - (i32::from(*mask) >> (4 * half + run) & 1) * 4;
+            *y = dl * ((i32::from(*q) >> (2 * run) & 3) - less) as f32;
         }
     }
 }
@@ -214,11 +210,12 @@ fn q45k(b: &[u8], high: &[u8], qs: &[u8], y: &mut [f32], steps: &mut [f32]) {
         let (qs, shift) = (&qs[g / 2 * 32..][..32], g % 2 * 4);
         if high.is_empty() {
             for (y, q) in y.iter_mut().zip(qs) {
-                *y = dl * f32::from(q >> shift & 15) - ml;
+                *y = dl * (i32::from(*q) >> shift & 15) as f32 - ml;
             }
         } else {
             for ((y, q), h) in y.iter_mut().zip(qs).zip(high) {
-                *y = dl * f32::from(q >> shift & 15 | (h >> g & 1) << 4) - ml;
+                let fifth = (i32::from(*h) >> g & 1) << 4;
+                *y = dl * (i32::from(*q) >> shift & 15 | fifth) as f32 - ml;
             }
         }
     }
@@ -237,8 +234,8 @@ fn q6k(b: &[u8], y: &mut [f32], steps: &mut [f32]) {
         let low = &low[64 * half + run % 2 * 32 + part..][..16];
         let high = &high[32 * half + part..][..16];
         for ((y, l), h) in y.iter_mut().zip(low).zip(high) {
-            let q = l >> (run / 2 * 4) & 15 | (h >> (2 * run) & 3) << 4;
-            *y = dl * f32::from(q as i8 - 32);
+            let upper = (i32::from(*h) >> (2 * run) & 3) << 4;
+            *y = dl * ((i32::from(*l) >> (run / 2 * 4) & 15 | upper) - 32) as f32;
         }
     }
 }
