@@ -72,6 +72,19 @@ def test_a_callback_that_fails_ends_nothing(tmp_path: Path) -> None:
         assert [found.step for found in publisher.published] == told == [1, 2]
 
 
+def test_somebody_else_collects(tmp_path: Path, monkeypatch) -> None:
+    """The version is published all the same."""
+
+    def gc(*_: object, **__: object) -> None:
+        raise BusyError("somebody is at it")
+
+    monkeypatch.setattr(publisher_module.p2u, "gc", gc)
+    with Publisher(tmp_path / "pkg", keep=1) as publisher:
+        publisher.publish(Trainer().model, 1)
+        publisher.flush(60)
+        assert [found.step for found in publisher.published] == [1]
+
+
 def test_a_publisher_that_fails_at_once_holds_nothing(tmp_path: Path) -> None:
     (tmp_path / "pkg").mkdir()
     (tmp_path / "pkg" / "p2u.json").write_text("{")

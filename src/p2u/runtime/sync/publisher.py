@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import os
 import threading
@@ -353,7 +354,8 @@ class Publisher:
         assert after is not None
         seconds = time.monotonic() - begin
         if self._keep is not None:
-            p2u.gc(self._package, keep=self._keep, anchors=0, grace=self._grace)
+            with contextlib.suppress(BusyError):  # somebody collects already; later ones will, too
+                p2u.gc(self._package, keep=self._keep, anchors=0, grace=self._grace)
         size = len(after.to_bytes())
         return Published(name, job.step, _cost(after, name), size, seconds, job.seconds)
 
