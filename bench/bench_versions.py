@@ -55,6 +55,8 @@ os.environ.setdefault("BIGSMALL_DISABLE_VERSION_CHECK", "1")
 
 #: Bytes of the small pairs.
 SMALL = 3_000_000
+#: A method is not run again once its runs of one pair took this many seconds together.
+BUDGET = 10.0
 FIELDS = ("pair", "changed", "method", "version", "bytes", "fraction", "encode", "apply")
 
 
@@ -389,6 +391,8 @@ def run(method: Method, old: Path, new: Path, pair: str, part: float, runs: int)
     apply: list[float] = []
     made: Any = None
     for _ in range(runs):
+        if sum(encode) + sum(apply) > BUDGET:
+            break
         with tempfile.TemporaryDirectory(dir=ram_folder()) as name:
             folder = Path(name)
             begin = seconds()
@@ -439,7 +443,7 @@ def main() -> int:
     parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
     parser.add_argument("pairs", nargs="*", default=[*finetune.NAMES[1:], *RELEASES])
     parser.add_argument("--folder", type=Path, help="of the fine-tuned pairs; made if missing")
-    parser.add_argument("--runs", type=int, default=3, help="rounds; the best counts (3)")
+    parser.add_argument("--runs", type=int, default=5, help="rounds; the best counts (5)")
     parser.add_argument("--csv", type=Path, help="also write all results to this file")
     args = parser.parse_args()
     warm_memory()
