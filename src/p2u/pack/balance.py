@@ -60,11 +60,18 @@ def _moves(off: Ints) -> Ints:
     many = np.maximum(np.abs(total) - may + ONE - 1, 0) // ONE
     moves = np.zeros_like(off)
     rows = np.flatnonzero(many)
-    toward = off[rows] * up[rows, None]
-    order = np.argsort(-toward, axis=1, kind="stable")
-    places = np.arange(off.shape[1])
-    chosen = (places < many[rows, None]) & (np.take_along_axis(toward, order, 1) >= LEAST)
-    picked = np.zeros_like(toward)
+    if not len(rows):
+        return moves
+    # No two keys are equal, so that every sorting finds the same: of equal ones the first.
+    size = off.shape[1]
+    keys = off[rows] * up[rows, None] * size + np.arange(size)[::-1]
+    most = min(int(many.max()), size)
+    order = np.argpartition(keys, size - most, axis=1)[:, size - most :]
+    keys = np.take_along_axis(keys, order, 1)
+    ranked = np.argsort(-keys, axis=1)
+    order, keys = np.take_along_axis(order, ranked, 1), np.take_along_axis(keys, ranked, 1)
+    chosen = (np.arange(most) < many[rows, None]) & (keys >= LEAST * size)
+    picked = np.zeros((len(rows), size), np.int64)
     np.put_along_axis(picked, order, chosen.astype(np.int64), 1)
     moves[rows] = picked * up[rows, None]
     return moves
