@@ -402,7 +402,12 @@ pub unsafe extern "C" fn p2u_dequantise(
             return Err(Error::Argument);
         }
         let mut steps = vec![0.0; count];
-        block.dequantise(slice(from, len), from_raw_parts_mut(to, count), &mut steps);
+        simd::Scalar::dequantise(
+            block,
+            slice(from, len),
+            from_raw_parts_mut(to, count),
+            &mut steps,
+        );
         Ok(())
     })
 }

@@ -121,7 +121,7 @@ impl Predictions {
 
     /// Those of a run of elements, at most a [`BLOCK`] of them; runs come in order.
     #[inline(always)]
-    pub fn take<M>(
+    pub fn take<I: Isa, M>(
         &mut self,
         block: Block,
         segs: &[Segment<M>],
@@ -135,7 +135,7 @@ impl Predictions {
             let from = &sources[p.seg].unwrap_or(&[])[from];
             done = p.outer.end;
             let steps = &mut self.steps[p.outer.clone()];
-            block.dequantise(from, &mut self.values[p.outer], steps);
+            I::dequantise(block, from, &mut self.values[p.outer], steps);
         }
     }
 
@@ -359,7 +359,7 @@ pub fn decode<F: Format, I: Isa>(
     for start in (0..n).step_by(BLOCK) {
         let run = start..n.min(start + BLOCK);
         let (ctx, sym) = (&mut ctx[..run.len()], &mut sym[..run.len()]);
-        predictions.take(head.block, segs, sources, &run, &mut from);
+        predictions.take::<I, _>(head.block, segs, sources, &run, &mut from);
         predictions.contexts::<I>(&head.map, ctx);
         I::decode(&mut stream, ctx, sym)?;
         let (z, mem) = (&mut z[..run.len()], &mut mem[..run.len() * F::BYTES]);

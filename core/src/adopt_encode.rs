@@ -43,7 +43,7 @@ impl Adopt<'_> {
         // From there on a step is eight floats or fewer.
         let turn = (4 * (F::MANT - tz).saturating_sub(3)).min(FAR as u32);
         let scale = Scale::new::<F>(tz, turn);
-        let mut groups = self.sample::<F>(block, n, scale, tz);
+        let mut groups = self.sample::<F, I>(block, n, scale, tz);
         let share = n as u64 / groups.iter().map(|g| g.count).sum::<u64>().max(1);
         merge(&mut groups, ENTRY / share.max(1));
         let mut head = Head {
@@ -62,7 +62,7 @@ impl Adopt<'_> {
         let mut reader = Walk::new::<F>(self, block);
         for start in (0..n).step_by(BLOCK) {
             let run = start..n.min(start + BLOCK);
-            reader.take::<F>(run.start, run.len());
+            reader.take::<F, I>(run.start, run.len());
             let (z, ctx) = (&mut z[..run.len()], &mut ctx[run]);
             reader.codes::<F>(scale, ctx, z);
             I::adopt_contexts(&head.map, ctx);
@@ -83,7 +83,13 @@ impl Adopt<'_> {
 
     /// The classes that there are in a sample.
     #[inline(always)]
-    fn sample<F: Format>(&self, block: Block, n: usize, scale: Scale, tz: u32) -> Vec<Group> {
+    fn sample<F: Format, I: Isa>(
+        &self,
+        block: Block,
+        n: usize,
+        scale: Scale,
+        tz: u32,
+    ) -> Vec<Group> {
         let step = if n > SMALL * BLOCK {
             SAMPLE * BLOCK
         } else {
@@ -97,7 +103,7 @@ impl Adopt<'_> {
             let (mut z, mut class, mut deep) = ([0u32; BLOCK], [0u8; BLOCK], 0);
             for start in (0..n).step_by(step) {
                 let len = BLOCK.min(n - start);
-                reader.take::<F>(start, len);
+                reader.take::<F, I>(start, len);
                 reader.codes::<F>(scale, &mut class[..len], &mut z[..len]);
                 for (&z, &c) in z[..len].iter().zip(&class[..len]) {
                     let group = &mut groups[usize::from(c) & (CLASSES - 1)];
@@ -137,13 +143,13 @@ impl<'a> Walk<'a> {
     }
 
     #[inline(always)]
-    fn take<F: Format>(&mut self, start: usize, len: usize) {
+    fn take<F: Format, I: Isa>(&mut self, start: usize, len: usize) {
         let (segs, run) = (self.adopt.segs, start..start + len);
         let out = &mut self.mem[..len * F::BYTES];
         gather::<F, F, _>(segs, |s| segs[s].mem, &run, &mut self.at[0], out);
         let priors = self.adopt.priors;
         self.predictions
-            .take(self.block, segs, priors, &run, &mut self.at[1]);
+            .take::<I, _>(self.block, segs, priors, &run, &mut self.at[1]);
     }
 
     #[inline(always)]

@@ -151,8 +151,8 @@ fn nibbles(
     let items = first.iter_mut().zip(second).zip(&b[at..at + 16]);
     for (i, ((y, z), &q)) in items.enumerate() {
         let (low, up) = (i32::from(q & 15), i32::from(q >> 4));
-        *y = value(d, m, low | (high >> i & 1) as i32 * 16);
-        *z = value(d, m, up | (high >> (i + 16) & 1) as i32 * 16);
+        *y = value(d, m, low + (high >> i & 1) as i32 * 16);
+        *z = value(d, m, up + (high >> (i + 16) & 1) as i32 * 16);
     }
 }
 

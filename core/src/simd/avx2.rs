@@ -3,6 +3,7 @@
 use super::avx2_rans::decode64;
 use super::isa;
 use crate::adopt_encode::Adopt;
+use crate::blocks::Block;
 use crate::chunk::{apply_float, Dtype};
 use crate::delta_encode::Delta;
 use crate::encode::{encode_float, Encoded, Plan};

@@ -6,6 +6,7 @@
 use super::avx2::avx2_kernels;
 use super::isa;
 use crate::adopt_encode::Adopt;
+use crate::blocks::Block;
 use crate::chunk::{apply_float, Dtype};
 use crate::delta_encode::Delta;
 use crate::encode::{encode_float, Encoded, Plan};

@@ -2,6 +2,7 @@
 
 use crate::adopt::{self, CLASSES};
 use crate::adopt_encode::Adopt;
+use crate::blocks::Block;
 use crate::chunk::{apply_float, is_zero, Dtype};
 use crate::delta;
 use crate::delta_encode::Delta;
@@ -194,6 +195,8 @@ pub trait Isa {
         segs: &mut [rows::Target],
         sources: &[Prior],
     ) -> Result<(), Error>;
+    /// [`Block::dequantise`], likewise.
+    fn dequantise(block: Block, from: &[u8], values: &mut [f32], steps: &mut [f32]);
     /// [`Delta::encode`], likewise.
     fn encode_delta<F: Format>(delta: &Delta) -> Result<Vec<u8>, Error>;
     /// [`Adopt::encode`], likewise.
@@ -233,6 +236,10 @@ macro_rules! isa {
                 // SAFETY: `abi` chooses this type only when it is available.
                 unsafe { apply::<F>(kind, r, segs, sources) }
             }
+            fn dequantise(block: Block, from: &[u8], values: &mut [f32], steps: &mut [f32]) {
+                // SAFETY: `abi` chooses this type only when it is available.
+                unsafe { dequantise(block, from, values, steps) }
+            }
             fn encode_adopt<F: Format>(adopt: &Adopt) -> Result<Vec<u8>, Error> {
                 // SAFETY: `abi` chooses this type only when it is available.
                 unsafe { encode_adopt::<F>(adopt) }
@@ -267,6 +274,10 @@ macro_rules! isa {
             sources: &[Prior],
         ) -> Result<(), Error> {
             apply_float::<F, $isa>(kind, r, segs, sources)
+        }
+        #[target_feature(enable = $features)]
+        unsafe fn dequantise(block: Block, from: &[u8], values: &mut [f32], steps: &mut [f32]) {
+            block.dequantise(from, values, steps);
         }
         #[target_feature(enable = $features)]
         unsafe fn encode_adopt<F: Format>(adopt: &Adopt) -> Result<Vec<u8>, Error> {
@@ -312,6 +323,10 @@ impl Isa for Scalar {
         sources: &[Prior],
     ) -> Result<(), Error> {
         apply_float::<F, Self>(kind, r, segs, sources)
+    }
+    #[inline(never)]
+    fn dequantise(block: Block, from: &[u8], values: &mut [f32], steps: &mut [f32]) {
+        block.dequantise(from, values, steps);
     }
     fn encode_adopt<F: Format>(adopt: &Adopt) -> Result<Vec<u8>, Error> {
         adopt.encode::<F, Self>()
