@@ -27,11 +27,11 @@ pub unsafe fn load(p: *const u8) -> __m256i {
 
 // The three conversions are assembly because their intrinsics are younger than the oldest compiler
 // that is supported. All are exact where the codec uses them, and take no notice of the modes that
-// flush subnormal numbers to zero.
+// flush subnormal numbers to zero. Old compilers ask for `avx` by name where its registers are used.
 
 /// Eight `f16`s as `f32`s.
 #[inline]
-#[target_feature(enable = "avx2")]
+#[target_feature(enable = "avx,avx2")]
 pub unsafe fn widen(v: __m128i) -> __m256 {
     let out: __m256;
     asm!("vcvtph2ps {}, {}", out(ymm_reg) out, in(xmm_reg) v, options(pure, nomem, nostack, preserves_flags));
@@ -40,7 +40,7 @@ pub unsafe fn widen(v: __m128i) -> __m256 {
 
 /// Eight `f16`s, each the smallest that is at least the number given.
 #[inline]
-#[target_feature(enable = "avx2")]
+#[target_feature(enable = "avx,avx2")]
 pub unsafe fn narrow_up(v: __m256) -> __m128i {
     let out: __m128i;
     asm!("vcvtps2ph {}, {}, 2", out(xmm_reg) out, in(ymm_reg) v, options(pure, nomem, nostack, preserves_flags));
@@ -49,7 +49,7 @@ pub unsafe fn narrow_up(v: __m256) -> __m128i {
 
 /// Eight `f16`s, rounded towards zero, to the largest finite number at most.
 #[inline]
-#[target_feature(enable = "avx2")]
+#[target_feature(enable = "avx,avx2")]
 pub unsafe fn narrow_down(v: __m256) -> __m128i {
     let out: __m128i;
     asm!("vcvtps2ph {}, {}, 3", out(xmm_reg) out, in(ymm_reg) v, options(pure, nomem, nostack, preserves_flags));
