@@ -87,7 +87,8 @@ _PAPER = {
     "ppocr": _part("ppocr-v4-rec", "lines", limit=200),
     "whisper": _part("whisper-base-fp16", "prompts", bits=(4.0, 5.0), limit=24),
     "pneumonia": _part(
-        "mobilenet-v2-pneumonia,resnet18-pneumonia,effnet-b4-pneumonia,vit-pneumonia", "pneumonia"
+        "mobilenet-v2-pneumonia,resnet18-pneumonia,effnet-b4-pneumonia,"
+        "vgg16-pneumonia,vit-pneumonia", "pneumonia"
     ),
     "lite0": _part("effnet-lite0", "imagenet-probe", limit=500),
     "lite0-calibration": _part(
