@@ -4,9 +4,10 @@ use crate::adopt_encode::Adopt;
 use crate::blocks::Block;
 use crate::chunk::{self, Dtype, KIND_OPAQUE};
 use crate::delta_encode::Delta;
+use crate::dispatch::{with_float, with_isa};
 use crate::encode::{Encoded, Plan};
 use crate::flat::Prior;
-use crate::float::{BF16, F16, F32};
+use crate::float::Format;
 use crate::opaque;
 use crate::opaque_delta;
 use crate::rows::{self, Rows, Segment};
@@ -150,20 +151,6 @@ pub unsafe extern "C" fn p2u_apply(
     })
 }
 
-fn scales_with<I: Isa>(
-    dtype: Dtype,
-    segs: &[Segment<&[u8]>],
-    offset: i32,
-) -> Result<Vec<i16>, Error> {
-    let all = |item| Rows::new(segs, item);
-    match dtype {
-        Dtype::F32 => Ok(I::row_scales::<F32>(segs, &all(4)?, offset)),
-        Dtype::F16 => Ok(I::row_scales::<F16>(segs, &all(2)?, offset)),
-        Dtype::BF16 => Ok(I::row_scales::<BF16>(segs, &all(2)?, offset)),
-        Dtype::Opaque => Err(Error::Argument),
-    }
-}
-
 /// Row scales by root mean square (`scale.rs`); `out` has one place per row.
 ///
 /// # Safety
@@ -179,13 +166,9 @@ pub unsafe extern "C" fn p2u_row_scales(
 ) -> i32 {
     guard(|| {
         let (dtype, segs) = (Dtype::from_code(dtype)?, readable(segs, count));
-        let scales = match simd::resolve(0)? {
-            #[cfg(target_arch = "x86_64")]
-            simd::AVX2 => scales_with::<simd::avx2::Avx2>(dtype, &segs, offset)?,
-            #[cfg(p2u_avx512)]
-            simd::AVX512 => scales_with::<simd::avx512::Avx512>(dtype, &segs, offset)?,
-            _ => scales_with::<simd::Scalar>(dtype, &segs, offset)?,
-        };
+        let scales = with_isa!(0, I => with_float!(dtype, F => {
+            Ok(I::row_scales::<F>(&segs, &Rows::new(&segs, F::BYTES)?, offset))
+        }))?;
         if scales.len() != rows {
             return Err(Error::Argument);
         }
@@ -205,19 +188,6 @@ pub struct RawPlan {
     levels: *const u8,
     level_count: usize,
     full: u32,
-}
-
-fn encode_with<I: Isa>(
-    dtype: Dtype,
-    segs: &[Segment<&[u8]>],
-    plan: &Plan,
-) -> Result<Encoded, Error> {
-    match dtype {
-        Dtype::F32 => I::encode::<F32>(dtype, segs, plan),
-        Dtype::F16 => I::encode::<F16>(dtype, segs, plan),
-        Dtype::BF16 => I::encode::<BF16>(dtype, segs, plan),
-        Dtype::Opaque => Err(Error::Argument),
-    }
 }
 
 /// Encodes a float chunk. The result is read with `p2u_encoded_*` and freed with `p2u_free`.
@@ -246,13 +216,9 @@ pub unsafe extern "C" fn p2u_encode(
             full: raw.full != 0,
         };
         let dtype = Dtype::from_code(dtype)?;
-        let done = match simd::resolve(isa)? {
-            #[cfg(target_arch = "x86_64")]
-            simd::AVX2 => encode_with::<simd::avx2::Avx2>(dtype, &segs, &plan)?,
-            #[cfg(p2u_avx512)]
-            simd::AVX512 => encode_with::<simd::avx512::Avx512>(dtype, &segs, &plan)?,
-            _ => encode_with::<simd::Scalar>(dtype, &segs, &plan)?,
-        };
+        let done = with_isa!(isa, I => with_float!(dtype, F => {
+            I::encode::<F>(dtype, &segs, &plan)
+        }))?;
         *out = Box::into_raw(Box::new(done));
         Ok(())
     })
@@ -270,15 +236,6 @@ fn one_payload(payload: Vec<u8>) -> *mut Encoded {
         payloads: vec![payload],
         squares: vec![0.0, 0.0],
     }))
-}
-
-fn encode_delta_with<I: Isa>(delta: &Delta) -> Result<Vec<u8>, Error> {
-    match delta.dtype {
-        Dtype::F32 => I::encode_delta::<F32>(delta),
-        Dtype::F16 => I::encode_delta::<F16>(delta),
-        Dtype::BF16 => I::encode_delta::<BF16>(delta),
-        Dtype::Opaque => Err(Error::Argument),
-    }
 }
 
 /// Encodes the way from the sources, floats of `source`, to the segments, floats of `dtype`.
@@ -302,13 +259,9 @@ pub unsafe extern "C" fn p2u_encode_delta(
             source: Dtype::from_code(source)?,
             priors: &given(sources, count),
         };
-        let payload = match simd::resolve(isa)? {
-            #[cfg(target_arch = "x86_64")]
-            simd::AVX2 => encode_delta_with::<simd::avx2::Avx2>(&delta)?,
-            #[cfg(p2u_avx512)]
-            simd::AVX512 => encode_delta_with::<simd::avx512::Avx512>(&delta)?,
-            _ => encode_delta_with::<simd::Scalar>(&delta)?,
-        };
+        let payload = with_isa!(isa, I => with_float!(delta.dtype, F => {
+            I::encode_delta::<F>(&delta)
+        }))?;
         *out = one_payload(payload);
         Ok(())
     })
@@ -329,25 +282,10 @@ pub unsafe extern "C" fn p2u_encode_opaque(
     guard(|| {
         let mut payload = vec![KIND_OPAQUE, Dtype::Opaque as u8];
         let (out, item, segs) = (&mut payload, item as usize, readable(segs, count));
-        match simd::resolve(isa)? {
-            #[cfg(target_arch = "x86_64")]
-            simd::AVX2 => opaque::encode_planes::<simd::avx2::Avx2>(out, item, &segs)?,
-            #[cfg(p2u_avx512)]
-            simd::AVX512 => opaque::encode_planes::<simd::avx512::Avx512>(out, item, &segs)?,
-            _ => opaque::encode_planes::<simd::Scalar>(out, item, &segs)?,
-        }
+        with_isa!(isa, I => opaque::encode_planes::<I>(out, item, &segs))?;
         *result = one_payload(payload);
         Ok(())
     })
-}
-
-fn encode_adopt_with<I: Isa>(adopt: &Adopt) -> Result<Vec<u8>, Error> {
-    match adopt.dtype {
-        Dtype::F32 => I::encode_adopt::<F32>(adopt),
-        Dtype::F16 => I::encode_adopt::<F16>(adopt),
-        Dtype::BF16 => I::encode_adopt::<BF16>(adopt),
-        Dtype::Opaque => Err(Error::Argument),
-    }
 }
 
 /// Encodes the way from the sources, blocks of type `block`, to the segments, floats of `dtype`.
@@ -371,13 +309,9 @@ pub unsafe extern "C" fn p2u_encode_adopt(
             segs: &readable(segs, count),
             priors: &given(sources, count),
         };
-        let payload = match simd::resolve(isa)? {
-            #[cfg(target_arch = "x86_64")]
-            simd::AVX2 => encode_adopt_with::<simd::avx2::Avx2>(&adopt)?,
-            #[cfg(p2u_avx512)]
-            simd::AVX512 => encode_adopt_with::<simd::avx512::Avx512>(&adopt)?,
-            _ => encode_adopt_with::<simd::Scalar>(&adopt)?,
-        };
+        let payload = with_isa!(isa, I => with_float!(adopt.dtype, F => {
+            I::encode_adopt::<F>(&adopt)
+        }))?;
         *out = one_payload(payload);
         Ok(())
     })
@@ -430,17 +364,9 @@ pub unsafe extern "C" fn p2u_encode_opaque_delta(
     guard(|| {
         let (segs, from) = (readable(segs, count), given(sources, count));
         let (item, stride) = (item as usize, stride as usize);
-        let payload = match simd::resolve(isa)? {
-            #[cfg(target_arch = "x86_64")]
-            simd::AVX2 => {
-                opaque_delta::encode_planes::<simd::avx2::Avx2>(item, stride, &segs, &from)?
-            }
-            #[cfg(p2u_avx512)]
-            simd::AVX512 => {
-                opaque_delta::encode_planes::<simd::avx512::Avx512>(item, stride, &segs, &from)?
-            }
-            _ => opaque_delta::encode_planes::<simd::Scalar>(item, stride, &segs, &from)?,
-        };
+        let payload = with_isa!(isa, I => {
+            opaque_delta::encode_planes::<I>(item, stride, &segs, &from)
+        })?;
         *out = one_payload(payload);
         Ok(())
     })

@@ -2,6 +2,7 @@
 
 use crate::simd::Isa;
 use crate::table::MAX_CTX;
+use crate::wire::all_read;
 use crate::Error;
 
 /// Most bytes that the fields of 64 elements touch, and a load of eight at the last one.
@@ -91,11 +92,7 @@ impl<'a> Fields<'a> {
     }
 
     pub fn finish(&self) -> Result<(), Error> {
-        if (self.bit + 7) >> 3 == self.buf.len() {
-            Ok(())
-        } else {
-            Err(Error::Malformed)
-        }
+        all_read(self.bit, self.buf)
     }
 }
 

@@ -13,6 +13,7 @@ mod chunk;
 mod convert;
 mod delta;
 mod delta_encode;
+mod dispatch;
 mod encode;
 mod fields;
 mod flat;

@@ -3,6 +3,7 @@
 //! Fields of one width follow each other without gaps, LSB first; where the width changes from one
 //! row to the next the stream goes on at a byte border.
 
+use crate::wire::all_read;
 use crate::Error;
 
 /// Widest field: one unaligned 32-bit load must hold it with its bit offset.
@@ -127,11 +128,7 @@ impl<'a> RawReader<'a> {
         Some((&self.buf[at..], bit, w))
     }
     pub fn finish(&self) -> Result<(), Error> {
-        if (self.bit + 7) >> 3 == self.buf.len() {
-            Ok(())
-        } else {
-            Err(Error::Malformed)
-        }
+        all_read(self.bit, self.buf)
     }
 }
 

@@ -117,6 +117,15 @@ impl BitWriter {
     }
 }
 
+/// Whether so many bits are all that a buffer has, but for those that fill its last byte.
+pub fn all_read(bits: usize, buf: &[u8]) -> Result<(), Error> {
+    if (bits + 7) >> 3 == buf.len() {
+        Ok(())
+    } else {
+        Err(Error::Malformed)
+    }
+}
+
 pub fn put_varint(out: &mut Vec<u8>, mut v: u32) {
     while v >= 0x80 {
         out.push(v as u8 | 0x80);
