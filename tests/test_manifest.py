@@ -5,7 +5,6 @@ from __future__ import annotations
 import copy
 import hashlib
 import json
-from collections.abc import Callable
 from contextlib import suppress
 from typing import Any
 
@@ -13,6 +12,7 @@ import pytest
 import zstandard
 from hypothesis import given
 from hypothesis import strategies as st
+from trees import put
 
 from p2u.errors import FormatError, P2UError, UnsupportedError
 from p2u.layout import Layout, Tensor, parse_layout
@@ -122,18 +122,6 @@ def test_every_truncation_is_refused() -> None:
     for length in range(len(data)):
         with pytest.raises(P2UError):
             parse_manifest(data[:length])
-
-
-def at(tree: Any, *way: Any) -> Any:
-    for step in way:
-        tree = tree[step]
-    return tree
-
-
-def put(*way: Any) -> Callable[[Any], None]:
-    """A change: the last of ``way`` at the place that the others name."""
-    *way, key, value = way  # type: ignore[assignment]
-    return lambda tree: at(tree, *way).__setitem__(key, value)
 
 
 LIES = {

@@ -11,6 +11,7 @@ from typing import Any
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from trees import put
 
 from p2u._client.package import find_state
 from p2u.errors import FormatError, P2UError, UsageError
@@ -137,18 +138,6 @@ def test_names_of_states() -> None:
     for wanted in ("q4", "q4@exact", "v9", "8bit"):
         with pytest.raises(UsageError, match="v1@base, v1@exact, base, exact"):
             find_state(manifest, wanted)
-
-
-def at(tree: Any, *way: Any) -> Any:
-    for step in way:
-        tree = tree[step]
-    return tree
-
-
-def put(*way: Any) -> Callable[[Any], None]:
-    """A change: the last of ``way`` at the place that the others name."""
-    *way, key, value = way  # type: ignore[assignment]
-    return lambda tree: at(tree, *way).__setitem__(key, value)
 
 
 LIES: dict[str, Callable[[Any], object]] = {

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 
 from oracle.blocks import BLOCKS, dequantise
-from oracle.delta import CONTEXTS, ordered, unordered, wrapped
+from oracle.delta import CONTEXTS, ordered, put_fields, put_patches, unordered, wrapped
 from oracle.floats import FORMATS, Flags, Format, Ints
 from oracle.rans import PLAIN, Log, read_stream, write_stream
 from oracle.wire import Bits, BitSource, Malformed, Sink, Source
@@ -160,12 +160,6 @@ def encode_adopt(
             bits.put(y % (1 << width), width)
     write_stream(sink, symbols, p.context, [PLAIN] * CONTEXTS, choices)
     if any(head.widths):
-        fields = bits.to_bytes()
-        sink.varint(len(fields))
-        sink += fields
-    at = np.flatnonzero(far)
-    sink.varint(len(at))
-    for i, gap in zip(at, np.diff(at, prepend=-1) - 1, strict=True):
-        sink.varint(int(gap))
-        sink += int(new[i]).to_bytes(f.size, "little")
+        put_fields(sink, bits)
+    put_patches(sink, f, far, new)
     return bytes(sink)

@@ -234,6 +234,22 @@ def encode_opaque_delta(
     return bytes(sink)
 
 
+def put_fields(sink: Sink, bits: Bits) -> None:
+    """Bit fields behind their size in bytes."""
+    fields = bits.to_bytes()
+    sink.varint(len(fields))
+    sink += fields
+
+
+def put_patches(sink: Sink, f: Format, far: Flags, new: Ints) -> None:
+    """The floats that the symbols cannot say: how far it is to each, and its bytes."""
+    at = np.flatnonzero(far)
+    sink.varint(len(at))
+    for i, gap in zip(at, np.diff(at, prepend=-1) - 1, strict=True):
+        sink.varint(int(gap))
+        sink += int(new[i]).to_bytes(f.size, "little")
+
+
 def encode_delta(
     dtype: str, segments: Sequence[Any], sources: Sequence[bytes], source_dtype: str, choices: Any
 ) -> bytes:
@@ -266,12 +282,6 @@ def encode_delta(
                 bits.put(v - 1 & ((1 << head.widths[c]) - 1), head.widths[c])
         write_stream(sink, symbols, context, [PLAIN] * CONTEXTS, choices)
         if any(head.widths):
-            fields = bits.to_bytes()
-            sink.varint(len(fields))
-            sink += fields
-    at = np.flatnonzero(far)
-    sink.varint(len(at))
-    for i, gap in zip(at, np.diff(at, prepend=-1) - 1, strict=True):
-        sink.varint(int(gap))
-        sink += int(new[i]).to_bytes(f.size, "little")
+            put_fields(sink, bits)
+    put_patches(sink, f, far, new)
     return bytes(sink)
