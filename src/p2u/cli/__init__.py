@@ -31,11 +31,20 @@ app.add_typer(evaluation)
 Jobs = Annotated[Optional[int], typer.Option("--jobs", "-j", help="Threads.", min=1)]  # noqa: UP045
 Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="Print nothing but errors.")]
 Levels = Annotated[str, typer.Option(help="States, from base to exact.")]
+Name = Annotated[
+    Optional[str],  # noqa: UP045
+    typer.Option(metavar="NAME", help="The version's name.", show_default="the next number"),
+]
 BlobSize = Annotated[str, typer.Option(help="Most bytes of one blob.")]
 Rate = Annotated[
     Optional[str],  # noqa: UP045 - typer reads this on 3.10, too
     typer.Option("--limit-rate", metavar="RATE", help="Most bytes per second: 2MB/s, 16Mbit/s."),
 ]
+
+
+def _labels(text: str) -> list[str]:
+    """States of ``base,8bit,exact``."""
+    return [name.strip() for name in text.split(",")]
 
 
 def _size(text: str) -> int:
@@ -166,10 +175,7 @@ def pack(
             "one of a lower precision.",
         ),
     ] = None,
-    version: Annotated[
-        Optional[str],  # noqa: UP045
-        typer.Option(metavar="NAME", help="The version's name.", show_default="the next number"),
-    ] = None,
+    version: Name = None,
     also_base: Annotated[
         Optional[bool],  # noqa: UP045
         typer.Option(
@@ -186,12 +192,11 @@ def pack(
     from p2u import pack as pack_model
     from p2u.cli import show
 
-    names = [name.strip() for name in levels.split(",")]
     with show.phases(quiet) as progress:
         report = pack_model(
             src, dst, bits=bits, budget=_size(budget) if budget else None, base_ratio=base_ratio,
             own_bits=_own_bits(own_bits or []), keep=keep or (), sensitivity=sensitivity,
-            calibration=calibration, thrift=thrift, levels=names, jobs=jobs,
+            calibration=calibration, thrift=thrift, levels=_labels(levels), jobs=jobs,
             blob_size=_size(blob_size), parent=parent, adopt=adopt, version=version,
             also_base=also_base, progress=progress,
         )  # fmt: skip
@@ -355,10 +360,7 @@ def watch(
 def publish(
     src: Annotated[Path, typer.Argument(help="A model file or directory.")],
     package: Annotated[Path, typer.Argument(help="The package; made if there is none.")],
-    version: Annotated[
-        Optional[str],  # noqa: UP045
-        typer.Option(metavar="NAME", help="The version's name.", show_default="the next number"),
-    ] = None,
+    version: Name = None,
     parent_dir: Annotated[
         Optional[Path],  # noqa: UP045
         typer.Option(
@@ -391,12 +393,11 @@ def publish(
     from p2u import publish as publish_model
     from p2u.cli import show
 
-    names = [name.strip() for name in levels.split(",")]
     with show.phases(quiet) as progress:
         report = publish_model(
             src, package, version=version, parent=parent_dir, expect=expect,
             every_anchor=anchor_every, fold=fold_factor if fold else None, bits=bits,
-            levels=names, jobs=jobs, blob_size=_size(blob_size), progress=progress,
+            levels=_labels(levels), jobs=jobs, blob_size=_size(blob_size), progress=progress,
         )  # fmt: skip
     if not quiet:
         show.packed(report, package)
