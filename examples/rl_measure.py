@@ -16,10 +16,10 @@ from statistics import mean, median
 from typing import Any
 
 import torch
+from p2u_lab.network.link import Link, check_support
 
 import p2u
 from p2u.errors import UnsupportedError
-from p2u.eval.network.link import Link, check_support
 from p2u.serve import make_server
 
 #: What is measured of each replica: seconds from when a version could be fetched, and from the

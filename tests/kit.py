@@ -20,11 +20,11 @@ from pathlib import Path
 
 import pytest
 
-from p2u._client.fetch import Retry
-from p2u.manifest import Manifest, Update
-from p2u.manifest_parse import parse_manifest
-from p2u.pack import pack
-from p2u.pull import pull
+from p2u.client.folder.pull import pull
+from p2u.client.transfer.fetch import Retry
+from p2u.package.manifest import Manifest, Update
+from p2u.package.manifest_parse import parse_manifest
+from p2u.packing.api import pack
 from p2u.serve import FolderApp, Server
 
 STATES = ("base", "8bit", "exact")
@@ -191,7 +191,7 @@ def make(folder: Path) -> Made:
     model, package = folder / "model", folder / "pkg"
     write_model(model)
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(importlib.import_module("p2u.pack.cut"), "CHUNK_ELEMENTS", CHUNK)
+        patch.setattr(importlib.import_module("p2u.packing.chunking.cut"), "CHUNK_ELEMENTS", CHUNK)
         pack(model, package, jobs=2)
     states = {}
     for label in STATES:

@@ -13,11 +13,12 @@ from pathlib import Path
 
 import zstandard
 
-from p2u import core, pack
-from p2u._client.package import Package
-from p2u.index import Chunk, Piece, Seg, encode_index
-from p2u.layout import Model, Tensor
-from p2u.manifest import (
+from p2u import pack
+from p2u.client.transfer.package_reader import PackageReader
+from p2u.codec import core
+from p2u.package.index import Chunk, Piece, Seg, encode_index
+from p2u.package.layout import ReleaseLayout, Tensor
+from p2u.package.manifest import (
     KEY,
     Blob,
     FileEntry,
@@ -29,8 +30,8 @@ from p2u.manifest import (
     state_digest,
     with_costs,
 )
-from p2u.manifest_parse import parse_manifest
-from p2u.mapping import identity
+from p2u.package.manifest_parse import parse_manifest
+from p2u.package.mapping import identity
 
 
 def read(package: Path) -> Manifest:
@@ -44,9 +45,9 @@ def write(package: Path, manifest: Manifest) -> None:
     part.replace(package / KEY)
 
 
-def tensors(package: Path, version: str | None = None) -> Model:
+def tensors(package: Path, version: str | None = None) -> ReleaseLayout:
     """A release, by default the last, and its layout."""
-    with Package(package) as opened:
+    with PackageReader(package) as opened:
         manifest = opened.manifest
         found = [r for r in manifest.releases if version in (None, r.version)][-1]
         return opened.model(found)
@@ -161,7 +162,7 @@ def _exact_files(package: Path, state: str, release: Release) -> list[bytes | No
     return [file.digest(number).encode() for file in release.files]
 
 
-def _payloads(model: Model, old: list[bytes | None], new: list[bytes]):
+def _payloads(model: ReleaseLayout, old: list[bytes | None], new: list[bytes]):
     """``(place, payload)`` of all that files which changed hold."""
     for number, data in enumerate(new):
         if hashlib.sha256(data).hexdigest().encode() == old[number]:
@@ -192,7 +193,7 @@ def _rows(tensor: Tensor) -> int:
     return -(-tensor.elems // tensor.cols)
 
 
-def _other(model: Model, where: Seg | Piece, new: list[bytes]) -> bytes:
+def _other(model: ReleaseLayout, where: Seg | Piece, new: list[bytes]) -> bytes:
     """A payload that decodes to other bytes."""
     if isinstance(where, Piece):
         data = bytearray(new[where.file][where.offset : where.offset + where.size])

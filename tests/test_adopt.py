@@ -16,7 +16,7 @@ from oracle.guard import Guarded
 from oracle.rans import Log
 from oracle.samples import FAMILIES, bits_of, joined
 
-from p2u import core
+from p2u.codec import core
 from p2u.errors import FormatError, UsageError
 
 TWINS = [isa for isa in (core.SCALAR, core.AVX2, core.AVX512, core.NEON) if core.isa(isa) == isa]

@@ -15,48 +15,35 @@ import pytest
 ROOT = Path(__file__).resolve().parent.parent
 PACKAGE = ROOT / "src" / "p2u"
 
-#: The layer of each part of ``p2u``. A part may import the layers below its own, and of its own
-#: only in the top layer.
-LAYER = {
-    "errors": 1,
-    "types": 1,
-    "_lazy": 1,
-    "core": 2,
-    "formats": 2,
-    "recipe": 2,
-    "manifest": 2,
-    "plan": 2,
-    "stores": 2,
-    "_exchange": 2,
-    "_client": 3,
-    "calibration": 3,
-    "pack": 4,
-    "replica": 4,
-    "serve": 4,
-    "runtime": 5,
-    "eval": 5,
-    "cli": 5,
-    "__main__": 5,
-    "__init__": 5,
-}
-TOP = 5
+#: Folder = layer, from the ground up. A file may import its own folder and the lines above its
+#: own line, never a neighbour on the same line.
+LAYERS = (
+    ("errors", "types", "_lazy"),
+    ("disk", "package", "names"),
+    ("codec", "formats", "stores"),
+    ("client.transfer", "serve"),
+    ("client.routes",),
+    ("client.folder", "client.live"),
+    ("packing.report", "packing.recipe"),
+    ("packing.chunking",),
+    ("packing.rounding",),
+    ("packing.levels",),
+    ("packing.allocation", "packing.package_folder"),
+    ("packing.packer",),
+    ("packing.versions",),
+    ("packing.publish",),
+    ("packing.api",),
+    ("adapters",),
+    ("cli",),
+    ("__init__", "__main__"),
+)
+FLOOR = {room: number for number, rooms in enumerate(LAYERS) for room in rooms}
 
-#: Parts that are more than one module: the part of each module that is not a part's name.
-PART = {
-    "allocation": "recipe",
-    "manifest_parse": "manifest",
-    "layout": "manifest",
-    "mapping": "manifest",
-    "index": "manifest",
-    "opening": "replica",
-    "pinned": "replica",
-    "pull": "replica",
-    "verify": "replica",
-    "watch": "replica",
-}
+#: The two sides, which share what is below both and never import each other.
+SIDES = ("client", "packing")
 
 #: Who may use ctypes: the binding of the core, and calls that Python lacks.
-CTYPES = {"core", "_exchange", "eval"}
+CTYPES = {"codec", "disk"}
 
 #: Libraries that only the file of one adapter may import.
 ADAPTERS = {"torch", "onnx", "onnxruntime", "flwr", "ray", "boto3", "botocore", "tensorflow", "jax"}
@@ -99,53 +86,53 @@ def imports(path: Path) -> Iterator[tuple[str, int, bool]]:
                 yield f"{base}.{alias.name}", node.lineno, node in top
 
 
-def part(name: str) -> str:
-    """The part that a name below ``p2u`` belongs to (``stores.http`` -> stores)."""
-    first = name.split(".")[0] or "__init__"
-    return PART.get(first, first)
+def room(name: str) -> str:
+    """The line of ``LAYERS`` that a name below ``p2u`` stands on (``stores.http`` -> stores)."""
+    parts = name.split(".")
+    two = ".".join(parts[:2])
+    return two if two in FLOOR else (parts[0] or "__init__")
 
 
 def violations(name: str, path: Path) -> Iterator[str]:
     """The import rules that a file breaks, one line each."""
-    own = part(name)
+    own = room(name)
     for target, line, _ in imports(path):
         where = f"{path.relative_to(ROOT)}:{line}: {own} imports {target}"
         library = target.split(".")[0]
         if library == "ctypes" and own not in CTYPES:
-            yield f"{where}; only core may use ctypes"
-        if library in ADAPTERS and own not in ("runtime", "eval"):
-            yield f"{where}; that belongs in one file of p2u/runtime, or in p2u/eval"
+            yield f"{where}; only codec and disk may use ctypes"
+        if library in ADAPTERS and own != "adapters":
+            yield f"{where}; that belongs in one file of p2u/adapters"
         if library != "p2u":
             continue
-        other = part(target.partition(".")[2])
+        other = room(target.partition(".")[2])
         if other == own:
             continue
-        if other not in LAYER:
+        if other not in FLOOR:
             # `from p2u import __version__`: a name of the package itself
             yield f"{where}; lower layers may not import the package's public names"
-        elif (own, other) == ("pack", "_client"):
-            yield f"{where}, which belongs to the client"
-        elif LAYER[other] > LAYER[own]:
+        elif {own.split(".")[0], other.split(".")[0]} == set(SIDES):
+            yield f"{where}, which belongs to the other side"
+        elif FLOOR[other] > FLOOR[own]:
             yield f"{where}, which is of a higher layer"
-        elif LAYER[other] == LAYER[own] != TOP:
-            yield f"{where}, which is of the same layer"
+        elif FLOOR[other] == FLOOR[own]:
+            yield f"{where}, which is a neighbour"
 
 
 def test_every_module_has_a_layer() -> None:
-    parts = {part(name) for name, _ in modules()}
-    assert {"errors", "types"} <= parts
-    unknown = parts - set(LAYER)
-    assert not unknown, "give each new module a layer in LAYER, or a part in PART"
-    assert set(PART.values()) <= set(LAYER)
+    rooms = {room(name) for name, _ in modules()}
+    # A folder whose parts stand on lines of their own has nothing else in it.
+    rooms -= {"client", "packing"}
+    assert not rooms - set(FLOOR), "give each new folder a line in LAYERS"
+    assert not set(FLOOR) - rooms, "LAYERS names what is not there"
 
 
 def test_imports_follow_the_layers() -> None:
-    # The top layer may import anything, its own names from `p2u` too.
     broken = [
         text
         for name, path in modules()
+        if name != "__init__"  # it names everything
         for text in violations(name, path)
-        if not (LAYER[part(name)] == TOP and "public names" in text)
     ]
     assert not broken, "\n".join(broken)
 
@@ -153,30 +140,26 @@ def test_imports_follow_the_layers() -> None:
 @pytest.mark.parametrize(
     ("name", "source", "expected"),
     [
-        ("types", "from p2u.errors import P2UError", "same layer"),
-        ("_client.fetch", "from p2u.replica import Replica", "higher layer"),
-        ("pull", "from p2u.pack import pack", "same layer"),
-        ("plan", "def f():\n    from p2u import pack", "higher layer"),
-        ("pack", "from .replica import Replica", "same layer"),
-        ("pack", "from p2u._client.fetch import fetch", "the client"),
-        ("plan", "from p2u.index import Chunk", "same layer"),
-        ("stores.http", "from ..manifest import Manifest", "same layer"),
-        ("stores.http", "from ..cli import main", "higher layer"),
-        ("pack", "from p2u import open", "public names"),
-        ("pack", "import ctypes", "only core"),
-        ("replica", "import torch.nn", "p2u/runtime"),
+        ("types", "from p2u.errors import P2UError", "neighbour"),
+        ("client.transfer.fetch", "from p2u.client.live.replica import Replica", "higher layer"),
+        ("client.folder.pull", "from p2u.client.live.replica import Replica", "neighbour"),
+        ("client.folder.pull", "from p2u.packing.api import pack", "other side"),
+        ("packing.levels.encode", "from p2u.client.transfer.fetch import fetch", "other side"),
+        ("packing.chunking.cut", "from p2u.packing.packer import Packer", "higher layer"),
+        ("package.index", "def f():\n    from p2u.packing import api", "higher layer"),
+        ("package.index", "from p2u.disk.files import hash_file", "neighbour"),
+        ("stores.http.store", "from p2u.formats import scan_model", "neighbour"),
+        ("stores.http.store", "from ...cli import main", "higher layer"),
+        ("packing.api", "from p2u import open", "public names"),
+        ("packing.packer", "import ctypes", "only codec"),
+        ("client.live.replica", "import torch.nn", "p2u/adapters"),
+        ("cli", "import torch.nn", "p2u/adapters"),
     ],
 )
 def test_the_rules_bite(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str, source: str, expected: str
 ) -> None:
-    package = tmp_path / "src" / "p2u"
-    path = package.joinpath(*name.split(".")).with_suffix(".py")
-    path.parent.mkdir(parents=True)
-    path.write_text(source)
-    monkeypatch.setattr(sys.modules[__name__], "ROOT", tmp_path)
-    monkeypatch.setattr(sys.modules[__name__], "PACKAGE", package)
-    found = list(violations(name, path))
+    found = _violations_of(tmp_path, monkeypatch, name, source)
     assert len(found) == 1
     assert expected in found[0]
 
@@ -184,27 +167,33 @@ def test_the_rules_bite(
 @pytest.mark.parametrize(
     ("name", "source"),
     [
-        ("stores.http", "from .base import Store"),
-        ("stores.http", "from ..errors import StoreError\nimport httpx"),
-        ("pack", "from . import manifest"),
-        ("index", "from p2u.layout import Layout"),
-        ("_client.fetch", "from p2u.stores import Store"),
-        ("pull", "from p2u._client.fetch import Fetcher"),
-        ("cli", "from p2u.replica import Replica"),
-        ("runtime.torch", "import torch"),
-        ("core", "import ctypes"),
+        ("stores.http.store", "from ..base import Store"),
+        ("stores.http.store", "from ...errors import StoreError\nimport httpx"),
+        ("package.index", "from p2u.package.layout import Layout"),
+        ("client.transfer.fetch", "from p2u.stores import Store"),
+        ("client.folder.pull", "from p2u.client.transfer.fetch import Fetcher"),
+        ("packing.versions.decode", "from p2u.codec.chunk import apply"),
+        ("cli", "from p2u.client.live.replica import Replica"),
+        ("adapters.torch", "import torch"),
+        ("codec.core", "import ctypes"),
     ],
 )
 def test_the_rules_allow(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str, source: str
 ) -> None:
+    assert _violations_of(tmp_path, monkeypatch, name, source) == []
+
+
+def _violations_of(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str, source: str
+) -> list[str]:
     package = tmp_path / "src" / "p2u"
     path = package.joinpath(*name.split(".")).with_suffix(".py")
     path.parent.mkdir(parents=True)
     path.write_text(source)
     monkeypatch.setattr(sys.modules[__name__], "ROOT", tmp_path)
     monkeypatch.setattr(sys.modules[__name__], "PACKAGE", package)
-    assert list(violations(name, path)) == []
+    return list(violations(name, path))
 
 
 def test_adapters_import_their_library_lazily() -> None:

@@ -12,12 +12,13 @@ import pytest
 from kit import write_safetensors
 
 import p2u
-from p2u import calibration as cal
-from p2u import core
-from p2u.calibration import Calibration, Entry, Writer, make_factor
+from p2u.codec import core
 from p2u.errors import DiskError, FormatError, P2UError, UsageError
-from p2u.pack import cut as cut_module
-from p2u.pack import encode, feedback
+from p2u.packing.chunking import cut as cut_module
+from p2u.packing.levels import encode
+from p2u.packing.rounding import calibration as cal
+from p2u.packing.rounding import feedback
+from p2u.packing.rounding.calibration import Calibration, FactorEntry, Writer, make_factor
 
 Array = np.ndarray[Any, Any]
 DTYPES = {"F32": "<f4", "F16": "<f2"}
@@ -50,7 +51,7 @@ def moments(xs: list[Array]) -> Array:
 
 def write(path: Path, tensors: dict[str, tuple[list[Array], int]], damping: float = 0.01) -> Path:
     """A calibration file: for each tensor the inputs of its groups, and the axis."""
-    entries = [Entry((name,), i, axis) for i, (name, (_, axis)) in enumerate(tensors.items())]
+    entries = [FactorEntry((name,), i, axis) for i, (name, (_, axis)) in enumerate(tensors.items())]
     shapes = [(len(xs), xs[0].shape[1]) for xs, _ in tensors.values()]
     writer = Writer(str(path), entries, shapes)
     for xs, _ in tensors.values():
@@ -404,8 +405,8 @@ def test_any_factor_gives_a_valid_package(tmp_path: Path) -> None:
 
 
 def test_a_writer_leaves_nothing_behind(tmp_path: Path) -> None:
-    writer = Writer(str(tmp_path / "file"), [Entry(("a",), 0, 1)], [(1, 4)])
+    writer = Writer(str(tmp_path / "file"), [FactorEntry(("a",), 0, 1)], [(1, 4)])
     writer.close(complete=False)
     assert list(tmp_path.iterdir()) == []
     with pytest.raises(DiskError, match="nowhere"):
-        Writer(str(tmp_path / "nowhere" / "file"), [Entry(("a",), 0, 1)], [(1, 4)])
+        Writer(str(tmp_path / "nowhere" / "file"), [FactorEntry(("a",), 0, 1)], [(1, 4)])

@@ -18,7 +18,7 @@ import pytest
 from kit import packaged
 
 import p2u
-from p2u.manifest_parse import parse_manifest
+from p2u.package.manifest_parse import parse_manifest
 
 STATES = ("base", "8bit", "exact")
 RNG = np.random.default_rng(11)

@@ -9,15 +9,15 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from p2u.allocation import Recipe
-from p2u.formats import Model
-from p2u.index import Piece, Seg
-from p2u.pack.allocate import Allocation
-from p2u.pack.checks import Checks
-from p2u.pack.crc import combine
-from p2u.pack.cut import Job, cut, make_layout
-from p2u.pack.source import Source
-from p2u.recipe import Treatment
+from p2u.formats import ScannedModel
+from p2u.package.index import Piece, Seg
+from p2u.packing.allocation.allocate import Allocation
+from p2u.packing.chunking.checks import Checks
+from p2u.packing.chunking.crc import combine
+from p2u.packing.chunking.cut import Job, cut, make_layout
+from p2u.packing.chunking.source import Source
+from p2u.packing.chunking.treatment import Treatment
+from p2u.packing.recipe import Recipe
 from p2u.types import Check, ModelFile, TensorSpan
 
 
@@ -44,11 +44,11 @@ def crc(data: bytes) -> bytes:
     return zlib.crc32(data).to_bytes(4, "little")
 
 
-def model(root: Path, data: bytes, *checks: Check) -> Model:
+def model(root: Path, data: bytes, *checks: Check) -> ScannedModel:
     """A file of 100 bytes with the tensors 20:40 and 40:60."""
     (root / "f").write_bytes(data)
     spans = tuple(TensorSpan(f"t{n}", "F32", (5,), "f", n, 20) for n in (20, 40))
-    return Model(str(root), (ModelFile("f", 100, spans, checks),))
+    return ScannedModel(str(root), (ModelFile("f", 100, spans, checks),))
 
 
 def test_fields_have_the_values_of_each_state(tmp_path: Path) -> None:

@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from oracle.floats import FORMATS
 from oracle.samples import FAMILIES, LEVELS, Sample, bits_of, joined, samples
 
-from p2u import core
+from p2u.codec import core
 from p2u.errors import P2UError, UsageError
 
 TWINS = [isa for isa in (core.SCALAR, core.AVX2, core.AVX512, core.NEON) if core.isa(isa) == isa]

@@ -21,7 +21,7 @@ from oracle.rans import PLAIN, Table, write_table
 from oracle.samples import Sample
 from oracle.wire import Bits, Sink, zigzag
 
-from p2u import core
+from p2u.codec import core
 from p2u.errors import FormatError
 
 TWINS = [isa for isa in (core.SCALAR, core.AVX2, core.AVX512, core.NEON) if core.isa(isa) == isa]

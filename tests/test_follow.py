@@ -14,9 +14,10 @@ import pytest
 from kit import QUICK, Made
 from stores.helpers import WrapperStore
 
-from p2u._client import staging
-from p2u._client.chain import gaps
-from p2u._client.package import Span
+from p2u.client.live import staging
+from p2u.client.live.chain import gaps
+from p2u.client.live.opening import open_replica
+from p2u.client.live.replica import Replica
 from p2u.errors import (
     Cancelled,
     FormatError,
@@ -25,8 +26,7 @@ from p2u.errors import (
     UnsupportedError,
     UsageError,
 )
-from p2u.opening import open_replica
-from p2u.replica import Replica
+from p2u.package.geometry import Span
 from p2u.serve import Server
 from p2u.stores import LocalStore
 

@@ -14,7 +14,7 @@ from safetensors.numpy import save_file
 import p2u
 
 FOLLOWS = """
-import sys, numpy, p2u, p2u.replica
+import sys, numpy, p2u, p2u.client.live.replica
 def status(key):
     lines = dict(line.split(":", 1) for line in open("/proc/self/status"))
     return int(lines[key].split()[0]) << 10

@@ -10,14 +10,14 @@ from contextlib import contextmanager
 
 import pytest
 
-from p2u._client.gate import Gate
+from p2u.client.live.pins import Pins
 from p2u.errors import Cancelled, UsageError
 
 
 class Committer:
     """A commit in a thread of its own."""
 
-    def __init__(self, gate: Gate, check: Callable[[], None] = lambda: None) -> None:
+    def __init__(self, gate: Pins, check: Callable[[], None] = lambda: None) -> None:
         self.done = threading.Event()
         self.error: BaseException | None = None
         self.waited = 0.0
@@ -42,7 +42,7 @@ def elsewhere(act: Callable[[], object], timeout: float = 0.0) -> bool:
     return not thread.is_alive()
 
 
-def use(gate: Gate, *, brief: bool = True) -> Callable[[], None]:
+def use(gate: Pins, *, brief: bool = True) -> Callable[[], None]:
     def act() -> None:
         with gate.pin(brief=brief):
             pass
@@ -51,7 +51,7 @@ def use(gate: Gate, *, brief: bool = True) -> Callable[[], None]:
 
 
 @contextmanager
-def waiting(gate: Gate) -> Iterator[Committer]:
+def waiting(gate: Pins) -> Iterator[Committer]:
     """A commit that waits for somebody's pin."""
     committer = Committer(gate)
     while gate._since is None:
@@ -62,7 +62,7 @@ def waiting(gate: Gate) -> Iterator[Committer]:
 
 
 def test_a_commit_waits_for_all_pins():
-    gate = Gate(60)
+    gate = Pins(60)
     pins = [gate.pin(brief=True), gate.pin(brief=False)]
     with waiting(gate) as commit:
         pins[0].release()
@@ -75,7 +75,7 @@ def test_a_commit_waits_for_all_pins():
 
 
 def test_newcomers_wait_for_a_commit_that_waits_for_brief_pins():
-    gate = Gate(60)
+    gate = Pins(60)
     with gate.pin(brief=True) as pin, waiting(gate) as commit:
         assert not elsewhere(use(gate), 0.1)
         assert not elsewhere(use(gate, brief=False), 0.1)
@@ -87,7 +87,7 @@ def test_newcomers_wait_for_a_commit_that_waits_for_brief_pins():
 
 
 def test_newcomers_pass_while_a_state_is_pinned_for_long():
-    gate = Gate(0.3)
+    gate = Pins(0.3)
     pin = gate.pin(brief=False)
     with waiting(gate):
         assert elsewhere(use(gate))
@@ -101,7 +101,7 @@ def test_newcomers_pass_while_a_state_is_pinned_for_long():
 
 def test_nobody_waits_for_ever_for_a_commit_that_waits():
     """Who holds a pin may itself wait for another thread that needs one."""
-    gate = Gate(0.2)
+    gate = Pins(0.2)
     with gate.pin(brief=True) as pin, waiting(gate) as commit:
         assert elsewhere(use(gate))
         assert not commit.done.is_set()
@@ -109,7 +109,7 @@ def test_nobody_waits_for_ever_for_a_commit_that_waits():
 
 
 def test_no_pin_during_a_commit():
-    gate = Gate(0)
+    gate = Pins(0)
     entered = threading.Event()
     with gate.commit(lambda: None):
         thread = threading.Thread(target=lambda: gate.pin(brief=True) and entered.set())
@@ -122,7 +122,7 @@ def test_no_pin_during_a_commit():
 
 
 def test_a_commit_can_be_cancelled_and_then_newcomers_pass():
-    gate = Gate(60)
+    gate = Pins(60)
     stop = threading.Event()
 
     def check() -> None:
@@ -142,7 +142,7 @@ def test_a_commit_can_be_cancelled_and_then_newcomers_pass():
 
 
 def test_a_thread_cannot_commit_over_its_own_pin():
-    gate = Gate(60)
+    gate = Pins(60)
     with gate.pin(brief=False), pytest.raises(UsageError), gate.commit(lambda: None):
         pass
     assert not gate.held()
@@ -150,7 +150,7 @@ def test_a_thread_cannot_commit_over_its_own_pin():
 
 def test_a_pin_is_void_when_its_frame_has_ended():
     """Ctrl-C in the model's forward leaves no time for a release."""
-    gate = Gate(60)
+    gate = Pins(60)
 
     def call() -> None:
         gate.pin(brief=True, frame=sys._getframe())
@@ -170,7 +170,7 @@ def test_a_pin_is_void_when_its_frame_has_ended():
 
 
 def test_many_threads_never_meet_a_commit():
-    gate = Gate(0.05)
+    gate = Pins(0.05)
     value = [0, 0]
     stop = threading.Event()
     wrong = []

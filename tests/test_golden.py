@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 
 import p2u
-from p2u import core
+from p2u.codec import core
 
 GOLDEN = Path(__file__).parent / "golden" / "v1"
 DIGESTS: dict[str, dict[str, str]] = json.loads((GOLDEN / "sha256.json").read_text())

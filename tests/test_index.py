@@ -11,16 +11,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from p2u.errors import FormatError, P2UError
-from p2u.index import (
-    Chunk,
-    Piece,
-    Seg,
-    decode_pieces,
-    encode_index,
-    parse_index,
-)
-from p2u.layout import Layout, Model, Tensor
-from p2u.manifest import Blob, FileEntry, Object, Release, Update
+from p2u.package.index import Chunk, Piece, Seg, decode_pieces, encode_index, parse_index
+from p2u.package.layout import Layout, ReleaseLayout, Tensor
+from p2u.package.manifest import Blob, FileEntry, Object, Release, Update
 
 SHA = "0" * 64
 # File 0 is carried; file 1 has a header of 100 bytes and two tensors, the last row of b is short.
@@ -42,7 +35,7 @@ RELEASE = Release(
     Object("layout", 1, SHA),
     (),
 )
-MODEL = Model(RELEASE, LAYOUT)
+MODEL = ReleaseLayout(RELEASE, LAYOUT)
 
 
 def update(chunks: int, *blobs: int, source: str | None = None) -> Update:
@@ -198,7 +191,7 @@ def test_one_place_has_one_spelling() -> None:
 
 
 def test_many_places_take_few_bytes() -> None:
-    model = Model(replace(RELEASE, files=(FileEntry("zip", 10**9, (SHA,)),)), Layout(()))
+    model = ReleaseLayout(replace(RELEASE, files=(FileEntry("zip", 10**9, (SHA,)),)), Layout(()))
     places = [(0, 100 + 900_000 * n, 4) for n in range(1000)]
     data = encode_index([carry(4000, *places)])
     assert len(data) < 5200
@@ -224,7 +217,7 @@ def test_counts_are_checked_before_memory_is_taken() -> None:
 
 def test_large_chunks_are_refused() -> None:
     layout = Layout((Tensor("a", "F32", (1 << 25,), 1, 0, 1 << 27, 1 << 20, 4),))
-    model = Model(replace(RELEASE, files=(FileEntry("a", 1 << 27, (SHA,)),) * 2), layout)
+    model = ReleaseLayout(replace(RELEASE, files=(FileEntry("a", 1 << 27, (SHA,)),) * 2), layout)
     for rows, good in ((16, True), (17, False)):
         data = encode_index([chunk(11, (0, 0, rows))])
         if good:

@@ -22,11 +22,11 @@ import pytest
 from kit import Made, tree
 
 import p2u
-from p2u import _exchange
-from p2u._client import beside, files, inplace, journal, statefile, workdir
-from p2u._client.journal import read_journal
-from p2u._client.workdir import WorkDir
-from p2u.pull import pull
+from p2u.client.folder import build_and_swap, in_place, journal, state_file, work_folder
+from p2u.client.folder.journal import read_journal
+from p2u.client.folder.pull import pull
+from p2u.client.folder.work_folder import WorkFolder
+from p2u.disk import files, swap
 
 #: Seconds that an undisturbed pull takes in the tests with real processes.
 SECONDS = 1.2
@@ -57,7 +57,7 @@ def start(
 def missing_bytes(made: Made, dst: Path) -> tuple[int, int]:
     """Bytes of chunks that the next run has to fetch, and bytes of objects that it may fetch."""
     manifest = made.manifest
-    work = WorkDir(dst.resolve())
+    work = WorkFolder(dst.resolve())
     found = read_journal(work.journal)
     here = made.label(dst)
     at = kit.STATES.index(here) + 1 if here else 0
@@ -66,17 +66,17 @@ def missing_bytes(made: Made, dst: Path) -> tuple[int, int]:
         # Being refined in place: the update is the one that the journal is about.
         labels = [s.digest for s in manifest.states]
         at = next(
-            n for n, d in enumerate(labels) if workdir.target_prefix(d) == found.header.target
+            n for n, d in enumerate(labels) if work_folder.target_prefix(d) == found.header.target
         )
         left = manifest.updates[at:]
     count = sum(update.bytes for update in left)
     objects = manifest.latest.layout.size + sum(update.index.size for update in left)
     if found is not None and left:
         target = next(s.digest for s in manifest.states if s.id == left[0].target)
-        if workdir.target_prefix(target) == found.header.target:
-            from p2u._client.package import Package
+        if work_folder.target_prefix(target) == found.header.target:
+            from p2u.client.transfer.package_reader import PackageReader
 
-            with Package(made.package) as package:
+            with PackageReader(made.package) as package:
                 chunks = package.index(left[0]).chunks
             redo = {int(path.name) for path in work.redo.glob("*")}
             whole = set(found.done) | {n for n in redo if n in found.done}
@@ -88,7 +88,7 @@ def missing_bytes(made: Made, dst: Path) -> tuple[int, int]:
 @pytest.mark.skipif(not hasattr(signal, "SIGKILL"), reason="needs SIGKILL")
 @pytest.mark.parametrize("in_place", [False, True])
 def test_kill_9_at_ten_random_moments(made, tmp_path, monkeypatch, in_place):
-    monkeypatch.setattr("p2u.plan.MAX_GAP", 0)
+    monkeypatch.setattr("p2u.client.transfer.requests.MAX_GAP", 0)
     rng = random.Random(20 + in_place)
     total = made.manifest.states[-1].bytes
     seen = set()
@@ -168,9 +168,9 @@ def mortal(at: int, *, torn: bool, exchange: bool = True) -> Iterator[Mortal]:
         for name in ("rename", "replace", "unlink", "mkdir", "rmdir", "chmod"):
             patch.setattr(Path, name, life.wrap(getattr(Path, name)))
         if exchange:
-            patch.setattr(_exchange, "exchange", life.wrap(_exchange.exchange))
+            patch.setattr(swap, "exchange", life.wrap(swap.exchange))
         else:
-            patch.setattr(_exchange, "exchange", lambda *_: False)
+            patch.setattr(swap, "exchange", lambda *_: False)
 
         real_write = files.write_at
 
@@ -179,7 +179,7 @@ def mortal(at: int, *, torn: bool, exchange: bool = True) -> Iterator[Mortal]:
             life.step(lambda: real_write(file, offset, view[: len(view) // 2]))
             real_write(file, offset, data)
 
-        for module in (beside, inplace):
+        for module in (build_and_swap, in_place):
             patch.setattr(module, "write_at", write_at)
 
         real_tree = files.remove_tree
@@ -194,9 +194,9 @@ def mortal(at: int, *, torn: bool, exchange: bool = True) -> Iterator[Mortal]:
                 life.step(half)
             real_tree(path) if not path.is_dir() else shutil.rmtree(path)
 
-        for module in (beside, inplace, workdir):
+        for module in (build_and_swap, in_place, work_folder):
             patch.setattr(module, "remove_tree", remove_tree)
-        for module in (beside, workdir):
+        for module in (build_and_swap, work_folder):
             patch.setattr(module, "link_or_copy", life.wrap(files.link_or_copy))
 
         real_append = journal.Journal._append
@@ -206,7 +206,7 @@ def mortal(at: int, *, torn: bool, exchange: bool = True) -> Iterator[Mortal]:
             real_append(self, kind, number, digest)
 
         patch.setattr(journal.Journal, "_append", append)
-        patch.setattr(statefile, "write_whole", life.wrap(files.write_whole))
+        patch.setattr(state_file, "write_whole", life.wrap(files.write_whole))
         real_open = open
 
         def redo_open(path, mode="r", **options):
@@ -214,11 +214,11 @@ def mortal(at: int, *, torn: bool, exchange: bool = True) -> Iterator[Mortal]:
                 life.step(lambda: real_open(path, "wb").write(b"torn").__class__)
             return real_open(path, mode, **options)
 
-        patch.setattr(inplace, "open", redo_open, raising=False)
+        patch.setattr(in_place, "open", redo_open, raising=False)
         patch.setattr(journal, "open", redo_open, raising=False)
-        for module in (beside, inplace):  # what is on the disk is not the point here
+        for module in (build_and_swap, in_place):  # what is on the disk is not the point here
             patch.setattr(module, "sync_dir", lambda path: None)
-        patch.setattr("p2u._client.target.sync_file", lambda path: None)
+        patch.setattr("p2u.client.folder.target.sync_file", lambda path: None)
         patch.setattr(os, "fsync", lambda fd: None)
         yield life
 

@@ -14,9 +14,9 @@ import pytest
 from test_kill import lives, start
 from versions import Versions
 
+from p2u.client.folder.pull import pull
+from p2u.client.folder.verify import verify
 from p2u.errors import UsageError
-from p2u.pull import pull
-from p2u.verify import verify
 
 #: Seconds that an undisturbed update takes in the tests with real processes.
 SECONDS = 0.8

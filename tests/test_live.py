@@ -14,11 +14,11 @@ from kit import STATES, Made
 from stores.helpers import CountingStore, FlakyStore, WrapperStore
 
 import p2u
-from p2u._client import spool, staging
-from p2u._client.fetch import Retry
+from p2u.client.live import spool, staging
+from p2u.client.live.opening import open_replica
+from p2u.client.live.replica import Replica
+from p2u.client.transfer.fetch import Retry
 from p2u.errors import Cancelled, DiskError, FormatError, IntegrityError, StoreError, UsageError
-from p2u.opening import open_replica
-from p2u.replica import Replica
 from p2u.serve import Server
 from p2u.stores import LocalStore, Store
 

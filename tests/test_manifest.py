@@ -15,8 +15,8 @@ from hypothesis import strategies as st
 from trees import put
 
 from p2u.errors import FormatError, P2UError, UnsupportedError
-from p2u.layout import Layout, Tensor, parse_layout
-from p2u.manifest import (
+from p2u.package.layout import Layout, Tensor, parse_layout
+from p2u.package.manifest import (
     Blob,
     FileEntry,
     Manifest,
@@ -28,7 +28,7 @@ from p2u.manifest import (
     check_paths,
     state_digest,
 )
-from p2u.manifest_parse import parse_manifest
+from p2u.package.manifest_parse import parse_manifest
 
 SHA = [hashlib.sha256(bytes([n])).hexdigest() for n in range(10)]
 FILES = (

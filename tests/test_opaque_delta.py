@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from oracle.rans import Log
 from oracle.samples import joined
 
-from p2u import core
+from p2u.codec import core
 from p2u.errors import FormatError, UsageError
 
 TWINS = [isa for isa in (core.SCALAR, core.AVX2, core.AVX512, core.NEON) if core.isa(isa) == isa]

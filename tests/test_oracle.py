@@ -11,7 +11,7 @@ from oracle.floats import FORMATS
 from oracle.rans import Log
 from oracle.samples import LEVELS, Sample, joined, samples
 
-from p2u import core
+from p2u.codec import core
 
 levels = st.sampled_from(LEVELS)
 

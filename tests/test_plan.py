@@ -8,8 +8,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from p2u.client.transfer.requests import MAX_REQUEST, MIN_REQUEST, plan_requests
 from p2u.errors import UsageError
-from p2u.plan import MAX_REQUEST, MIN_REQUEST, find_path, leads_to, plan_requests
+from p2u.package.graph import find_path, leads_to
 
 
 @dataclass(frozen=True)

@@ -17,25 +17,25 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from kit import write_safetensors
 
-from p2u.allocation import (
+from p2u.client.live.opening import load
+from p2u.errors import FormatError, P2UError, UsageError
+from p2u.package.index import parse_index
+from p2u.package.layout import ReleaseLayout, parse_layout
+from p2u.package.manifest_parse import parse_manifest
+from p2u.packing.allocation.damage import parse_damage, quantise
+from p2u.packing.allocation.shares import (
     COARSEST,
     FINE,
     FINEST,
-    Recipe,
     Shares,
     coarsest,
     find_level,
     finest,
     log2_64,
-    parse_damage,
-    quantise,
 )
-from p2u.errors import FormatError, P2UError, UsageError
-from p2u.index import parse_index
-from p2u.layout import Model, parse_layout
-from p2u.manifest_parse import parse_manifest
-from p2u.opening import load
-from p2u.pack import PackReport, pack
+from p2u.packing.api import pack
+from p2u.packing.recipe import Recipe
+from p2u.packing.report import PackReport
 
 SHAPES = {
     "embed.weight": (3000, 64),
@@ -238,7 +238,7 @@ def chunk_bits(package: Path, *names: str) -> float:
     layout = parse_layout((package / manifest.latest.layout.key).read_bytes(), manifest.latest)
     update = manifest.updates[0]
     data = (package / update.index.key).read_bytes()
-    chunks = parse_index(data, update, Model(manifest.latest, layout)).chunks
+    chunks = parse_index(data, update, ReleaseLayout(manifest.latest, layout)).chunks
     tensors = {n: t for n, t in enumerate(layout.tensors) if t.name in names}
     found = [c for c in chunks if c.segments and {s.tensor for s in c.segments} <= set(tensors)]
     rows = sum(s.rows for c in found for s in c.segments)
@@ -298,7 +298,7 @@ def test_the_worst_damage_is_made_good_first(model: Path, tmp_path: Path) -> Non
         layout = parse_layout((package / manifest.latest.layout.key).read_bytes(), manifest.latest)
         found = manifest.updates[update]
         index = (package / found.index.key).read_bytes()
-        chunks = parse_index(index, found, Model(manifest.latest, layout)).chunks
+        chunks = parse_index(index, found, ReleaseLayout(manifest.latest, layout)).chunks
         return [{layout.tensors[s.tensor].name for s in c.segments} for c in chunks]
 
     pack(model, tmp_path / "plain")

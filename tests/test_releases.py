@@ -13,11 +13,11 @@ from hypothesis import given
 from hypothesis import strategies as st
 from trees import put
 
-from p2u._client.package import find_state
 from p2u.errors import FormatError, P2UError, UsageError
-from p2u.index import Chunk, Piece, Seg, encode_index, parse_index, places
-from p2u.layout import Layout, Model, Tensor
-from p2u.manifest import (
+from p2u.package.index import Chunk, Piece, Seg, encode_index, parse_index, places
+from p2u.package.layout import Layout, ReleaseLayout, Tensor
+from p2u.package.lookup import find_state
+from p2u.package.manifest import (
     Blob,
     FileEntry,
     Manifest,
@@ -28,8 +28,8 @@ from p2u.manifest import (
     state_digest,
     with_costs,
 )
-from p2u.manifest_parse import parse_manifest
-from p2u.mapping import Map, aligned, copies, identity, source_bytes
+from p2u.package.manifest_parse import parse_manifest
+from p2u.package.mapping import Map, aligned, copies, identity, source_bytes
 
 SHA = [hashlib.sha256(bytes([n])).hexdigest() for n in range(20)]
 
@@ -217,7 +217,7 @@ def test_any_change_is_refused_or_harmless(data: st.DataObject) -> None:
 # --- the map
 
 # Of the source: a header, two tensors with a gap between them, a file that is carried.
-SOURCE = Model(
+SOURCE = ReleaseLayout(
     Release(
         "v1",
         (FileEntry("old", 700, (SHA[0],)), FileEntry("notes", 40, (SHA[1],))),
@@ -233,7 +233,7 @@ SOURCE = Model(
     ),
 )
 # Of the target: the tensors renamed, in another file and order, one longer, one new.
-TARGET = Model(
+TARGET = ReleaseLayout(
     Release(
         "v2",
         (FileEntry("notes", 50, (SHA[3],)), FileEntry("new", 900, (SHA[4],))),
@@ -268,7 +268,7 @@ def version_update(chunks: int) -> Update:
     return Update("v1@x", "v2@x", Object("u", 1, SHA[6]), (Blob("b", size),), size, chunks)
 
 
-def parse(chunks: list[Chunk], found: Map = MAP, source: Model = SOURCE) -> Any:
+def parse(chunks: list[Chunk], found: Map = MAP, source: ReleaseLayout = SOURCE) -> Any:
     of = version_update(len(chunks))
     return parse_index(encode_index(chunks, found), of, TARGET, source)
 
@@ -369,9 +369,9 @@ def test_what_corresponds() -> None:
 
 
 def test_aligned() -> None:
-    same = Model(replace(SOURCE.release, version="v2"), SOURCE.layout)
+    same = ReleaseLayout(replace(SOURCE.release, version="v2"), SOURCE.layout)
     assert aligned(same, SOURCE, identity(same))
     assert not aligned(same, SOURCE, Map((0, 1, None), (0, 1)))
     assert not aligned(TARGET, SOURCE, identity(TARGET))
     longer = replace(SOURCE.release, files=(SOURCE.files[0], replace(SOURCE.files[1], size=41)))
-    assert not aligned(Model(longer, SOURCE.layout), SOURCE, identity(same))
+    assert not aligned(ReleaseLayout(longer, SOURCE.layout), SOURCE, identity(same))

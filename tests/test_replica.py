@@ -18,8 +18,8 @@ from kit import QUICK, STATES
 from stores.helpers import CountingStore, FlakyStore, WrapperStore
 
 import p2u
+from p2u.client.live.opening import load, open_replica
 from p2u.errors import Cancelled, IntegrityError, NotFoundError, StoreError, UsageError
-from p2u.opening import load, open_replica
 from p2u.stores import LocalStore
 
 
@@ -243,7 +243,7 @@ def test_cancel_is_quick_and_leaves_no_threads(made):
 
 def test_a_file_that_is_not_as_stated(made, tmp_path, monkeypatch):
     """The check of whole files, which chunks' hashes do not replace: a decoder's fault."""
-    from p2u._client import staging
+    from p2u.client.live import staging
 
     real = staging.decode
 
@@ -295,7 +295,7 @@ def test_public_names_are_what_they_say():
     code = (
         "import p2u\n"
         "from p2u.pack import pack\n"
-        "import p2u.pull, p2u.verify, p2u.replica\n"
+        "import p2u.pull, p2u.verify, p2u.client.live.replica\n"
         "assert p2u.pack is pack and callable(p2u.pull) and callable(p2u.verify)\n"
         "from p2u import open, load, Replica, P2UError\n"
         "assert set(p2u.__all__) <= set(dir(p2u))\n"

@@ -8,12 +8,12 @@ import time
 
 import pytest
 
-from p2u._client.control import Meter, Stop
-from p2u._client.fetch import Fetcher, Retry
-from p2u._client.run import MIN_PART
+from p2u.client.transfer.control import Meter, Stop
+from p2u.client.transfer.fetch import Fetcher, Retry
+from p2u.client.transfer.run import MIN_PART
 from p2u.errors import StoreError
-from p2u.index import Chunk
-from p2u.manifest import Blob
+from p2u.package.index import Chunk
+from p2u.package.manifest import Blob
 from p2u.stores import Store
 
 KIB = 1 << 10

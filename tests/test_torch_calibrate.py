@@ -10,8 +10,8 @@ import numpy as np
 import pytest
 
 import p2u
-from p2u.calibration import Calibration, Factor, make_factor
 from p2u.errors import DiskError, UsageError
+from p2u.packing.rounding.calibration import Calibration, Factor, make_factor
 
 torch = pytest.importorskip("torch")
 nn = torch.nn

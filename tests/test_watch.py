@@ -21,9 +21,9 @@ from kit import Made
 from test_follow import changed, until
 
 import p2u
+from p2u.client.folder.watch import Watched, watch
 from p2u.errors import UsageError
 from p2u.serve import Server, make_server
-from p2u.watch import Watched, watch
 
 
 @pytest.fixture

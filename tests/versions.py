@@ -14,21 +14,13 @@ from pathlib import Path
 import kit
 import zstandard
 
-from p2u import core
-from p2u.index import Chunk, Piece, Seg, encode_index, parse_index
-from p2u.layout import Model, parse_layout
-from p2u.manifest import (
-    Blob,
-    Manifest,
-    Object,
-    Release,
-    State,
-    Update,
-    with_costs,
-)
-from p2u.manifest_parse import parse_manifest
-from p2u.mapping import Map, source_bytes
-from p2u.pack import pack
+from p2u.codec import core
+from p2u.package.index import Chunk, Piece, Seg, encode_index, parse_index
+from p2u.package.layout import ReleaseLayout, parse_layout
+from p2u.package.manifest import Blob, Manifest, Object, Release, State, Update, with_costs
+from p2u.package.manifest_parse import parse_manifest
+from p2u.package.mapping import Map, source_bytes
+from p2u.packing.api import pack
 from p2u.types import PROGRESSIVE
 
 #: Elements per chunk of an update between releases.
@@ -54,8 +46,10 @@ def write_manifest(package: Path, manifest: Manifest) -> None:
     (package / "p2u.json").write_bytes(data)
 
 
-def read_model(package: Path, release: Release) -> Model:
-    return Model(release, parse_layout((package / release.layout.key).read_bytes(), release))
+def read_model(package: Path, release: Release) -> ReleaseLayout:
+    return ReleaseLayout(
+        release, parse_layout((package / release.layout.key).read_bytes(), release)
+    )
 
 
 def add_release(package: Path, version: str, model: Path, *, fresh: bool) -> None:
@@ -135,7 +129,7 @@ def connect(
 
 
 def make_update(
-    old: Model, new: Model, before: Path, after: Path, renamed: dict[str, str]
+    old: ReleaseLayout, new: ReleaseLayout, before: Path, after: Path, renamed: dict[str, str]
 ) -> tuple[Map, list[Chunk], bytes]:
     """The map, and chunks for all that it does not bring: deltas where floats correspond."""
     names = {t.name: n for n, t in enumerate(old.tensors)}

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from p2u._lazy import make_lazy
+from p2u._lazy import lazy_names
 from p2u.errors import (
     BusyError,
     Cancelled,
@@ -25,14 +25,14 @@ from p2u.errors import (
 )
 
 if TYPE_CHECKING:
-    from p2u.opening import load
-    from p2u.opening import open_replica as open  # noqa: A004 - p2u.open() is its name
-    from p2u.pack import gc, pack, publish
-    from p2u.pull import pull
-    from p2u.replica import Replica
-    from p2u.runtime import onnx, sync, torch
-    from p2u.verify import verify
-    from p2u.watch import watch
+    from p2u.adapters import onnx, sync, torch
+    from p2u.client.folder.pull import pull
+    from p2u.client.folder.verify import verify
+    from p2u.client.folder.watch import watch
+    from p2u.client.live.opening import load
+    from p2u.client.live.opening import open_replica as open  # noqa: A004 - p2u.open() is its name
+    from p2u.client.live.replica import Replica
+    from p2u.packing.api import gc, pack, publish
 
 __all__ = [
     "BusyError",
@@ -61,20 +61,20 @@ __all__ = [
     "watch",
 ]
 
-make_lazy(
+__getattr__, __dir__ = lazy_names(
     __name__,
     {
-        "Replica": ("p2u.replica", "Replica"),
-        "gc": ("p2u.pack", "gc"),
-        "load": ("p2u.opening", "load"),
-        "onnx": ("p2u.runtime.onnx", None),
-        "open": ("p2u.opening", "open_replica"),
-        "pack": ("p2u.pack", "pack"),
-        "publish": ("p2u.pack", "publish"),
-        "pull": ("p2u.pull", "pull"),
-        "sync": ("p2u.runtime.sync", None),
-        "torch": ("p2u.runtime.torch", None),
-        "verify": ("p2u.verify", "verify"),
-        "watch": ("p2u.watch", "watch"),
+        "Replica": ("p2u.client.live.replica", "Replica"),
+        "gc": ("p2u.packing.api", "gc"),
+        "load": ("p2u.client.live.opening", "load"),
+        "onnx": ("p2u.adapters.onnx", None),
+        "open": ("p2u.client.live.opening", "open_replica"),
+        "pack": ("p2u.packing.api", "pack"),
+        "publish": ("p2u.packing.api", "publish"),
+        "pull": ("p2u.client.folder.pull", "pull"),
+        "sync": ("p2u.adapters.sync", None),
+        "torch": ("p2u.adapters.torch", None),
+        "verify": ("p2u.client.folder.verify", "verify"),
+        "watch": ("p2u.client.folder.watch", "watch"),
     },
 )

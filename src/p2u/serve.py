@@ -18,7 +18,7 @@ from types import TracebackType
 from typing import TYPE_CHECKING, Any
 
 from p2u.errors import Cancelled, DiskError, P2UError, UnsupportedError, UsageError
-from p2u.manifest import RESERVED
+from p2u.package.manifest import RESERVED
 from p2u.stores.base import PIECE
 from p2u.stores.local import LocalStore
 from p2u.stores.throttle import RateLimiter

@@ -19,7 +19,7 @@ import numpy as np
 from safetensors.numpy import save_file
 
 import p2u
-from p2u import core
+from p2u.codec import core
 
 DTYPES = {"F32": np.dtype("f4"), "F16": np.dtype("f2"), "BF16": np.dtype(ml_dtypes.bfloat16)}
 

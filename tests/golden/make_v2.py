@@ -16,7 +16,7 @@ from pathlib import Path
 
 import numpy as np
 
-from p2u import core
+from p2u.codec import core
 
 TYPES = {"F32": "<f4", "F16": "<f2", "BF16": "<f4"}
 

@@ -10,7 +10,7 @@ import numpy as np
 from hypothesis import strategies as st
 
 from oracle.floats import FORMATS, Ints
-from p2u import core
+from p2u.codec import core
 
 LEVELS = ([0], [4, 0], [2, 5, 0], [15, 0], [1, 2, 3, 15, 0], [4])
 SHAPES = st.lists(

@@ -6,7 +6,8 @@ from pathlib import Path
 
 import pytest
 
-from p2u.pack import PackReport, pack
+from p2u.packing.api import pack
+from p2u.packing.report import PackReport
 
 from .helpers import Tensors, noise, safetensors, weights
 

@@ -12,11 +12,12 @@ import kit
 import ml_dtypes
 import numpy as np
 
-from p2u import core, pull
-from p2u.index import Chunk, decode_pieces, parse_index
-from p2u.layout import Layout, Model, parse_layout
-from p2u.manifest import KEY, Manifest
-from p2u.manifest_parse import parse_manifest
+from p2u import pull
+from p2u.codec import core
+from p2u.package.index import Chunk, decode_pieces, parse_index
+from p2u.package.layout import Layout, ReleaseLayout, parse_layout
+from p2u.package.manifest import KEY, Manifest
+from p2u.package.manifest_parse import parse_manifest
 
 FLOATS = {"F32": np.float32, "F16": np.float16, "BF16": ml_dtypes.bfloat16}
 #: Name to dtype, shape and bytes.
@@ -116,7 +117,7 @@ def decode(folder: Path) -> Opened:
     for number, update in enumerate(manifest.updates):
         index = update.index
         data = object_bytes(folder, index.key, index.size, index.sha256)
-        chunks = parse_index(data, update, Model(release, layout)).chunks
+        chunks = parse_index(data, update, ReleaseLayout(release, layout)).chunks
         opened.chunks.append(chunks)
         content = [(folder / b.key).read_bytes() for b in update.blobs]
         assert [len(c) for c in content] == [b.size for b in update.blobs]

@@ -10,7 +10,7 @@ import pytest
 
 from p2u import gc, pack, publish, pull
 from p2u.errors import FormatError, UsageError
-from p2u.pack.names import gguf_name
+from p2u.names.gguf import gguf_name
 
 from .helpers import (
     FLOATS,

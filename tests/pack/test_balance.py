@@ -12,9 +12,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 import p2u
-from p2u.allocation import FINEST, Shares, finest
-from p2u.pack.balance import SHORT, balanced
-from p2u.pack.feedback import LAST, own_bins
+from p2u.packing.allocation.shares import FINEST, Shares, finest
+from p2u.packing.rounding.balance import SHORT, balanced
+from p2u.packing.rounding.feedback import LAST, own_bins
 
 
 @given(

@@ -11,10 +11,10 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from p2u import gc, publish, pull
-from p2u.index import parse_index
-from p2u.layout import Model
-from p2u.manifest import Manifest, Update
-from p2u.pack.decode import read_layout, read_object
+from p2u.package.index import parse_index
+from p2u.package.layout import ReleaseLayout
+from p2u.package.manifest import Manifest, Update
+from p2u.packing.versions.decode import read_layout, read_object
 from p2u.types import ITEMSIZE
 
 from .helpers import FLOATS, Tensors, check_pull, manifest_of, model
@@ -94,7 +94,7 @@ def brought(package: Path, manifest: Manifest, update: Update) -> set[str]:
     """Tensors of which some chunk of an update between versions has a part."""
     assert update.source is not None
     old, new = (
-        Model(release, read_layout(package, release))
+        ReleaseLayout(release, read_layout(package, release))
         for release in map(manifest.release, (update.source, update.target))
     )
     index = parse_index(read_object(package, update.index), update, new, old)

@@ -10,7 +10,9 @@ from typing import Any
 import pytest
 
 from p2u.errors import DiskError, FormatError, IntegrityError, P2UError, UsageError
-from p2u.pack import PackProgress, blobs, pack
+from p2u.packing.api import pack
+from p2u.packing.package_folder import blobs
+from p2u.packing.report import PackProgress
 
 from .helpers import check_exact, decode, safetensors, snapshot, weights
 

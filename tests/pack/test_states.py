@@ -12,8 +12,10 @@ import kit
 import numpy as np
 import pytest
 
-from p2u.pack import PackProgress, PackReport, pack, verify
-from p2u.recipe import treatment
+from p2u.packing.api import pack
+from p2u.packing.chunking.treatment import treatment
+from p2u.packing.levels import read_back
+from p2u.packing.report import PackProgress, PackReport
 
 from .helpers import (
     FLOATS,
@@ -108,7 +110,7 @@ def test_little_memory_for_hashing_is_enough(
     model: Path, tmp_path: Path, packed: tuple[PackReport, Path], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     # Chunks of many tensors are dropped and decoded again, over and over.
-    monkeypatch.setattr(verify, "KEEP", 1)
+    monkeypatch.setattr(read_back, "KEEP", 1)
     pack(model, tmp_path / "p", jobs=2)
     assert snapshot(tmp_path / "p") == snapshot(packed[1])
 

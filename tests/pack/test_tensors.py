@@ -10,8 +10,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from p2u.pack import pack
-from p2u.recipe import row_length, treatment
+from p2u.packing.api import pack
+from p2u.packing.chunking.treatment import row_length, treatment
 
 from .helpers import FLOATS, Tensors, check_exact, decode, noise, safetensors, tensor_bytes, weights
 

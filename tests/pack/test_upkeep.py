@@ -18,9 +18,9 @@ import pytest
 import p2u
 from p2u import gc, publish, pull
 from p2u.errors import P2UError
-from p2u.manifest import Manifest
-from p2u.pack.lock import NAME as LOCK
-from p2u.plan import find_path
+from p2u.package.graph import find_path
+from p2u.package.manifest import Manifest
+from p2u.packing.package_folder.lock import NAME as LOCK
 
 from .helpers import Tensors, check_pull, content, manifest_of, model, moved, weights
 

@@ -12,9 +12,9 @@ import pytest
 
 from p2u import gc, pack, publish, pull
 from p2u.errors import BusyError, ConflictError, IntegrityError, UsageError
-from p2u.manifest import KEY
-from p2u.pack.home import Home
-from p2u.pack.lock import NAME as LOCK
+from p2u.package.manifest import KEY
+from p2u.packing.package_folder.lock import NAME as LOCK
+from p2u.packing.package_folder.open_package import OpenPackage
 
 from .helpers import (
     FLOATS,
@@ -349,7 +349,7 @@ def test_a_publisher_that_dies(
 
     # As a killed process: nothing of what would clean up is run.
     rename, replace = Path.rename, Path.replace
-    exit_ = Home.__exit__
+    exit_ = OpenPackage.__exit__
 
     def renamed(self: Path, target: Path) -> Path:
         done = rename(self, target)
@@ -364,12 +364,12 @@ def test_a_publisher_that_dies(
 
     monkeypatch.setattr(Path, "rename", renamed)
     monkeypatch.setattr(Path, "replace", replaced)
-    monkeypatch.setattr(Home, "__exit__", lambda self, *_: None)
+    monkeypatch.setattr(OpenPackage, "__exit__", lambda self, *_: None)
     with pytest.raises(DeadError):
         publish(two, package, progress=die)
     monkeypatch.setattr(Path, "rename", rename)
     monkeypatch.setattr(Path, "replace", replace)
-    monkeypatch.setattr(Home, "__exit__", exit_)
+    monkeypatch.setattr(OpenPackage, "__exit__", exit_)
     assert {path: path.read_bytes() for path in files} == files
     check_pull(package, one, tmp_path / "still")
     # The lock that was never let go belongs to a process that is no more.
@@ -396,7 +396,7 @@ def test_a_damaged_parent_is_refused(tmp_path: Path, first: Tensors) -> None:
 
 
 def test_a_package_that_is_full(tmp_path: Path, first: Tensors, monkeypatch) -> None:
-    monkeypatch.setattr(sys.modules["p2u.pack.home"], "MAX_STATES", 4)
+    monkeypatch.setattr(sys.modules["p2u.packing.package_folder.open_package"], "MAX_STATES", 4)
     for number in (1, 2):
         publish(model(tmp_path / str(number), first, config=f"{number}"), tmp_path / "p")
     three = model(tmp_path / "3", first, config="3")

@@ -16,5 +16,5 @@ def package(made, tmp_path) -> Path:
 
 @pytest.fixture
 def small_requests(monkeypatch):
-    monkeypatch.setattr("p2u.plan.MIN_REQUEST", 1)
-    monkeypatch.setattr("p2u.plan.MAX_REQUEST", 1)
+    monkeypatch.setattr("p2u.client.transfer.requests.MIN_REQUEST", 1)
+    monkeypatch.setattr("p2u.client.transfer.requests.MAX_REQUEST", 1)

@@ -8,8 +8,8 @@ import pytest
 from kit import QUICK, Made
 from stores.helpers import FlakyStore
 
+from p2u.client.folder.pull import pull
 from p2u.errors import StoreError
-from p2u.pull import pull
 from p2u.stores import LocalStore
 
 

@@ -14,7 +14,8 @@ import pytest
 from kit import QUICK, tree
 from stores.helpers import CountingStore, FlakyStore, WrapperStore
 
-from p2u._client import engine
+from p2u.client.folder import folder_transfer
+from p2u.client.folder.pull import pull
 from p2u.errors import (
     DiskError,
     FormatError,
@@ -24,7 +25,6 @@ from p2u.errors import (
     StoreError,
     UsageError,
 )
-from p2u.pull import pull
 from p2u.stores import LocalStore
 
 from .helpers import flip
@@ -78,8 +78,8 @@ class WholeStore(WrapperStore):
 
 
 def test_without_ranges_each_blob_is_asked_for_about_once(made, tmp_path, monkeypatch):
-    monkeypatch.setattr("p2u.plan.MAX_REQUEST", 1 << 14)
-    monkeypatch.setattr("p2u.plan.MIN_REQUEST", 1 << 14)
+    monkeypatch.setattr("p2u.client.transfer.requests.MAX_REQUEST", 1 << 14)
+    monkeypatch.setattr("p2u.client.transfer.requests.MIN_REQUEST", 1 << 14)
     store = WholeStore(LocalStore(made.package))
     pull(store, tmp_path / "dst", jobs=4)
     assert made.label(tmp_path / "dst") == "exact"
@@ -184,7 +184,7 @@ def test_a_manifest_that_lies_about_a_file(made, package, tmp_path, monkeypatch)
     """Every chunk is right, and the result is not what the manifest states."""
     from dataclasses import replace
 
-    from p2u.manifest import state_digest
+    from p2u.package.manifest import state_digest
 
     manifest = made.manifest
     number = next(n for n, f in enumerate(manifest.latest.files) if len(f.sha256) == 3)
@@ -207,7 +207,7 @@ def test_too_little_space_is_said_first(made, tmp_path, monkeypatch):
     dst = tmp_path / "dst"
     pull(made.package, dst, until="base")
     size = sum(f.size for f in made.manifest.latest.files)
-    monkeypatch.setattr(engine, "free_bytes", lambda path: size // 2)
+    monkeypatch.setattr(folder_transfer, "free_bytes", lambda path: size // 2)
     store = CountingStore(LocalStore(made.package))
     with pytest.raises(DiskError, match=r"MiB of free space are needed.*--in-place"):
         pull(store, dst)
@@ -220,7 +220,7 @@ def test_too_little_space_is_said_first(made, tmp_path, monkeypatch):
 def test_disk_full_on_the_way(made, tmp_path, monkeypatch, in_place):
     dst = tmp_path / "dst"
     pull(made.package, dst, until="base")
-    module = sys.modules[f"p2u._client.{'inplace' if in_place else 'beside'}"]
+    module = sys.modules[f"p2u.client.folder.{'in_place' if in_place else 'build_and_swap'}"]
     real, count = module.write_at, [0]
 
     def write_at(file, offset, data):

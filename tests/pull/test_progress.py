@@ -7,10 +7,8 @@ import itertools
 import pytest
 from kit import STATES
 
-from p2u.errors import (
-    UsageError,
-)
-from p2u.pull import pull
+from p2u.client.folder.pull import pull
+from p2u.errors import UsageError
 
 from .helpers import interrupted
 

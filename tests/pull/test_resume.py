@@ -12,15 +12,11 @@ from kit import tree
 from stores.helpers import CountingStore
 
 import p2u
-from p2u._client.workdir import WorkDir
-from p2u.errors import (
-    BusyError,
-    IntegrityError,
-    UsageError,
-)
-from p2u.pull import pull
+from p2u.client.folder.pull import pull
+from p2u.client.folder.verify import verify
+from p2u.client.folder.work_folder import WorkFolder
+from p2u.errors import BusyError, IntegrityError, UsageError
 from p2u.stores import LocalStore
-from p2u.verify import verify
 
 from .helpers import flip, interrupted, leftovers
 
@@ -32,7 +28,7 @@ def test_what_was_damaged_meanwhile_is_fetched_again(made, tmp_path, in_place):
     dst = tmp_path / "dst"
     pull(made.package, dst, until="base")
     interrupted(made, dst, 8, in_place=in_place)
-    work = WorkDir(dst.resolve())
+    work = WorkFolder(dst.resolve())
     for file in work.cache.iterdir():
         flip(file, 3)
     shard = (dst if in_place else work.next) / "model-00001-of-00002.safetensors"
@@ -51,7 +47,7 @@ def test_what_was_damaged_meanwhile_is_fetched_again(made, tmp_path, in_place):
 def test_a_torn_journal(made, tmp_path, cut):
     dst = tmp_path / "dst"
     interrupted(made, dst, 8)
-    journal = WorkDir(dst.resolve()).journal
+    journal = WorkFolder(dst.resolve()).journal
     journal.write_bytes(journal.read_bytes()[:cut])
     pull(made.package, dst)
     assert tree(dst) == tree(made.model)
@@ -63,7 +59,7 @@ def test_garbage_in_the_journal(made, tmp_path):
     rng = kit.random.Random(3)
     for _ in range(5):
         interrupted(made, dst, 8)
-        journal = WorkDir(dst.resolve()).journal
+        journal = WorkFolder(dst.resolve()).journal
         flip(journal, rng.randrange(journal.stat().st_size))
     pull(made.package, dst)
     assert tree(dst) == tree(made.model)
@@ -135,7 +131,7 @@ def test_a_directory_half_refined_is_not_verified(made, tmp_path):
 
 def test_two_at_once(made, tmp_path):
     dst = tmp_path / "dst"
-    work = WorkDir(dst.resolve())
+    work = WorkFolder(dst.resolve())
     work.acquire()
     with pytest.raises(BusyError, match="another process"):
         pull(made.package, dst)

@@ -13,7 +13,7 @@ from kit import STATES, tree
 from stores.helpers import CountingStore
 
 import p2u
-from p2u.pull import pull
+from p2u.client.folder.pull import pull
 from p2u.stores import LocalStore
 
 from .helpers import leftovers
@@ -109,7 +109,7 @@ def test_again_does_nothing(made, tmp_path):
 def test_again_does_not_hash(made, tmp_path, monkeypatch):
     dst = tmp_path / "dst"
     pull(made.package, dst)
-    monkeypatch.setattr("p2u._client.local.hash_file", lambda *_: pytest.fail("hashed"))
+    monkeypatch.setattr("p2u.client.folder.local.hash_file", lambda *_: pytest.fail("hashed"))
     pull(made.package, dst)
 
 
@@ -118,7 +118,7 @@ def test_touched_files_are_hashed_once(made, tmp_path, monkeypatch):
     pull(made.package, dst)
     os.utime(dst / "config.json", (1, 1))
     pull(made.package, dst)
-    monkeypatch.setattr("p2u._client.local.hash_file", lambda *_: pytest.fail("hashed"))
+    monkeypatch.setattr("p2u.client.folder.local.hash_file", lambda *_: pytest.fail("hashed"))
     pull(made.package, dst)
 
 

@@ -11,12 +11,9 @@ import pytest
 from kit import tree
 from stores.helpers import CountingStore
 
-from p2u import _exchange
-from p2u.errors import (
-    FormatError,
-    UsageError,
-)
-from p2u.pull import pull
+from p2u.client.folder.pull import pull
+from p2u.disk import swap
+from p2u.errors import FormatError, UsageError
 from p2u.stores import LocalStore
 
 from .helpers import leftovers
@@ -41,7 +38,7 @@ def test_the_publishers_own_directory_is_left_alone(made, tmp_path):
 @pytest.mark.parametrize("exchange", [True, False])
 def test_other_files_stay(made, tmp_path, monkeypatch, exchange):
     if not exchange:
-        monkeypatch.setattr(_exchange, "exchange", lambda *_: False)
+        monkeypatch.setattr(swap, "exchange", lambda *_: False)
     dst = tmp_path / "dst"
     pull(made.package, dst, until="base")
     (dst / "notes").mkdir()

@@ -8,13 +8,8 @@ from pathlib import Path
 import pytest
 from kit import STATES
 
-from p2u.errors import (
-    IntegrityError,
-    NotFoundError,
-    P2UError,
-    UsageError,
-)
-from p2u.verify import verify
+from p2u.client.folder.verify import verify
+from p2u.errors import IntegrityError, NotFoundError, P2UError, UsageError
 
 from .helpers import flip
 

@@ -23,11 +23,11 @@ from versions import (
     write_manifest,
 )
 
+from p2u.client.folder.pull import pull
+from p2u.client.folder.verify import verify
 from p2u.errors import DiskError, NotFoundError, P2UError, StoreError, UsageError
-from p2u.index import encode_index, parse_index
-from p2u.pull import pull
+from p2u.package.index import encode_index, parse_index
 from p2u.stores import LocalStore
-from p2u.verify import verify
 from pull.helpers import flip, leftovers
 
 
@@ -404,7 +404,7 @@ def test_room_on_the_disk(versions, tmp_path, monkeypatch):
     plan = pull(versions.package, dst, dry_run=True).plan
     sizes = {v: sum(len(d) for d in tree(m).values()) for v, m in versions.models.items()}
     assert sizes["v3"] < plan.disk < sizes["v2"] + sizes["v3"] + (3 << 20)
-    monkeypatch.setattr("p2u._client.engine.free_bytes", lambda path: plan.disk - 1)
+    monkeypatch.setattr("p2u.client.folder.folder_transfer.free_bytes", lambda path: plan.disk - 1)
     with pytest.raises(DiskError, match="free space"):
         pull(versions.package, dst)
     assert versions.state(dst) == "v1@exact"

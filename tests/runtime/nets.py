@@ -16,9 +16,9 @@ torch = pytest.importorskip("torch")
 from kit import STATES  # noqa: E402
 from safetensors.torch import load_file, save_file  # noqa: E402
 
+from p2u.client.folder.pull import pull  # noqa: E402
 from p2u.errors import StoreError  # noqa: E402
-from p2u.pack import pack  # noqa: E402
-from p2u.pull import pull  # noqa: E402
+from p2u.packing.api import pack  # noqa: E402
 from p2u.stores import LocalStore, Store  # noqa: E402
 
 nn = torch.nn
@@ -90,7 +90,9 @@ def pack_tensors(folder: Path, files: dict[str, dict[str, torch.Tensor]]) -> Pac
 def pack_folder(model: Path, folder: Path) -> Packed:
     """Pack a directory in many chunks, and pull every state."""
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(importlib.import_module("p2u.pack.cut"), "CHUNK_ELEMENTS", 1 << 12)
+        patch.setattr(
+            importlib.import_module("p2u.packing.chunking.cut"), "CHUNK_ELEMENTS", 1 << 12
+        )
         pack(model, folder / "pkg", jobs=2)
     for label in STATES:
         pull(folder / "pkg", folder / label, until=label)

@@ -20,12 +20,12 @@ from safetensors.torch import load_file  # noqa: E402
 from training import Trainer, equal, steps  # noqa: E402
 
 import p2u  # noqa: E402
-from p2u._client.package import Package  # noqa: E402
+from p2u.adapters.sync.snapshot import Snapshot, tensors_of  # noqa: E402
+from p2u.client.transfer.package_reader import PackageReader  # noqa: E402
 from p2u.errors import UsageError  # noqa: E402
-from p2u.runtime.sync.snapshot import Snapshot, tensors_of  # noqa: E402
 
 Publisher, Subscriber = p2u.sync.Publisher, p2u.sync.Subscriber
-publisher_module = importlib.import_module("p2u.runtime.sync.publisher")
+publisher_module = importlib.import_module("p2u.adapters.sync.publisher")
 
 
 def test_from_step_to_step(tmp_path: Path) -> None:
@@ -118,7 +118,7 @@ def test_publish_takes_a_snapshot_and_does_not_wait(tmp_path: Path, monkeypatch)
         assert go_on.wait(30)
         return real(*args, **options)
 
-    monkeypatch.setattr(publisher_module.p2u, "publish", slow)
+    monkeypatch.setattr(publisher_module, "publish", slow)
     trainer = Trainer()
     kept = {}
     with Publisher(tmp_path / "pkg") as publisher:
@@ -142,7 +142,7 @@ def test_publish_takes_a_snapshot_and_does_not_wait(tmp_path: Path, monkeypatch)
     with Subscriber(tmp_path / "pkg") as subscriber:
         subscriber.apply(model)
         assert equal(model, kept[5])
-    with Package(tmp_path / "pkg") as package:
+    with PackageReader(tmp_path / "pkg") as package:
         assert [s.id for s in package.manifest.states if s.label == "exact"] == [
             "step1@exact",
             "step5@exact",

@@ -19,7 +19,7 @@ import nets  # noqa: E402
 from training import Trainer, equal, steps  # noqa: E402
 
 import p2u  # noqa: E402
-from p2u._client.package import Package  # noqa: E402
+from p2u.client.transfer.package_reader import PackageReader  # noqa: E402
 from p2u.errors import (  # noqa: E402
     BusyError,
     ConflictError,
@@ -30,14 +30,14 @@ from p2u.errors import (  # noqa: E402
 )
 
 Publisher, Subscriber = p2u.sync.Publisher, p2u.sync.Subscriber
-publisher_module = importlib.import_module("p2u.runtime.sync.publisher")
+publisher_module = importlib.import_module("p2u.adapters.sync.publisher")
 
 
 def test_errors_are_raised_by_the_next_call(tmp_path: Path, monkeypatch) -> None:
     trainer = Trainer()
     real = p2u.publish
     publisher = Publisher(tmp_path / "pkg")
-    monkeypatch.setattr(publisher_module.p2u, "publish", lambda *a, **o: 1 / 0)
+    monkeypatch.setattr(publisher_module, "publish", lambda *a, **o: 1 / 0)
     publisher.publish(trainer.model)
     with pytest.raises(ZeroDivisionError):
         publisher.flush(30)
@@ -46,7 +46,7 @@ def test_errors_are_raised_by_the_next_call(tmp_path: Path, monkeypatch) -> None
         time.sleep(0.01)
     with pytest.raises(ZeroDivisionError):
         publisher.publish(trainer.model)
-    monkeypatch.setattr(publisher_module.p2u, "publish", real)
+    monkeypatch.setattr(publisher_module, "publish", real)
     publisher.publish(trainer.model)
     publisher.close()
     assert len(publisher.published) == 1
@@ -78,7 +78,7 @@ def test_somebody_else_collects(tmp_path: Path, monkeypatch) -> None:
     def gc(*_: object, **__: object) -> None:
         raise BusyError("somebody is at it")
 
-    monkeypatch.setattr(publisher_module.p2u, "gc", gc)
+    monkeypatch.setattr(publisher_module, "gc", gc)
     with Publisher(tmp_path / "pkg", keep=1) as publisher:
         publisher.publish(Trainer().model, 1)
         publisher.flush(60)
@@ -148,7 +148,7 @@ def test_a_publisher_that_is_made_again_continues(tmp_path: Path) -> None:
         assert equal(model, trainer.state())
         trainer.step -= 1  # as from a checkpoint
     assert steps(tmp_path / "pkg") == ["step1", "step2", "step2.1", "step3", "step3.1", "step4"]
-    manifest = Package(tmp_path / "pkg").manifest
+    manifest = PackageReader(tmp_path / "pkg").manifest
     anchors = [u.target for u in manifest.updates if u.source is None]
     assert len(anchors) == 3
     with Publisher(tmp_path / "pkg") as publisher:
@@ -275,7 +275,7 @@ def test_broken_and_unreachable_packages_leave_the_model(tmp_path: Path) -> None
         trainer.train()
         publisher.publish(trainer.model, 2)
         publisher.flush(60)
-        with Package(package) as opened:
+        with PackageReader(package) as opened:
             (update,) = [u for u in opened.manifest.updates if u.target == "step2@exact"]
         blob = package / update.blobs[0].key
         good = blob.read_bytes()

@@ -136,7 +136,7 @@ def test_buffers_that_need_a_second_run(net: Packed) -> None:
 
 
 def test_building_takes_no_memory_for_parameters() -> None:
-    from p2u.runtime.torch.build import build
+    from p2u.adapters.torch.build import build
 
     class Huge(nn.Module):
         def __init__(self) -> None:

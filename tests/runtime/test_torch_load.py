@@ -40,14 +40,14 @@ def test_views_ties_and_buffers(net: Packed, options) -> None:
 #: Prints whether torch was imported when the transfer began, and at the end.
 BEGIN = """
 import sys
-import p2u.replica
-begin = p2u.replica.Replica._start
+import p2u.client.live.replica
+begin = p2u.client.live.replica.Replica._start
 seen = []
 def start(self):
     seen.append("torch" in sys.modules)
     return begin(self)
-p2u.replica.Replica._start = start
-from p2u.runtime.torch.load import Options, start
+p2u.client.live.replica.Replica._start = start
+from p2u.adapters.torch.loading import Options, start
 start(sys.argv[1], Options()).cancel()
 print(*seen, "torch" in sys.modules)
 """

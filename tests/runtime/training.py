@@ -7,7 +7,7 @@ from pathlib import Path
 import nets
 import torch
 
-from p2u._client.package import Package
+from p2u.client.transfer.package_reader import PackageReader
 
 
 class Trainer:
@@ -38,5 +38,5 @@ def equal(model, state: dict[str, torch.Tensor]) -> bool:
 
 
 def steps(package: Path) -> list[str]:
-    with Package(package) as opened:
+    with PackageReader(package) as opened:
         return [release.version for release in opened.manifest.releases]

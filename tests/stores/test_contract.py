@@ -9,7 +9,7 @@ import pytest
 
 from p2u.serve import make_server
 from p2u.stores import LocalStore, RateLimiter, Store, ThrottledStore, open_store
-from p2u.stores.http import HttpStore
+from p2u.stores.http.store import HttpStore
 
 from .contract import StoreContract, objects
 from .nginx import Nginx, find_nginx

@@ -14,16 +14,16 @@ import pytest
 
 from p2u.errors import FormatError, StoreError, UnsupportedError, UsageError
 from p2u.stores import LocalStore, open_store
-from p2u.stores.connection import proxy_for
-from p2u.stores.headers import (
+from p2u.stores.http.connection import proxy_for
+from p2u.stores.http.headers import (
     MAX_RETRY_AFTER,
     ContentRange,
     Version,
     content_length,
     parse_retry_after,
 )
-from p2u.stores.http import HttpStore
-from p2u.stores.urls import BaseUrl, redirect_target
+from p2u.stores.http.store import HttpStore
+from p2u.stores.http.urls import BaseUrl, redirect_target
 
 from .faults import DATA, FaultServer
 

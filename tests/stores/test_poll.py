@@ -10,7 +10,7 @@ import pytest
 
 from p2u.serve import make_server
 from p2u.stores import open_store
-from p2u.stores.headers import Mark
+from p2u.stores.http.headers import Mark
 
 from .nginx import Nginx, find_nginx
 

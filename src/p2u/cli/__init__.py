@@ -15,7 +15,6 @@ from typing import Annotated, Optional
 import typer
 
 from p2u.errors import Cancelled, P2UError, UsageError
-from p2u.eval.cli import app as evaluation
 
 app = typer.Typer(
     name="p2u",
@@ -26,7 +25,6 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     context_settings={"help_option_names": ["-h", "--help"]},
 )
-app.add_typer(evaluation)
 
 Jobs = Annotated[Optional[int], typer.Option("--jobs", "-j", help="Threads.", min=1)]  # noqa: UP045
 Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="Print nothing but errors.")]
@@ -189,8 +187,8 @@ def pack(
     quiet: Quiet = False,
 ) -> None:
     """Pack a model: base first, then its updates up to the exact original."""
-    from p2u import pack as pack_model
     from p2u.cli import show
+    from p2u.packing.api import pack as pack_model
 
     with show.phases(quiet) as progress:
         report = pack_model(
@@ -229,8 +227,8 @@ def verify(
     quiet: Quiet = False,
 ) -> None:
     """Check every byte of a package, or of a directory that was pulled, against its SHA-256."""
-    from p2u import verify as verify_bytes
     from p2u.cli import show
+    from p2u.client.folder.verify import verify as verify_bytes
 
     with show.transfer(quiet) as view:
         result = verify_bytes(target, decode=decode, jobs=jobs, progress=view.progress)
@@ -279,8 +277,8 @@ def pull(
 
     A folder with an older version takes the update to the newest one.
     """
-    from p2u import pull as pull_model
     from p2u.cli import show
+    from p2u.client.folder.pull import pull as pull_model
 
     with show.transfer(quiet or dry_run) as view:
         report = pull_model(
@@ -390,8 +388,8 @@ def publish(
     quiet: Quiet = False,
 ) -> None:
     """Publish a model: as a new package, or as the next version, an update from the newest."""
-    from p2u import publish as publish_model
     from p2u.cli import show
+    from p2u.packing.api import publish as publish_model
 
     with show.phases(quiet) as progress:
         report = publish_model(
@@ -423,8 +421,8 @@ def gc(
     quiet: Quiet = False,
 ) -> None:
     """Drop old versions and the files that only they need; new readers still get to all others."""
-    from p2u import gc as collect
     from p2u.cli import show
+    from p2u.packing.api import gc as collect
 
     report = collect(package, keep=keep, anchors=anchors, grace=_seconds(grace), dry_run=dry_run)
     if dry_run or not quiet:

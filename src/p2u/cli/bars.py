@@ -12,8 +12,8 @@ from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn, T
 from rich.text import Text
 
 if TYPE_CHECKING:
-    from p2u._client.control import Progress as Transfer
-    from p2u.pack import PackProgress
+    from p2u.client.transfer.control import Progress as Transfer
+    from p2u.packing.report import PackProgress
 
 _WIDTH = 44
 

@@ -14,11 +14,10 @@ from rich.table import Table
 from p2u.cli.bars import human, phases, transfer
 
 if TYPE_CHECKING:
-    from p2u.manifest import Manifest
-    from p2u.pack import PackReport
-    from p2u.pack.upkeep import GcReport
-    from p2u.pull import PullResult
-    from p2u.verify import VerifyReport
+    from p2u.client.folder.pull import PullResult
+    from p2u.client.folder.verify import VerifyReport
+    from p2u.package.manifest import Manifest
+    from p2u.packing.report import GcReport, PackReport
 
 __all__ = ["collected", "inspect", "packed", "phases", "pulled", "transfer", "verified"]
 
@@ -90,9 +89,9 @@ def collected(report: GcReport, package: Path, *, dry_run: bool) -> None:
 
 def inspect(source: str, *, tensors: bool, as_json: bool) -> None:
     """Manifest, and on request the layout, of a package."""
-    from p2u._client.package import Package
+    from p2u.client.transfer.package_reader import PackageReader
 
-    package = Package(source)
+    package = PackageReader(source)
     with package.store:
         m = package.manifest
         layout = package.layout(m.latest).tensors if tensors else ()

@@ -12,8 +12,8 @@ from pathlib import Path
 from typing import Any
 
 from p2u.cli.bars import human
+from p2u.client.folder.watch import Watched, watch
 from p2u.errors import Cancelled
-from p2u.watch import Watched, watch
 
 
 def run(src: str, dst: Path, *, as_json: bool, quiet: bool, **options: Any) -> None:

@@ -13,8 +13,8 @@ from typing import Protocol
 from p2u.errors import DiskError, FormatError
 from p2u.formats import gguf, npy, npz, onnx, pytorch, safetensors, shards
 from p2u.formats.merge import merge
-from p2u.formats.order import ForwardKey, forward_key
 from p2u.formats.walk import walk_files
+from p2u.names.order import ForwardKey, forward_key
 from p2u.types import ModelFile, Scan, TensorSpan
 
 __all__ = ["ForwardKey", "Model", "forward_key", "scan_model"]
@@ -56,7 +56,7 @@ SUPPORTED = (
 
 
 @dataclass(frozen=True, slots=True)
-class Model:
+class ScannedModel:
     """A model as it lies on disk.
 
     Attributes:
@@ -143,7 +143,7 @@ def _scan_file(root: str, name: str) -> tuple[dict[str, int], dict[str, Scan]]:
     return dict(sorted(sizes.items())), {name: scan}
 
 
-def scan_model(path: str) -> Model:
+def scan_model(path: str) -> ScannedModel:
     """List the files and tensors of a model.
 
     Args:
@@ -172,7 +172,7 @@ def scan_model(path: str) -> Model:
         raise FormatError("neither a file nor a folder", file=path, hint=SUPPORTED)
     else:
         raise DiskError("no such file or directory", file=path, hint="Check the path")
-    model = Model(root, merge(sizes, scans))
+    model = ScannedModel(root, merge(sizes, scans))
     by_path = {file.path: file for file in model.files}
     for file in by_path:
         if shards.is_index(file):

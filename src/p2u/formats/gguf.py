@@ -82,7 +82,7 @@ TYPES: dict[int, tuple[str, int, int]] = {
 SPLIT = re.compile(r"(.*)-([0-9]{5})-of-([0-9]{5})\.gguf\Z", re.ASCII | re.DOTALL)
 
 
-class _Walk:
+class _GgufWalk:
     """Reads a file's structure from its begin on.
 
     Attributes:
@@ -254,7 +254,7 @@ def scan(path: str, file: str) -> Scan:
     """
     with reading(path, file) as reader:
         _version(reader)
-        walk = _Walk(reader)
+        walk = _GgufWalk(reader)
         walk.at = 8
         tensors = walk.count("tensors", 24, MAX_TENSORS)
         walk.metadata(walk.count("metadata", 13, MAX_ITEMS))

@@ -100,7 +100,7 @@ Step = tuple[_Kind, int, int]
 
 
 @dataclass(slots=True)
-class _Tensor:
+class _OnnxTensor:
     """What a TensorProto says, as far as it matters here. Runs are (begin, end) in the file."""
 
     dtype: int = 0
@@ -125,7 +125,7 @@ class _Tensor:
         return runs[0] if len(runs) == 1 else None
 
 
-class _Walk:
+class _OnnxWalk:
     """One walk through a file."""
 
     def __init__(self, wire: Wire, path: str, file: str) -> None:
@@ -179,9 +179,9 @@ class _Walk:
             raise self._wire.reader.wrong(f"more than {MAX_TENSORS} tensors")
         self.spans.append(TensorSpan(name, dtype, tuple(tensor.dims), file, offset, length))
 
-    def _parse(self, start: int, end: int) -> _Tensor:
+    def _parse(self, start: int, end: int) -> _OnnxTensor:
         """Read a TensorProto."""
-        wire, tensor = self._wire, _Tensor()
+        wire, tensor = self._wire, _OnnxTensor()
         for found in wire.fields(start, end):
             number, kind, a, b = found
             if number == 1:
@@ -256,7 +256,7 @@ def scan(path: str, file: str) -> Scan:
         FormatError: It is no ONNX model, or a tensor is not what its type and shape say.
     """
     with reading(path, file) as reader:
-        walk = _Walk(Wire(reader), path, file)
+        walk = _OnnxWalk(Wire(reader), path, file)
         walk.walk(_Kind.MODEL, 0, reader.size)
         if not walk.graphs:
             raise reader.wrong("not an ONNX model: it has no graph")

@@ -34,7 +34,7 @@ class Global:
 
 
 @dataclass(eq=False, slots=True)
-class Node:
+class PickledObject:
     """A list, dictionary, set or any object: keys and values, in order."""
 
     pairs: list[tuple[object, object]] = field(default_factory=list)
@@ -56,7 +56,7 @@ class Storage:
 
 
 @dataclass(frozen=True, eq=False, slots=True)
-class Tensor:
+class PickledTensor:
     """A view of a storage, in elements; ``dtype`` is of PyTorch, where the storage says none."""
 
     storage: Storage
@@ -182,13 +182,13 @@ class Pickle:
     def build(self) -> None:
         """Give the value on top a state."""
         state, value = self.pop(), self.top()
-        if isinstance(value, Node) and value is not state:
+        if isinstance(value, PickledObject) and value is not state:
             value.pairs.append((None, state))
 
     def extend(self, values: list[object]) -> None:
         """Append values to a list or set."""
         value = self.top()
-        if not isinstance(value, Node):
+        if not isinstance(value, PickledObject):
             raise UnknownPickleError("it appends to what is no list")
         begin = len(value.pairs)
         value.pairs += [(begin + n, v) for n, v in enumerate(values)]
@@ -196,14 +196,14 @@ class Pickle:
     def update(self, values: list[object]) -> None:
         """Put keys and values into a dictionary."""
         value = self.top()
-        if not isinstance(value, Node) or len(values) % 2:
+        if not isinstance(value, PickledObject) or len(values) % 2:
             raise UnknownPickleError("it puts items into what is no dictionary")
         value.pairs += zip(values[::2], values[1::2], strict=True)
 
     def persistent(self) -> None:
         """A storage: ``("storage", class, key, device, elements)``, in older files a view more."""
         found = self.pop()
-        node: object = Node()
+        node: object = PickledObject()
         if isinstance(found, tuple) and 5 <= len(found) <= 6 and found[0] == "storage":
             _, kind, key, _, elems = found[:5]
             if len(found) == 6 and found[5] is not None:
@@ -223,14 +223,14 @@ class Pickle:
             if made is not None:
                 self.push(made)
                 return
-        self.push(Node([(None, callee), (None, args)]))
+        self.push(PickledObject([(None, callee), (None, args)]))
 
 
 def _is_size(value: object) -> bool:
     return type(value) is int and 0 <= value <= MAX_SIZE
 
 
-def _call(name: str, args: tuple[object, ...]) -> Tensor | Node | None:
+def _call(name: str, args: tuple[object, ...]) -> PickledTensor | PickledObject | None:
     """What a known function makes of its arguments; None if it is not known."""
     if name == "collections.OrderedDict":
         return _dictionary(args)
@@ -238,7 +238,7 @@ def _call(name: str, args: tuple[object, ...]) -> Tensor | Node | None:
     if module != "torch._utils" or not args:
         return None
     if function in ("_rebuild_parameter", "_rebuild_parameter_with_state"):
-        return args[0] if isinstance(args[0], Tensor) else None
+        return args[0] if isinstance(args[0], PickledTensor) else None
     if function not in ("_rebuild_tensor", "_rebuild_tensor_v2", "_rebuild_tensor_v3"):
         return None
     if len(args) < 4:
@@ -257,22 +257,22 @@ def _call(name: str, args: tuple[object, ...]) -> Tensor | Node | None:
         and len(shape) == len(strides) <= MAX_DIMS
         and all(map(_is_size, (*shape, *strides)))
     ):
-        return Tensor(storage, offset, shape, strides, dtype)  # type: ignore[arg-type]
+        return PickledTensor(storage, offset, shape, strides, dtype)  # type: ignore[arg-type]
     return None
 
 
-def _dictionary(args: tuple[object, ...]) -> Node | None:
+def _dictionary(args: tuple[object, ...]) -> PickledObject | None:
     """An ``OrderedDict`` of nothing or, as Python 2 wrote it, of a list of pairs."""
     if not args:
-        return Node()
+        return PickledObject()
     pairs: list[tuple[object, object]] = []
-    items = args[0].pairs if isinstance(args[0], Node) else []
+    items = args[0].pairs if isinstance(args[0], PickledObject) else []
     for _, item in items:
-        two = [v for _, v in item.pairs] if isinstance(item, Node) else item
+        two = [v for _, v in item.pairs] if isinstance(item, PickledObject) else item
         if not isinstance(two, tuple | list) or len(two) != 2:
             return None
         pairs.append((two[0], two[1]))
-    return Node(pairs)
+    return PickledObject(pairs)
 
 
 def _long(r: Pickle, width: int) -> None:
@@ -323,7 +323,7 @@ def _whole(fill: Callable[[Pickle, list[object]], None]) -> Callable[[Pickle], N
 
     def step(r: Pickle) -> None:
         values = r.pop_mark()
-        r.push(Node())
+        r.push(PickledObject())
         fill(r, values)
 
     return step
@@ -375,9 +375,9 @@ _STEPS: dict[int, Callable[[Pickle], None]] = {
     0x86: lambda r: r.pop_tuple(2),  # TUPLE2
     0x87: lambda r: r.pop_tuple(3),  # TUPLE3
     0x74: lambda r: r.push(tuple(r.pop_mark())),  # TUPLE - pop_mark changes the stack first
-    0x5D: lambda r: r.push(Node()),  # EMPTY_LIST
-    0x7D: lambda r: r.push(Node()),  # EMPTY_DICT
-    0x8F: lambda r: r.push(Node()),  # EMPTY_SET
+    0x5D: lambda r: r.push(PickledObject()),  # EMPTY_LIST
+    0x7D: lambda r: r.push(PickledObject()),  # EMPTY_DICT
+    0x8F: lambda r: r.push(PickledObject()),  # EMPTY_SET
     0x6C: _whole(Pickle.extend),  # LIST
     0x64: _whole(Pickle.update),  # DICT
     0x91: _whole(Pickle.extend),  # FROZENSET
@@ -404,7 +404,7 @@ _STEPS: dict[int, Callable[[Pickle], None]] = {
 _SILENT = {"_parameters", "_buffers", "_modules"}
 
 
-def named_tensors(root: object) -> Iterator[tuple[str, Tensor]]:
+def named_tensors(root: object) -> Iterator[tuple[str, PickledTensor]]:
     """All tensors below an object with their path of keys, each once, in order.
 
     Names look like ``state_dict.layer.0.weight``; they need not be unique.
@@ -420,13 +420,13 @@ def named_tensors(root: object) -> Iterator[tuple[str, Tensor]]:
         pairs, depth = stack[-1]
         del path[depth:]
         for key, value in pairs:
-            if not isinstance(value, Tensor | Node | tuple) or id(value) in seen:
+            if not isinstance(value, PickledTensor | PickledObject | tuple) or id(value) in seen:
                 continue
             seen.add(id(value))
             if type(key) in (str, int) and key not in _SILENT and depth < MAX_DEPTH:
                 path.append(str(key)[:MAX_NAME])
-            if not isinstance(value, Tensor):
-                below = value.pairs if isinstance(value, Node) else enumerate(value)
+            if not isinstance(value, PickledTensor):
+                below = value.pairs if isinstance(value, PickledObject) else enumerate(value)
                 stack.append((iter(below), len(path)))
                 if len(stack) > MAX_NESTED:
                     raise UnknownPickleError("it is nested too deep")

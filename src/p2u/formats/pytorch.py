@@ -10,7 +10,7 @@ import re
 from bisect import bisect_left
 from contextlib import suppress
 
-from p2u.formats.pickles import MAX_PICKLE, Node, Pickle, UnknownPickleError, named_tensors
+from p2u.formats.pickles import MAX_PICKLE, Pickle, PickledObject, UnknownPickleError, named_tensors
 from p2u.formats.reader import Reader, reading
 from p2u.formats.storages import Record, item_size, list_spans
 from p2u.formats.zips import MAGIC, Archive, Member
@@ -115,9 +115,9 @@ def _scan_pickles(reader: Reader, head: bytes) -> tuple[TensorSpan, ...]:
     magic, version, system, root, keys = found
     if magic != _LEGACY or version != _LEGACY_VERSION:
         return ()
-    if not isinstance(system, Node) or ("little_endian", True) not in system.pairs:
+    if not isinstance(system, PickledObject) or ("little_endian", True) not in system.pairs:
         return ()
-    if not isinstance(keys, Node) or not all(type(key) is str for _, key in keys.pairs):
+    if not isinstance(keys, PickledObject) or not all(type(key) is str for _, key in keys.pairs):
         return ()
     storages = pickles[3].storages
     records: dict[str, Record] = {}

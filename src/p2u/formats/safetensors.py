@@ -14,7 +14,7 @@ from typing import Any
 
 from p2u.errors import DiskError, FormatError
 from p2u.formats.reader import DAMAGED, GIT_LFS
-from p2u.formats.strict_json import parse_object
+from p2u.package.strict_json import parse_object
 from p2u.types import ITEMSIZE, Scan, TensorSpan
 
 SUFFIX = ".safetensors"

@@ -6,7 +6,7 @@ import re
 from collections.abc import Mapping
 
 from p2u.errors import DiskError, FormatError
-from p2u.formats.strict_json import parse_object
+from p2u.package.strict_json import parse_object
 from p2u.types import ModelFile
 
 #: With a variant, too: ``model.safetensors.index.fp16.json``.

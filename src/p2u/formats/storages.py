@@ -7,7 +7,7 @@ from bisect import bisect_left, insort
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 
-from p2u.formats.pickles import Storage, Tensor
+from p2u.formats.pickles import PickledTensor, Storage
 from p2u.types import ITEMSIZE, TensorSpan
 
 #: Kinds of storages: safetensors' name of the element type, or PyTorch's for opaque ones.
@@ -62,7 +62,7 @@ def list_spans(
     folder: str,
     records: Mapping[str, Record],
     storages: Mapping[str, Storage | None],
-    tensors: Iterable[tuple[str, Tensor]],
+    tensors: Iterable[tuple[str, PickledTensor]],
 ) -> tuple[TensorSpan, ...]:
     """Spans of all storages whose elements are known.
 
@@ -77,7 +77,7 @@ def list_spans(
         storages: Kind and number of elements by key; None if it is ambiguous.
         tensors: Their names, which need not be unique.
     """
-    views: dict[str, list[tuple[str, Tensor]]] = {}
+    views: dict[str, list[tuple[str, PickledTensor]]] = {}
     for name, tensor in tensors:
         views.setdefault(tensor.storage.key, []).append((name, tensor))
     spans: list[TensorSpan] = []
@@ -96,7 +96,7 @@ def list_spans(
     return tuple(sorted(spans, key=lambda span: span.offset))
 
 
-def _element_type(storage: Storage, views: Iterable[tuple[str, Tensor]]) -> tuple[str, int]:
+def _element_type(storage: Storage, views: Iterable[tuple[str, PickledTensor]]) -> tuple[str, int]:
     """Element type and number of elements; no type if it is not known."""
     if storage.kind != "UntypedStorage":
         return _KINDS.get(storage.kind, ""), storage.elems
@@ -106,7 +106,7 @@ def _element_type(storage: Storage, views: Iterable[tuple[str, Tensor]]) -> tupl
 
 
 def _divide(
-    storage: str, elems: int, views: Iterable[tuple[str, Tensor]]
+    storage: str, elems: int, views: Iterable[tuple[str, PickledTensor]]
 ) -> Iterator[tuple[str, tuple[int, ...], int, int]]:
     """Name, shape, first element and number of elements of disjoint parts that are all."""
     dense = []
@@ -134,7 +134,7 @@ def _divide(
         covered = end
 
 
-def _memory_shape(tensor: Tensor) -> tuple[int, ...] | None:
+def _memory_shape(tensor: PickledTensor) -> tuple[int, ...] | None:
     """The shape of a tensor without gaps, its dimensions in the order of memory; else None."""
     if _is_dense(tensor.shape, tensor.strides):
         return tensor.shape

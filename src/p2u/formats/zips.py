@@ -58,7 +58,7 @@ class Member:
 
 
 @dataclass(frozen=True, slots=True)
-class _Entry:
+class _DirectoryEntry:
     """An entry of the central directory, at ``at`` in the file."""
 
     at: int
@@ -137,7 +137,7 @@ class Archive:
             raise self._wrong(f"the directory ends at byte {offset + length}, not at {where}")
         return offset, length, count
 
-    def _entries(self, offset: int, length: int, count: int) -> Iterator[_Entry]:
+    def _entries(self, offset: int, length: int, count: int) -> Iterator[_DirectoryEntry]:
         if length > MAX_DIRECTORY or not count * _ENTRY.size <= length or count > MAX_MEMBERS:
             raise self._wrong(f"a directory of {count} members in {length} bytes")
         data = self._reader.read(offset, length)
@@ -160,7 +160,7 @@ class Archive:
             )
             if disk:
                 raise self._wrong("it is split over several disks")
-            yield _Entry(offset + begin, name, flags, method, crc, packed, size, where)
+            yield _DirectoryEntry(offset + begin, name, flags, method, crc, packed, size, where)
         if at != length:
             raise self._wrong(f"{length - at} bytes follow its last directory entry")
 
@@ -206,7 +206,7 @@ class Archive:
                 raise self._wrong(f"the member {name[:200]!r} has two sizes")
             yield Member(name, stored, start, entry.packed, fields)
 
-    def _name(self, entry: _Entry) -> str:
+    def _name(self, entry: _DirectoryEntry) -> str:
         try:
             name = entry.name.decode("utf-8" if entry.flags & _UTF8 else "cp437")
         except UnicodeDecodeError:
@@ -216,7 +216,9 @@ class Archive:
             raise self._wrong(f"{name[:200]!r} is no name for a member")
         return name
 
-    def _local(self, entry: _Entry, name: str, limit: int) -> tuple[int, tuple[int, ...], int]:
+    def _local(
+        self, entry: _DirectoryEntry, name: str, limit: int
+    ) -> tuple[int, tuple[int, ...], int]:
         """Check a local header; first byte of the data, where the CRC is kept, end of the member.
 
         ``limit`` is where the directory begins.

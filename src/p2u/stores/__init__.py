@@ -53,7 +53,7 @@ def open_store(
         return LocalStore(text)
     scheme = match[1].lower()
     if scheme in ("http", "https"):
-        from p2u.stores.http import HttpStore  # imports urllib3: only for those who need it
+        from p2u.stores.http.store import HttpStore  # imports urllib3: only for those who need it
 
         return HttpStore(
             text, connect_timeout=connect_timeout, stall_timeout=stall_timeout, headers=headers

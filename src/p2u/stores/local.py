@@ -11,15 +11,7 @@ from io import FileIO
 from pathlib import Path
 
 from p2u.errors import DiskError, FormatError, NotFoundError, StoreError, UsageError
-from p2u.stores.base import (
-    MANIFEST_KEY,
-    PIECE,
-    Store,
-    check_key,
-    check_range,
-    too_large,
-    too_short,
-)
+from p2u.stores.base import MANIFEST_KEY, PIECE, Store, check_key, check_range, too_large, too_short
 
 # O_NONBLOCK: opening a FIFO must not hang. O_NOFOLLOW: the path is resolved already.
 _FLAGS = (

@@ -1,0 +1,22 @@
+"""Weights from a trainer to those who use them, as ``p2u.sync``; torch is imported on use."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from p2u._lazy import lazy_names
+
+if TYPE_CHECKING:
+    from p2u.adapters.sync.publisher import Published, Publisher
+    from p2u.adapters.sync.subscriber import Subscriber
+
+__all__ = ["Published", "Publisher", "Subscriber"]
+
+__getattr__, __dir__ = lazy_names(
+    __name__,
+    {
+        "Published": ("p2u.adapters.sync.publisher", "Published"),
+        "Publisher": ("p2u.adapters.sync.publisher", "Publisher"),
+        "Subscriber": ("p2u.adapters.sync.subscriber", "Subscriber"),
+    },
+)

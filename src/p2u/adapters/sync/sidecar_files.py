@@ -1,0 +1,72 @@
+"""What a model directory of Hugging Face has beside the weights."""
+
+from __future__ import annotations
+
+import json
+import os
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from p2u.disk.files import disk_errors
+from p2u.errors import UsageError
+
+if TYPE_CHECKING:
+    import torch
+
+#: Weights; they come from the trainer.
+_WEIGHTS = (
+    *(".safetensors", ".safetensors.index.json", ".bin", ".bin.index.json", ".pt", ".pth"),
+    *(".ckpt", ".gguf", ".onnx", ".h5", ".msgpack"),
+)
+#: Larger files are none of configuration or tokenizer.
+_LARGEST = 256 << 20
+
+
+def read_folder(folder: str | os.PathLike[str]) -> dict[str, bytes]:
+    """Path to content of all files of a model directory but its weights.
+
+    Raises:
+        UsageError: It is no folder, or a file is too large.
+        DiskError: One cannot be read.
+    """
+    top = Path(folder)
+    found: dict[str, bytes] = {}
+    with disk_errors(top, "read"):
+        if not top.is_dir():
+            raise UsageError("is no folder", file=str(folder), hint="Check files=")
+        for path in sorted(top.rglob("*")):
+            below = path.relative_to(top)
+            hidden = any(part.startswith(".") for part in below.parts)
+            if hidden or not path.is_file() or path.name.lower().endswith(_WEIGHTS):
+                continue
+            if path.stat().st_size > _LARGEST:
+                raise UsageError(
+                    f"has more than {_LARGEST >> 20} MiB, too much for what travels beside weights",
+                    file=str(path),
+                    hint="Remove it from the folder given as files=",
+                )
+            found[below.as_posix()] = path.read_bytes()
+    return found
+
+
+def of_model(source: Any, dtype: torch.dtype | None) -> dict[str, bytes]:
+    """``config.json`` and ``generation_config.json`` of a model of transformers; else nothing.
+
+    Args:
+        source: What was given to publish.
+        dtype: What the weights were cast to, which is what the configuration says then.
+    """
+    found = {}
+    for attribute in ("config", "generation_config"):
+        config = getattr(source, attribute, None)
+        if config is None or not hasattr(config, "to_json_string"):
+            continue
+        tree = json.loads(config.to_json_string())
+        if attribute == "config":
+            tree.setdefault("architectures", [type(source).__name__])
+            for word in ("dtype", "torch_dtype"):
+                if dtype is not None and word in tree:
+                    tree[word] = str(dtype).removeprefix("torch.")
+        text = json.dumps(tree, indent=2, sort_keys=True, ensure_ascii=False)
+        found[f"{attribute}.json"] = text.encode() + b"\n"
+    return found

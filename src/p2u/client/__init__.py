@@ -1,0 +1,1 @@
+"""The client: fetch a package's updates into a folder or into memory."""

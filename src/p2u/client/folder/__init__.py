@@ -1,0 +1,1 @@
+"""A model in a folder: pull it, watch for versions, verify it."""

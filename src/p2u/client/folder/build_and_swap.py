@@ -1,0 +1,132 @@
+"""The default way: the next state is built beside the target and takes its place when complete."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import shutil
+from collections.abc import Sequence
+from pathlib import Path
+
+from p2u.client.folder import state_file
+from p2u.client.folder.journal import DIGEST, Journal, read_journal
+from p2u.client.folder.target import Opened, Target, journal_header
+from p2u.disk.files import copy_range, disk_errors, link_or_copy, remove_tree, sync_dir, write_at
+from p2u.package.geometry import Span
+from p2u.package.index import Chunk, places
+from p2u.package.mapping import copies
+
+
+class BuildAndSwap(Target):
+    """Builds ``next`` in the work folder from the target's files and the chunks."""
+
+    def result_folder(self) -> Path:
+        """The state being built."""
+        return self.work.next
+
+    def prepare(self) -> list[Chunk]:
+        """See `Target.prepare`."""
+        header = journal_header(self.manifest, self.update, in_place=False)
+        with disk_errors(self.work.path):
+            found = read_journal(self.work.journal)
+            again = found is not None and found.header == header
+            if not again:
+                found = None
+                self.work.journal.unlink(missing_ok=True)
+                remove_tree(self.work.redo)
+                remove_tree(self.work.next)
+            for file in self.changed:
+                self._make_file(file)
+            self._record()
+            # Bytes that no chunk brings are the previous state's, also after a crash.
+            self._copy_rest()
+            self.log = Journal(self.work.journal, header, found)
+        done = self.confirmed(found.done) if found is not None else {}
+        self.package.meter.add(sum(self.chunks[n].length for n in done))
+        missing = [chunk for chunk in self.chunks if chunk.number not in done]
+        self.start(missing)
+        return missing
+
+    def _record(self) -> None:
+        """Let the target say that it holds a state of ours: its files go with it then."""
+        if self.parent is None or not self.parent.own:
+            return
+        state = self.parent.state
+        recorded = state_file.read(self.work.target)
+        if recorded is not None and recorded.digest == state.digest:
+            return
+        if recorded is None and self.manifest.release(state).foreign:
+            return  # somebody's own file that is not ours to remove
+        made = state_file.make(self.manifest, state, self.package.url)
+        made.with_hints(self.work.target).write(self.work.target)
+
+    def _make_file(self, file: int) -> None:
+        path = self.result(file)
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with open(path, "ab") as made:
+            made.truncate(self.release.files[file].size)
+
+    def _copy_rest(self) -> None:
+        if self.source is None:
+            return
+        changed = set(self.changed)
+        held = places(self.chunks, self.model)
+        key = self.update.index.key
+        found = copies(held, self.map, self.model, self.source, key)
+        with Opened(self.before) as source, Opened(self.result, "rb+") as target:
+            for part in found:
+                if part.file in changed:
+                    self.package.stop.check()
+                    copy_range(
+                        source[part.source_file],
+                        part.source_offset,
+                        target[part.file],
+                        part.offset,
+                        part.size,
+                    )
+
+    def write(
+        self, chunk: Chunk, spans: Sequence[Span], buffers: Sequence[memoryview], digest: bytes
+    ) -> None:
+        """See `Target.write`. The journal's claims are checked, so nothing is synced here."""
+        assert self.log is not None
+        with disk_errors(self.work.next):
+            with Opened(self.result, "rb+") as opened:
+                for span, buffer in zip(spans, buffers, strict=True):
+                    write_at(opened[span.file], span.offset, buffer)
+            self.log.done(chunk.number, digest[:DIGEST])
+
+    def finish(self) -> None:
+        """See `Target.finish`."""
+        assert self.log is not None
+        self.check_all()
+        with disk_errors(self.work.path):
+            for file in sorted(set(range(len(self.release.files))).difference(self.changed)):
+                self._keep_file(file)
+            made = state_file.make(self.manifest, self.state, self.package.url)
+            made.with_hints(self.work.next).write(self.work.next)
+            for folder, _, _ in os.walk(self.work.next):
+                sync_dir(Path(folder))
+            self.log.ready()
+            self.work.swap()
+            self.log.close()
+            self.work.journal.unlink()
+
+    def _keep_file(self, file: int) -> None:
+        """A file that the source has at the same path, with the same bytes."""
+        assert self.parent is not None
+        files = self.manifest.release(self.parent.state).files
+        wanted = self.release.files[file].path
+        before = self.before([f.path for f in files].index(wanted)).resolve()
+        path = self.result(file)
+        path.parent.mkdir(parents=True, exist_ok=True)
+        if self.parent.own:
+            link_or_copy(before, path)
+        else:  # what is not the target's must not change with it
+            path.unlink(missing_ok=True)
+            shutil.copyfile(before, path)
+
+    def discard(self) -> None:
+        """See `Target.discard`."""
+        with contextlib.suppress(OSError):
+            self.work.journal.unlink()

@@ -1,0 +1,178 @@
+"""``--in-place``: the target's files are refined where they lie, for disks without room for two.
+
+Before a chunk's new bytes are written over the old ones they are made durable in a *redo* file, so
+that a process killed at any moment loses nothing: the next run writes them again. Meanwhile readers
+see valid files in which each row is of the previous or of the next state, and a row that is being
+written may be a mixture of both.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import os
+from collections.abc import Sequence
+from dataclasses import replace
+from pathlib import Path
+
+from p2u.client.folder import state_file
+from p2u.client.folder.journal import DIGEST, Journal, read_journal
+from p2u.client.folder.local import FoundState
+from p2u.client.folder.target import Opened, Target, journal_header
+from p2u.client.folder.work_folder import WorkFolder
+from p2u.client.transfer.package_reader import PackageReader
+from p2u.disk.files import disk_errors, remove_tree, sync_dir, sync_file, write_at
+from p2u.errors import UsageError
+from p2u.package.geometry import Span, chunk_spans
+from p2u.package.index import Chunk
+from p2u.package.manifest import Update
+
+#: Bytes of redo files after which the target's files are synced and the redo files removed.
+REDO_LIMIT = 64 << 20
+
+
+class LostError(Exception):
+    """The target's bytes are of no known state: it has to be fetched from nothing."""
+
+
+class InPlace(Target):
+    """Writes chunks over the target's files."""
+
+    def __init__(
+        self, package: PackageReader, work: WorkFolder, update: Update, parent: FoundState | None
+    ) -> None:
+        super().__init__(package, work, update, parent)
+        #: Chunks whose redo file is still needed, and its bytes.
+        self._redone: dict[int, int] = {}
+
+    def result_folder(self) -> Path:
+        """The target itself."""
+        return self.work.target
+
+    def prepare(self) -> list[Chunk]:
+        """See `Target.prepare`.
+
+        Raises:
+            LostError: A chunk that the journal calls done is not, and no redo file has it.
+        """
+        header = journal_header(self.manifest, self.update, in_place=True)
+        self._refuse_links()
+        with disk_errors(self.work.path):
+            recorded = state_file.read(self.work.target)
+            if recorded is not None and recorded.refining == self.state.digest:
+                return self._go_on()
+            remove_tree(self.work.redo)
+            remove_tree(self.work.next)
+            self.log = Journal(self.work.journal, header)
+            self.work.redo.mkdir()
+            sync_dir(self.work.path)
+            source = self.manifest.state(self.update.source or "")
+            before = state_file.make(self.manifest, source, self.package.url)
+            replace(before, refining=self.state.digest).write(self.work.target)
+            sync_dir(self.work.target)
+        self.start(self.chunks)
+        return list(self.chunks)
+
+    def _refuse_links(self) -> None:
+        for file in self.changed:
+            path = self.result(file)
+            with disk_errors(path, "read"):
+                linked = path.is_symlink() or path.stat().st_nlink > 1
+            if linked:
+                raise UsageError(
+                    "is a link: refining it in place would change another file too",
+                    file=str(path),
+                    hint="Pull without --in-place",
+                )
+
+    def _go_on(self) -> list[Chunk]:
+        header = journal_header(self.manifest, self.update, in_place=True)
+        found = read_journal(self.work.journal)
+        if found is None or found.header != header:
+            raise LostError
+        self.log = Journal(self.work.journal, header, found)
+        self.work.redo.mkdir(exist_ok=True)
+        for name in [path.name for path in self.work.redo.iterdir()]:
+            if name.isdigit() and int(name) < len(self.chunks):
+                digest = self._redo(int(name))
+                if digest is not None:
+                    found.done[int(name)] = digest
+        done = self.confirmed(found.done)
+        if done.keys() != found.done.keys():
+            raise LostError
+        self.package.meter.add(sum(self.chunks[n].length for n in done))
+        missing = [chunk for chunk in self.chunks if chunk.number not in done]
+        self.start(missing)
+        return missing
+
+    def _redo(self, number: int) -> bytes | None:
+        """Write a redo file's bytes again; returns their digest, None if it is torn."""
+        assert self.log is not None
+        path = self.work.redo / str(number)
+        with open(path, "rb") as file:
+            claim, data = file.read(32), memoryview(file.read())
+        spans = chunk_spans(self.chunks[number], self.layout)
+        digest = hashlib.sha256(data).digest()
+        if digest != claim or len(data) != sum(span.size for span in spans):
+            path.unlink()  # it was not complete, so nothing was written over yet
+            return None
+        with Opened(self.result, "rb+") as opened:
+            at = 0
+            for span in spans:
+                write_at(opened[span.file], span.offset, data[at : at + span.size])
+                at += span.size
+        self.log.done(number, digest[:DIGEST])
+        self._redone[number] = len(data)
+        return digest[:DIGEST]
+
+    def write(
+        self, chunk: Chunk, spans: Sequence[Span], buffers: Sequence[memoryview], digest: bytes
+    ) -> None:
+        """See `Target.write`: to the redo file and on the disk first, then in place."""
+        assert self.log is not None
+        with disk_errors(self.work.target):
+            with open(self.work.redo / str(chunk.number), "wb") as file:
+                file.write(digest)
+                for buffer in buffers:
+                    file.write(buffer)
+                file.flush()
+                os.fsync(file.fileno())
+            sync_dir(self.work.redo)
+            with Opened(self.result, "rb+") as opened:
+                for span, buffer in zip(spans, buffers, strict=True):
+                    write_at(opened[span.file], span.offset, buffer)
+            self.log.done(chunk.number, digest[:DIGEST])
+            with self._lock:
+                self._redone[chunk.number] = sum(span.size for span in spans)
+                full = sum(self._redone.values()) > REDO_LIMIT
+                redone, self._redone = (self._redone, {}) if full else ({}, self._redone)
+            self._checkpoint(redone)
+
+    def _checkpoint(self, redone: dict[int, int]) -> None:
+        """Make these chunks durable in place; their redo files have served then."""
+        if not redone:
+            return
+        assert self.log is not None
+        spans = (s for n in redone for s in chunk_spans(self.chunks[n], self.layout))
+        for file in {span.file for span in spans}:
+            sync_file(self.result(file))
+        self.log.sync()
+        for number in redone:
+            (self.work.redo / str(number)).unlink(missing_ok=True)
+
+    def finish(self) -> None:
+        """See `Target.finish`."""
+        self.check_all()
+        with disk_errors(self.work.target):
+            made = state_file.make(self.manifest, self.state, self.package.url)
+            # Before the state file says that all is well: these are of the past then.
+            remove_tree(self.work.redo)
+            made.with_hints(self.work.target).write(self.work.target)
+            sync_dir(self.work.target)
+            self.close()
+            self.work.journal.unlink()
+
+    def discard(self) -> None:
+        """See `Target.discard`. The state file goes on to say that this is no known state."""
+        with contextlib.suppress(OSError):
+            self.work.journal.unlink()

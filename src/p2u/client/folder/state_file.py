@@ -1,0 +1,153 @@
+"""``.p2u-state.json``: the one file that a pulled model directory has beside the model's own.
+
+It says which state of which package the directory holds, and each file's digest. Sizes, times and
+inodes are hints: where they still fit, a file is taken for unchanged without reading it.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+from p2u.disk.files import write_whole
+from p2u.errors import FormatError
+from p2u.package.manifest import Manifest, State, check_paths
+from p2u.package.manifest_parse import load_json
+
+NAME = ".p2u-state.json"
+_FORMAT = "p2u-state"
+_VERSION = 1
+_LIMIT = 64 << 20
+_SHA256 = re.compile(r"[0-9a-f]{64}\Z")
+
+
+@dataclass(frozen=True, slots=True)
+class RecordedFile:
+    """One file: its path, size in bytes, digest, and the hints: time of change in ns, inode."""
+
+    path: str
+    size: int
+    sha256: str
+    mtime: int = -1
+    inode: int = -1
+
+    def fits(self, folder: Path) -> bool:
+        """Whether the file looks as it did when this entry was made."""
+        try:
+            found = (folder / self.path).stat()
+        except OSError:
+            return False
+        return (found.st_size, found.st_mtime_ns, found.st_ino) == (
+            self.size,
+            self.mtime,
+            self.inode,
+        )
+
+
+@dataclass(frozen=True, slots=True)
+class StateFile:
+    """What the file says.
+
+    Attributes:
+        name: The package's name.
+        source: Where it came from.
+        state: Id of the state.
+        digest: Of the state.
+        files: The state's files.
+        refining: Digest of the state that the files are being refined to in place; None if they
+            are of ``state``.
+    """
+
+    name: str
+    source: str
+    state: str
+    digest: str
+    files: tuple[RecordedFile, ...]
+    refining: str | None = None
+
+    def write(self, folder: Path) -> None:
+        """Write it into a folder; the name holds the old or the new content at all times."""
+        tree = {
+            "format": _FORMAT,
+            "version": _VERSION,
+            "name": self.name,
+            "source": self.source,
+            "state": self.state,
+            "digest": self.digest,
+            "refining": self.refining,
+            "files": [[f.path, f.size, f.sha256, f.mtime, f.inode] for f in self.files],
+        }
+        text = json.dumps(tree, ensure_ascii=False, indent=1)
+        write_whole(folder / NAME, text.encode() + b"\n")
+
+    def with_hints(self, folder: Path) -> StateFile:
+        """The same with the times and inodes that the files have now."""
+        files = []
+        for entry in self.files:
+            found = (folder / entry.path).stat()
+            files.append(replace(entry, mtime=found.st_mtime_ns, inode=found.st_ino))
+        return replace(self, files=tuple(files))
+
+
+def make(manifest: Manifest, state: State, source: str) -> StateFile:
+    """The state file of a state, without hints."""
+    release = manifest.release(state)
+    number = release.number(state)
+    files = tuple(RecordedFile(f.path, f.size, f.digest(number)) for f in release.files)
+    return StateFile(manifest.name, source, state.id, state.digest, files)
+
+
+def read(folder: Path) -> StateFile | None:
+    """The state file of a folder; None if there is none.
+
+    Raises:
+        FormatError: There is one, but it is malformed.
+        OSError: It cannot be read.
+    """
+    path = folder / NAME
+    try:
+        with open(path, "rb") as file:
+            data = file.read(_LIMIT + 1)
+    except (FileNotFoundError, NotADirectoryError):
+        return None
+    hint = "Remove it: the next pull recognises the model by its files"
+    try:
+        found = _parse(load_json(data, str(path))) if len(data) <= _LIMIT else None
+    except FormatError as error:
+        raise FormatError(error.message, file=str(path), hint=hint) from None
+    if found is None:
+        raise FormatError("it is not the state file of a pulled model", file=str(path), hint=hint)
+    check_paths([entry.path for entry in found.files])
+    return found
+
+
+def _parse(tree: Mapping[str, Any]) -> StateFile | None:
+    texts = [tree.get(key) for key in ("name", "source", "state", "digest")]
+    refining, files = tree.get("refining"), tree.get("files")
+    if (
+        tree.get("format") != _FORMAT
+        or tree.get("version") != _VERSION
+        or not all(isinstance(text, str) for text in texts)
+        or not isinstance(refining, str | None)
+        or not isinstance(files, list)
+        or not all(_is_entry(entry) for entry in files)
+    ):
+        return None
+    name, source, state, digest = (str(text) for text in texts)
+    entries = tuple(RecordedFile(*entry) for entry in files)
+    return StateFile(name, source, state, digest, entries, refining)
+
+
+def _is_entry(entry: Any) -> bool:
+    return (
+        isinstance(entry, list)
+        and len(entry) == 5
+        and isinstance(entry[0], str)
+        and isinstance(entry[2], str)
+        and _SHA256.match(entry[2]) is not None
+        and all(type(entry[i]) is int for i in (1, 3, 4))
+    )

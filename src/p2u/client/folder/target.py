@@ -1,0 +1,269 @@
+"""What both ways of writing an update to disk have in common."""
+
+from __future__ import annotations
+
+import hashlib
+import io
+import threading
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import ExitStack
+from pathlib import Path
+
+from p2u.client.folder.journal import DIGEST, Header, Journal
+from p2u.client.folder.local import FoundState
+from p2u.client.folder.work_folder import WorkFolder, target_prefix
+from p2u.client.transfer.package_reader import PackageReader
+from p2u.codec.chunk import FRESH, check_kind, decode
+from p2u.disk.files import PIECE, disk_errors, hash_file, open_file, read_at, sync_file
+from p2u.errors import FormatError, IntegrityError
+from p2u.package.geometry import Countdown, Span, chunk_spans, source_spans
+from p2u.package.index import Chunk, places
+from p2u.package.manifest import Manifest, State, Update, changed_files
+from p2u.package.mapping import identity
+
+
+def journal_header(manifest: Manifest, update: Update, *, in_place: bool) -> Header:
+    """What the journal of an update says it is about: all that gives its chunks their meaning."""
+    digests = {state.id: state.digest for state in manifest.states}
+    source = digests[update.source] if update.source is not None else "nothing"
+    ends = [state for state in (update.source, update.target) if state is not None]
+    layouts = [manifest.release(state).layout.sha256 for state in ends]
+    text = " ".join((source, digests[update.target], *layouts, update.index.sha256))
+    identity = hashlib.sha256(text.encode()).digest()
+    return Header(in_place, identity, target_prefix(digests[update.target]))
+
+
+class Target(ABC):
+    """An update on its way to disk.
+
+    Args:
+        package: Where it comes from.
+        work: The work folder, locked.
+        update: The update.
+        parent: The state that it begins at; None for nothing.
+    """
+
+    def __init__(
+        self, package: PackageReader, work: WorkFolder, update: Update, parent: FoundState | None
+    ) -> None:
+        self.package = package
+        self.work = work
+        self.update = update
+        self.parent = parent
+        self.manifest = package.manifest
+        self.state: State = self.manifest.state(update.target)
+        self.release = self.manifest.release(self.state)
+        self.model = package.target(update)
+        self.layout = self.model.layout
+        index = package.index(update)
+        self.chunks: tuple[Chunk, ...] = index.chunks
+        self.source = package.source(update)
+        self.map = index.map or identity(self.model)
+        written = {file for file, _, _ in places(self.chunks, self.model)}
+        self.changed = sorted(written.union(changed_files(self.manifest, update)))
+        self._number = self.release.number(self.state)
+        self._lock = threading.Lock()
+        self._left = Countdown(self.layout)
+        self._checked: set[int] = set()
+        self.log: Journal | None = None
+
+    @abstractmethod
+    def prepare(self) -> list[Chunk]:
+        """Set up or go on with files and journal; returns the chunks that are missing."""
+
+    @abstractmethod
+    def finish(self) -> None:
+        """All chunks are applied: check, make durable, and let the target be the new state."""
+
+    @abstractmethod
+    def result_folder(self) -> Path:
+        """Where the next state's bytes go."""
+
+    @abstractmethod
+    def write(
+        self, chunk: Chunk, spans: Sequence[Span], buffers: Sequence[memoryview], digest: bytes
+    ) -> None:
+        """Write a decoded chunk, whose SHA-256 is ``digest``, and note it in the journal."""
+
+    @abstractmethod
+    def discard(self) -> None:
+        """The result is wrong: let the next run begin anew."""
+
+    def result(self, file: int) -> Path:
+        """Where the next state's file with this number goes."""
+        return self.result_folder() / self.release.files[file].path
+
+    def before(self, file: int) -> Path:
+        """Where the source's file with this number is."""
+        assert self.parent is not None
+        return self.parent.paths[file]
+
+    def start(self, missing: Sequence[Chunk]) -> None:
+        """Count what each file still lacks."""
+        self._left = Countdown(self.layout, missing)
+
+    def apply(self, chunk: Chunk, payload: memoryview) -> None:
+        """Decode and write one chunk; in any thread."""
+        spans = chunk_spans(chunk, self.layout)
+        size = sum(span.size for span in spans)
+        previous = self._previous(chunk, payload, spans)
+        # Where an element takes as many bytes as before, the core changes it where it is.
+        same = self._same(chunk)
+        more = [] if same else previous
+        with self.package.decoded.lend(size + sum(span.size for span in more)) as memory:
+            buffers = parts(memory[:size], spans)
+            sources = parts(memory[size:], more) or None
+            self._read(previous, sources or buffers)
+            key = self.update.blobs[chunk.blob].key
+            decode(chunk, payload, self.layout, spans, buffers, key, sources)
+            digest = hashlib.sha256(memory[:size])
+            self.write(chunk, spans, buffers, digest.digest())
+        for file in self._left.done(chunk):
+            self.check(file)
+
+    def _previous(self, chunk: Chunk, payload: memoryview, spans: Sequence[Span]) -> list[Span]:
+        """Where the previous bytes of a chunk's segments are; empty if it needs none.
+
+        Raises:
+            FormatError: It needs some, and there are none.
+        """
+        key = self.update.blobs[chunk.blob].key
+        crosses = self.source is not None and self.source.release is not self.release
+        check_kind(chunk, payload, key, begins=self.source is None, crosses=crosses)
+        if self.source is None or chunk.pieces or payload[0] in FRESH:
+            return []
+        if not crosses:
+            return list(spans)
+        found = source_spans(chunk, self.map, self.model, self.source)
+        for span, seg in zip(found, chunk.segments, strict=True):
+            if span is None:
+                raise FormatError(
+                    f"chunk {chunk.number} needs previous bytes of row {seg.first_row}, to which "
+                    "nothing corresponds",
+                    file=key,
+                    tensor=self.layout.tensors[seg.tensor].name,
+                    hint="The package was made by a faulty program; pack the model again",
+                )
+        return [span for span in found if span is not None]
+
+    def _same(self, chunk: Chunk) -> bool:
+        """Whether the source's tensors of a chunk have the dtypes of its own."""
+        if self.source is None:
+            return True
+        for seg in chunk.segments:
+            tensor, number = self.model.tensors[seg.tensor], self.map.tensors[seg.tensor]
+            if number is not None:
+                t = self.source.tensors[number]
+                if (t.dtype, t.item) != (tensor.dtype, tensor.item):
+                    return False
+        return True
+
+    def _read(self, spans: Sequence[Span], buffers: Sequence[memoryview]) -> None:
+        if not spans:
+            return
+        with disk_errors(self.before(spans[0].file), "read"), Opened(self.before) as opened:
+            for span, buffer in zip(spans, buffers, strict=True):
+                read_at(opened[span.file], span.offset, buffer)
+
+    def check(self, file: int) -> None:
+        """Hash a complete file of the result and make it durable.
+
+        Raises:
+            IntegrityError: It is not what the manifest states.
+        """
+        entry = self.release.files[file]
+        path = self.result(file)
+        with disk_errors(path, "read"):
+            found = hash_file(path, self.package.stop.check)
+        if found != entry.digest(self._number):
+            self.discard()
+            raise IntegrityError(
+                f"SHA-256 {found} after the update to {self.state.label}, expected "
+                f"{entry.digest(self._number)}",
+                file=entry.path,
+                hint="The disk, or the program that made the package, is faulty. Pull again, and "
+                "verify the package",
+            )
+        with disk_errors(path):
+            sync_file(path)
+        with self._lock:
+            self._checked.add(file)
+
+    def check_all(self) -> None:
+        """Check the changed files that were not checked yet."""
+        for file in self.changed:
+            if file not in self._checked:
+                self.check(file)
+
+    def confirmed(self, claims: dict[int, bytes]) -> dict[int, bytes]:
+        """Those of a journal's claims that the bytes on the disk bear out."""
+        valid = [(n, digest) for n, digest in claims.items() if n < len(self.chunks)]
+
+        def holds(claim: tuple[int, bytes]) -> bool:
+            self.package.stop.check()
+            return self._digest_on_disk(self.chunks[claim[0]]) == claim[1]
+
+        with ThreadPoolExecutor(self.package.fetcher.jobs) as pool:
+            return {
+                claim[0]: claim[1]
+                for claim, ok in zip(valid, pool.map(holds, valid), strict=True)
+                if ok
+            }
+
+    def _digest_on_disk(self, chunk: Chunk) -> bytes | None:
+        digest = hashlib.sha256()
+        buffer = memoryview(bytearray(PIECE))
+        try:
+            with Opened(self.result) as opened:
+                for span in chunk_spans(chunk, self.layout):
+                    for at in range(0, span.size, PIECE):
+                        part = buffer[: min(PIECE, span.size - at)]
+                        read_at(opened[span.file], span.offset + at, part)
+                        digest.update(part)
+        except OSError:
+            return None
+        return digest.digest()[:DIGEST]
+
+    def close(self) -> None:
+        """Close the journal."""
+        if self.log is not None:
+            self.log.close()
+
+
+def parts(memory: memoryview, spans: Sequence[Span]) -> list[memoryview]:
+    """One part of the memory per span, back to back."""
+    found = []
+    at = 0
+    for span in spans:
+        found.append(memory[at : at + span.size])
+        at += span.size
+    return found
+
+
+class Opened:
+    """Files opened when first asked for, by their number, and closed together.
+
+    Args:
+        path: Where the file with a number is.
+        mode: ``"rb"`` or ``"rb+"``.
+    """
+
+    def __init__(self, path: Callable[[int], Path], mode: str = "rb") -> None:
+        self._path = path
+        self._mode = mode
+        self._files: dict[int, io.FileIO] = {}
+        self._stack = ExitStack()
+
+    def __getitem__(self, file: int) -> io.FileIO:
+        if file not in self._files:
+            found = open_file(self._path(file), self._mode)
+            self._files[file] = self._stack.enter_context(found)
+        return self._files[file]
+
+    def __enter__(self) -> Opened:
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        self._stack.close()

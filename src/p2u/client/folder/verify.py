@@ -1,0 +1,164 @@
+"""``p2u.verify``: check every byte of a package, or of a directory that was pulled."""
+
+from __future__ import annotations
+
+import os
+import tempfile
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+from p2u.client.folder import state_file
+from p2u.client.folder.folder_transfer import FolderTransfer
+from p2u.client.transfer.control import Progress
+from p2u.client.transfer.package_reader import PackageReader
+from p2u.disk.files import disk_errors, hash_file, remove_tree
+from p2u.errors import IntegrityError, NotFoundError, UsageError
+from p2u.package.manifest import KEY, costs
+
+__all__ = ["VerifyReport", "verify"]
+
+
+@dataclass(frozen=True, slots=True)
+class VerifyReport:
+    """What was checked, and is right.
+
+    Attributes:
+        kind: ``"package"`` or ``"directory"``.
+        name: The package's name.
+        states: Labels of the package's states, or of the one that the directory holds.
+        files: Number of files checked: model files of a directory, objects and blobs of a package.
+        chunks: Number of chunks checked; 0 for a directory.
+        bytes: Bytes checked.
+        decoded: Whether every update was made and its files compared with their SHA-256.
+    """
+
+    kind: Literal["package", "directory"]
+    name: str
+    states: tuple[str, ...]
+    files: int
+    chunks: int
+    bytes: int
+    decoded: bool
+
+
+def verify(
+    source: str | os.PathLike[str],
+    *,
+    decode: bool = False,
+    jobs: int | None = None,
+    progress: Callable[[Progress], None] | None = None,
+) -> VerifyReport:
+    """Check a package or a pulled directory; returns if all is right.
+
+    Args:
+        source: Path or URL of a package, or path of a directory that was pulled.
+        decode: Of a package, make every update too (in a temporary folder) and check its files; but
+            for those that only begin at what others published.
+        jobs: Threads.
+        progress: Called about ten times a second, in this thread.
+
+    Raises:
+        IntegrityError: Bytes do not have the size or the SHA-256 stated.
+        FormatError, UnsupportedError: Not a package or malformed.
+        UsageError: A directory that is neither a package nor was pulled.
+        StoreError, DiskError: It could not be read.
+    """
+    path = Path(source)
+    if isinstance(source, os.PathLike) or "://" not in source:
+        if path.is_dir() and not (path / KEY).exists():
+            return _directory(path, progress)
+        if not path.exists():
+            raise NotFoundError("no such file or folder", file=str(path), hint="Check the path")
+    with PackageReader(source, jobs=jobs) as package:
+        report = _package(package, progress, decode)
+        if decode:
+            with tempfile.TemporaryDirectory(prefix="p2u-verify-") as folder:
+                _decode_all(package, Path(folder, "model"))
+    return report
+
+
+def _decode_all(package: PackageReader, folder: Path) -> None:
+    """Make each update, and let the client compare its files with their SHA-256.
+
+    Updates that only begin at what others published cannot be made.
+    """
+    manifest = package.manifest
+    reached = costs(manifest)
+    here: str | None = None
+    for update in sorted(
+        manifest.updates, key=lambda u: manifest.states.index(manifest.state(u.target))
+    ):
+        if update.source is not None and update.source not in reached:
+            continue
+        if update.source is None or update.source != here:
+            remove_tree(folder)
+        options: dict[str, Any] = {"in_place": False, "repair": False}
+        if update.source is not None and update.source != here:
+            FolderTransfer(package, folder, until=update.source, **options).run()
+        FolderTransfer(package, folder, until=update.target, updates=(update,), **options).run()
+        here = update.target
+
+
+def _package(
+    package: PackageReader, progress: Callable[[Progress], None] | None, decoded: bool
+) -> VerifyReport:
+    manifest = package.manifest
+    labels = tuple(manifest.title(state) for state in manifest.states)
+    layouts = dict.fromkeys(release.layout for release in manifest.releases)
+    objects = [*layouts, *(u.index for u in manifest.updates)]
+    size = sum(o.size for o in objects) + sum(u.bytes for u in manifest.updates)
+    chunks = 0
+    for update in manifest.updates:
+
+        def tick(label: str = manifest.title(update.target)) -> None:
+            if progress is not None:
+                meter = package.meter
+                progress(Progress(None, label, meter.done, size, meter.rate(), meter.seconds))
+
+        held = package.index(update).chunks
+        # The fetcher checks each hash before it hands a chunk on; there is nothing to add.
+        package.fetcher.run(update.blobs, held, lambda chunk, payload: None, tick)
+        chunks += len(held)
+    files = 1 + len(objects) + sum(len(u.blobs) for u in manifest.updates)
+    total = package.meter.received
+    return VerifyReport("package", manifest.name, labels, files, chunks, total, decoded)
+
+
+def _directory(folder: Path, progress: Callable[[Progress], None] | None) -> VerifyReport:
+    with disk_errors(folder, "read"):
+        recorded = state_file.read(folder)
+    if recorded is None:
+        raise UsageError(
+            f"is neither a package (no {KEY}) nor a directory that was pulled (no "
+            f"{state_file.NAME})",
+            file=str(folder),
+        )
+    if recorded.refining is not None:
+        raise IntegrityError(
+            "its files are being refined in place: they are of no single state",
+            file=str(folder),
+            hint="Run the pull again to finish it",
+        )
+    label = recorded.state.rpartition("@")[2]
+    total = sum(entry.size for entry in recorded.files)
+    done = 0
+    for entry in recorded.files:
+        path = folder / entry.path
+        if not path.is_file():
+            raise IntegrityError("is missing", file=str(path), hint="Pull again to fetch it")
+        with disk_errors(path, "read"):
+            found = hash_file(path, lambda: None)
+        if found != entry.sha256:
+            raise IntegrityError(
+                f"SHA-256 {found}, expected {entry.sha256}",
+                file=str(path),
+                hint="It was changed or damaged; pull with --repair to fetch it again",
+            )
+        done += entry.size
+        if progress is not None:
+            progress(Progress(label, None, done, total, 0.0, 0.0))
+    return VerifyReport(
+        "directory", recorded.name, (label,), len(recorded.files), 0, total, decoded=False
+    )

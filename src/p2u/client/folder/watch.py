@@ -1,0 +1,264 @@
+"""``p2u.watch``: keep a folder at the newest version of a package."""
+
+from __future__ import annotations
+
+import os
+import random
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+from p2u.client.folder import state_file
+from p2u.client.folder.pull import pull
+from p2u.client.transfer.control import Progress
+from p2u.errors import (
+    BusyError,
+    Cancelled,
+    DiskError,
+    FormatError,
+    IntegrityError,
+    P2UError,
+    StoreError,
+    UnsupportedError,
+    UsageError,
+)
+from p2u.package.manifest import KEY, MAX_MANIFEST
+from p2u.stores import Store, open_store
+
+__all__ = ["Watched", "watch"]
+
+#: Seconds between two tries while something is wrong, at most.
+_LONGEST = 60.0
+#: Seconds that a hook has to end when it is asked to.
+_GRACE = 5.0
+
+#: What passes, or what the publisher can mend. Once there was a version, usage errors are too: the
+#: newest version may lack a state that the one before has.
+_PASSING = (StoreError, IntegrityError, FormatError, UnsupportedError, DiskError, BusyError)
+
+
+@dataclass(frozen=True, slots=True)
+class Watched:
+    """Something that happened.
+
+    Attributes:
+        kind: ``"commit"``: the folder is another state now; ``"hook"``: the command has ended;
+            ``"error"``: something is wrong, and it will be tried again; ``"warning"``: a broken
+            update was gone around.
+        state: Id of the folder's state, ``"v2@exact"``; None before the first.
+        bytes: Fetched for a commit.
+        seconds: That a commit or a hook took.
+        status: The hook's exit status; negative: the signal that ended it.
+        message: Of an error or a warning.
+    """
+
+    kind: str
+    state: str | None
+    bytes: int = 0
+    seconds: float = 0.0
+    status: int = 0
+    message: str = ""
+
+
+def watch(
+    source: str | os.PathLike[str],
+    target: str | os.PathLike[str],
+    *,
+    every: float = 5.0,
+    until: str = "exact",
+    execute: str | None = None,
+    in_place: bool = False,
+    repair: bool = False,
+    jobs: int | None = None,
+    limit_rate: float | str | None = None,
+    on_event: Callable[[Watched], None] | None = None,
+    stop: threading.Event | None = None,
+    output: int | None = None,
+) -> None:
+    """Pull each version of a package to a folder as it is published, until ``stop`` is set.
+
+    Versions that come while one is pulled are left out for the newest. While the package cannot be
+    read, or is not there yet, it is tried again, more and more seldom up to once a minute; the
+    folder stays at its state.
+
+    Args:
+        source: Path or URL of the package.
+        target: The folder; made if missing.
+        every: Seconds between two looks. A server is asked for changes only.
+        until: Label of the state wanted of each version.
+        execute: A shell command, run after each commit and before the folder changes again, with
+            ``P2U_STATE`` (``v2@exact``), ``P2U_VERSION`` (``v2``) and ``P2U_DIR`` (an absolute
+            path) in its environment. A failure is told and changes nothing. It is not run for what
+            the folder holds at the beginning.
+        in_place: See ``p2u.pull``, as those that follow.
+        repair: Overwrite files that were changed since.
+        jobs: Threads.
+        limit_rate: Bytes per second.
+        on_event: Called with what happened, in this thread.
+        stop: Set it to end, from another thread; within a second.
+        output: File descriptor for the hook's standard output.
+
+    Raises:
+        UsageError: An argument is wrong, or the folder holds something else. Later on, such errors
+            are told as others are, and it is tried again.
+    """
+    if not every > 0:
+        raise UsageError(f"a look every {every:g} s", hint="It is in seconds, above 0")
+    watcher = _Watcher(source, Path(target), execute, on_event, stop, output)
+    watcher.run(
+        every,
+        lambda: pull(
+            source, target, until=until, in_place=in_place, repair=repair, jobs=jobs,
+            limit_rate=limit_rate, progress=watcher.progress, on_state=watcher.committed,
+        ).warnings,
+    )  # fmt: skip
+
+
+class _Watcher:
+    """One call of `watch`."""
+
+    def __init__(
+        self,
+        source: str | os.PathLike[str],
+        target: Path,
+        execute: str | None,
+        on_event: Callable[[Watched], None] | None,
+        stop: threading.Event | None,
+        output: int | None,
+    ) -> None:
+        self._source = source
+        self._target = target
+        self._execute = execute
+        self._tell = on_event or (lambda event: None)
+        self._stop = stop or threading.Event()
+        self._output = output
+        self._store: Store | None = None
+        self._state = self._find_state()
+        self._begin = time.monotonic()
+        self._done = self._before = 0
+
+    def run(self, every: float, fetch: Callable[[], tuple[str, ...]]) -> None:
+        """Look, pull, wait."""
+        mark, due, failures, said = "", True, 0, ""
+        passing: tuple[type[P2UError], ...] = _PASSING
+        try:
+            while not self._stop.is_set():
+                wait = every
+                try:
+                    changed, mark = self._poll(mark)
+                    due = due or changed
+                    if due:
+                        self._begin, self._done, self._before = time.monotonic(), 0, 0
+                        for message in fetch():
+                            self._tell(Watched("warning", self._state, message=message))
+                        due, passing = False, (*_PASSING, UsageError)
+                    failures, said = 0, ""
+                except passing as error:
+                    failures += 1
+                    longest = max(_LONGEST, every)
+                    wait = min(longest, every * 2.0 ** min(failures - 1, 20))
+                    wait *= random.uniform(0.75, 1.0)
+                    if isinstance(error, StoreError):
+                        wait = max(wait, min(error.retry_after or 0.0, 3600.0))
+                    if str(error) != said:
+                        said = str(error)
+                        self._tell(Watched("error", self._state, message=said))
+                except Cancelled:
+                    return
+                self._stop.wait(wait)
+        finally:
+            self._close()
+
+    def _poll(self, mark: str) -> tuple[bool, str]:
+        """Whether the manifest is another one."""
+        try:
+            if self._store is None:
+                self._store = open_store(self._source)
+            data, mark = self._store.poll(KEY, limit=MAX_MANIFEST, mark=mark)
+        except BaseException:
+            self._close()
+            raise
+        return data is not None, mark
+
+    def _close(self) -> None:
+        store, self._store = self._store, None
+        if store is not None:
+            store.close()
+
+    def progress(self, progress: Progress) -> None:
+        """Called while it pulls."""
+        self._done = progress.done
+        if self._stop.is_set():
+            raise Cancelled("the watch was ended")
+
+    def committed(self, _: str) -> None:
+        """The folder holds a state, maybe the one that it had."""
+        state = self._find_state()
+        if state is None or state == self._state:
+            return
+        now = time.monotonic()
+        self._state = state
+        size, self._before = self._done - self._before, self._done
+        self._tell(Watched("commit", state, size, now - self._begin))
+        if self._execute is not None:
+            self._hook(state, self._execute)
+        self._begin = time.monotonic()
+
+    def _find_state(self) -> str | None:
+        try:
+            found = state_file.read(self._target)
+        except (FormatError, OSError):
+            return None  # `pull` says what is wrong
+        return None if found is None else found.state
+
+    def _hook(self, state: str, command: str) -> None:
+        begin = time.monotonic()
+        names = {
+            "P2U_STATE": state,
+            "P2U_VERSION": state.partition("@")[0],
+            "P2U_DIR": str(self._target.resolve()),
+        }
+        # A group of its own, so that all of it can be ended.
+        posix = sys.platform != "win32"
+        process = subprocess.Popen(
+            command,
+            shell=True,
+            env={**os.environ, **names},
+            stdout=self._output,
+            start_new_session=posix,
+        )
+        try:
+            while not self._stop.is_set():
+                try:
+                    status = process.wait(0.2)
+                except subprocess.TimeoutExpired:
+                    continue
+                spent = time.monotonic() - begin
+                self._tell(Watched("hook", state, seconds=spent, status=status))
+                return
+        finally:
+            if process.poll() is None:
+                _end(process)
+        raise Cancelled("the watch was ended")
+
+
+def _end(process: subprocess.Popen[bytes]) -> None:
+    """Ask a hook to end, and end it."""
+    if sys.platform == "win32":
+        process.terminate()
+    else:
+        import signal
+
+        os.killpg(process.pid, signal.SIGTERM)
+    try:
+        process.wait(_GRACE)
+    except subprocess.TimeoutExpired:
+        if sys.platform == "win32":
+            process.kill()
+        else:
+            os.killpg(process.pid, signal.SIGKILL)
+        process.wait()

@@ -1,0 +1,1 @@
+"""A model in memory that sharpens while it is in use."""

@@ -1,0 +1,90 @@
+"""Several updates into memory with one commit: from version to version, or from a newer base."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import replace
+
+from p2u.client.live.memory import ModelMemory
+from p2u.client.live.staging import CopiedUpdate, copy, merge
+from p2u.package.geometry import Span
+from p2u.package.index import Chunk
+from p2u.package.manifest import Update
+
+#: By file, sorted ranges of bytes ``(start, end)``.
+Ranges = dict[int, list[tuple[int, int]]]
+
+
+class ChainedUpdate(CopiedUpdate):
+    """One update of a chain, into the spare memory; the last one checks and commits them all.
+
+    Bytes that an update of the chain has brought are read there by the next one, all others where
+    the model lies. So the memory taken is that of the tensors that change, however long the chain.
+
+    Args:
+        files: The memory.
+        update: The update.
+        chunks: All of it.
+        check: Whether to compare each file with its SHA-256 before the commit.
+        source: Id of the state that the memory holds.
+        before: What the updates before have brought.
+        checked: Whether the files are checked after it; they have to be at the end.
+
+    Attributes:
+        covered: What this one and those before have brought.
+    """
+
+    def __init__(
+        self,
+        files: ModelMemory,
+        update: Update,
+        chunks: Sequence[Chunk],
+        check: bool,
+        *,
+        source: str | None,
+        before: Ranges,
+        checked: bool,
+    ) -> None:
+        # Which files are others than before the chain.
+        super().__init__(files, replace(update, source=source), chunks, check)
+        self.update = update
+        self._before = before
+        self._checked = checked
+        own = [(file, a, b - a) for file, ranges in self._ranges.items() for a, b in ranges]
+        old = [(file, a, b - a) for file, ranges in before.items() for a, b in ranges]
+        self.covered: Ranges = merge([*own, *old])
+        self._ranges = self.covered
+        self._unchecked |= self.covered.keys()
+
+    def take(self, chunk: Chunk, payload: memoryview) -> None:
+        """See `Step.take`."""
+        if self.update.source is not None:
+            for s in self.spans(chunk):
+                for start, end in gaps(s, self._before):
+                    copy(self._spare[s.file][start:end], self.files.memory[s.file][start:end])
+        self.decode(chunk, payload, self._spare)
+
+    def complete(self, file: int) -> None:
+        """See `Step.complete`."""
+        if self._checked and file in self._unchecked:
+            super().complete(file)
+
+    def prepare(self) -> None:
+        """See `Step.prepare`."""
+        if self._checked:
+            super().prepare()
+
+
+def gaps(span: Span, ranges: Ranges) -> Iterator[tuple[int, int]]:
+    """The parts of a span that lie in none of the ranges."""
+    at, end = span.offset, span.offset + span.size
+    for first, last in ranges.get(span.file, ()):
+        if first >= end:
+            break
+        if last <= at:
+            continue
+        if first > at:
+            yield at, first
+        at = last
+    if at < end:
+        yield at, end

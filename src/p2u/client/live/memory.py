@@ -1,0 +1,164 @@
+"""The model's files in memory, and its tensors as views of them."""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import mmap
+from collections import Counter
+from collections.abc import Iterable, Mapping
+from typing import TYPE_CHECKING, Any
+
+from p2u.client.transfer.package_reader import PackageReader
+from p2u.errors import IntegrityError
+from p2u.package.layout import Tensor
+from p2u.package.manifest import Release, State
+from p2u.types import ITEMSIZE
+
+if TYPE_CHECKING:
+    import numpy as np
+
+#: NumPy's names; those that NumPy lacks are of ml_dtypes.
+NUMPY = {
+    "F64": "float64",
+    "F32": "float32",
+    "F16": "float16",
+    "I64": "int64",
+    "I32": "int32",
+    "I16": "int16",
+    "I8": "int8",
+    "U64": "uint64",
+    "U32": "uint32",
+    "U16": "uint16",
+    "U8": "uint8",
+    "BOOL": "bool",
+    "C64": "complex64",
+}
+ML_DTYPES = {
+    "BF16": "bfloat16",
+    "F8_E4M3": "float8_e4m3fn",
+    "F8_E5M2": "float8_e5m2",
+    "F8_E8M0": "float8_e8m0fnu",
+}
+
+
+def numpy_dtype(name: str) -> np.dtype[Any] | None:
+    """NumPy's dtype for safetensors' name of one; None if there is none."""
+    import numpy as np
+
+    if name in NUMPY:
+        return np.dtype(NUMPY[name])
+    if name in ML_DTYPES:
+        import ml_dtypes
+
+        found: np.dtype[Any] = np.dtype(getattr(ml_dtypes, ML_DTYPES[name]))
+        return found
+    return None
+
+
+def allocate(size: int) -> memoryview:
+    """Zeroed memory whose pages exist from their first write on."""
+    if not size:
+        return memoryview(bytearray())
+    if not hasattr(mmap, "MAP_PRIVATE"):
+        return memoryview(mmap.mmap(-1, size))
+    # Python's default, memory shared with child processes, has small pages only, and the faults of
+    # all threads meet at one lock.
+    memory = mmap.mmap(-1, size, mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS)
+    if hasattr(mmap, "MADV_HUGEPAGE"):
+        with contextlib.suppress(OSError):  # kernels may be built without
+            memory.madvise(mmap.MADV_HUGEPAGE)
+    return memoryview(memory)
+
+
+class ModelMemory:
+    """All bytes of all files of a release.
+
+    Args:
+        package: Open.
+        release: The one whose states come first; others may follow that are aligned with it.
+        memory: Of its files, in order; by default new.
+    """
+
+    def __init__(
+        self, package: PackageReader, release: Release, memory: list[memoryview] | None = None
+    ) -> None:
+        self.manifest = package.manifest
+        self.release = release
+        self.layout = package.layout(release)
+        # Anonymous memory: pages exist from their first write on.
+        self.memory = memory or [allocate(file.size) for file in release.files]
+        self._spare: list[memoryview] | None = None
+
+    def spare(self) -> list[memoryview]:
+        """Memory like ``memory``, of any content, for the next state; there until `drop_spare`."""
+        if self._spare is None:
+            self._spare = [allocate(file.size) for file in self.release.files]
+        return self._spare
+
+    def drop_spare(self) -> None:
+        """Free what `spare` gave, as soon as nobody uses it."""
+        self._spare = None
+
+    def check(self, file: int, state: State, parts: Iterable[memoryview]) -> None:
+        """Compare a file with what the manifest states.
+
+        Args:
+            file: Its number.
+            state: The state that it should be of.
+            parts: All its bytes.
+
+        Raises:
+            IntegrityError: They differ.
+        """
+        release = self.manifest.release(state)
+        entry = release.files[file]
+        expected = entry.digest(release.number(state))
+        digest = hashlib.sha256()
+        for part in parts:
+            digest.update(part)
+        if digest.hexdigest() != expected:
+            raise IntegrityError(
+                f"SHA-256 {digest.hexdigest()} after the update to {state.id}, expected {expected}",
+                file=entry.path,
+                hint="The program that made the package is faulty, or this computer's memory",
+            )
+
+    def named(self) -> dict[str, Tensor]:
+        """All tensors by name; one that several files have is preceded by the file and a colon."""
+        tensors = self.layout.tensors
+        counts = Counter(tensor.name for tensor in tensors)
+        found = {}
+        for tensor in tensors:
+            path = self.release.files[tensor.file].path
+            found[tensor.name if counts[tensor.name] == 1 else f"{path}:{tensor.name}"] = tensor
+        return found
+
+    def bytes_of(self, tensor: Tensor) -> memoryview:
+        """A tensor's memory, writable."""
+        return self.memory[tensor.file][tensor.offset : tensor.offset + tensor.length]
+
+    def arrays(self, *, writable: bool) -> dict[str, np.ndarray[Any, Any]]:
+        """All tensors as views of the memory, by the names of `named`.
+
+        A tensor whose dtype NumPy cannot express is its bytes.
+        """
+        return {name: self._array(tensor, writable) for name, tensor in self.named().items()}
+
+    def _array(self, tensor: Tensor, writable: bool) -> np.ndarray[Any, Any]:
+        import numpy as np
+
+        part = self.bytes_of(tensor)
+        dtype = numpy_dtype(tensor.dtype) if tensor.dtype in ITEMSIZE else None
+        shape: tuple[int, ...] = tensor.shape
+        if dtype is None:
+            dtype, shape = np.dtype(np.uint8), (tensor.length,)
+        array: np.ndarray[Any, Any] = np.ndarray(shape, dtype, part if tensor.length else None)
+        array.flags.writeable = writable
+        return array
+
+    def carried(self) -> Mapping[str, memoryview]:
+        """The bytes of each file by path, read-only."""
+        files = self.release.files
+        pairs = zip(files, self.memory, strict=True)
+        return {file.path: memory.toreadonly() for file, memory in pairs}

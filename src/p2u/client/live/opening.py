@@ -1,0 +1,94 @@
+"""``p2u.open``: a package as a live model; ``p2u.load``: one state of it."""
+
+from __future__ import annotations
+
+import os
+from typing import TYPE_CHECKING, Any
+
+from p2u.client.transfer.early_manifest import ask_early
+
+if TYPE_CHECKING:
+    import numpy as np
+
+    from p2u.client.live.replica import Replica
+    from p2u.client.transfer.fetch import Retry
+    from p2u.stores import Store
+
+
+def open_replica(
+    source: str | os.PathLike[str] | Store,
+    *,
+    mode: str = "atomic",
+    staging: str = "chunks",
+    patience: float = 5.0,
+    jobs: int | None = None,
+    until: str = "exact",
+    deadline: float | None = None,
+    limit_rate: float | str | None = None,
+    check: bool = True,
+    retry: Retry | None = None,
+    follow: float | None = None,
+) -> Replica:
+    """Open a package as a live model in memory; returns at once.
+
+    Args:
+        source: Path or URL of the package, or an open store (which is closed at the end).
+        mode: ``"atomic"``: a state is replaced by the next at one moment when nobody has pinned it.
+            ``"eager"``: chunks take effect as they arrive; lowest memory, mixed states.
+        staging: Of atomic mode. ``"copy"``: the next state is built in memory of its own, and
+            copied over; shortest pause. ``"chunks"``: its chunks are kept (beyond some MiB in a
+            temporary file), and decoded in the pause; least memory. ``"direct"``: as eager, but
+            `Replica.on_commit` is called in a pause; for models that own copies of all tensors.
+            ``"auto"``: copy where half of the free memory is enough for it, else chunks.
+        patience: Seconds after which a commit that waits holds new pins back even though others
+            keep theirs.
+        jobs: Threads that fetch and decode.
+        until: Label or id of the last state wanted.
+        deadline: Seconds from now: ``wait("best")`` returns with the best state possible by then.
+        limit_rate: Bytes per second, or text such as ``"2MB/s"``.
+        check: Compare each file with its SHA-256 for each state. Each chunk's hash is checked in
+            any case.
+        retry: When to try again after failures of the store.
+        follow: Look for a newer version as often, in seconds, and go on to it; see
+            `Replica.refresh`. What keeps it away is in `Replica.error`, and tried again. Needs
+            atomic mode.
+
+    Raises:
+        UsageError: An argument is wrong. What goes wrong later, `Replica.wait` raises.
+        NotFoundError: A local package that does not exist.
+    """
+    greeting = ask_early(source)
+    # Later than the first request: together these take as long as its answer.
+    from p2u.client.live.live_transfer import LivePlan, LiveTransfer
+    from p2u.client.live.replica import Replica
+
+    plan = LivePlan(
+        until, mode, staging, patience, check, jobs, limit_rate, retry,
+        deadline=deadline, follow=follow,
+    )  # fmt: skip
+    return Replica(LiveTransfer(source, plan, greeting))
+
+
+def load(
+    source: str | os.PathLike[str] | Store, state: str = "base", *, jobs: int | None = None
+) -> dict[str, np.ndarray[Any, Any]]:
+    """The tensors of one state of a package, by name, writable.
+
+    Args:
+        source: Path or URL of the package, or an open store.
+        state: Label or id.
+        jobs: Threads.
+
+    Raises:
+        P2UError: See ``p2u.pull``.
+    """
+    from p2u.client.live.live_transfer import LivePlan, LiveTransfer
+    from p2u.client.live.replica import Replica
+
+    plan = LivePlan(state, "eager", polite=False, jobs=jobs)
+    replica = Replica(LiveTransfer(source, plan))
+    try:
+        replica.wait()
+        return replica.memory.arrays(writable=True)
+    finally:
+        replica.cancel()

@@ -1,0 +1,68 @@
+"""Verified payloads that wait for their commit: some in memory, the rest in an unlinked file."""
+
+from __future__ import annotations
+
+import io
+import tempfile
+import threading
+from pathlib import Path
+
+from p2u.disk.files import disk_errors, read_at
+
+#: Bytes kept in memory; what comes after goes to a temporary file.
+IN_MEMORY = 16 << 20
+
+
+class Spool:
+    """Payloads by number; thread-safe."""
+
+    def __init__(self) -> None:
+        self._room = IN_MEMORY
+        self._lock = threading.Lock()
+        self._kept: dict[int, bytes] = {}
+        self._filed: dict[int, tuple[int, int]] = {}
+        self._file: io.FileIO | None = None
+        self._end = 0
+
+    def put(self, number: int, payload: memoryview) -> None:
+        """Keep a copy.
+
+        Raises:
+            DiskError: The temporary file cannot be written.
+        """
+        with self._lock:
+            if len(payload) <= self._room:
+                self._room -= len(payload)
+                self._kept[number] = bytes(payload)
+                return
+            with disk_errors(Path(tempfile.gettempdir())):
+                if self._file is None:
+                    self._file = tempfile.TemporaryFile(buffering=0)  # noqa: SIM115 - see close
+                self._file.seek(self._end)
+                at = 0
+                while at < len(payload):
+                    at += self._file.write(payload[at:]) or 0
+            self._filed[number] = (self._end, len(payload))
+            self._end += len(payload)
+
+    def get(self, number: int) -> memoryview:
+        """A payload that was put.
+
+        Raises:
+            DiskError: The temporary file cannot be read.
+        """
+        if number in self._kept:
+            return memoryview(self._kept[number])
+        offset, size = self._filed[number]
+        out = memoryview(bytearray(size))
+        assert self._file is not None
+        with self._lock, disk_errors(Path(tempfile.gettempdir()), "read"):
+            read_at(self._file, offset, out)
+        return out
+
+    def close(self) -> None:
+        """Drop everything."""
+        self._kept.clear()
+        self._filed.clear()
+        if self._file is not None:
+            self._file.close()

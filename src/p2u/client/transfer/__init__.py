@@ -1,0 +1,1 @@
+"""Fetching: one package, its objects and the chunks of its updates, checked."""

@@ -1,0 +1,235 @@
+"""Fetching small objects and the chunks of updates, with retries. Nothing leaves here unchecked."""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import random
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from threading import Event, Lock, Thread
+
+from p2u.client.transfer.control import Meter, Stop
+from p2u.client.transfer.run import HINT, Apply, Run
+from p2u.errors import IntegrityError, StoreError
+from p2u.package.index import Chunk
+from p2u.package.manifest import Blob, Object
+from p2u.stores import Store
+
+#: Gives the blobs and chunks of an update.
+Following = Callable[[], tuple[Sequence[Blob], tuple[Chunk, ...]]]
+
+
+@dataclass(frozen=True, slots=True)
+class Retry:
+    """When to try again.
+
+    Attributes:
+        attempts: Tries without any progress after which the error is passed on.
+        base: Seconds to wait after the first failure; doubles each time.
+        cap: Most seconds to wait, unless the server asks for more.
+    """
+
+    attempts: int = 8
+    base: float = 0.5
+    cap: float = 30.0
+
+    def delay(self, failures: int, asked: float | None) -> float:
+        """Seconds to wait after so many failures in a row."""
+        longest = min(self.cap, self.base * 2.0 ** (failures - 1))
+        # Jitter, so that a crowd of clients does not come back at the same moment.
+        return max(longest * random.uniform(0.5, 1.0), asked or 0.0)
+
+
+class Fetcher:
+    """Reads a store with several threads.
+
+    Args:
+        store: The package.
+        jobs: Number of threads.
+        stop: Ends everything early.
+        meter: Counts what arrives.
+        retry: When to try again.
+    """
+
+    def __init__(
+        self, store: Store, jobs: int, stop: Stop, meter: Meter, retry: Retry | None = None
+    ) -> None:
+        self.store = store
+        self.jobs = jobs
+        self.stop = stop
+        self.meter = meter
+        self.retry = retry or Retry()
+        #: Set when the first bytes have come: the store knows now whether there are ranges.
+        self.probed = Event()
+        self._lock = Lock()
+        self._current: Run | None = None
+        self._following: Following | None = None
+        self._ahead: Run | None = None
+        self._threads: list[Thread] = []
+
+    def read(self, key: str, limit: int) -> bytes:
+        """A small object of unknown size, with retries."""
+        failures = 0
+        while True:
+            self.stop.check()
+            try:
+                self.meter.request()
+                data = self.store.read(key, limit=limit)
+            except StoreError as error:
+                failures += 1
+                self.pause(error, failures)
+                continue
+            self.meter.receive(len(data))
+            return data
+
+    def poll(self, key: str, limit: int, mark: str) -> tuple[bytes | None, str]:
+        """See `Store.poll`, with retries."""
+        failures = 0
+        while True:
+            self.stop.check()
+            try:
+                self.meter.request()
+                data, mark = self.store.poll(key, limit=limit, mark=mark)
+            except StoreError as error:
+                failures += 1
+                self.pause(error, failures)
+                continue
+            self.meter.receive(len(data or b""))
+            return data, mark
+
+    def read_object(self, wanted: Object) -> bytes:
+        """A small object, its size and digest checked.
+
+        Raises:
+            IntegrityError: It is wrong, and was so again when fetched anew.
+        """
+        for _ in range(2):
+            data = self.read(wanted.key, wanted.size + 1)
+            digest = hashlib.sha256(data).hexdigest()
+            if len(data) == wanted.size and digest == wanted.sha256:
+                return data
+        raise IntegrityError(
+            f"{len(data)} bytes with SHA-256 {digest}, expected {wanted.size} bytes with "
+            f"{wanted.sha256}",
+            file=wanted.key,
+            hint=HINT,
+        )
+
+    def probe(self, key: str, at: int) -> None:
+        """Read one byte of an object, with retries, to see that it is there."""
+        failures = 0
+        while True:
+            self.stop.check()
+            try:
+                self.meter.request()
+                with contextlib.closing(self.store.stream(key, at, 1)) as pieces:
+                    for piece in pieces:
+                        self.meter.receive(len(piece))
+                return
+            except StoreError as error:
+                failures += 1
+                self.pause(error, failures)
+
+    def pause(self, error: StoreError, failures: int) -> None:
+        """Sleep before the next try; raises the error when there is to be none."""
+        self.stop.check()
+        if not error.retryable or failures >= self.retry.attempts:
+            raise error
+        self.stop.sleep(self.retry.delay(failures, error.retry_after))
+
+    def run(
+        self,
+        blobs: Sequence[Blob],
+        chunks: Sequence[Chunk],
+        apply: Apply,
+        tick: Callable[[], bool | None] = lambda: None,
+        following: Following | None = None,
+        *,
+        patient: bool = False,
+    ) -> bool:
+        """Fetch chunks of one update and pass each to ``apply`` once, roughly in order.
+
+        Args:
+            blobs: The update's.
+            chunks: Those missing.
+            apply: Called in several threads at once; an error from it ends the run.
+            tick: Called about ten times a second in this thread; False ends the run early.
+            following: Blobs and chunks of the run that will probably follow; asked in a thread that
+                has nothing left to do, which begins to fetch them, so that the link does not rest
+                between two runs.
+            patient: See `Run.wait`.
+
+        Returns:
+            Whether all chunks were applied.
+
+        Raises:
+            Cancelled: ``stop`` was called.
+            IntegrityError: A chunk is wrong, and was so again when fetched anew.
+            StoreError: The store failed for good.
+        """
+        run = self._begin(blobs, tuple(chunks), following)
+        complete = False
+        try:
+            complete = not chunks or run.wait(apply, tick, patient=patient)
+        finally:
+            if not complete:
+                self._end()
+        self.stop.check()
+        return complete
+
+    def _begin(
+        self, blobs: Sequence[Blob], chunks: tuple[Chunk, ...], following: Following | None
+    ) -> Run:
+        """The run of these chunks, which threads of the one before may have begun."""
+        with self._lock:
+            ahead, self._ahead = self._ahead, None
+            if ahead is None or ahead.chunks != chunks:
+                if ahead is not None:
+                    ahead.abandon()
+                ahead = Run(self, blobs, chunks)
+            self._current, self._following = ahead, following
+            return ahead
+
+    def run_ahead(self, run: Run) -> Run | None:
+        """The run that follows one whose requests are all taken; None if there is none to begin.
+
+        For threads of `Run`.
+        """
+        if run is not self._current or self._following is None:
+            return None
+        run.almost()
+        with self._lock:
+            if run is not self._current or self._following is None:
+                return None
+            if self._ahead is None:
+                try:
+                    blobs, chunks = self._following()
+                except BaseException:  # noqa: BLE001 - whoever needs it meets the same error
+                    self._following = None
+                    return None
+                self._ahead = Run(self, blobs, chunks)
+            self._ahead.enter()
+            return self._ahead
+
+    def spawn(self, number: int, work: Callable[[int], None]) -> None:
+        """Start a thread that `close` waits for."""
+        thread = Thread(target=work, args=(number,), daemon=True, name=f"p2u-{number}")
+        with self._lock:
+            self._threads = [t for t in self._threads if t.is_alive()]
+            self._threads.append(thread)
+            thread.start()
+
+    def close(self) -> None:
+        """Wait until no thread uses the store, which has been closed."""
+        self._end()
+        for thread in self._threads:
+            thread.join()
+
+    def _end(self) -> None:
+        """Nothing follows."""
+        with self._lock:
+            ahead, self._ahead = self._ahead, None
+            self._current = self._following = None
+        if ahead is not None:
+            ahead.abandon()

@@ -1,0 +1,280 @@
+"""An open package: its manifest, and on demand its layouts and the indices of its updates."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+from collections.abc import Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from pathlib import Path
+from threading import Lock, Thread
+from types import TracebackType
+
+from p2u.client.transfer.control import Buffers, Meter, Stop
+from p2u.client.transfer.early_manifest import EarlyManifest
+from p2u.client.transfer.fetch import Fetcher, Following, Retry
+from p2u.disk.files import disk_errors, write_whole
+from p2u.errors import UsageError
+from p2u.package.index import Index, parse_index
+from p2u.package.layout import Layout, ReleaseLayout, parse_layout
+from p2u.package.manifest import KEY, MAX_MANIFEST, Manifest, Object, Release, Update
+from p2u.package.manifest_parse import parse_manifest
+from p2u.package.mapping import aligned
+from p2u.stores import RateLimiter, Store, ThrottledStore, open_store, parse_rate
+
+#: Bytes of layouts and indices that are kept as they came.
+KEPT = 8 << 20
+#: Most blobs of an update that are looked for before it is begun.
+PROBED = 16
+#: Bytes of decoded chunks that all threads together hold; a single larger chunk may exceed it.
+DECODED = 12 << 20
+
+
+def default_jobs(remote: bool) -> int:
+    """Threads for a transfer: the processors, and a few more where the link has to be filled."""
+    count = os.cpu_count() or 1
+    return min(8, max(4, count)) if remote else min(8, count)
+
+
+class PackageReader:
+    """A package in a store, with the threads to read it.
+
+    Args:
+        source: Path or URL, or a store; a store is closed with this object too.
+        jobs: Threads; None chooses.
+        limit_rate: Bytes per second, or text such as ``"2MB/s"``.
+        stop: Ends all reading early.
+        retry: When to try again.
+        known: This package as it was opened before: what was read of it is not read again, and
+            counting goes on.
+        greeting: Of this source: its store is used, and the manifest that it asked for.
+
+    Raises:
+        The errors of ``open_store``, and UsageError for a bad argument. Nothing is read yet.
+    """
+
+    def __init__(
+        self,
+        source: str | os.PathLike[str] | Store,
+        *,
+        jobs: int | None = None,
+        limit_rate: float | str | None = None,
+        stop: Stop | None = None,
+        retry: Retry | None = None,
+        known: PackageReader | None = None,
+        greeting: EarlyManifest | None = None,
+    ) -> None:
+        if jobs is not None and jobs < 1:
+            raise UsageError(f"jobs must be at least 1, not {jobs}")
+        self.stop = stop or Stop()
+        self.meter: Meter = known.meter if known else Meter()
+        limiter = None
+        if limit_rate is not None:
+            rate = parse_rate(limit_rate) if isinstance(limit_rate, str) else limit_rate
+            limiter = RateLimiter(rate)
+        self._greeting = greeting
+        store = greeting.store if greeting else source
+        if not isinstance(store, Store):
+            store = open_store(store)
+        self.url = store.url
+        remote = "://" in store.url
+        if limiter is not None:
+            self.stop.on_call(limiter.cancel)
+            store = ThrottledStore(store, limiter)
+        self.stop.on_call(store.close)
+        self.store = store
+        self.fetcher = Fetcher(store, jobs or default_jobs(remote), self.stop, self.meter, retry)
+        #: Memory for decoded chunks on their way to disk.
+        self.decoded = Buffers(DECODED, self.stop)
+        #: A folder that keeps layout and indices for the next run; their digests are checked.
+        self.cache: Path | None = None
+        self._manifest: Manifest | None = known._manifest if known else None
+        #: By version.
+        self._layouts: dict[str, Layout] = known._layouts if known else {}
+        #: By digest: layouts and indices. Releases may share a layout.
+        self._kept: dict[str, bytes] = known._kept if known else {}
+        #: By digest: size of those that were counted as progress.
+        self._counted: dict[str, int] = known._counted if known else {}
+        self._index_lock = Lock()
+        #: Digest and content of the index asked for last: two threads may want the next.
+        self._index: tuple[str, Index] = known._index if known else ("", Index(()))
+        #: By digest: what is being read ahead.
+        self._coming: dict[str, Future[bytes]] = {}
+        for digest, coming in known._coming.items() if known else ():
+            if coming.done() and coming.exception() is None:
+                self._coming[digest] = coming
+
+    @property
+    def manifest(self) -> Manifest:
+        """The manifest, read when it is first asked for."""
+        if self._manifest is None:
+            data = self._greeting.manifest() if self._greeting else None
+            if data is None:
+                data = self.fetcher.read(KEY, MAX_MANIFEST)
+            else:
+                self.meter.request()
+                self.meter.receive(len(data))
+            self._manifest = parse_manifest(data)
+        return self._manifest
+
+    @property
+    def known_manifest(self) -> Manifest | None:
+        """The manifest if it has been read."""
+        return self._manifest
+
+    def renew(self, mark: str) -> str:
+        """Read the manifest again unless it is still the one of a mark; returns the next mark."""
+        data, mark = self.fetcher.poll(KEY, MAX_MANIFEST, mark)
+        if data is not None:
+            manifest = parse_manifest(data)
+            if manifest != self._manifest:
+                self._manifest = manifest
+                self._layouts = {}  # versions may have other ones; objects stay, by digest
+        return mark
+
+    def layout(self, release: Release) -> Layout:
+        """The tensors of a release, read when they are first asked for."""
+        with self._index_lock:
+            return self._read_layout(release)
+
+    def _read_layout(self, release: Release) -> Layout:
+        if release.version not in self._layouts:
+            self._layouts[release.version] = parse_layout(self._object(release.layout), release)
+        return self._layouts[release.version]
+
+    def model(self, release: Release) -> ReleaseLayout:
+        """A release and its tensors."""
+        return ReleaseLayout(release, self.layout(release))
+
+    def source(self, update: Update) -> ReleaseLayout | None:
+        """The release that an update begins at; None for nothing."""
+        return None if update.source is None else self.model(self.manifest.release(update.source))
+
+    def target(self, update: Update) -> ReleaseLayout:
+        """The release that an update leads to."""
+        return self.model(self.manifest.release(update.target))
+
+    def index(self, update: Update) -> Index:
+        """The chunks of an update, and its map."""
+        target = self.target(update)
+        source = self.source(update) if self.manifest.crosses(update) else None
+        with self._index_lock:
+            digest, found = self._index
+            if digest != update.index.sha256:
+                found = parse_index(self._object(update.index), update, target, source)
+                self._index = update.index.sha256, found
+            return found
+
+    def aligned(self, update: Update) -> bool:
+        """Whether all bytes lie at the same place before and after an update."""
+        source = self.source(update)
+        if source is None or not self.manifest.crosses(update):
+            return source is not None
+        found = self.index(update).map
+        return found is not None and aligned(self.target(update), source, found)
+
+    def following(self, update: Update) -> Following:
+        """An update for `Fetcher.run` to begin ahead."""
+        return lambda: (update.blobs, self.index(update).chunks)
+
+    def look_ahead(self, update: Update) -> None:
+        """Begin to read what `index` needs for an update, so that nobody waits for round trips."""
+        for item in self._objects(update):
+            if item.sha256 not in (*self._counted, *self._coming) and self._cached(item) is None:
+                coming: Future[bytes] = Future()
+                self._coming[item.sha256] = coming
+                Thread(
+                    target=self._come, args=(item, coming), daemon=True, name="p2u-ahead"
+                ).start()
+
+    def _come(self, wanted: Object, coming: Future[bytes]) -> None:
+        try:
+            coming.set_result(self.fetcher.read_object(wanted))
+        except BaseException as error:  # noqa: BLE001 - raised again where it is wanted
+            coming.set_exception(error)
+
+    def _objects(self, update: Update) -> list[Object]:
+        """What there is to read before an update's chunks."""
+        ends = [state for state in (update.source, update.target) if state is not None]
+        layouts = [self.manifest.release(state).layout for state in ends]
+        return [*dict.fromkeys(layouts), update.index]
+
+    def probe(self, update: Update) -> None:
+        """Find out whether an update is there, without fetching it: its index, some of its blobs.
+
+        Raises:
+            P2UError: What is wrong with it.
+        """
+        self.index(update)
+        count = len(update.blobs)
+        some = {n * (count - 1) // (PROBED - 1) for n in range(PROBED)} if count else set()
+        # The last byte is there only if the blob has its size; without ranges all would come.
+        store = self.store
+        ranges = "://" not in self.url or (store.knows_ranges and store.supports_ranges)
+
+        def look(number: int) -> None:
+            blob = update.blobs[number]
+            self.fetcher.probe(blob.key, blob.size - 1 if ranges else 0)
+
+        with ThreadPoolExecutor(self.fetcher.jobs) as pool:
+            for _ in pool.map(look, sorted(some)):
+                pass
+
+    def marks(self, way: Sequence[Update]) -> tuple[tuple[str, int], ...]:
+        """``(title, bytes)``: how much of this way has to be here for each state."""
+        known = {o.sha256 for update in way for o in self._objects(update)}
+        at = self.meter.done - sum(s for sha, s in self._counted.items() if sha in known)
+        if way and way[0].source is not None:
+            at = self.manifest.release(way[0].source).layout.size
+        found = []
+        for update in way:
+            at += self.manifest.cost(update)
+            found.append((self.manifest.title(update.target), at))
+        return tuple(found)
+
+    def _object(self, wanted: Object) -> bytes:
+        coming = self._coming.pop(wanted.sha256, None)
+        data = self._kept.get(wanted.sha256)
+        if data is None:
+            data = self._cached(wanted)
+        if data is None:
+            data = self.fetcher.read_object(wanted) if coming is None else coming.result()
+            # Not where it was read: that may be when the folder has gone.
+            if self.cache is not None:
+                path = self.cache / wanted.sha256
+                with disk_errors(path):
+                    path.parent.mkdir(exist_ok=True)
+                    write_whole(path, data)
+        if sum(map(len, self._kept.values())) + len(data) <= KEPT:
+            self._kept[wanted.sha256] = data
+        if wanted.sha256 not in self._counted:
+            self._counted[wanted.sha256] = len(data)
+            self.meter.add(len(data))
+        return data
+
+    def _cached(self, wanted: Object) -> bytes | None:
+        """An object that an earlier run has kept."""
+        if self.cache is None:
+            return None
+        try:
+            with open(self.cache / wanted.sha256, "rb") as file:
+                data = file.read(wanted.size + 1)
+        except OSError:
+            return None
+        return data if hashlib.sha256(data).hexdigest() == wanted.sha256 else None
+
+    def close(self) -> None:
+        """Close the store, and end the threads."""
+        self.store.close()
+        self.fetcher.close()
+
+    def __enter__(self) -> PackageReader:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        self.close()

@@ -1,0 +1,94 @@
+"""Pure planner: which updates, and which byte ranges, lead from what is here to what is wanted.
+
+Nothing here reads or writes anything. The shapes it works on are stated as protocols, so that it
+depends on no other module: manifests, indices and tests all fit.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+from typing import Generic, Protocol, TypeVar
+
+#: Most bytes of one request: large enough for the link's delay not to matter, small enough for
+#: several connections to take turns in order.
+MAX_REQUEST = 4 << 20
+#: Fewest bytes that are worth a request of their own while there is more than one chunk.
+MIN_REQUEST = 256 << 10
+#: Bytes between two wanted ranges that are fetched and dropped rather than asked around.
+MAX_GAP = 32 << 10
+
+
+class Ranged(Protocol):
+    """Something at ``start`` with ``length`` bytes in the blob number ``blob``."""
+
+    @property
+    def blob(self) -> int: ...  # noqa: D102
+    @property
+    def start(self) -> int: ...  # noqa: D102
+    @property
+    def length(self) -> int: ...  # noqa: D102
+
+
+C = TypeVar("C", bound=Ranged)
+
+
+@dataclass(frozen=True, slots=True)
+class Request(Generic[C]):
+    """One byte range of a blob, and the chunks in it, in order of their start."""
+
+    blob: int
+    start: int
+    length: int
+    chunks: tuple[C, ...]
+
+
+def plan_requests(
+    chunks: Iterable[C],
+    *,
+    ranges: bool = True,
+    jobs: int = 1,
+    max_gap: int = MAX_GAP,
+) -> tuple[Request[C], ...]:
+    """Byte ranges that hold all these chunks.
+
+    Args:
+        chunks: Those missing, in the order wanted; neighbours in it are joined to one request when
+            they lie in one blob one behind the other.
+        ranges: False if the server only delivers whole blobs: then one request per blob, from its
+            beginning to the end of the last chunk missing there.
+        jobs: Threads that share the requests. These shrink towards the end, so that all threads
+            end at about the same time (guided self-scheduling, Polychronopoulos and Kuck 1987).
+        max_gap: Most bytes between two chunks of a request.
+    """
+    groups: list[list[C]] = []
+    chunks = tuple(chunks)
+    if not ranges:
+        blobs: dict[int, list[C]] = {}
+        for chunk in chunks:
+            blobs.setdefault(chunk.blob, []).append(chunk)
+        groups = [sorted(group, key=lambda c: c.start) for group in blobs.values()]
+        return tuple(_request(group, 0) for group in groups)
+    left = sum(chunk.length for chunk in chunks)
+    most = 0
+    for chunk in chunks:
+        if groups:
+            first, last = groups[-1][0], groups[-1][-1]
+            end = last.start + last.length
+            if (
+                chunk.blob == last.blob
+                and end <= chunk.start <= end + max_gap
+                and chunk.start + chunk.length - first.start <= most
+            ):
+                groups[-1].append(chunk)
+                left -= chunk.length
+                continue
+        groups.append([chunk])
+        most = max(MIN_REQUEST, min(MAX_REQUEST, left // (2 * jobs)))
+        left -= chunk.length
+    return tuple(_request(group, group[0].start) for group in groups)
+
+
+def _request(group: list[C], start: int) -> Request[C]:
+    last = group[-1]
+    return Request(last.blob, start, last.start + last.length - start, tuple(group))

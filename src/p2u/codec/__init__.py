@@ -1,0 +1,1 @@
+"""The core, and the one function that applies a chunk."""

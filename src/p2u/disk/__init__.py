@@ -1,0 +1,1 @@
+"""The local disk: locks, durable writes, atomic replacement, scratch folders, and its errors."""

@@ -1,0 +1,372 @@
+"""``p2u.json``: what a package holds, as data; how it is written, and what its states cost.
+
+``p2u.package.manifest_parse`` reads it.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import re
+import unicodedata
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, replace
+from functools import cached_property
+from typing import Any
+
+from p2u.errors import FormatError
+
+KEY = "p2u.json"
+FORMAT = "p2u"
+#: Newest version of the manifest; a package of one release is of version 1.
+MAX_VERSION = 2
+LAYOUT_KEY = "layout.json.zst"
+
+#: Limits in bytes; whatever is larger is refused before it is read into memory.
+MAX_MANIFEST = 64 << 20
+MAX_LAYOUT = 256 << 20
+MAX_INDEX = 1 << 30
+MAX_SIZE = 2**53 - 1
+MAX_PATH = 4096
+MAX_PART = 255
+MAX_STATES = 1000
+MAX_NAME = 1000
+
+#: Beginning of names that the client uses for itself beside a model's files.
+RESERVED = ".p2u"
+
+HINT = "The package is damaged, incomplete or hostile: fetch or publish it again"
+
+_CONTROL = re.compile(r"[\x00-\x1f\x7f]")
+_DRIVE = re.compile(r"[A-Za-z]:")
+
+
+@dataclass(frozen=True, slots=True)
+class Blob:
+    """One file of payloads; ``size`` in bytes."""
+
+    key: str
+    size: int
+
+
+@dataclass(frozen=True, slots=True)
+class Object:
+    """A file that is fetched and checked as a whole; ``size`` in bytes, ``sha256`` in hex."""
+
+    key: str
+    size: int
+    sha256: str
+
+
+@dataclass(frozen=True, slots=True)
+class FileEntry:
+    """One file of the model.
+
+    Attributes:
+        path: Relative to the model directory.
+        size: Bytes; the same in every state.
+        sha256: Hex digest in each state, in the order of the release's states; one if all agree.
+    """
+
+    path: str
+    size: int
+    sha256: tuple[str, ...]
+
+    def digest(self, state: int) -> str:
+        """The hex digest in the state with this number in its release."""
+        return self.sha256[state] if len(self.sha256) > 1 else self.sha256[0]
+
+
+@dataclass(frozen=True, slots=True)
+class State:
+    """The complete model at one precision of one version.
+
+    Attributes:
+        id: ``"v1@base"``.
+        label: ``"base"``.
+        version: ``"v1"``.
+        digest: `state_digest` of its files.
+        bytes: What there is to fetch to come here from nothing: payloads, indices, layouts; None if
+            only what others published leads here, or nothing does.
+        snr_db: Signal-to-noise ratio of the progressive tensors; None if exact.
+        bits: Bits per weight of the progressive tensors, fetched so far.
+    """
+
+    id: str
+    label: str
+    version: str
+    digest: str
+    bytes: int | None
+    snr_db: float | None
+    bits: float
+
+
+@dataclass(frozen=True, slots=True)
+class Update:
+    """What leads from ``source`` (None: from nothing) to ``target``, both ids of states.
+
+    Attributes:
+        index: Says what each chunk is, see ``p2u.package.index``.
+        blobs: The chunks' payloads, back to back.
+        bytes: Sum of the blobs' sizes.
+        chunks: Number of chunks.
+    """
+
+    source: str | None
+    target: str
+    index: Object
+    blobs: tuple[Blob, ...]
+    bytes: int
+    chunks: int
+
+
+@dataclass(frozen=True, slots=True)
+class Release:
+    """One version of the model: its files, and the precisions that there are of them.
+
+    Attributes:
+        version: ``"v1"``, unique.
+        files: All its files.
+        layout: Its tensors, see ``p2u.package.layout``.
+        states: In order of their precision; not empty.
+        foreign: It is known, but not delivered: somebody else's file that an update begins at.
+    """
+
+    version: str
+    files: tuple[FileEntry, ...]
+    layout: Object
+    states: tuple[State, ...]
+    foreign: bool = False
+
+    def number(self, state: State | str) -> int:
+        """Place of a state, or of that with this id, in ``states``."""
+        wanted = state if isinstance(state, str) else state.id
+        return [found.id for found in self.states].index(wanted)
+
+
+@dataclass(frozen=True)
+class Manifest:
+    """A package; `layout` has its tensors, `index` its chunks.
+
+    Attributes:
+        name: Of the model.
+        releases: In order of publishing.
+        updates: What leads from state to state.
+        generator: Who wrote it.
+    """
+
+    name: str
+    releases: tuple[Release, ...]
+    updates: tuple[Update, ...]
+    generator: str = "p2u-models"
+
+    @cached_property
+    def states(self) -> tuple[State, ...]:
+        """The states of all releases, in order."""
+        return tuple(state for release in self.releases for state in release.states)
+
+    @cached_property
+    def _places(self) -> dict[str, tuple[Release, State]]:
+        return {state.id: (release, state) for release in self.releases for state in release.states}
+
+    @property
+    def latest(self) -> Release:
+        """The last release that is delivered."""
+        return [release for release in self.releases if not release.foreign][-1]
+
+    def state(self, wanted: str) -> State:
+        """The state with this id. Raises KeyError."""
+        return self._places[wanted][1]
+
+    def release(self, state: State | str) -> Release:
+        """The release of a state, or of that with this id. Raises KeyError."""
+        return self._places[state if isinstance(state, str) else state.id][0]
+
+    def title(self, state: State | str) -> str:
+        """What a state is called: by its label where that is clear, else by its id."""
+        found = self.state(state) if isinstance(state, str) else state
+        return found.label if found in self.latest.states else found.id
+
+    def crosses(self, update: Update) -> bool:
+        """Whether an update leads from one release to another."""
+        if update.source is None:
+            return False
+        return self.release(update.source) is not self.release(update.target)
+
+    def cost(self, update: Update) -> int:
+        """Bytes to fetch for an update once its source is at hand.
+
+        Those are its blobs, its index, and the layout of its target's release unless the source's
+        has the same.
+        """
+        size = update.index.size + update.bytes
+        layout = self.release(update.target).layout
+        if update.source is None or self.release(update.source).layout.sha256 != layout.sha256:
+            size += layout.size
+        return size
+
+    def to_bytes(self) -> bytes:
+        """The JSON text; equal manifests give equal bytes."""
+        tree: dict[str, Any] = {"format": FORMAT, "name": self.name, "generator": self.generator}
+        if len(self.releases) == 1 and not self.releases[0].foreign:
+            tree |= {"version": 1, **_release_tree(self.releases[0])}
+            tree["states"] = [
+                {**shown, "id": state.id, "version": state.version}
+                for shown, state in zip(tree["states"], self.states, strict=True)
+            ]
+        else:
+            tree["version"] = MAX_VERSION
+            tree["releases"] = [
+                {**_release_tree(release), "version": release.version}
+                | ({"foreign": True} if release.foreign else {})
+                for release in self.releases
+            ]
+        tree["updates"] = [
+            {
+                "source": u.source,
+                "target": u.target,
+                "index": _object_tree(u.index),
+                "blobs": [{"key": b.key, "size": b.size} for b in u.blobs],
+                "bytes": u.bytes,
+                "chunks": u.chunks,
+            }
+            for u in self.updates
+        ]
+        text = json.dumps(tree, ensure_ascii=False, indent=1, sort_keys=True, allow_nan=False)
+        return text.encode() + b"\n"
+
+
+def _release_tree(release: Release) -> dict[str, Any]:
+    return {
+        "files": [
+            {"path": f.path, "size": f.size, "sha256": list(f.sha256)} for f in release.files
+        ],
+        "layout": _object_tree(release.layout),
+        "states": [
+            {
+                "label": s.label,
+                "digest": s.digest,
+                "bytes": s.bytes,
+                "snr_db": s.snr_db,
+                "bits": s.bits,
+            }
+            for s in release.states
+        ],
+    }
+
+
+def _object_tree(found: Object) -> dict[str, Any]:
+    return {"key": found.key, "size": found.size, "sha256": found.sha256}
+
+
+def costs(manifest: Manifest) -> dict[str, int]:
+    """Id to ``State.bytes`` of each state that can be reached from nothing.
+
+    Args:
+        manifest: Each of its updates leads to a later state.
+    """
+    order = {state.id: number for number, state in enumerate(manifest.states)}
+    found: dict[str | None, int] = {None: 0}
+    for update in sorted(manifest.updates, key=lambda u: order[u.target]):
+        if update.source in found:
+            size = found[update.source] + manifest.cost(update)
+            found[update.target] = min(size, found.get(update.target, size))
+    return {state: size for state, size in found.items() if state is not None}
+
+
+def with_costs(manifest: Manifest) -> Manifest:
+    """The same manifest with the right ``bytes`` in all states."""
+    found = costs(manifest)
+    releases = tuple(
+        replace(
+            release,
+            states=tuple(replace(state, bytes=found.get(state.id)) for state in release.states),
+        )
+        for release in manifest.releases
+    )
+    return replace(manifest, releases=releases)
+
+
+def state_digest(files: Iterable[tuple[str, int, str]]) -> str:
+    """Digest of a state.
+
+    Args:
+        files: ``(path, size in bytes, SHA-256 in hex)`` of all files, in any order.
+
+    Returns:
+        SHA-256 in hex of the lines ``<sha256> <size> <path>``, sorted by path.
+    """
+    text = "".join(f"{sha} {size} {path}\n" for path, size, sha in sorted(files))
+    return hashlib.sha256(text.encode()).hexdigest()
+
+
+def check_path(path: str, what: str = "path") -> None:
+    """Raise FormatError unless a path or key is relative, portable and stays below its root."""
+    try:
+        size = len(path.encode())
+    except UnicodeEncodeError:
+        size = MAX_PATH + 1
+    parts = path.split("/")
+    bad = (
+        size > MAX_PATH
+        or any(part in ("", ".", "..") or len(part.encode()) > MAX_PART for part in parts)
+        or "\\" in path
+        or _CONTROL.search(path)
+        or _DRIVE.match(path)
+    )
+    if bad:
+        raise FormatError(
+            f"not a valid {what}: expected a relative name with '/' between its parts, without "
+            "'.' and '..', backslashes, control characters and drive letters",
+            file=ascii(path[:200]),
+            hint="Rename the file; if it is a package of somebody else's, do not use it",
+        )
+    if any(part.lower().startswith(RESERVED) for part in parts):
+        raise FormatError(
+            f"not a valid {what}: names that begin with {RESERVED} are reserved",
+            file=ascii(path[:200]),
+            hint="Rename the file",
+        )
+
+
+def check_paths(paths: Sequence[str], what: str = "path") -> None:
+    """Check each path, and that any file system can hold them side by side.
+
+    Raises:
+        FormatError: One is not valid, two are equal but for case or Unicode form, or one is a
+            file in one place and a folder in another.
+    """
+    seen: dict[str, str] = {}
+    folders: dict[str, str] = {}
+    for path in paths:
+        check_path(path, what)
+        key = unicodedata.normalize("NFC", path).casefold()
+        if key in seen:
+            raise FormatError(
+                f"the {what}s {seen[key]!r} and {path!r} are the same on some systems",
+                file=path,
+                hint="Rename one of them",
+            )
+        seen[key] = path
+        at = key.rfind("/")
+        while at > 0 and key[:at] not in folders:
+            folders[key[:at]] = path
+            at = key.rfind("/", 0, at)
+    if both := seen.keys() & folders.keys():
+        path = seen[min(both)]
+        raise FormatError(
+            f"the {what} is a file, and a folder in {folders[min(both)]!r}", file=path, hint=HINT
+        )
+
+
+def changed_files(manifest: Manifest, update: Update) -> list[int]:
+    """Numbers of the target's files that its source does not have at the same path."""
+    release = manifest.release(update.target)
+    if update.source is None:
+        return list(range(len(release.files)))
+    before = manifest.release(update.source)
+    source, target = before.number(update.source), release.number(update.target)
+    there = {(f.path, f.size, f.digest(source)) for f in before.files}
+    return [
+        n for n, f in enumerate(release.files) if (f.path, f.size, f.digest(target)) not in there
+    ]

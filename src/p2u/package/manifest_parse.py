@@ -1,0 +1,324 @@
+"""Parse and validate ``p2u.json``.
+
+Manifests come from strangers: every field is checked here, so that nobody behind this module has
+to. What a manifest says of its own bytes (digests) is checked by those who fetch them.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from dataclasses import dataclass
+from typing import Any, NoReturn
+
+from p2u.errors import FormatError, UnsupportedError
+from p2u.package.manifest import (
+    FORMAT,
+    HINT,
+    KEY,
+    MAX_INDEX,
+    MAX_LAYOUT,
+    MAX_MANIFEST,
+    MAX_NAME,
+    MAX_PATH,
+    MAX_SIZE,
+    MAX_STATES,
+    MAX_VERSION,
+    Blob,
+    FileEntry,
+    Manifest,
+    Object,
+    Release,
+    State,
+    Update,
+    check_paths,
+    costs,
+    state_digest,
+)
+
+_SHA256 = re.compile(r"[0-9a-f]{64}\Z")
+_LABEL = re.compile(r"[A-Za-z0-9][A-Za-z0-9._+-]{0,63}\Z")
+
+
+def parse_manifest(data: bytes) -> Manifest:
+    """Parse and validate ``p2u.json``.
+
+    Raises:
+        FormatError: It is malformed or contradicts itself.
+        UnsupportedError: A package of another format version.
+    """
+    if len(data) > MAX_MANIFEST:
+        raise _wrong(f"it has {len(data)} bytes, at most {MAX_MANIFEST} are allowed")
+    tree = _JsonNode(load_json(data, KEY), "")
+    if tree.value.get("format") != FORMAT:
+        raise FormatError("not a P2U manifest", file=KEY, hint="Check the path or URL")
+    version = tree.value.get("version")
+    if type(version) is not int or not 1 <= version <= MAX_VERSION:
+        raise UnsupportedError(
+            f"format version {str(version)[:40]}, but this program reads versions 1 to "
+            f"{MAX_VERSION}",
+            file=KEY,
+            hint="Install a newer p2u-models",
+        )
+    generator = tree.value.get("generator", "")
+    manifest = Manifest(
+        name=tree.text("name", MAX_NAME),
+        releases=_releases(tree) if version > 1 else (_only_release(tree),),
+        updates=tuple(_update(node) for node in tree.items("updates")),
+        generator=generator if is_text(generator) and len(generator) <= MAX_NAME else "",
+    )
+    _check(manifest)
+    return manifest
+
+
+def _wrong(message: str) -> FormatError:
+    return FormatError(message, file=KEY, hint=HINT)
+
+
+def is_text(value: Any) -> bool:
+    """Whether it is a str that UTF-8 can hold: JSON's escapes can spell lone surrogates."""
+    if not isinstance(value, str):
+        return False
+    try:
+        value.encode()
+    except UnicodeEncodeError:
+        return False
+    return True
+
+
+class _InvalidJsonError(ValueError):
+    """Found by the hooks below; never leaves `load_json`."""
+
+
+def _no_constant(text: str) -> NoReturn:
+    raise _InvalidJsonError(f"{text} is not JSON")
+
+
+def _no_duplicates(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    found = dict(pairs)
+    if len(found) != len(pairs):
+        raise _InvalidJsonError("a key appears twice")
+    return found
+
+
+def load_json(data: bytes, file: str) -> dict[str, Any]:
+    """Parse a JSON object of unknown origin.
+
+    Raises:
+        FormatError: Not UTF-8, not JSON, a key appears twice, nested too deeply, or no object.
+    """
+    try:
+        value = json.loads(
+            data.decode(), object_pairs_hook=_no_duplicates, parse_constant=_no_constant
+        )
+    except RecursionError:
+        raise FormatError("it is nested too deeply", file=file, hint=HINT) from None
+    except ValueError as error:  # Unicode, JSON, the hooks, integers of too many digits
+        raise FormatError(f"it is not valid JSON: {error}", file=file, hint=HINT) from None
+    if not isinstance(value, dict):
+        raise FormatError("it is not a JSON object", file=file, hint=HINT)
+    return value
+
+
+@dataclass(frozen=True, slots=True)
+class _JsonNode:
+    """A JSON object and the way to it, for messages (``states[1].``)."""
+
+    value: dict[str, Any]
+    at: str
+
+    def bad(self, key: str, expected: str) -> FormatError:
+        found = repr(self.value.get(key))[:80] if key in self.value else "nothing"
+        return _wrong(f"{self.at}{key}: expected {expected}, found {found}")
+
+    def text(self, key: str, most: int = MAX_PATH) -> str:
+        value = self.value.get(key)
+        if not isinstance(value, str) or not is_text(value) or len(value) > most:
+            raise self.bad(key, f"a string of at most {most} characters")
+        return value
+
+    def size(self, key: str, least: int = 0, most: int = MAX_SIZE) -> int:
+        value = self.value.get(key)
+        if type(value) is not int or not least <= value <= most:
+            raise self.bad(key, f"an integer from {least} to {most}")
+        return value
+
+    def sha256(self, key: str) -> str:
+        value = self.value.get(key)
+        if not isinstance(value, str) or not _SHA256.match(value):
+            raise self.bad(key, "64 lower-case hex digits")
+        return value
+
+    def number(self, key: str) -> float:
+        value = self.value.get(key)
+        if isinstance(value, bool) or not isinstance(value, int | float) or not -1e9 < value < 1e9:
+            raise self.bad(key, "a number")
+        return float(value)
+
+    def node(self, key: str) -> _JsonNode:
+        value = self.value.get(key)
+        if not isinstance(value, dict):
+            raise self.bad(key, "an object")
+        return _JsonNode(value, f"{self.at}{key}.")
+
+    def items(self, key: str) -> list[_JsonNode]:
+        values = self.value.get(key)
+        if not isinstance(values, list) or not all(isinstance(v, dict) for v in values):
+            raise self.bad(key, "a list of objects")
+        return [_JsonNode(v, f"{self.at}{key}[{i}].") for i, v in enumerate(values)]
+
+
+def _object(node: _JsonNode, most: int) -> Object:
+    return Object(node.text("key"), node.size("size", most=most), node.sha256("sha256"))
+
+
+def _file(node: _JsonNode) -> FileEntry:
+    digests = node.value.get("sha256")
+    if (
+        not isinstance(digests, list)
+        or not digests
+        or not all(isinstance(d, str) and _SHA256.match(d) for d in digests)
+    ):
+        raise node.bad("sha256", "a list of digests of 64 lower-case hex digits")
+    return FileEntry(node.text("path"), node.size("size"), tuple(digests))
+
+
+def _label(node: _JsonNode, key: str) -> str:
+    value = node.text(key)
+    if not _LABEL.match(value):
+        raise node.bad(key, "letters, digits and ._+-")
+    return value
+
+
+def _only_release(tree: _JsonNode) -> Release:
+    """The release of a manifest of version 1, whose states say which version it is."""
+    nodes = tree.items("states")
+    version = _label(nodes[0], "version") if nodes else ""
+    for node in nodes:
+        label = _label(node, "label")
+        if node.value.get("version") != version:
+            raise node.bad("version", f"'{version}', as in all states")
+        if node.value.get("id") != f"{version}@{label}":
+            raise node.bad("id", f"'{version}@{label}'")
+    return _release(tree, version, foreign=False)
+
+
+def _releases(tree: _JsonNode) -> tuple[Release, ...]:
+    nodes = tree.items("releases")
+    if len(nodes) < 2:
+        raise tree.bad("releases", "two or more")
+    found = []
+    for node in nodes:
+        foreign = node.value.get("foreign", False)
+        if not isinstance(foreign, bool):
+            raise node.bad("foreign", "true or false")
+        found.append(_release(node, _label(node, "version"), foreign=foreign))
+    return tuple(found)
+
+
+def _release(node: _JsonNode, version: str, *, foreign: bool) -> Release:
+    return Release(
+        version=version,
+        files=tuple(_file(file) for file in node.items("files")),
+        layout=_object(node.node("layout"), MAX_LAYOUT),
+        states=tuple(_state(state, version) for state in node.items("states")),
+        foreign=foreign,
+    )
+
+
+def _state(node: _JsonNode, version: str) -> State:
+    label = _label(node, "label")
+    for key in ("snr_db", "bytes"):
+        if key not in node.value:
+            raise node.bad(key, "a number or null")
+    return State(
+        f"{version}@{label}",
+        label,
+        version,
+        node.sha256("digest"),
+        None if node.value["bytes"] is None else node.size("bytes"),
+        None if node.value["snr_db"] is None else node.number("snr_db"),
+        node.number("bits"),
+    )
+
+
+def _update(node: _JsonNode) -> Update:
+    blobs = tuple(Blob(b.text("key"), b.size("size", 1)) for b in node.items("blobs"))
+    size = node.size("bytes")
+    if sum(b.size for b in blobs) != size:
+        raise node.bad("bytes", f"{sum(b.size for b in blobs)}, the sum of the blobs' sizes")
+    return Update(
+        None if node.value.get("source") is None else node.text("source"),
+        node.text("target"),
+        _object(node.node("index"), MAX_INDEX),
+        blobs,
+        size,
+        node.size("chunks"),
+    )
+
+
+def _check(manifest: Manifest) -> None:
+    """Raise FormatError where parts of the manifest contradict each other."""
+    states = manifest.states
+    if not 1 <= len(states) <= MAX_STATES:
+        raise _wrong(f"expected 1 to {MAX_STATES} states, found {len(states)}")
+    if len({s.id for s in states}) != len(states):
+        raise _wrong("two states have the same id")
+    if len({release.version for release in manifest.releases}) != len(manifest.releases):
+        raise _wrong("two releases have the same version")
+    if all(release.foreign for release in manifest.releases):
+        raise _wrong("it delivers nothing: all its releases are foreign")
+    for release in manifest.releases:
+        _check_release(release)
+    # Releases may share a layout, if they say the same of it.
+    keys = [KEY, *{release.layout: release.layout.key for release in manifest.releases}.values()]
+    for update in manifest.updates:
+        keys += [update.index.key, *(b.key for b in update.blobs)]
+    check_paths(keys, "key")
+    _check_ways(manifest)
+
+
+def _check_release(release: Release) -> None:
+    if not release.states:
+        raise _wrong(f"release {release.version} has no states")
+    check_paths([f.path for f in release.files])
+    count = len(release.states)
+    for file in release.files:
+        if len(file.sha256) not in (1, count):
+            raise _wrong(f"{file.path}: expected 1 or {count} digests, found {len(file.sha256)}")
+    for number, state in enumerate(release.states):
+        if state.digest != state_digest((f.path, f.size, f.digest(number)) for f in release.files):
+            raise _wrong(f"the digest of state {state.id} is not that of its files")
+
+
+def _check_ways(manifest: Manifest) -> None:
+    """Every state can be reached from nothing, at the stated cost, or from a foreign one."""
+    number = {s.id: n for n, s in enumerate(manifest.states)}
+    foreign = {s.id for release in manifest.releases if release.foreign for s in release.states}
+    seen = set()
+    for update in manifest.updates:
+        way = f"{update.source} -> {update.target}"
+        if update.target not in number:
+            raise _wrong(f"the update {way} leads to a state that does not exist")
+        if update.target in foreign:
+            raise _wrong(f"the update {way} leads to a foreign state")
+        if update.source is not None and update.source not in number:
+            raise _wrong(f"the update {way} begins at a state that does not exist")
+        if update.source is not None and number[update.source] >= number[update.target]:
+            raise _wrong(f"the update {way} leads to an earlier state")
+        if (update.source, update.target) in seen:
+            raise _wrong(f"there are two updates {way}")
+        seen.add((update.source, update.target))
+    cost = costs(manifest)
+    near = set(foreign)  # states that foreign ones lead to
+    for update in sorted(manifest.updates, key=lambda u: number[u.target]):
+        if update.source in near:
+            near.add(update.target)
+    for state in manifest.states:
+        if state.id not in cost and state.id not in near:
+            raise _wrong(f"no update leads to state {state.id}")
+        if cost.get(state.id) != state.bytes:
+            raise _wrong(
+                f"state {state.id} states {state.bytes} bytes, but its updates have "
+                f"{cost.get(state.id)}"
+            )

@@ -1,0 +1,1 @@
+"""How many bits per weight the base spends on each tensor."""

@@ -1,0 +1,120 @@
+"""How many bits per weight the base takes, measured on some blocks of a model."""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+
+from p2u.codec import core
+from p2u.package.index import Seg
+from p2u.package.layout import Layout
+from p2u.packing.chunking.cut import Grade, Job
+from p2u.packing.chunking.source import Source
+
+#: Weights in the sample, about: smaller models are measured whole.
+SAMPLE = 1 << 22
+#: Weights per block: enough for tables and columns' classes to be as in a chunk.
+BLOCK = 1 << 17
+#: Rows of a block, at least: fewer have no classes of columns.
+ROWS = 256
+
+
+@dataclass(frozen=True, slots=True)
+class _Block:
+    """Rows that are coded together, and how many weights they stand for."""
+
+    dtype: str
+    tensors: tuple[int, ...]
+    segments: tuple[core.Segment, ...]
+    weights: int
+    stands_for: int
+
+
+class Sample:
+    """Evenly spread blocks of some progressive tensors, of each grade at least one.
+
+    Args:
+        source: The model.
+        layout: Its tensors.
+        jobs: Its chunks.
+        grades: How each tensor is coded.
+        numbers: The tensors to look at.
+
+    Raises:
+        DiskError, IntegrityError: The source cannot be read.
+    """
+
+    def __init__(
+        self,
+        source: Source,
+        layout: Layout,
+        jobs: Sequence[Job],
+        grades: Sequence[Grade],
+        numbers: Collection[int],
+    ) -> None:
+        self.weights = sum(layout.tensors[n].elems for n in numbers)
+        strata: dict[tuple[str, Grade], list[tuple[Seg, ...]]] = {}
+        for job in jobs:
+            if job.progressive and job.segments[0].tensor in numbers:
+                kind = job.dtype, grades[job.segments[0].tensor]
+                strata.setdefault(kind, []).extend(_blocks(layout, job))
+        self._blocks: list[_Block] = []
+        for (dtype, _), blocks in strata.items():
+            count = -(-len(blocks) * SAMPLE // max(SAMPLE, self.weights))
+            chosen = [blocks[len(blocks) * (2 * k + 1) // (2 * count)] for k in range(count)]
+            whole, part = _weights(layout, blocks), _weights(layout, chosen)
+            for segs in chosen:
+                weights = _weights(layout, [segs])
+                read = tuple(_read(source, layout, seg) for seg in segs)
+                numbers_ = tuple(seg.tensor for seg in segs)
+                self._blocks.append(_Block(dtype, numbers_, read, weights, whole * weights // part))
+
+    def measure(self, offsets: Mapping[int, int], threads: int) -> int:
+        """Bits of all these tensors' base with these offsets of their steps, about."""
+
+        def bits(block: _Block) -> int:
+            scales = b"".join(
+                core.row_scales(block.dtype, offsets[tensor], [segment])
+                for tensor, segment in zip(block.tensors, block.segments, strict=True)
+            )
+            payload = core.encode(block.dtype, block.segments, scales, []).payloads[0]
+            return 8 * len(payload) * block.stands_for // block.weights
+
+        if threads == 1 or len(self._blocks) == 1:
+            return sum(map(bits, self._blocks))
+        with ThreadPoolExecutor(threads) as pool:
+            return sum(pool.map(bits, self._blocks))
+
+
+def _blocks(layout: Layout, job: Job) -> Iterator[tuple[Seg, ...]]:
+    """The rows of a chunk in blocks: parts of large tensors, small tensors together."""
+    group: list[Seg] = []
+    weights = 0
+    for seg in job.segments:
+        t = layout.tensors[seg.tensor]
+        most = max(ROWS, BLOCK // t.cols)
+        count = -(-seg.rows // most)
+        for k in range(count):
+            first, stop = seg.rows * k // count, seg.rows * (k + 1) // count
+            group.append(Seg(seg.tensor, seg.first_row + first, stop - first))
+            weights += (stop - first) * t.cols
+            if weights >= BLOCK // 2:
+                yield tuple(group)
+                group, weights = [], 0
+    if group:
+        yield tuple(group)
+
+
+def _weights(layout: Layout, blocks: Sequence[tuple[Seg, ...]]) -> int:
+    return sum(
+        layout.tensors[seg.tensor].span(seg.first_row, seg.rows)[1] for b in blocks for seg in b
+    )
+
+
+def _read(source: Source, layout: Layout, seg: Seg) -> core.Segment:
+    t = layout.tensors[seg.tensor]
+    begin, elems = t.span(seg.first_row, seg.rows)
+    return core.Segment(
+        source.read(t.file, t.offset + begin * t.item, elems * t.item), elems, t.cols
+    )

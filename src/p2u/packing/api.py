@@ -1,0 +1,304 @@
+"""Model directory -> package.
+
+Scan the model, choose the base's step on a sample, encode chunk by chunk into blobs, decode what
+was written and compare it with the source, publish by rename. Memory holds a few chunks.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from p2u.errors import DiskError, UsageError
+from p2u.package.manifest import MAX_NAME
+from p2u.package.manifest_parse import is_text
+from p2u.packing.allocation.damage import parse_damage, quantise
+from p2u.packing.recipe import Recipe
+from p2u.packing.report import PackProgress, PackReport, StateRow
+
+if TYPE_CHECKING:
+    from p2u.packing.packer import PackSettings
+    from p2u.packing.report import GcReport
+
+__all__ = ["PackProgress", "PackReport", "StateRow", "gc", "pack", "publish"]
+
+#: Bytes; static hosts tend to allow 25 MiB per file.
+BLOB_SIZE = 24 << 20
+#: Steps; far below, no weight leaves its bin any more.
+MOST_THRIFT = 16
+#: Versions from one with a base of its own to the next.
+EVERY_ANCHOR = 50
+#: Seconds.
+MOST_GRACE = 1e9
+#: What versions can be called.
+LABEL = re.compile(r"[A-Za-z0-9][A-Za-z0-9._+-]{0,63}\Z")
+
+
+def pack(
+    src: str | Path,
+    dst: str | Path,
+    *,
+    calibration: str | Path | None = None,
+    thrift: float = 0.2,
+    bits: float | None = None,
+    budget: int | None = None,
+    base_ratio: float | None = None,
+    own_bits: Mapping[str, float] | None = None,
+    keep: Sequence[str] = (),
+    sensitivity: str | Path | Mapping[str, Any] | None = None,
+    levels: Sequence[str] = ("base", "8bit", "exact"),
+    jobs: int | None = None,
+    blob_size: int = BLOB_SIZE,
+    name: str | None = None,
+    parent: str | Path | None = None,
+    adopt: str | Path | None = None,
+    version: str | None = None,
+    also_base: bool | None = None,
+    progress: Callable[[PackProgress], None] | None = None,
+) -> PackReport:
+    """Pack a model. The package appears when it is complete and verified, or not at all.
+
+    With a parent, the model is a version more of the package, as an update from the parent's bytes.
+    The package is then locked, its files stay, and its manifest is replaced last.
+
+    Args:
+        src: A model file (``.safetensors``, ``.onnx``, ``.gguf``), or a model directory.
+        dst: The package's directory: new, empty, or a package, which is replaced, or with a parent
+            gets another version.
+        calibration: The file that `p2u.torch.calibrate` wrote: the base's errors then make good
+            each other at the outputs of the layers, at a price for the exact state.
+        thrift: With a calibration, the dial between the two: a weight leaves its own bin only for
+            a value more than this part of a step beyond the bin's edge; 0 gives the best base.
+        bits: Average bits per weight of the base, about; 1 to 6, by default 3.5.
+        budget: Instead: most bytes of the base state, all that there is to fetch for it.
+        base_ratio: Instead: the same as a fraction of the model's bytes.
+        own_bits: Bits per weight of the tensors whose names match a glob; the last one that matches
+            counts, and `bits` is the average of the other tensors.
+        keep: Globs of tensors that are exact from the base on.
+        sensitivity: What `p2u.torch.sensitivity` measured, or the file that it wrote.
+        levels: Labels of the states, from ``base`` to ``exact``.
+        jobs: Threads; all processors by default. The package does not depend on it.
+        blob_size: Most bytes per blob; a chunk that is larger still gets a blob of its own.
+        name: The model's name; that of ``src`` by default.
+        parent: What the version is an update from: a package, with ``@`` and a state behind it
+            unless it is its newest exact one; or a model directory or file. Bytes that no version
+            of the package has make a foreign version of it, which is known but not delivered.
+        adopt: A file of this model that many have already, quantised by somebody else (GGUF) or of
+            a lower precision: an update from there to the exact model. If the package has this
+            model, it gets the update to it, else a version with a base of its own, too.
+        version: The version's name; by default ``v1``, or the next number.
+        also_base: Whether the version gets a base and refinements of its own, too, for those who
+            have nothing. By default it does unless it has a parent.
+        progress: Called now and then from the calling thread; what it raises ends packing.
+
+    Raises:
+        UsageError: An argument is not valid, ``dst`` holds something else, no base can be as small
+            as the budget, or nothing in the file to adopt is like anything in the model.
+        FormatError: ``src`` is not a model, or its file names cannot be kept.
+        DiskError: Something could not be read or written.
+        IntegrityError: ``src`` changed meanwhile, or what was written does not decode to it.
+        BusyError: Another process publishes to the package.
+        ConflictError: Somebody published to it without a lock.
+    """
+    if parent is not None and adopt is not None:
+        raise UsageError("both a parent and a file to adopt", hint="Make one version of each")
+    recipe = Recipe(
+        None if bits is None else float(bits),
+        budget,
+        base_ratio,
+        tuple((own_bits or {}).items()),
+        tuple(keep),
+        _damage(sensitivity),
+    )
+    settings = _settings(
+        recipe, levels, jobs, blob_size, name, progress, calibration, thrift, version
+    )
+    source, target = os.fspath(src), os.fspath(dst)
+    wanted = parent if adopt is None else adopt
+    if wanted is not None:
+        from p2u.packing.publish import add_version
+        from p2u.packing.versions.add_version import VersionRequest
+
+        based = adopt is not None if also_base is None else also_base
+        wish = VersionRequest(version, based, adopt=adopt is not None)
+        return add_version(source, target, settings, os.fspath(wanted), wish)
+    if also_base is False:
+        raise UsageError("a version without a base and without a parent", hint="Name a parent")
+    from p2u.packing.package_folder.new_package import check_target
+    from p2u.packing.packer import Packer  # loads the core
+
+    packer = Packer(source, settings)
+    # Of the file, not of its folder: a package may lie beside the file it is made of.
+    return packer.run(check_target(target, source))
+
+
+def publish(
+    src: str | Path,
+    package: str | Path,
+    *,
+    version: str | None = None,
+    parent: str | Path | None = None,
+    expect: str | None = None,
+    anchor: bool | None = None,
+    every_anchor: int = EVERY_ANCHOR,
+    fold: float | None = None,
+    bits: float | None = None,
+    levels: Sequence[str] = ("base", "8bit", "exact"),
+    jobs: int | None = None,
+    blob_size: int = BLOB_SIZE,
+    name: str | None = None,
+    progress: Callable[[PackProgress], None] | None = None,
+) -> PackReport:
+    """Publish a model: as a new package, or as the next version of one.
+
+    The next version is an update from the newest one. Whoever reads the package sees the old or the
+    new one at any moment, and the files of old versions stay until `gc`.
+
+    Args:
+        src: The model.
+        package: The package; made if there is none.
+        version: The version's name; by default the next number.
+        parent: A directory that holds the newest version, if there is one: saves decoding it from
+            the package. If it holds something else, it is not used.
+        expect: Id of the state that has to be the newest one, as far as the caller knows.
+        anchor: Whether the version gets a base and refinements of its own; None to go by
+            ``every_anchor``.
+        every_anchor: It does if the last version with a base is this many back, or the updates
+            since then are larger than the base and refinements were.
+        fold: Also make updates from versions two, four, eight ... back, and keep those that have at
+            most this part of the bytes of the chain; None for none.
+        bits: See `pack`.
+        levels: See `pack`.
+        jobs: See `pack`.
+        blob_size: See `pack`.
+        name: See `pack`; of a new package only.
+        progress: See `pack`.
+
+    Raises:
+        BusyError: Another process publishes to the package.
+        ConflictError: The newest state is not the one expected, or somebody published without a
+            lock. Nothing was changed.
+        UsageError, FormatError, DiskError, IntegrityError: See `pack`.
+    """
+    if every_anchor < 1:
+        raise UsageError(f"a base for every {every_anchor} versions", hint="Use 1 or more")
+    if fold is not None and not 0 < fold <= 1:
+        raise UsageError(f"folded updates of {fold:g} of the chain", hint="Choose from 0 to 1")
+    settings = _settings(
+        Recipe(None if bits is None else float(bits)),
+        levels, jobs, blob_size, name, progress, None, 0.2, version, replace=False,
+    )  # fmt: skip
+    from p2u.packing.publish import AnchorPolicy, publish_next
+    from p2u.packing.versions.add_version import VersionRequest
+
+    return publish_next(
+        os.fspath(src),
+        os.fspath(package),
+        settings,
+        AnchorPolicy(anchor, every_anchor),
+        VersionRequest(version, fresh=True, fold=fold),
+        None if parent is None else os.fspath(parent),
+        expect,
+    )
+
+
+def gc(
+    package: str | Path,
+    *,
+    keep: int = 5,
+    anchors: int | None = None,
+    grace: float = 0.0,
+    dry_run: bool = False,
+) -> GcReport:
+    """Drop old versions of a package, and the files that only they need.
+
+    The newest versions stay, with all that leads to them from nothing, and so do older ones that
+    have a base of their own. The new manifest is written first, files are removed afterwards.
+
+    Args:
+        package: The package's directory.
+        keep: How many versions stay, the newest.
+        anchors: How many older versions with a base of their own stay, too, the newest of them; by
+            default all. One that a newer version needs stays in any case.
+        grace: Seconds for which files stay that are not needed any more, for those who read the old
+            manifest. The next `publish` or `gc` after that removes them.
+        dry_run: Change nothing.
+
+    Raises:
+        UsageError: There is no package, or a number is not valid.
+        BusyError, ConflictError: Somebody else publishes to it.
+        FormatError, DiskError: It cannot be read or written.
+    """
+    if keep < 1:
+        raise UsageError(f"{keep} versions to keep", hint="Use 1 or more")
+    if anchors is not None and anchors < 0:
+        raise UsageError(f"{anchors} older versions to keep", hint="Use 0 or more")
+    if not 0 <= grace < MOST_GRACE:
+        raise UsageError(f"{grace:g} seconds of grace", hint="Use 0 or more")
+    from p2u.packing.publish import collect
+
+    return collect(os.fspath(package), keep, anchors, grace, dry_run)
+
+
+def _settings(
+    recipe: Recipe,
+    levels: Sequence[str],
+    jobs: int | None,
+    blob_size: int,
+    name: str | None,
+    progress: Callable[[PackProgress], None] | None,
+    calibration: str | Path | None,
+    thrift: float,
+    version: str | None,
+    *,
+    replace: bool = True,
+) -> PackSettings:
+    """The settings, checked; see `pack`."""
+    if jobs is not None and jobs < 1:
+        raise UsageError(f"{jobs} jobs", hint="Use 1 or more")
+    if blob_size < 1:
+        raise UsageError(f"a blob size of {blob_size} bytes", hint="Use 1 or more")
+    if not 0 <= thrift <= MOST_THRIFT:
+        raise UsageError(f"a thrift of {thrift:g}", hint=f"Choose from 0 to {MOST_THRIFT}")
+    if name is not None and not (is_text(name) and len(name) <= MAX_NAME):
+        raise UsageError(f"a name must be text of at most {MAX_NAME} characters")
+    if version is not None and not LABEL.match(version):
+        raise UsageError(
+            f"{version[:80]!r} cannot be a version's name",
+            hint="Use at most 64 letters, digits and ._+-, a letter or digit first",
+        )
+    from p2u.packing.packer import PackSettings  # loads the core
+
+    return PackSettings(
+        recipe,
+        tuple(levels),
+        jobs or _processors(),
+        blob_size,
+        name,
+        progress,
+        None if calibration is None else os.fspath(calibration),
+        float(thrift),
+        version,
+        replace,
+    )
+
+
+def _damage(given: str | Path | Mapping[str, Any] | None) -> dict[str, int]:
+    if given is None:
+        return {}
+    if isinstance(given, Mapping):
+        return quantise(given.get("tensors"))
+    try:
+        data = Path(given).read_bytes()
+    except OSError as error:
+        raise DiskError(f"cannot read: {error.strerror or error}", file=str(given)) from error
+    return parse_damage(data, str(given))
+
+
+def _processors() -> int:
+    if hasattr(os, "sched_getaffinity"):
+        return len(os.sched_getaffinity(0))
+    return os.cpu_count() or 1

@@ -1,0 +1,127 @@
+"""The package's directory: made beside its place, moved there when it is complete."""
+
+from __future__ import annotations
+
+import errno
+import os
+import secrets
+import shutil
+from pathlib import Path
+
+from p2u.errors import ConflictError, P2UError, UsageError
+from p2u.package.manifest import KEY, MAX_MANIFEST, RESERVED
+from p2u.package.manifest_parse import parse_manifest
+from p2u.packing.chunking.source import disk_errors
+from p2u.packing.package_folder.blobs import sync_folder
+from p2u.packing.package_folder.open_package import keys, read_unused
+
+_OTHER = "Choose a new directory, or remove this one"
+
+
+def check_target(dst: str, src: str) -> Path:
+    """Where the package will be: a path that is free, an empty directory or a package.
+
+    Raises:
+        UsageError: Something else is there, or it lies in the model or the model in it.
+        DiskError: It cannot be looked at.
+    """
+    with disk_errors(dst, "read"):
+        target, model = Path(os.path.realpath(dst)), Path(os.path.realpath(src))
+        if target == model or target in model.parents or model in target.parents:
+            raise UsageError(
+                "the package must lie outside the model's directory, and the model outside it",
+                file=dst,
+                hint="Choose another directory",
+            )
+        if target.exists() and not target.is_dir():
+            raise UsageError("is a file, expected a directory", file=dst, hint=_OTHER)
+        if target.is_dir() and any(target.iterdir()):
+            _check_package(target, dst)
+    return target
+
+
+def _check_package(target: Path, dst: str) -> None:
+    """Raise UsageError unless a directory is a package and nothing else: it will be removed."""
+    try:
+        with open(target / KEY, "rb") as stream:
+            manifest = parse_manifest(stream.read(MAX_MANIFEST + 1))
+    except FileNotFoundError:
+        raise UsageError("the directory is not empty", file=dst, hint=_OTHER) from None
+    except P2UError as error:
+        raise UsageError(
+            f"holds a {KEY} that cannot be read ({error.message})", file=dst, hint=_OTHER
+        ) from error
+    known = keys(manifest) | set(read_unused(target))
+    for folder, _, names in os.walk(target):
+        for name in names:
+            key = (Path(folder) / name).relative_to(target).as_posix()
+            if key not in known and not key.startswith(RESERVED):
+                raise UsageError(
+                    f"holds a package, but {key!r} is no part of it", file=dst, hint=_OTHER
+                )
+
+
+class NewPackage:
+    """A directory beside the target; a context manager that leaves nothing behind.
+
+    Args:
+        target: Where the package will be.
+        replace: Whether a package that is there gives way.
+
+    Raises:
+        DiskError: The directory cannot be made.
+    """
+
+    def __init__(self, target: Path, *, replace: bool = True) -> None:
+        self._target = target
+        self._replace = replace
+        with disk_errors(str(target), "write"):
+            target.parent.mkdir(parents=True, exist_ok=True)
+            # Beside it, so that a rename does; the name tells whose it is if we are killed.
+            self.path = target.parent / f".{target.name}.{secrets.token_hex(4)}.packing"
+            self.path.mkdir()
+
+    def __enter__(self) -> NewPackage:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        shutil.rmtree(self.path, ignore_errors=True)
+
+    def publish(self) -> None:
+        """Move the package to its place; an older package gives way.
+
+        Raises:
+            ConflictError: There is one now, which must not give way.
+            DiskError: It cannot be moved; the older package is there still.
+        """
+        target = self._target
+        with disk_errors(str(target), "write"):
+            sync_folder(self.path)
+            if target.exists() and any(target.iterdir()):
+                if not self._replace:
+                    raise self._conflict()
+                old = self.path.with_suffix(".old")
+                target.rename(old)
+                try:
+                    self.path.rename(target)
+                except OSError:
+                    old.rename(target)
+                    raise
+                shutil.rmtree(old, ignore_errors=True)
+            else:
+                if target.exists():
+                    target.rmdir()
+                try:
+                    self.path.rename(target)
+                except OSError as error:
+                    if error.errno in (errno.EEXIST, errno.ENOTEMPTY):
+                        raise self._conflict() from error
+                    raise
+            sync_folder(target.parent)
+
+    def _conflict(self) -> ConflictError:
+        return ConflictError(
+            "a package appeared here while this one was made",
+            file=str(self._target),
+            hint="Somebody else published it; publish again for a version after theirs",
+        )

@@ -1,0 +1,210 @@
+"""A package that grows: locked, new files staged, the manifest replaced last and in one step.
+
+At any moment the folder is a valid package: the one before, or the one after. What a killed
+publisher leaves behind is either the staged folder or listed beforehand in a small file; the next
+one removes it, and nothing else: files of strangers stay.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import shutil
+import time
+from collections.abc import Collection
+from contextlib import ExitStack
+from pathlib import Path
+from typing import Any
+
+from p2u.errors import ConflictError, UsageError
+from p2u.package.manifest import KEY, MAX_MANIFEST, MAX_STATES, Manifest, check_path
+from p2u.package.manifest_parse import parse_manifest
+from p2u.packing.chunking.source import disk_errors
+from p2u.packing.package_folder.blobs import sync_folder, write_file
+from p2u.packing.package_folder.lock import Lock
+
+STAGE, UNUSED = ".p2u-stage", ".p2u-unused.json"
+#: Of the list of unused files, bytes; a longer one is none of ours.
+_LIMIT = 256 << 20
+
+
+def keys(manifest: Manifest) -> set[str]:
+    """All files of a package."""
+    found = {KEY, *(release.layout.key for release in manifest.releases)}
+    for update in manifest.updates:
+        found |= {update.index.key, *(blob.key for blob in update.blobs)}
+    return found
+
+
+def read_unused(folder: Path) -> dict[str, float]:
+    """Files and folders of ours that are not needed unless the manifest lists them.
+
+    Returns:
+        Each one's path in the package, and from when on it can be removed (seconds since 1970).
+    """
+    try:
+        with open(folder / UNUSED, "rb") as stream:
+            tree: Any = json.loads(stream.read(_LIMIT))
+    except (OSError, ValueError):
+        return {}
+    found: dict[str, float] = {}
+    for name, due in tree.items() if isinstance(tree, dict) else ():
+        if isinstance(due, int | float):
+            check_path(name)  # it says what to remove
+            found[name] = float(due)
+    return found
+
+
+class OpenPackage:
+    """The folder of a package while we publish to it; a context manager.
+
+    Args:
+        folder: The package.
+
+    Attributes:
+        manifest: As it was when the lock was taken.
+        stage: An empty folder for new files, in the package's folder.
+
+    Raises:
+        BusyError: Somebody else publishes to it.
+        UsageError: It is no package.
+        FormatError, UnsupportedError: Its manifest cannot be read.
+        DiskError: No permission, no space.
+    """
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        self.stage = folder / STAGE
+        self._stack = ExitStack()
+
+    def __enter__(self) -> OpenPackage:
+        with ExitStack() as stack:
+            if not (self.folder / KEY).is_file():
+                raise UsageError(
+                    f"is no package: it has no {KEY}",
+                    file=str(self.folder),
+                    hint="Publish a first version",
+                )
+            stack.enter_context(Lock(self.folder))
+            self._data = self._read()
+            self.manifest = parse_manifest(self._data)
+            self.clean()
+            with disk_errors(str(self.stage), "write"):
+                self.stage.mkdir()
+            stack.callback(shutil.rmtree, self.stage, ignore_errors=True)
+            self._stack = stack.pop_all()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._stack.close()
+
+    def _read(self) -> bytes:
+        path = self.folder / KEY
+        with disk_errors(str(path), "read"), open(path, "rb") as stream:
+            return stream.read(MAX_MANIFEST + 1)
+
+    def folder_for(self, name: str) -> str:
+        """A folder for staged files that no file of the package lies in."""
+        taken = {key.partition("/")[0].casefold() for key in keys(self.manifest)}
+        taken |= {path.name.casefold() for path in self.folder.iterdir()}
+        number = 1
+        while (found := name if number == 1 else f"{name}.{number}").casefold() in taken:
+            number += 1
+        return found
+
+    def commit(self, manifest: Manifest, folder: str | None, grace: float = 0.0) -> None:
+        """Publish: move the staged files to their folder, then replace the manifest.
+
+        Args:
+            manifest: The new one.
+            folder: What the staged folder is to be called; None if nothing was staged.
+            grace: Seconds for which files that it no longer lists stay, for those who read them.
+
+        Raises:
+            ConflictError: The manifest is no longer the one that was read.
+            UsageError: The package would have too many files.
+            DiskError: The package is as it was.
+        """
+        data = manifest.to_bytes()
+        full = len(manifest.states) > MAX_STATES or len(data) > MAX_MANIFEST
+        if full or parse_manifest(data) != manifest:
+            raise UsageError(
+                f"the package would have {len(manifest.states)} states and a manifest of "
+                f"{len(data)} bytes; {MAX_STATES} and {MAX_MANIFEST} are the most",
+                file=str(self.folder),
+                hint="Drop old versions with `p2u gc`",
+            )
+        if self._read() != self._data:
+            raise ConflictError(
+                f"its {KEY} was replaced while this version was made",
+                file=str(self.folder),
+                hint="Somebody else publishes to it without a lock; publish again",
+            )
+        gone = keys(self.manifest) - keys(manifest)
+        due = time.time() + grace
+        unused = read_unused(self.folder) | dict.fromkeys(sorted(gone), due)
+        if folder is not None:
+            unused[folder] = 0.0
+        self._note(unused)
+        with disk_errors(str(self.folder), "write"):
+            if folder is not None:
+                sync_folder(self.stage)
+                self.stage.rename(self.folder / folder)
+                sync_folder(self.folder)
+            part = self.stage.with_name(f"{STAGE}.json")
+            part.unlink(missing_ok=True)
+            write_file(part, data)
+            part.replace(self.folder / KEY)
+            sync_folder(self.folder)
+        self.manifest, self._data = manifest, data
+        self.clean()
+
+    def clean(self) -> int:
+        """Remove what is not needed any more and due; returns how many bytes that were."""
+        listed = keys(self.manifest)
+        used = listed | {key[:at] for key in listed for at, mark in enumerate(key) if mark == "/"}
+        now = time.time()
+        left: dict[str, float] = {}
+        freed = 0
+        with disk_errors(str(self.folder), "write"):
+            (self.folder / f"{STAGE}.json").unlink(missing_ok=True)
+            shutil.rmtree(self.stage, ignore_errors=True)
+            unused = read_unused(self.folder)
+            for name, due in unused.items():
+                if name not in used and due > now:
+                    left[name] = due
+                elif name not in used:
+                    freed += self._remove(name)
+            self._drop_empty(unused)
+        if unused:
+            self._note(left)
+        return freed
+
+    def _remove(self, name: str) -> int:
+        """Remove a file, or a folder that was moved here but never published."""
+        path = self.folder / name
+        if path.is_symlink() or path.is_file():
+            size = path.lstat().st_size
+            path.unlink()
+            return size
+        if path.is_dir():
+            size = sum(p.lstat().st_size for p in path.rglob("*") if p.is_file())
+            shutil.rmtree(path)
+            return size
+        return 0
+
+    def _drop_empty(self, names: Collection[str]) -> None:
+        for parent in {name.rpartition("/")[0] for name in names} - {""}:
+            with contextlib.suppress(OSError):
+                (self.folder / parent).rmdir()  # not while there is anything in it
+
+    def _note(self, unused: dict[str, float]) -> None:
+        path = self.folder / UNUSED
+        with disk_errors(str(path), "write"):
+            if not unused:
+                path.unlink(missing_ok=True)
+                return
+            part = path.with_name(f"{UNUSED}.part")
+            part.unlink(missing_ok=True)
+            write_file(part, json.dumps(unused, indent=1).encode() + b"\n")
+            part.replace(path)

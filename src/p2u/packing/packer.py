@@ -1,0 +1,361 @@
+"""The run from model to package."""
+
+from __future__ import annotations
+
+import hashlib
+import math
+import os
+from collections.abc import Callable, Sequence
+from contextlib import ExitStack
+from dataclasses import dataclass
+from importlib import metadata
+from pathlib import Path
+
+from p2u.errors import UsageError
+from p2u.formats import scan_model
+from p2u.package.index import Chunk, encode_index
+from p2u.package.manifest import (
+    KEY,
+    LAYOUT_KEY,
+    MAX_INDEX,
+    MAX_MANIFEST,
+    Blob,
+    FileEntry,
+    Manifest,
+    Object,
+    Release,
+    State,
+    Update,
+    check_paths,
+    state_digest,
+    with_costs,
+)
+from p2u.package.manifest_parse import parse_manifest
+from p2u.packing.allocation.allocate import Allocation, Fitter, Levels
+from p2u.packing.chunking.checks import Checks
+from p2u.packing.chunking.cut import Job, cut, make_layout
+from p2u.packing.chunking.pool import in_order
+from p2u.packing.chunking.source import Source, disk_errors
+from p2u.packing.chunking.treatment import Treatment
+from p2u.packing.levels.encode import Coded, Encoder, encode_pieces
+from p2u.packing.levels.read_back import LevelChunks, Made, Verifier
+from p2u.packing.package_folder.blobs import BlobWriter, write_file
+from p2u.packing.package_folder.lock import Lock
+from p2u.packing.package_folder.new_package import NewPackage
+from p2u.packing.recipe import HALVINGS, Recipe, check_levels
+from p2u.packing.report import PackProgress, PackReport, StateRow
+from p2u.packing.rounding.codes import CalibrationPlan
+
+#: Memory for chunks under way, in bytes, beside twice the largest tensor.
+BUDGET = 96 << 20
+FIRST_VERSION = "v1"
+
+
+@dataclass(frozen=True, slots=True)
+class PackSettings:
+    """See `p2u.pack`."""
+
+    recipe: Recipe
+    levels: tuple[str, ...]
+    jobs: int
+    blob_size: int
+    name: str | None
+    progress: Callable[[PackProgress], None] | None
+    calibration: str | None = None
+    thrift: float = 0.0
+    version: str | None = None
+    replace: bool = True
+
+
+class _Sums:
+    """What the progressive tensors of a package add up to."""
+
+    def __init__(self, states: int) -> None:
+        self.weights = 0
+        self.bits = [0] * states
+        self.signal = 0.0
+        self.errors = [0.0] * states
+
+    def add(self, job: Job, coded: Coded) -> None:
+        """Count a chunk."""
+        if not job.progressive:
+            return
+        self.weights += job.elems
+        self.signal += coded.signal
+        for state, error in enumerate(coded.errors):
+            self.errors[state] += error
+            self.bits[state] += sum(8 * len(p.data) for p in coded.payloads[: state + 1])
+
+    def snr_db(self, state: int) -> float | None:
+        """Signal-to-noise ratio in decibels; None if there is no noise."""
+        error = self.errors[state]
+        if error <= 0:
+            return None
+        ratio = self.signal / error
+        if not math.isfinite(ratio) or ratio <= 0:
+            return 0.0  # squares beyond the range of float64
+        return round(10 * math.log10(ratio), 2)
+
+    def average(self, state: int) -> float:
+        """Bits per weight."""
+        return round(self.bits[state] / self.weights, 3) if self.weights else 0.0
+
+
+#: The chunks, the blobs of each update, and what the progressive tensors add up to.
+_Written = tuple[list[Made], list[BlobWriter], _Sums]
+
+
+@dataclass(frozen=True, slots=True)
+class Built:
+    """A release with its levels, written to a folder.
+
+    Attributes:
+        release: Its states state no costs.
+        updates: From nothing to the base, and on to exact.
+        offsets: See `PackReport`.
+    """
+
+    release: Release
+    updates: tuple[Update, ...]
+    offsets: dict[str, int]
+
+
+class Packer:
+    """One run; see `p2u.pack`."""
+
+    def __init__(self, src: str, settings: PackSettings) -> None:
+        self._src = src
+        self._settings = settings
+        self._labels = check_levels(settings.levels)
+        self._model = scan_model(src)
+        check_paths([file.path for file in self._model.files])
+        self.source = Source(self._model)
+        self.layout = make_layout(self._model, settings.recipe.kept)
+        self._guide = None
+        if settings.calibration is not None:
+            self._guide = CalibrationPlan(settings.calibration, settings.thrift, self.layout)
+        self._allocation = Allocation(self.layout, settings.recipe)
+        jobs = cut(self._model, self.layout, self._allocation.grades)
+        self._jobs = self._allocation.ordered(self.layout, jobs)
+        self.total = sum(file.size for file in self._model.files)
+        largest = max((t.length for t in self.layout.tensors), default=0)
+        self.budget = 2 * largest + BUDGET
+
+    def run(self, target: Path) -> PackReport:
+        """Pack a first version; the package appears when it is complete."""
+        with ExitStack() as stack:
+            if (target / KEY).exists():
+                stack.enter_context(Lock(target))
+            place = stack.enter_context(NewPackage(target, replace=self._settings.replace))
+            built = self.build(place.path, self._settings.version or FIRST_VERSION)
+            manifest = with_costs(Manifest(self.name, (built.release,), built.updates, generator()))
+            data = manifest.to_bytes()
+            if len(data) > MAX_MANIFEST or parse_manifest(data) != manifest:
+                raise UsageError("the model has too many files for one package", file=self._src)
+            write_file(place.path / KEY, data)
+            place.publish()
+            self.tell("publish", self.total)
+        return report(manifest, built.release.version, self.total, built.offsets)
+
+    def build(self, folder: Path, version: str, prefix: str = "") -> Built:
+        """Write the layout and all levels, and verify them.
+
+        Args:
+            folder: Where the files are written; nothing else is in it.
+            version: What the release is called.
+            prefix: What the folder will be called in the package, with a slash.
+        """
+        levels = self._sampled()
+        levels, (made, blobs, sums) = self._fitted(folder, levels)
+        digests = Verifier(
+            self.source,
+            self.layout,
+            LevelChunks(folder, self.layout, made, [writer.blobs for writer in blobs]),
+            self._settings.jobs,
+            self.budget,
+            lambda done: self.tell("verify", done),
+        ).run()
+        self.tell("publish", 0)
+        release, updates = self._release(folder, version, prefix, made, blobs, digests, sums)
+        return Built(release, updates, self._offsets(levels))
+
+    def tell(self, phase: str, done: int) -> None:
+        """Report progress."""
+        if self._settings.progress:
+            self._settings.progress(PackProgress(phase, done, self.total))
+
+    def _sampled(self) -> Levels:
+        self.tell("measure", 0)
+        levels = self._allocation.sampled(self.source, self.layout, self._jobs, self._settings.jobs)
+        self.tell("measure", self.total)
+        return levels
+
+    def _fitted(self, folder: Path, levels: Levels) -> tuple[Levels, _Written]:
+        """Write all blobs, the base's within the budget if there is one."""
+        recipe = self._settings.recipe
+        budget = recipe.budget
+        if recipe.ratio is not None:
+            budget = int(recipe.ratio * self.total)
+        if budget is None:
+            return levels, self._encode(folder, levels.offsets())
+        layout_size = len(self.layout.to_bytes())
+        fitter = Fitter(
+            levels, self._jobs, self._encoder, self._settings.jobs, self.budget, layout_size
+        )
+        more = 0
+        while True:
+            levels = fitter.fit(budget, more)
+            written = self._encode(folder, levels.offsets())
+            made, writers, _ = written
+            index = len(encode_index([m.chunks[0] for m in made]))
+            size = layout_size + index + sum(blob.size for blob in writers[0].blobs)
+            if size <= budget:
+                return levels, written
+            # What only a whole run shows: checksums, fed-back codes, chunks that went opaque.
+            more = max(more + 1, size - fitter.size(levels.free))
+            _clear(folder)
+
+    def _encoder(self, offsets: list[int], checks: Checks | None = None) -> Encoder:
+        """One for the package; without checks, one to measure with."""
+        halvings = [HALVINGS[label] for label in self._labels[1:]]
+        if checks is None:
+            return Encoder(self.source, self.layout, Checks((), self.layout), halvings, offsets)
+        return Encoder(self.source, self.layout, checks, halvings, offsets, self._guide)
+
+    def _encode(self, folder: Path, offsets: list[int]) -> _Written:
+        """Write all blobs."""
+        checks = Checks(self._model.files, self.layout)
+        encoder = self._encoder(offsets, checks)
+        writers = [BlobWriter(folder, label, self._settings.blob_size) for label in self._labels]
+        sums = _Sums(len(self._labels))
+        made: list[Made] = []
+        done = 0
+
+        def put(job: Job, coded: Coded) -> None:
+            chunks = []
+            for writer, payload in zip(writers, coded.payloads, strict=False):
+                blob, start = writer.add(payload.data)
+                length = len(payload.data)
+                chunks.append(
+                    Chunk(len(made), blob, start, length, payload.sha256, job.segments, job.pieces)
+                )
+            made.append(Made(job, tuple(chunks)))
+
+        results = in_order(
+            self._jobs, encoder.encode, encoder.cost, self._settings.jobs, self.budget
+        )
+        try:
+            for job, coded in results:
+                sums.add(job, coded)
+                checks.add(job, coded.sums)
+                put(job, coded)
+                done += job.size
+                self.tell("encode", done)
+            for job, states in checks.jobs(self.source, len(writers)):
+                put(job, encode_pieces(states))
+        finally:
+            results.close()
+            for writer in writers:
+                writer.close()
+        return made, writers, sums
+
+    def _release(
+        self,
+        folder: Path,
+        version: str,
+        prefix: str,
+        made: list[Made],
+        writers: list[BlobWriter],
+        digests: list[tuple[str, ...]],
+        sums: _Sums,
+    ) -> tuple[Release, tuple[Update, ...]]:
+        """Write layout and indices, and describe all."""
+        layout = write_object(folder, prefix, LAYOUT_KEY, self.layout.to_bytes())
+        files = tuple(
+            FileEntry(file.path, file.size, digest)
+            for file, digest in zip(self._model.files, digests, strict=True)
+        )
+        states: list[State] = []
+        updates: list[Update] = []
+        for number, (label, writer) in enumerate(zip(self._labels, writers, strict=True)):
+            state = State(
+                f"{version}@{label}",
+                label,
+                version,
+                state_digest((f.path, f.size, f.digest(number)) for f in files),
+                None,
+                sums.snr_db(number),
+                sums.average(number),
+            )
+            chunks = [m.chunks[number] for m in made if number < len(m.chunks)]
+            index = write_object(folder, prefix, f"{label}.index", encode_index(chunks))
+            if index.size > MAX_INDEX:
+                raise UsageError("the model is too large for one package", file=self._src)
+            source = states[-1].id if states else None
+            states.append(state)
+            updates.append(make_update(source, state.id, index, writer.blobs, prefix, len(chunks)))
+        return Release(version, files, layout, tuple(states)), tuple(updates)
+
+    @property
+    def name(self) -> str:
+        """The model's name."""
+        if self._settings.name is not None:
+            return self._settings.name
+        path = Path(os.path.realpath(self._src))
+        return path.stem if path.is_file() else path.name
+
+    def _offsets(self, levels: Levels) -> dict[str, int]:
+        return {
+            t.name: offset
+            for t, grade, offset in zip(
+                self.layout.tensors, self._allocation.grades, levels.offsets(), strict=True
+            )
+            if grade.how is Treatment.PROGRESSIVE
+        }
+
+
+def report(
+    manifest: Manifest,
+    version: str,
+    total: int,
+    offsets: dict[str, int],
+    notes: Sequence[str] = (),
+) -> PackReport:
+    """What was packed: the states of one version."""
+    rows = tuple(
+        StateRow(
+            s.label, s.bytes, s.bytes / total if s.bytes is not None else None, s.bits, s.snr_db
+        )
+        for s in manifest.states
+        if s.version == version
+    )
+    return PackReport(manifest, version, total, rows, offsets, tuple(notes))
+
+
+def make_update(
+    source: str | None, target: str, index: Object, blobs: Sequence[Blob], prefix: str, chunks: int
+) -> Update:
+    """An update whose files will lie below a prefix."""
+    placed = tuple(Blob(prefix + blob.key, blob.size) for blob in blobs)
+    return Update(source, target, index, placed, sum(blob.size for blob in blobs), chunks)
+
+
+def write_object(folder: Path, prefix: str, key: str, data: bytes) -> Object:
+    """Write a file that has a digest, into a folder that will be called ``prefix``."""
+    write_file(folder / key, data)
+    return Object(prefix + key, len(data), hashlib.sha256(data).hexdigest())
+
+
+def _clear(folder: Path) -> None:
+    """Remove what was written so far."""
+    with disk_errors(str(folder), "write"):
+        for path in folder.iterdir():
+            path.unlink()
+
+
+def generator() -> str:
+    """Who writes the package."""
+    try:
+        return f"p2u-models {metadata.version('p2u-models')}"
+    except metadata.PackageNotFoundError:  # run from the source tree
+        return "p2u-models"

@@ -1,0 +1,203 @@
+"""Publishing version after version to one package, and dropping old ones."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterable
+from contextlib import ExitStack, suppress
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+from p2u.errors import ConflictError, DiskError, FormatError, UsageError
+from p2u.package.graph import find_path
+from p2u.package.manifest import KEY, Manifest, Release, State, Update, with_costs
+from p2u.packing.package_folder.new_package import NewPackage, check_target
+from p2u.packing.package_folder.open_package import OpenPackage, keys
+from p2u.packing.packer import Packer, PackSettings
+from p2u.packing.report import GcReport, PackReport
+from p2u.packing.versions.add_version import NewDestination, VersionAdder, VersionRequest
+from p2u.packing.versions.parent import Parent
+
+#: A version gets a base of its own, too, if the way to it would have this many times the bytes of
+#: that to the last version that has one.
+LONG_WAY = 2
+
+
+def add_version(
+    src: str, dst: str, settings: PackSettings, wanted: str, wish: VersionRequest
+) -> PackReport:
+    """Add a version to a package, or make a package of one that has a parent elsewhere.
+
+    Args:
+        src: The model.
+        dst: The package.
+        settings: How to pack.
+        wanted: The parent, see `Parents.find`.
+        wish: What is asked of the version.
+
+    Raises:
+        See `p2u.pack`.
+    """
+    packer = Packer(src, settings)
+    target = Path(os.path.realpath(dst))
+    with ExitStack() as stack:
+        place: OpenPackage | NewDestination
+        if (target / KEY).is_file():
+            place = stack.enter_context(OpenPackage(target))
+        else:
+            target = check_target(dst, src)
+            work = stack.enter_context(NewPackage(target, replace=False))
+            place = NewDestination(target, packer.name, work)
+        grower = VersionAdder(place, packer, settings, stack)
+        return grower.add(grower.parents.find(wanted), wish)
+
+
+@dataclass(frozen=True, slots=True)
+class AnchorPolicy:
+    """When a published version gets a base of its own.
+
+    Attributes:
+        anchor: Whether this one does; None to go by the others.
+        every: It does if it is this many versions behind the last one that does.
+    """
+
+    anchor: bool | None
+    every: int
+
+    def due(self, manifest: Manifest) -> bool:
+        """Whether the next version of a package is to get one."""
+        if self.anchor is not None:
+            return self.anchor
+        delivered = [release for release in manifest.releases if not release.foreign]
+        based = anchors(manifest)
+        numbers = [n for n, release in enumerate(delivered) if release.version in based]
+        if not numbers or len(delivered) - numbers[-1] >= self.every:
+            return True
+        at_last, now = delivered[numbers[-1]].states[-1].bytes, delivered[-1].states[-1].bytes
+        return at_last is None or now is None or now > LONG_WAY * at_last
+
+
+def anchors(manifest: Manifest) -> set[str]:
+    """The versions that have a base of their own."""
+    return {manifest.release(u.target).version for u in manifest.updates if u.source is None}
+
+
+def publish_next(
+    src: str,
+    dst: str,
+    settings: PackSettings,
+    rhythm: AnchorPolicy,
+    wish: VersionRequest,
+    at_hand: str | None,
+    expect: str | None,
+) -> PackReport:
+    """Publish a first version, or the next one; see `p2u.publish`."""
+    packer = Packer(src, settings)
+    target = Path(os.path.realpath(dst))
+    if not (target / KEY).is_file():
+        if expect is not None:
+            raise ConflictError(
+                f"there is no package, but its newest state was expected to be {expect}", file=dst
+            )
+        return packer.run(check_target(dst, src))
+    with ExitStack() as stack:
+        home = stack.enter_context(OpenPackage(target))
+        grower = VersionAdder(home, packer, settings, stack)
+        newest = grower.parents.newest()
+        if expect is not None and newest.id != expect:
+            raise ConflictError(
+                f"its newest state is {newest.id}, {expect} was expected",
+                file=dst,
+                hint="Somebody else publishes to this package: use one of your own",
+            )
+        parent = _given(grower, newest, at_hand) or grower.parents.decoded(newest)
+        also_base = wish.also_base or rhythm.due(home.manifest)
+        return grower.add(parent, replace(wish, also_base=also_base))
+
+
+def _given(grower: VersionAdder, newest: State, path: str | None) -> Parent | None:
+    """The newest state from a directory, if that is what it holds."""
+    if path is None:
+        return None
+    try:
+        found = grower.parents.given(path)
+    except (DiskError, FormatError):
+        return None  # the package has it, too
+    return found if found.known and found.state == newest else None
+
+
+def collect(dst: str, keep: int, old_anchors: int | None, grace: float, dry_run: bool) -> GcReport:
+    """Drop old versions; see `p2u.gc`."""
+    target = Path(os.path.realpath(dst))
+    with OpenPackage(target) as home:
+        before = home.manifest
+        after = without_old(before, keep, old_anchors)
+        gone = keys(before) - keys(after)
+        size = 0
+        for key in gone:
+            path = target / key
+            size += path.lstat().st_size if path.is_file() else 0
+        versions = [release.version for release in after.releases]
+        dropped = [r.version for r in before.releases if r.version not in versions]
+        report = GcReport(
+            tuple(versions),
+            tuple(dropped),
+            len(before.updates) - len(after.updates),
+            len(gone),
+            size,
+        )
+        if not dry_run and after != before:
+            home.commit(after, None, grace)
+    return report
+
+
+def without_old(manifest: Manifest, keep: int, old_anchors: int | None) -> Manifest:
+    """A manifest without old versions and what only they need.
+
+    What stays: the newest versions, the ways to them from nothing, older versions that have a base
+    of their own with the ways to these, and foreign ones that an update leads from to one of them.
+
+    Args:
+        manifest: The package.
+        keep: How many of the newest versions.
+        old_anchors: How many of the older ones with a base, the newest of them; None for all.
+    """
+    delivered = [release for release in manifest.releases if not release.foreign]
+    wanted = delivered[-keep:]
+    based = anchors(manifest)
+    older = [release for release in delivered[:-keep] if release.version in based]
+    wanted += older if old_anchors is None else older[len(older) - min(old_anchors, len(older)) :]
+    stay = {release.version for release in wanted}
+    for release in wanted:
+        for state in release.states:
+            stay |= {manifest.release(u.target).version for u in _way(manifest, state)}
+    updates = [u for u in manifest.updates if _between(manifest, u, stay)]
+    sources = {manifest.release(u.source).version for u in updates if u.source is not None}
+    releases = tuple(
+        release
+        for release in manifest.releases
+        if release.version in stay or (release.foreign and release.version in sources)
+    )
+    return with_costs(replace(manifest, releases=releases, updates=tuple(updates)))
+
+
+def _way(manifest: Manifest, state: State) -> Iterable[Update]:
+    """How to get to a state from nothing; from a foreign one if that is the only way."""
+    if state.bytes is not None:
+        return find_path(manifest.updates, None, state.id)
+    later = [update for update in manifest.updates if update.source is not None]
+    for source in manifest.states:
+        if manifest.release(source).foreign:
+            with suppress(UsageError):
+                return find_path(later, source.id, state.id)
+    return ()
+
+
+def _between(manifest: Manifest, update: Update, stay: set[str]) -> bool:
+    """Whether an update is between versions that stay, or from a foreign one to one of them."""
+    if manifest.release(update.target).version not in stay:
+        return False
+    if update.source is None:
+        return True
+    source: Release = manifest.release(update.source)
+    return source.foreign or source.version in stay

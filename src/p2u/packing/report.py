@@ -1,0 +1,82 @@
+"""What packing, publishing and cleaning up report."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from p2u.package.manifest import Manifest
+
+
+@dataclass(frozen=True, slots=True)
+class PackProgress:
+    """How far packing has come.
+
+    Attributes:
+        phase: ``"measure"``, ``"encode"``, ``"verify"`` or ``"publish"``.
+        done: Bytes of the source that this phase is through with.
+        total: Bytes of the source that it has to do.
+    """
+
+    phase: str
+    done: int
+    total: int
+
+
+@dataclass(frozen=True, slots=True)
+class StateRow:
+    """One state of the package.
+
+    Attributes:
+        label: ``"base"``.
+        bytes: What there is to fetch to come here from nothing; None where that is not possible.
+        fraction: ``bytes`` as a fraction of the original's bytes.
+        bits: Bits per weight of the progressive tensors.
+        snr_db: Signal-to-noise ratio of the progressive tensors; None if exact.
+    """
+
+    label: str
+    bytes: int | None
+    fraction: float | None
+    bits: float
+    snr_db: float | None
+
+
+@dataclass(frozen=True, slots=True)
+class PackReport:
+    """What was packed.
+
+    Attributes:
+        manifest: The package's manifest, as written.
+        version: Which of its versions was packed.
+        source_bytes: Size of all files of the model.
+        states: Those of the version, to exact.
+        offsets: How coarse each tensor with levels is in the base: its step is
+            ``2 ** (offset / 64)`` times the root mean square of a row, about.
+        notes: What was worth saying: tensors without a counterpart in the parent.
+    """
+
+    manifest: Manifest
+    version: str
+    source_bytes: int
+    states: tuple[StateRow, ...]
+    offsets: dict[str, int]
+    notes: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class GcReport:
+    """What was dropped from a package, or would be.
+
+    Attributes:
+        kept: Versions that stay, in order.
+        dropped: Versions that are gone.
+        updates: Number of updates that are gone.
+        files: Number of files that are not needed any more.
+        bytes: Their sizes.
+    """
+
+    kept: tuple[str, ...]
+    dropped: tuple[str, ...]
+    updates: int
+    files: int
+    bytes: int

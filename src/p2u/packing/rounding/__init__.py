@@ -1,0 +1,1 @@
+"""Which base code each weight gets: nearest, balanced, or calibrated."""

@@ -1,0 +1,280 @@
+"""Which tensor and file of the parent each one of the new version comes from.
+
+First by file and name, then by name, then by equal bytes, then by what llama.cpp would call it,
+then the most alike of those with as many elements. Blocks and what has another name have to be
+alike: rows in another order predict nothing. All of it looks at samples: a wrong guess costs bytes,
+never correctness. Likeness is counted in signs, so that every machine finds the same.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections import Counter
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from p2u.codec import core
+from p2u.names.gguf import gguf_name
+from p2u.package.layout import Layout, Tensor
+from p2u.packing.chunking.source import Source
+from p2u.types import BLOCKS, PROGRESSIVE
+
+#: A sample: this many runs of so many elements, which all blocks of quantised types divide.
+RUNS, RUN = 8, 512
+#: Parts of a sample that must agree, of 16: by chance it is half for signs, less for bytes.
+ALIKE = 12
+#: Among more candidates than this, these few are looked at as a whole, which agree best in so many
+#: elements: experts are many. By chance hardly one of a million agrees in 12 of 16.
+MANY, FEW, LEAST = 64, 4, 128
+#: Bytes of a carried file that are compared at once.
+_LOOK = 1 << 20
+
+
+@dataclass(frozen=True, slots=True)
+class Side:
+    """A model at hand: its bytes and its tensors."""
+
+    source: Source
+    layout: Layout
+
+    def elements(self, t: Tensor) -> int:
+        """Elements of a tensor, where blocks count as what they hold."""
+        if t.dtype in BLOCKS:
+            elems, size = BLOCKS[t.dtype]
+            return t.length // size * elems
+        return t.elems
+
+    def read(self, t: Tensor, first: int, elems: int) -> bytes:
+        """The bytes of some elements; of whole blocks."""
+        item, per = t.item, 1
+        if t.dtype in BLOCKS:
+            per, item = BLOCKS[t.dtype]
+        return bytes(self.source.read(t.file, t.offset + first // per * item, elems // per * item))
+
+    def sample(self, t: Tensor, count: int) -> bytes:
+        """Some of a tensor's first elements, from all over them, or all of them."""
+        if count <= RUNS * RUN:
+            return self.read(t, 0, count)
+        last = (count - RUN) // RUN
+        return b"".join(self.read(t, last * k // (RUNS - 1) * RUN, RUN) for k in range(RUNS))
+
+
+def fits(new: Tensor, old: Tensor) -> bool:
+    """Whether a tensor can be coded as a change of another."""
+    if new.dtype == old.dtype:
+        return new.item == old.item
+    return new.dtype in PROGRESSIVE and (old.dtype in PROGRESSIVE or old.dtype in BLOCKS)
+
+
+def signs(t: Tensor, data: bytes) -> np.ndarray | None:
+    """A float tensor's sample as -1, 0 and 1: below, at and above its median; else None."""
+    if t.dtype == "BF16":
+        values = (np.frombuffer(data, "<u2").astype("<u4") << 16).view("<f4")
+    elif t.dtype in PROGRESSIVE:
+        values = np.frombuffer(data, "<f4" if t.dtype == "F32" else "<f2").astype("<f4")
+    elif t.dtype in BLOCKS:
+        values = np.frombuffer(core.dequantise(t.dtype, data), np.float32)
+    else:
+        return None
+    values = np.nan_to_num(values)
+    middle = np.partition(values, len(values) // 2)[len(values) // 2]
+    # float32 counts up to the size of a sample exactly, in any order.
+    return np.asarray(np.sign(values - middle), np.float32)
+
+
+def _agree(a: np.ndarray, b: np.ndarray) -> float:
+    """How many 16ths of two samples' signs agree."""
+    return 8 * (float(a @ b) / len(a) + 1)
+
+
+class Matcher:
+    """Finds the pairs.
+
+    Args:
+        new: The new version.
+        old: The parent.
+    """
+
+    def __init__(self, new: Side, old: Side) -> None:
+        self._new, self._old = new, old
+        self._pairs: dict[int, int] = {}
+        self._prints: dict[tuple[bool, int], bytes] = {}
+        self._samples: dict[tuple[bool, int], bytes] = {}
+        self._tables: dict[int, np.ndarray] = {}  # by the first tensor of a kind
+
+    def tensors(self) -> tuple[int | None, ...]:
+        """For each new tensor the number of the old one, or None."""
+        self._by_name()
+        self._by_bytes()
+        self._by_gguf_name()
+        self._by_likeness()
+        return tuple(self._pairs.get(n) for n in range(len(self._new.layout.tensors)))
+
+    def _sample(self, side: Side, number: int) -> bytes:
+        at = side is self._new, number
+        if at not in self._samples:
+            t = side.layout.tensors[number]
+            self._samples[at] = side.sample(t, side.elements(t))
+        return self._samples[at]
+
+    def _print(self, side: Side, number: int) -> bytes:
+        """A digest of one run in the middle: a model may have very many tensors."""
+        at = side is self._new, number
+        if at not in self._prints:
+            t = side.layout.tensors[number]
+            count = side.elements(t)
+            run = (0, count) if count <= RUN else (count // 2 // RUN * RUN, RUN)
+            self._prints[at] = hashlib.sha256(side.read(t, *run)).digest()
+        return self._prints[at]
+
+    def _by_name(self) -> None:
+        names = [f.path for f in self._old.source.files]
+        exact = {(names[t.file], t.name): n for n, t in enumerate(self._old.layout.tensors)}
+        times = Counter(t.name for t in self._old.layout.tensors)
+        alone = {t.name: n for n, t in enumerate(self._old.layout.tensors) if times[t.name] == 1}
+        for number, t in enumerate(self._new.layout.tensors):
+            path = self._new.source.files[t.file].path
+            found = exact.get((path, t.name), alone.get(t.name))
+            if found is None or not t.length or not fits(t, self._old.layout.tensors[found]):
+                continue
+            if self._old.layout.tensors[found].dtype not in BLOCKS or self._alike(number, found):
+                self._pairs[number] = found
+
+    def _by_bytes(self) -> None:
+        """Whole tensors that moved to another name, even if theirs has something else now."""
+        kinds: dict[tuple[str, int], list[int]] = {}
+        for number, t in enumerate(self._old.layout.tensors):
+            kinds.setdefault((t.dtype, t.length), []).append(number)
+        known: dict[tuple[str, int], dict[bytes, list[int]]] = {}
+        for number, t in enumerate(self._new.layout.tensors):
+            kind = t.dtype, t.length
+            own = self._pairs.get(number)
+            if not t.length or kinds.get(kind, [own]) == [own]:
+                continue
+            if kind not in known:
+                known[kind] = {}
+                for other in kinds[kind]:
+                    known[kind].setdefault(self._print(self._old, other), []).append(other)
+            same = known[kind].get(self._print(self._new, number), [])
+            if own in same:
+                continue
+            mine = self._sample(self._new, number) if same else b""
+            found = next((n for n in same if self._sample(self._old, n) == mine), None)
+            if found is not None:
+                self._pairs[number] = found
+
+    def _by_gguf_name(self) -> None:
+        names = [gguf_name(t.name) for t in self._old.layout.tensors]
+        times = Counter(names)
+        alone = {name: n for n, name in enumerate(names) if times[name] == 1}
+        for number, t in enumerate(self._new.layout.tensors):
+            if number in self._pairs or not t.length:
+                continue
+            found = alone.get(gguf_name(t.name))
+            if (
+                found is not None
+                and fits(t, self._old.layout.tensors[found])
+                and self._alike(number, found)
+            ):
+                self._pairs[number] = found
+
+    def _alike(self, number: int, other: int) -> bool:
+        """Whether a float tensor is like another, as far as both go."""
+        new, old = self._new.layout.tensors[number], self._old.layout.tensors[other]
+        count = min(self._new.elements(new), self._old.elements(old))
+        if old.dtype in BLOCKS:
+            count -= count % BLOCKS[old.dtype][0]
+        if not count:
+            return False
+        own = signs(new, self._new.sample(new, count))
+        theirs = signs(old, self._old.sample(old, count))
+        return own is not None and theirs is not None and _agree(own, theirs) >= ALIKE
+
+    def _by_likeness(self) -> None:
+        """For new names: among all old tensors with as many elements, also those that are taken.
+
+        A copy of a tensor may come and go: an output that is tied to the embedding, a layer twice.
+        """
+        kinds: dict[tuple[str, int], list[int]] = {}
+        for number, t in enumerate(self._old.layout.tensors):
+            if t.length:
+                kinds.setdefault((t.dtype, self._old.elements(t)), []).append(number)
+        for number, t in enumerate(self._new.layout.tensors):
+            if number in self._pairs or not t.length:
+                continue
+            best: tuple[float, int] = (0.0, 0)
+            for (_, elems), others in kinds.items():
+                old = self._old.layout.tensors[others[0]]
+                if elems == self._new.elements(t) and fits(t, old):
+                    likely = self._likely(number, others)
+                    best = max(best, *self._likenesses(number, likely))
+            likeness, negative = best
+            if likeness >= ALIKE:
+                self._pairs[number] = -negative
+
+    def _likely(self, number: int, others: list[int]) -> Sequence[int]:
+        """Of many old tensors of a kind the few that are most alike in a part of their samples."""
+        if len(others) <= MANY:
+            return others
+        if others[0] not in self._tables:
+            self._tables[others[0]] = np.stack([self._begin(self._old, n) for n in others])
+        own, table = self._begin(self._new, number), self._tables[others[0]]
+        agree = np.count_nonzero(table == own, axis=1)
+        # A stable sort: the lower number first where they agree alike.
+        return [others[n] for n in np.argsort(-agree, kind="stable")[:FEW]]
+
+    def _begin(self, side: Side, number: int) -> np.ndarray:
+        """The beginning of a sample's signs, or of its bytes."""
+        t = side.layout.tensors[number]
+        sample = side.sample(t, side.elements(t))
+        found = signs(t, sample)
+        bytes_ = np.frombuffer(sample, np.uint8)
+        return (bytes_ if found is None else found.astype(np.int8))[:LEAST]
+
+    def _signs(self, side: Side, number: int) -> np.ndarray | None:
+        return signs(side.layout.tensors[number], self._sample(side, number))
+
+    def _likenesses(self, number: int, others: Iterable[int]) -> Iterable[tuple[float, int]]:
+        """How alike each of some old tensors is, in 16ths of the sample, and minus its number."""
+        own = self._signs(self._new, number)
+        for other in others:
+            if own is not None:
+                theirs = self._signs(self._old, other)
+                assert theirs is not None
+                yield _agree(own, theirs), -other
+            else:
+                a, b = (
+                    np.frombuffer(self._sample(side, n), np.uint8)
+                    for side, n in ((self._new, number), (self._old, other))
+                )
+                yield 16 * float(np.count_nonzero(a == b)) / len(a), -other
+
+
+def match_files(new: Side, old: Side, pairs: tuple[int | None, ...]) -> tuple[int | None, ...]:
+    """For each new file the number of the old one whose bytes are likely to be in it, or None."""
+    paths = {file.path: number for number, file in enumerate(old.source.files)}
+    sizes: dict[int, list[int]] = {}
+    for number, file in enumerate(old.source.files):
+        sizes.setdefault(file.size, []).append(number)
+    votes: dict[int, Counter[int]] = {}
+    for number, pair in enumerate(pairs):
+        if pair is not None:
+            t = new.layout.tensors[number]
+            votes.setdefault(t.file, Counter())[old.layout.tensors[pair].file] += t.length
+    out: list[int | None] = []
+    for number, file in enumerate(new.source.files):
+        found = paths.get(file.path)
+        if found is None and number in votes:
+            found = min(votes[number], key=lambda n, v=votes[number]: (-v[n], n))  # type: ignore[misc]
+        elif found is None and file.size:
+            same = (n for n in sizes.get(file.size, []) if _same_begin(new, number, old, n))
+            found = next(same, None)
+        out.append(found)
+    return tuple(out)
+
+
+def _same_begin(new: Side, file: int, old: Side, other: int) -> bool:
+    size = min(_LOOK, new.source.files[file].size)
+    return new.source.read(file, 0, size) == old.source.read(other, 0, size)

@@ -1,0 +1,1 @@
+"""A package on a web server or bucket, by GET and Range."""
