@@ -11,13 +11,12 @@ import kit
 import ml_dtypes
 import numpy as np
 import pytest
+from hostile_files import check_refused
 
 import p2u
 from p2u.errors import FormatError, P2UError, UnsupportedError
 from p2u.formats import scan_model
 from p2u.formats.gguf import TYPES, matches, scan
-
-from .hostile import check_refused
 
 gguf = pytest.importorskip("gguf")
 Kind = gguf.GGMLQuantizationType

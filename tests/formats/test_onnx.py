@@ -17,10 +17,9 @@ from p2u.types import TensorSpan
 
 onnx = pytest.importorskip("onnx")
 
+import onnx_models  # noqa: E402
+from hostile_files import check_refused  # noqa: E402
 from onnx import TensorProto, helper  # noqa: E402
-
-from . import onnx_models  # noqa: E402
-from .hostile import check_refused  # noqa: E402
 
 #: The library's own list, so that a type it learns is not missed here.
 NOT_RAW = {"UNDEFINED", "STRING"}

@@ -14,9 +14,8 @@ from p2u.formats import scan_model
 onnx = pytest.importorskip("onnx")
 pytest.importorskip("onnxruntime")
 
+import onnx_models  # noqa: E402
 from onnx import TensorProto  # noqa: E402
-
-from . import onnx_models  # noqa: E402
 
 STATES = ("base", "8bit", "exact")
 

@@ -12,13 +12,12 @@ import numpy as np
 import pytest
 import safetensors
 import safetensors.numpy
+from hostile_files import check_refused
 from hypothesis import given
 from hypothesis import strategies as st
 
 from p2u.errors import DiskError, FormatError
 from p2u.formats.safetensors import scan
-
-from .hostile import check_refused
 
 ENTRY = '{"dtype":"F32","shape":[1],"data_offsets":[0,4]}'
 

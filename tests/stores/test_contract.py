@@ -6,13 +6,12 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from nginx import Nginx, find_nginx
+from store_contract import StoreContract, objects
 
 from p2u.serve import make_server
 from p2u.stores import LocalStore, RateLimiter, Store, ThrottledStore, open_store
 from p2u.stores.http.store import HttpStore
-
-from .contract import StoreContract, objects
-from .nginx import Nginx, find_nginx
 
 __all__ = ["objects"]
 

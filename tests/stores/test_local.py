@@ -7,11 +7,10 @@ import threading
 from pathlib import Path
 
 import pytest
+from store_contract import BLOB, OBJECTS, objects, write_objects
 
 from p2u.errors import DiskError, FormatError, NotFoundError, StoreError, UsageError
 from p2u.stores import LocalStore
-
-from .contract import BLOB, OBJECTS, objects, write_objects
 
 __all__ = ["objects"]
 

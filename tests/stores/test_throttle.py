@@ -9,12 +9,11 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
+from store_contract import BLOB, OBJECTS, objects
+from store_kit import CountingStore
 
 from p2u.errors import Cancelled, UsageError
 from p2u.stores import LocalStore, RateLimiter, ThrottledStore, parse_rate
-
-from .contract import BLOB, OBJECTS, objects
-from .helpers import CountingStore
 
 __all__ = ["objects"]
 

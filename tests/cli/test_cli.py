@@ -1,0 +1,228 @@
+"""The command line as a user meets it: a process, its words, its exit status."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import re
+import shutil
+import subprocess
+import sys
+from importlib.util import find_spec
+from pathlib import Path
+
+import documents
+import numpy as np
+import pytest
+from safetensors.numpy import load_file, save_file
+
+ROOT = Path(__file__).resolve().parents[2]
+WEIGHTS = "model.safetensors"
+
+
+def p2u(*args: str | Path, check: bool = True) -> subprocess.CompletedProcess[str]:
+    """Run the command in a process of its own."""
+    done = subprocess.run(
+        [sys.executable, "-m", "p2u", *map(str, args)],
+        capture_output=True,
+        text=True,
+        timeout=120,
+        env={**os.environ, "COLUMNS": "120", "NO_COLOR": "1"},
+    )
+    if check:
+        assert done.returncode == 0, done.stderr
+    assert "Traceback" not in done.stderr
+    return done
+
+
+@pytest.fixture(scope="module")
+def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A small model directory."""
+    path = tmp_path_factory.mktemp("cli") / "tiny"
+    path.mkdir()
+    rng = np.random.default_rng(1)
+    tensors = {
+        "embed.weight": rng.normal(0, 0.05, (500, 64)).astype(np.float32),
+        "layer.0.weight": rng.normal(0, 0.1, (256, 64)).astype(np.float16),
+        "layer.0.bias": rng.normal(0, 0.1, 256).astype(np.float32),
+        "ids": np.arange(100),
+    }
+    save_file(tensors, path / "model.safetensors")
+    (path / "config.json").write_text('{"model_type": "tiny"}')
+    return path
+
+
+@pytest.fixture(scope="module")
+def package(model: Path) -> Path:
+    """The same, packed by the command."""
+    out = p2u("pack", model, model.parent / "tiny.p2u").stdout
+    assert re.search(r"base\s+[\d,]+\s+\d+\.\d+ %", out)
+    assert re.search(r"exact\s+[\d,]+\s+\d+\.\d+ %.*exact", out)
+    return model.parent / "tiny.p2u"
+
+
+def sha256(path: Path) -> str:
+    return hashlib.sha256(path.read_bytes()).hexdigest()
+
+
+def test_pull_by_steps_ends_with_the_publishers_bytes(
+    model: Path, package: Path, tmp_path: Path
+) -> None:
+    out = tmp_path / "out"
+    p2u("pull", package, out, "--until", "base")
+    base = load_file(out / "model.safetensors")
+    original = load_file(model / "model.safetensors")
+    assert not np.array_equal(base["embed.weight"], original["embed.weight"])
+    assert np.array_equal(base["layer.0.bias"], original["layer.0.bias"])
+    p2u("pull", package, out)
+    for name in ("model.safetensors", "config.json"):
+        assert sha256(out / name) == sha256(model / name)
+    assert "already" in p2u("pull", package, out).stdout
+
+
+def test_dry_run_says_what_it_would_do_and_does_nothing(package: Path, tmp_path: Path) -> None:
+    said = p2u("pull", package, tmp_path / "out", "--dry-run").stdout
+    assert "base" in said and "exact" in said and "disk space" in said
+    assert not (tmp_path / "out").exists()
+
+
+def test_in_place(model: Path, package: Path, tmp_path: Path) -> None:
+    p2u("pull", package, tmp_path / "out", "--in-place", "--quiet")
+    assert sha256(tmp_path / "out/model.safetensors") == sha256(model / "model.safetensors")
+
+
+def test_inspect(package: Path) -> None:
+    said = p2u("inspect", package, "--tensors").stdout
+    assert "embed.weight" in said and "500 x 64" in said
+    tree = json.loads(p2u("inspect", package, "--tensors", "--json").stdout)
+    assert [s["label"] for s in tree["states"]] == ["base", "8bit", "exact"]
+    assert {t["name"] for t in tree["tensors"]} >= {"ids", "embed.weight"}
+
+
+def test_verify_finds_a_flipped_bit(package: Path, tmp_path: Path) -> None:
+    p2u("verify", package)
+    out = tmp_path / "out"
+    p2u("pull", package, out, "--quiet")
+    p2u("verify", out)
+    data = bytearray((out / "model.safetensors").read_bytes())
+    data[-5] ^= 4
+    (out / "model.safetensors").write_bytes(data)
+    done = p2u("verify", out, check=False)
+    assert done.returncode == 1
+    assert "model.safetensors" in done.stderr
+
+
+@pytest.mark.parametrize(
+    ("args", "status", "words"),
+    [
+        (("pack", "no-such-model", "x.p2u"), 1, "no-such-model"),
+        (("pull", "no-such-package", "x"), 1, "no-such-package"),
+        (("pull", "{package}", "x", "--until", "4bit"), 2, "4bit"),
+        (("pull", "{package}", "x", "--limit-rate", "fast"), 2, "fast"),
+        (("pack", "{model}", "x.p2u", "--blob-size", "big"), 2, "big"),
+        (("pack", "{model}", "x.p2u", "--levels", "8bit"), 2, "base"),
+        (("pack", "{model}", "x.p2u", "--budget", "tiny"), 2, "tiny"),
+        (("pack", "{model}", "x.p2u", "--budget", "100B"), 2, "smallest"),
+        (("pack", "{model}", "x.p2u", "--budget", "5MB", "--bits", "3"), 2, "--budget"),
+        (("pack", "{model}", "x.p2u", "--set", "layer.0.*"), 2, "layer.0.*"),
+        (("pack", "{model}", "x.p2u", "--set", "layer.9.*=4"), 2, "layer.9.*"),
+        (("pack", "{model}", "x.p2u", "--keep", "tail.*"), 2, "tail.*"),
+        (("pack", "{model}", "x.p2u", "--sensitivity", "{model}/config.json"), 1, "sensitivity"),
+    ],
+)
+def test_mistakes_get_one_clear_message(
+    args: tuple[str, ...], status: int, words: str, model: Path, package: Path, tmp_path: Path
+) -> None:
+    filled = [a.format(package=package, model=model) for a in args]
+    filled = [str(tmp_path / a) if a in ("x", "x.p2u") else a for a in filled]
+    done = p2u(*filled, check=False)
+    assert done.returncode == status, done.stderr
+    assert words in done.stderr
+    assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize(
+    "command", ["", "pack", "publish", "gc", "inspect", "verify", "pull", "watch", "serve"]
+)
+def test_help_has_words_and_an_example(command: str) -> None:
+    said = p2u(*([command] if command else []), "--help").stdout
+    assert "p2u" in said
+    if command:
+        assert "Example" in said
+
+
+def test_serve_and_pull_over_http(model: Path, package: Path, tmp_path: Path) -> None:
+    server = subprocess.Popen(
+        [sys.executable, "-m", "p2u", "serve", str(package), "--port", "0"],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.DEVNULL,
+        text=True,
+    )
+    try:
+        assert server.stdout is not None
+        found = re.search(r"http://\S+", server.stdout.readline())
+        assert found
+        p2u("pull", found.group(), tmp_path / "out", "--limit-rate", "5MB/s")
+    finally:
+        server.terminate()
+        server.wait()
+    assert sha256(tmp_path / "out/model.safetensors") == sha256(model / "model.safetensors")
+
+
+def test_every_command_of_the_readme_runs(model: Path, tmp_path: Path, monkeypatch) -> None:
+    """The README's shell blocks in order, with small models of the same names and a free port."""
+    (tmp_path / "all-MiniLM-L6-v2").symlink_to(model)
+    documents.tuned(model, tmp_path / "all-MiniLM-L6-v2-tuned", 1)
+    text = (ROOT / "README.md").read_text()
+    commands = documents.commands(text)
+    assert {words[0] for words in commands} >= {"pack", "serve", "pull", "publish", "watch", "gc"}
+    # The adapters' blocks run in tests/runtime, where their libraries are.
+    blocks = documents.python_blocks(text)
+    assert blocks
+    monkeypatch.chdir(tmp_path)
+    with documents.running(tmp_path) as runner:
+        for words in commands:
+            runner.run(words)
+        for block in blocks:
+            exec(runner.placed(block), {})
+    assert runner.reloaded == ["v2@exact"]
+
+
+@pytest.mark.skipif(find_spec("gguf") is None, reason="makes a GGUF file")
+def test_every_command_about_versions_runs(model: Path, tmp_path: Path) -> None:
+    """Those of docs/versions.md, in order; it ends at the newest version."""
+    (tmp_path / "model-v1").symlink_to(model)
+    for number in (2, 3, 4):
+        documents.tuned(model, tmp_path / f"model-v{number}", number)
+    documents.quantised(model, tmp_path / "model-Q8_0.gguf")
+    with documents.running(tmp_path) as runner:
+        for words in documents.commands((ROOT / "docs" / "versions.md").read_text()):
+            if words[0] == "watch":
+                runner.run(["serve", "model.p2u"])
+            runner.run(words)
+    assert runner.reloaded[-1] == "v4@exact"
+    for folder in ("mine", "live"):
+        assert sha256(tmp_path / folder / WEIGHTS) == sha256(tmp_path / "model-v4" / WEIGHTS)
+    assert sha256(tmp_path / "second" / WEIGHTS) == sha256(tmp_path / "model-v2" / WEIGHTS)
+    assert sha256(tmp_path / "exact" / WEIGHTS) == sha256(model / WEIGHTS)
+
+
+def test_versions(tmp_path: Path, versions) -> None:
+    said = p2u("inspect", versions.package).stdout
+    assert "versions: v1, v2, v3" in said
+    assert "v1@exact → v2@exact" in said
+    dst = tmp_path / "dst"
+    p2u("pull", versions.package, dst, "--until", "v1")
+    said = p2u("pull", versions.package, dst, "--dry-run").stdout
+    assert "holds v1@exact, the way begins at v1@exact" in said
+    other = tmp_path / "other"
+    p2u("pull", versions.package, other, "--from", dst)
+    assert versions.state(other) == "v3@exact"
+    said = p2u("pull", versions.package, dst, "--from", other, "--dry-run").stdout
+    assert "is to be copied" in said
+    broken = Path(shutil.copytree(versions.package, tmp_path / "broken"))
+    (broken / versions.update("v1@exact", "v2@exact").blobs[0].key).unlink()
+    done = p2u("pull", broken, dst, "--until", "v2")
+    assert done.stderr.count("cannot be used") == 1
+    assert versions.state(dst) == "v2@exact"

@@ -1,0 +1,255 @@
+"""Faults of the store, of the package and of the disk."""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import os
+import shutil
+import sys
+import threading
+
+import kit
+import pytest
+from kit import QUICK, tree
+from pulling import flip
+from store_kit import CountingStore, FlakyStore, WrapperStore
+
+from p2u.client.folder import folder_transfer
+from p2u.client.folder.pull import pull
+from p2u.errors import (
+    DiskError,
+    FormatError,
+    IntegrityError,
+    NotFoundError,
+    P2UError,
+    StoreError,
+    UsageError,
+)
+from p2u.stores import LocalStore
+
+
+def test_broken_connections_are_continued(made, tmp_path):
+    counting = CountingStore(LocalStore(made.package))
+    store = FlakyStore(counting, lambda key, start, n: n % 3 == 1)
+    pull(store, tmp_path / "dst", retry=QUICK)
+    assert made.label(tmp_path / "dst") == "exact"
+    assert store.failures > 3
+
+
+@pytest.mark.usefixtures("small_requests")
+def test_a_dead_store_is_given_up_and_resumed_from_a_mirror(made, tmp_path):
+    dst = tmp_path / "dst"
+    store = FlakyStore(LocalStore(made.package), lambda key, start, n: n >= 8)
+    with pytest.raises(StoreError, match="on purpose"):
+        pull(store, dst, retry=QUICK, jobs=1)
+    assert made.label(dst) in ("base", None)
+    mirror = CountingStore(LocalStore(shutil.copytree(made.package, tmp_path / "mirror")))
+    pull(mirror, dst)
+    assert made.label(dst) == "exact"
+    total = sum(update.bytes for update in made.manifest.updates)
+    assert sum(taken for *_, taken in mirror.ranges) < total
+    assert "layout.json.zst" not in mirror.reads  # cached, its digest checked
+
+
+def test_retry_after_is_honoured(made, tmp_path):
+    store = FlakyStore(LocalStore(made.package), lambda key, start, n: n == 0, retry_after=0.3)
+    assert pull(store, tmp_path / "dst", retry=QUICK).seconds >= 0.3
+
+
+class WholeStore(WrapperStore):
+    """Learns with its first stream that there are no ranges."""
+
+    ranges = True
+
+    def __init__(self, store):
+        super().__init__(store)
+        self.streams: list[tuple[str, int, int]] = []
+
+    @property
+    def supports_ranges(self):
+        return self.ranges
+
+    def stream(self, key, start, length):
+        self.streams.append((key, start, length))
+        self.ranges = False
+        return super().stream(key, start, length)
+
+
+def test_without_ranges_each_blob_is_asked_for_about_once(made, tmp_path, monkeypatch):
+    monkeypatch.setattr("p2u.client.transfer.requests.MAX_REQUEST", 1 << 14)
+    monkeypatch.setattr("p2u.client.transfer.requests.MIN_REQUEST", 1 << 14)
+    store = WholeStore(LocalStore(made.package))
+    pull(store, tmp_path / "dst", jobs=4)
+    assert made.label(tmp_path / "dst") == "exact"
+    keys = [key for key, *_ in store.streams]
+    # The first request was a range; from then on whole blobs.
+    assert keys == ["base-000.bin", "base-000.bin", "8bit-000.bin", "exact-000.bin"]
+    assert [start for _, start, _ in store.streams[1:]] == [0, 0, 0]
+
+
+class CorruptStore(WrapperStore):
+    """Flips a bit in the first ``times`` streams that hold byte ``at`` of a blob."""
+
+    def __init__(self, store, key, at, times):
+        super().__init__(store)
+        self.key, self.at, self.times = key, at, times
+        self.lock = threading.Lock()
+
+    def stream(self, key, start, length):
+        for piece in super().stream(key, start, length):
+            with self.lock:
+                hit = key == self.key and start <= self.at < start + len(piece) and self.times
+                self.times -= bool(hit)
+            if hit:
+                changed = bytearray(piece)
+                changed[self.at - start] ^= 1
+                piece = bytes(changed)
+            start += len(piece)
+            yield piece
+
+
+def test_a_wrong_chunk_is_fetched_once_more(made, tmp_path):
+    store = CorruptStore(LocalStore(made.package), "8bit-000.bin", 5000, times=1)
+    pull(store, tmp_path / "dst")
+    assert made.label(tmp_path / "dst") == "exact"
+    assert store.times == 0
+
+
+def test_a_chunk_that_stays_wrong_is_refused(made, tmp_path):
+    store = CorruptStore(LocalStore(made.package), "8bit-000.bin", 5000, times=2)
+    with pytest.raises(IntegrityError, match=r"8bit-000\.bin.*chunk \d+.*SHA-256"):
+        pull(store, tmp_path / "dst")
+    assert made.label(tmp_path / "dst") == "base"
+
+
+@pytest.mark.parametrize("start", [None, "base"])
+def test_flipped_bits_anywhere(made, package, tmp_path, start):
+    """A flipped bit in any file of the package: our error, and no file of a wrong content."""
+    rng = kit.random.Random(5)
+    for file in sorted(package.iterdir()):
+        good = file.read_bytes()
+        for at in [0, len(good) - 1, *rng.sample(range(len(good)), 2)]:
+            dst = tmp_path / "dst"
+            if start:
+                shutil.copytree(made.states[start], dst)
+            file.write_bytes(good)
+            flip(file, at)
+            if file.name == "p2u.json":
+                # The manifest has no hash of its own; most flips break it, some do not matter.
+                with contextlib.suppress(P2UError):
+                    pull(package, dst)
+            elif start and file.name.startswith("base"):
+                pull(package, dst)
+            else:
+                with pytest.raises((IntegrityError, FormatError)):
+                    pull(package, dst)
+            assert not dst.exists() or made.label(dst) is not None
+            shutil.rmtree(dst, ignore_errors=True)
+            shutil.rmtree(tmp_path / ".dst.p2u", ignore_errors=True)
+        file.write_bytes(good)
+
+
+def test_truncated_files(made, package, tmp_path):
+    for file in sorted(package.iterdir()):
+        good = file.read_bytes()
+        for length in (0, 1, len(good) // 2, len(good) - 1):
+            if file.name == "p2u.json" and length == len(good) - 1:
+                continue  # the newline at its end
+            file.write_bytes(good[:length])
+            with pytest.raises(P2UError):
+                pull(package, tmp_path / "dst", retry=QUICK)
+            assert made.label(tmp_path / "dst") in (None, "base", "8bit")
+            shutil.rmtree(tmp_path / "dst", ignore_errors=True)
+            shutil.rmtree(tmp_path / ".dst.p2u", ignore_errors=True)
+        file.write_bytes(good)
+
+
+def test_not_there(tmp_path):
+    with pytest.raises(NotFoundError):
+        pull(tmp_path / "nothing", tmp_path / "dst")
+    (tmp_path / "empty").mkdir()
+    with pytest.raises(NotFoundError):
+        pull(tmp_path / "empty", tmp_path / "dst")
+    assert sorted(p.name for p in tmp_path.iterdir()) == ["empty"]
+
+
+def test_unknown_state(made, tmp_path):
+    with pytest.raises(UsageError, match="base, 8bit, exact"):
+        pull(made.package, tmp_path / "dst", until="4bit")
+
+
+def test_a_manifest_that_lies_about_a_file(made, package, tmp_path, monkeypatch):
+    """Every chunk is right, and the result is not what the manifest states."""
+    from dataclasses import replace
+
+    from p2u.package.manifest import state_digest
+
+    manifest = made.manifest
+    number = next(n for n, f in enumerate(manifest.latest.files) if len(f.sha256) == 3)
+    files = list(manifest.latest.files)
+    files[number] = replace(files[number], sha256=(*files[number].sha256[:2], "0" * 64))
+    states = [
+        replace(s, digest=state_digest((f.path, f.size, f.digest(n)) for f in files))
+        for n, s in enumerate(manifest.states)
+    ]
+    release = replace(manifest.latest, files=tuple(files), states=tuple(states))
+    lie = replace(manifest, releases=(release,))
+    (package / "p2u.json").write_bytes(lie.to_bytes())
+    for _ in range(2):
+        with pytest.raises(IntegrityError, match=files[number].path):
+            pull(package, tmp_path / "dst")
+        assert made.label(tmp_path / "dst") == "8bit"
+
+
+def test_too_little_space_is_said_first(made, tmp_path, monkeypatch):
+    dst = tmp_path / "dst"
+    pull(made.package, dst, until="base")
+    size = sum(f.size for f in made.manifest.latest.files)
+    monkeypatch.setattr(folder_transfer, "free_bytes", lambda path: size // 2)
+    store = CountingStore(LocalStore(made.package))
+    with pytest.raises(DiskError, match=r"MiB of free space are needed.*--in-place"):
+        pull(store, dst)
+    assert store.ranges == []
+    assert pull(made.package, dst, dry_run=True).plan.disk > size // 2
+
+
+@pytest.mark.usefixtures("small_requests")
+@pytest.mark.parametrize("in_place", [False, True])
+def test_disk_full_on_the_way(made, tmp_path, monkeypatch, in_place):
+    dst = tmp_path / "dst"
+    pull(made.package, dst, until="base")
+    module = sys.modules[f"p2u.client.folder.{'in_place' if in_place else 'build_and_swap'}"]
+    real, count = module.write_at, [0]
+
+    def write_at(file, offset, data):
+        count[0] += 1
+        if count[0] > 12:
+            real(file, offset, memoryview(data)[: len(data) // 2])
+            raise OSError(errno.ENOSPC, "No space left on device", file.name)
+        real(file, offset, data)
+
+    monkeypatch.setattr(module, "write_at", write_at)
+    with pytest.raises(DiskError, match=r"No space left.*Free some space"):
+        pull(made.package, dst, in_place=in_place)
+    if not in_place:
+        assert made.label(dst) == "base"
+    monkeypatch.setattr(module, "write_at", real)
+    store = CountingStore(LocalStore(made.package))
+    pull(store, dst, in_place=in_place)
+    assert tree(dst) == tree(made.model)
+    missing = made.update("8bit").bytes + made.update("exact").bytes
+    assert 0 < sum(taken for *_, taken in store.ranges) < missing
+
+
+@pytest.mark.skipif(os.geteuid() == 0, reason="root may write anywhere")
+def test_no_permission(made, tmp_path):
+    (tmp_path / "closed").mkdir(mode=0o500)
+    with pytest.raises(DiskError, match="permission"):
+        pull(made.package, tmp_path / "closed" / "dst")
+
+
+def test_the_target_below_a_file(made, tmp_path):
+    (tmp_path / "file").write_text("")
+    with pytest.raises(DiskError):
+        pull(made.package, tmp_path / "file" / "dst")

@@ -1,0 +1,423 @@
+"""The live replica's modes: eager and atomic, staging, pins, failures and going on after them."""
+
+from __future__ import annotations
+
+import os
+import sys
+import threading
+import time
+from pathlib import Path
+
+import kit
+import pytest
+from kit import STATES, Made
+from store_kit import CountingStore, FlakyStore, WrapperStore
+
+import p2u
+from p2u.client.live import spool, staging
+from p2u.client.live.opening import open_replica
+from p2u.client.live.replica import Replica
+from p2u.client.transfer.fetch import Retry
+from p2u.errors import Cancelled, DiskError, FormatError, IntegrityError, StoreError, UsageError
+from p2u.serve import Server
+from p2u.stores import LocalStore, Store
+
+#: One retry only: what failures cost in bytes is counted here.
+QUICK = Retry(attempts=2, base=0.001, cap=0.002)
+STAGINGS = ("copy", "chunks")
+
+
+def files(replica: Replica) -> dict[str, bytes]:
+    return {path: bytes(data) for path, data in replica.files.items()}
+
+
+def small(pieces):
+    """The same bytes in pieces of at most 4 KiB."""
+    for piece in pieces:
+        for at in range(0, len(piece), 4096):
+            yield piece[at : at + 4096]
+
+
+class Tap(WrapperStore):
+    """Lets an update through when its event is set, and breaks while ``dead``."""
+
+    def __init__(self, store: Store, *open_labels: str) -> None:
+        super().__init__(store)
+        self.gates = {label: threading.Event() for label in STATES}
+        for label in open_labels:
+            self.gates[label].set()
+        self.dead = False
+        self.left: int | None = None
+        self.closed = False
+
+    def stream(self, key, start, length):
+        assert self.gates[key.partition("-")[0]].wait(20)
+        for piece in small(super().stream(key, start, length)):
+            if self.left is not None and not key.startswith("base"):
+                self.left -= 1
+                self.dead = self.left < 0
+            if self.dead:
+                raise StoreError("dead (on purpose)", retryable=True)
+            yield piece
+
+    def close(self):
+        self.closed = True
+        super().close()
+
+
+@pytest.mark.parametrize("way", STAGINGS)
+def test_atomic_every_state_is_whole(made: Made, way: str, monkeypatch) -> None:
+    """Whenever the state is pinned, all bytes of all files are of the state that the pin says."""
+    monkeypatch.setattr(spool, "IN_MEMORY", 10_000)
+    want = {label: kit.tree(made.states[label]) for label in STATES}
+    seen = []
+    with open_replica(made.package, staging=way, limit_rate=400_000.0) as replica:
+        assert replica.mode == "atomic"
+        while not seen or seen[-1] != "exact":
+            with replica.pinned(timeout=20) as label:
+                assert files(replica) == want[label]
+                assert replica.state == label
+            seen.append(label)
+        replica.wait()
+        assert replica.staging == way
+        assert [commit.state for commit in replica.commits] == ["8bit", "exact"]
+        assert all(0 <= c.pause < 5 and 0 <= c.waited < 5 for c in replica.commits)
+    assert [label for label in STATES if label in seen] == list(STATES)
+    assert seen == sorted(seen, key=STATES.index)
+
+
+def test_a_pin_holds_the_state_and_others_go_on(made: Made) -> None:
+    tap = Tap(LocalStore(made.package), *STATES)
+    with open_replica(tap) as replica:
+        with replica.pinned() as label:
+            before = files(replica)
+            for _ in range(3):
+                with replica.pinned(brief=True) as again:
+                    assert again == label
+                other: list[str] = []
+
+                def use() -> None:
+                    with replica.pinned(timeout=5, brief=True) as label:
+                        other.append(label)  # noqa: B023 - joined below
+
+                thread = threading.Thread(target=use)
+                thread.start()
+                thread.join()
+                assert other == [label]
+            assert files(replica) == before == kit.tree(made.states[label])
+            if label != "exact":
+                with pytest.raises(UsageError, match="wait for ever"):
+                    replica.wait("exact")
+                with (
+                    pytest.raises(UsageError, match="pinned"),
+                    replica.pinned(require="exact"),
+                ):
+                    pass
+        with replica.pinned(require="exact", timeout=20) as label:
+            assert label == "exact"
+            assert files(replica) == kit.tree(made.model)
+
+
+def test_require_takes_what_is_better_and_waits_for_no_less(made: Made) -> None:
+    tap = Tap(LocalStore(made.package), "base")
+    with open_replica(tap) as replica:
+        with replica.pinned(require="base") as label:
+            assert label == "base"
+        with pytest.raises(TimeoutError, match="8bit"), replica.pinned("v1@8bit", timeout=0.05):
+            pass
+        with pytest.raises(UsageError, match="4bit"), replica.pinned("4bit"):
+            pass
+        tap.gates["8bit"].set()
+        tap.gates["exact"].set()
+        replica.wait()
+        with replica.pinned(require="8bit") as label:
+            assert label == "exact"
+
+
+def test_the_first_pin_waits_for_the_base(made: Made) -> None:
+    tap = Tap(LocalStore(made.package))
+    with open_replica(tap) as replica:
+        threading.Timer(0.05, tap.gates["base"].set).start()
+        with replica.pinned(timeout=10) as label:
+            assert label == "base"
+
+
+def test_eager_takes_effect_chunk_by_chunk(made: Made) -> None:
+    tap = Tap(LocalStore(made.package), "base")
+    with open_replica(tap, mode="eager", retry=QUICK) as replica:
+        replica.wait("base")
+        base = files(replica)
+        tap.left = 9
+        tap.gates["8bit"].set()
+        with pytest.raises(StoreError):
+            replica.wait("8bit")
+        assert replica.state == "base"
+        assert replica.staging == "direct"
+        mixture = files(replica)
+        assert mixture not in (base, kit.tree(made.states["8bit"]))
+        tap.left, tap.dead = None, False
+        tap.gates["exact"].set()
+        replica.resume()
+        with replica.pinned(require="8bit", timeout=20):  # holds nothing, but waits
+            pass
+        replica.wait()
+        assert files(replica) == kit.tree(made.model)
+
+
+def test_direct_leaves_the_pause_to_those_who_copy(made: Made) -> None:
+    tap = Tap(LocalStore(made.package), "base")
+    copies: dict[str, dict[str, bytes]] = {}
+    with open_replica(tap, staging="direct") as replica:
+        with replica.pinned():
+            copies["base"] = files(replica)
+            replica.on_commit(lambda label: copies.update({label: files(replica)}))
+        with replica.pinned():
+            tap.gates["8bit"].set()
+            tap.gates["exact"].set()
+            time.sleep(0.1)
+            assert list(copies) == ["base"]
+        replica.wait()
+    assert copies == {label: kit.tree(made.states[label]) for label in STATES}
+
+
+def test_an_action_of_a_commit_that_fails_ends_it(made: Made) -> None:
+    tap = Tap(LocalStore(made.package), "base")
+    with open_replica(tap) as replica:
+        with replica.pinned():
+            replica.on_commit(lambda label: 1 / 0)
+        for label in STATES:
+            tap.gates[label].set()
+        with pytest.raises(ZeroDivisionError):
+            replica.wait("8bit")
+        with pytest.raises(ZeroDivisionError), replica.pinned():
+            pass
+        with pytest.raises(ZeroDivisionError):
+            replica.resume()
+
+
+@pytest.mark.parametrize("mode", ["eager", "atomic"])
+def test_network_dies_and_comes_back(made: Made, mode: str) -> None:
+    """It stays at its state, and nothing that was verified is fetched again."""
+    counting = CountingStore(LocalStore(made.package))
+    tap = Tap(counting, *STATES)
+    tap.left = 9
+    # One thread: what another had half of would have to be fetched again.
+    with open_replica(tap, mode=mode, retry=QUICK, jobs=1) as replica:
+        replica.wait("base")
+        with pytest.raises(StoreError, match="on purpose"):
+            replica.wait()
+        assert replica.state == "base" and isinstance(replica.error, StoreError)
+        if mode == "atomic":
+            with replica.pinned() as label:
+                assert label == "base"
+                assert files(replica) == kit.tree(made.states["base"])
+        with pytest.raises(StoreError), replica.pinned(require="exact"):
+            pass
+        replica.resume()  # still dead
+        with pytest.raises(StoreError):
+            replica.wait()
+        assert not tap.closed
+        tap.left, tap.dead = None, False
+        replica.resume()
+        replica.resume()
+        replica.wait(timeout=20)
+        assert replica.error is None
+        assert files(replica) == kit.tree(made.model)
+        assert replica.progress.done == replica.progress.total
+        replica.resume()
+        assert tap.closed
+    lost = counting.taken - replica.progress.total - (made.package / "p2u.json").stat().st_size
+    # At most a piece per try that failed, of which there were a few.
+    assert 0 <= lost < 300_000
+    manifests = [key for key in counting.reads if key == "p2u.json"]
+    assert len(manifests) == 1
+
+
+def test_resume_over_http(made: Made) -> None:
+    server, app = kit.counting_server(made.package)
+    with server:
+        url, port = server.url, int(server.url.rpartition(":")[2].strip("/"))
+        replica = open_replica(url, retry=QUICK, limit_rate=150_000.0)
+        replica.wait("base")
+    with pytest.raises(StoreError):
+        replica.wait(timeout=20)
+    sent = app.sent
+    server = Server(app, "127.0.0.1", port, quiet=True)
+    with server, replica:
+        replica.resume()
+        replica.wait(timeout=20)
+        assert files(replica) == kit.tree(made.model)
+        assert replica.progress.done == replica.progress.total
+    assert app.sent - sent < replica.progress.total
+
+
+@pytest.mark.parametrize("way", STAGINGS)
+def test_cancel_while_a_commit_waits(made: Made, way: str) -> None:
+    replica = open_replica(made.package, staging=way)
+    with replica.pinned() as label:
+        deadline = time.monotonic() + 20
+        while replica._course.gate._since is None and replica.state != "exact":
+            assert time.monotonic() < deadline
+            time.sleep(0.001)
+        replica.cancel()
+        assert files(replica) == kit.tree(made.states[label])
+    assert not [t for t in threading.enumerate() if t.name.startswith("p2u-")]
+    with pytest.raises(Cancelled):
+        replica.wait("exact")
+    with pytest.raises(Cancelled):
+        replica.resume()
+    with replica.pinned() as again:
+        assert again == label
+
+
+def test_a_faulty_package(made: Made, monkeypatch) -> None:
+    """A decoder's fault: found before the commit where that is possible, never served."""
+    real = staging.decode
+
+    def decode(chunk, payload, layout, spans, buffers, key):
+        real(chunk, payload, layout, spans, buffers, key)
+        if key.startswith("8bit"):
+            buffers[0][0] ^= 1
+
+    monkeypatch.setattr(staging, "decode", decode)
+    base = kit.tree(made.states["base"])
+    with open_replica(made.package, staging="copy") as replica:
+        with pytest.raises(IntegrityError, match="SHA-256"):
+            replica.wait()
+        with replica.pinned() as label:
+            assert label == "base"
+            assert files(replica) == base
+        with pytest.raises(IntegrityError):
+            replica.resume()
+    for options in ({"staging": "chunks"}, {"mode": "eager"}):
+        with open_replica(made.package, **options) as replica:
+            with pytest.raises(IntegrityError, match="SHA-256"):
+                replica.wait()
+            with pytest.raises(IntegrityError), replica.pinned():
+                pass
+            with pytest.raises(IntegrityError):
+                replica.resume()
+
+
+def test_a_chunk_that_cannot_be_decoded(made: Made, monkeypatch) -> None:
+    real = staging.decode
+
+    def decode(chunk, payload, layout, spans, buffers, key):
+        if key.startswith("exact") and chunk.number == 7:
+            raise FormatError("malformed", file=key)
+        real(chunk, payload, layout, spans, buffers, key)
+
+    monkeypatch.setattr(staging, "decode", decode)
+    for way, valid in (("copy", True), ("chunks", False)):
+        with open_replica(made.package, staging=way) as replica:
+            with pytest.raises(FormatError, match="exact-000"):
+                replica.wait()
+            if valid:
+                with replica.pinned() as label:
+                    assert files(replica) == kit.tree(made.states[label])
+            else:
+                with pytest.raises(FormatError), replica.pinned():
+                    pass
+
+
+def test_a_full_disk_can_be_mended(made: Made, monkeypatch, tmp_path: Path) -> None:
+    monkeypatch.setattr(spool, "IN_MEMORY", 0)
+    monkeypatch.setattr(spool.tempfile, "tempdir", str(tmp_path / "gone"))
+    with open_replica(made.package, staging="chunks", jobs=1) as replica:
+        with pytest.raises(DiskError, match="gone"):
+            replica.wait()
+        with replica.pinned() as label:
+            assert label == "base"
+        monkeypatch.setattr(spool.tempfile, "tempdir", str(tmp_path))
+        replica.resume()
+        replica.wait(timeout=20)
+        assert files(replica) == kit.tree(made.model)
+    assert not list(tmp_path.iterdir())
+
+
+def test_the_spool_keeps_what_it_is_given(monkeypatch) -> None:
+    monkeypatch.setattr(spool, "IN_MEMORY", 100)
+    kept = spool.Spool()
+    payloads = {n: bytes([n]) * (n * 7 % 60) for n in range(40)}
+    for number, data in payloads.items():
+        kept.put(number, memoryview(data))
+    assert {n: bytes(kept.get(n)) for n in reversed(payloads)} == payloads
+    assert len(kept._kept) < 30
+    kept.close()
+
+
+def test_what_auto_chooses(made: Made, monkeypatch) -> None:
+    for free, way in ((None, "copy"), (1 << 40, "copy"), (1000, "chunks")):
+        monkeypatch.setattr(staging, "available_memory", lambda free=free: free)
+        with open_replica(made.package, staging="auto") as replica:
+            replica.wait()
+            assert replica.staging == way
+            assert files(replica) == kit.tree(made.model)
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="/proc")
+def test_available_memory() -> None:
+    found = staging.available_memory()
+    assert found is not None and 1 << 20 < found < 1 << 46
+
+
+def test_merged_ranges() -> None:
+    spans = [(1, 5, 5), (0, 10, 2), (0, 0, 4), (0, 4, 3), (0, 5, 1), (1, 20, 1)]
+    assert staging.merge(spans) == {0: [(0, 7), (10, 12)], 1: [(5, 10), (20, 21)]}
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="only Linux has priorities per thread")
+def test_refining_is_done_by_nicer_threads(made: Made, monkeypatch) -> None:
+    real = staging.decode
+    nice: dict[str, set[int]] = {}
+
+    def decode(chunk, payload, layout, spans, buffers, key):
+        found = os.getpriority(os.PRIO_PROCESS, threading.get_native_id())
+        nice.setdefault(key.partition("-")[0], set()).add(found)
+        real(chunk, payload, layout, spans, buffers, key)
+
+    monkeypatch.setattr(staging, "decode", decode)
+    mine = os.getpriority(os.PRIO_PROCESS, threading.get_native_id())
+    with open_replica(made.package, staging="copy") as replica:
+        replica.wait()
+    assert nice["base"] == {mine}
+    assert all(value > mine for value in nice["8bit"] | nice["exact"])
+    nice.clear()
+    with open_replica(made.package, staging="chunks") as replica:
+        replica.wait()
+    # They keep everybody waiting.
+    assert nice["8bit"] == {mine}
+    nice.clear()
+    p2u.load(made.package, "exact")
+    assert nice["8bit"] == nice["exact"] == {mine}
+
+
+def test_the_best_state_by_a_deadline(made: Made) -> None:
+    with open_replica(made.package, deadline=60) as replica:
+        replica.wait("best", timeout=20)
+        assert replica.state == "exact"
+    base, middle, last = (state.bytes for state in made.manifest.states)
+    rate = min(float(middle), (last - middle) / 3)  # 8bit takes a second or less, exact three more
+    with open_replica(made.package, limit_rate=rate, deadline=middle / rate + 0.5) as replica:
+        with replica.pinned("best", timeout=20) as state:
+            assert state == "8bit"
+        assert replica.progress.seconds < middle / rate + 1
+    # Nothing can be here by then: the first that is. So without a deadline.
+    for deadline in (0.001, None):
+        replica = open_replica(made.package, limit_rate=2.0 * base, deadline=deadline)
+        with replica, replica.pinned("best", timeout=20) as state:
+            assert state == "base"
+
+
+def test_wrong_arguments(made: Made) -> None:
+    with pytest.raises(UsageError, match="mode"):
+        open_replica(made.package, mode="lazy")
+    with pytest.raises(UsageError, match="staging"):
+        open_replica(made.package, staging="both")
+
+
+def test_flaky_connections(made: Made) -> None:
+    flaky = FlakyStore(LocalStore(made.package), lambda key, start, n: n % 3 == 0)
+    with open_replica(flaky, staging="chunks", retry=QUICK) as replica:
+        replica.wait()
+        assert files(replica) == kit.tree(made.model)

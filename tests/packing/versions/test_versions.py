@@ -1,0 +1,405 @@
+"""Versions: any change of a model, through the real client, is the publisher's bytes."""
+
+from __future__ import annotations
+
+import json
+import shutil
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+from packing_kit import (
+    FLOATS,
+    Tensors,
+    check_pull,
+    cost,
+    manifest_of,
+    model,
+    moved,
+    noise,
+    safetensors,
+    weights,
+)
+
+from p2u import gc, pack, publish, pull
+from p2u.errors import BusyError, ConflictError, IntegrityError, UsageError
+from p2u.package.manifest import KEY
+from p2u.packing.package_folder.lock import NAME as LOCK
+from p2u.packing.package_folder.open_package import OpenPackage
+
+
+@pytest.fixture
+def first() -> Tensors:
+    return {
+        "embed": weights("BF16", 200, 64, seed=1),
+        "layers.0.w": weights("BF16", 96, 128, seed=2),
+        "layers.0.norm": weights("F32", 128, seed=3),
+        "layers.1.w": weights("F32", 96, 128, seed=4),
+        "layers.1.h": weights("F16", 40, 33, seed=5),
+        "count": noise("I64", 8, 4),
+        "quantised": noise("F8_E4M3", 1, 40, 50),
+    }
+
+
+def test_an_update_from_the_parent(tmp_path: Path, first: Tensors) -> None:
+    one = model(tmp_path / "1", first, config="{}")
+    second = {**first, "layers.0.w": moved(first["layers.0.w"], 0.05)}
+    two = model(tmp_path / "2", second, config="{}")
+    package = tmp_path / "p"
+    pack(one, package, name="m")
+    before = {path: path.read_bytes() for path in package.rglob("*") if path.is_file()}
+    pull(package, tmp_path / "out")
+    report = pack(two, package, parent=package)
+    assert report.version == "v2"
+    assert [state.label for state in report.states] == ["exact"]
+    m = manifest_of(package)
+    assert [r.version for r in m.releases] == ["v1", "v2"]
+    # Old files stay as they are; the new ones lie in a folder of their own.
+    for path, data in before.items():
+        assert path.name == KEY or path.read_bytes() == data
+    new = {p.relative_to(package).parts[0] for p in package.rglob("*")} - {
+        p.relative_to(package).parts[0] for p in before
+    }
+    assert new == {"v2"}
+    assert m.releases[0].layout == m.releases[1].layout
+    assert cost(package, "v1@exact", "v2@exact") < 1500
+    manifest = (package / KEY).stat().st_size
+    assert check_pull(package, two, tmp_path / "out") < 1500 + manifest
+    check_pull(package, two, tmp_path / "fresh")
+    check_pull(package, one, tmp_path / "old", until="v1")
+
+
+def test_nothing_changed_costs_nothing(tmp_path: Path, first: Tensors) -> None:
+    one = model(tmp_path / "1", first)
+    pack(one, tmp_path / "p")
+    report = publish(one, tmp_path / "p")
+    assert report.version == "v2"
+    m = manifest_of(tmp_path / "p")
+    (update,) = (u for u in m.updates if u.target == "v2@exact")
+    assert (update.chunks, update.bytes) == (0, 0)
+    assert update.index.size < 30
+    check_pull(tmp_path / "p", one, tmp_path / "out")
+
+
+def test_what_moves_costs_nothing(tmp_path: Path, first: Tensors) -> None:
+    one = model(tmp_path / "1", first, config="{}", tokenizer="x" * 100_000)
+    # Other names, another order, another file, and all tensors at another offset.
+    second = {f"model.{name}": first[name] for name in sorted(first, reverse=True)}
+    two = tmp_path / "2"
+    two.mkdir()
+    half = len(second) // 2
+    names = list(second)
+    safetensors(two / "a.safetensors", {n: second[n] for n in names[:half]})
+    safetensors(two / "b.safetensors", {n: second[n] for n in names[half:]})
+    (two / "renamed.json").write_text("x" * 100_000)
+    pack(one, tmp_path / "p")
+    pack(two, tmp_path / "p", parent=tmp_path / "p")
+    m = manifest_of(tmp_path / "p")
+    (update,) = (u for u in m.updates if u.target == "v2@exact")
+    assert update.bytes < 800  # the headers
+    pull(tmp_path / "p", tmp_path / "out", until="v1")
+    check_pull(tmp_path / "p", two, tmp_path / "new")
+
+
+def test_alike_tensors_are_found_without_names(tmp_path: Path, first: Tensors) -> None:
+    one = model(tmp_path / "1", first)
+    second = {
+        "x.embed": moved(first["embed"], 0.02),
+        "x.w": moved(first["layers.0.w"], 0.02),
+        "x.v": moved(first["layers.1.w"], 0.02),
+    }
+    two = model(tmp_path / "2", second)
+    pack(one, tmp_path / "p")
+    report = pack(two, tmp_path / "p", parent=tmp_path / "p")
+    assert report.notes == ()
+    size = sum(len(data) for _, _, data in second.values())
+    assert cost(tmp_path / "p", "v1@exact", "v2@exact") < 0.1 * size
+    check_pull(tmp_path / "p", two, tmp_path / "out")
+
+
+@pytest.mark.parametrize(("old", "new", "part"), [("F32", "BF16", 0.02), ("BF16", "F32", 0.02)])
+def test_another_dtype(tmp_path: Path, old: str, new: str, part: float) -> None:
+    tensor = weights(old, 256, 512)
+    values = np.frombuffer(tensor[2], FLOATS[old]).astype(FLOATS[new])
+    one = model(tmp_path / "1", {"w": tensor})
+    two = model(tmp_path / "2", {"w": (new, (256, 512), values.tobytes())})
+    pack(one, tmp_path / "p")
+    pack(two, tmp_path / "p", parent=tmp_path / "p")
+    assert cost(tmp_path / "p", "v1@exact", "v2@exact") < part * values.nbytes
+    check_pull(tmp_path / "p", two, tmp_path / "out")
+
+
+def test_grown_shrunk_and_reshaped(tmp_path: Path) -> None:
+    grown, flat, cut = (weights("BF16", 300, 256, seed=n) for n in range(3))
+    more = weights("BF16", 10, 256, seed=9)
+    one = model(tmp_path / "1", {"grown": grown, "flat": flat, "cut": cut})
+    second: Tensors = {
+        "grown": ("BF16", (310, 256), grown[2] + more[2]),
+        "flat": ("BF16", (150, 512), flat[2]),
+        "cut": ("BF16", (100, 256), cut[2][: 100 * 256 * 2]),
+    }
+    two = model(tmp_path / "2", second)
+    pack(one, tmp_path / "p")
+    pack(two, tmp_path / "p", parent=tmp_path / "p")
+    assert cost(tmp_path / "p", "v1@exact", "v2@exact") < 0.9 * len(more[2]) + 600
+    check_pull(tmp_path / "p", two, tmp_path / "out")
+
+
+def test_a_base_for_newcomers(tmp_path: Path, first: Tensors) -> None:
+    one = model(tmp_path / "1", first)
+    two = model(
+        tmp_path / "2", {n: moved(t, 0.9) if t[0] in FLOATS else t for n, t in first.items()}
+    )
+    pack(one, tmp_path / "p")
+    report = pack(two, tmp_path / "p", parent=tmp_path / "p", also_base=True, version="next")
+    assert [s.label for s in report.states] == ["base", "8bit", "exact"]
+    check_pull(tmp_path / "p", two, tmp_path / "new")
+    pull(tmp_path / "p", tmp_path / "old", until="v1")
+    check_pull(tmp_path / "p", two, tmp_path / "old")
+    result = pull(tmp_path / "p", tmp_path / "base", until="base")
+    assert result.state == "base"
+
+
+def test_a_parent_that_only_others_have(tmp_path: Path, first: Tensors) -> None:
+    one = model(tmp_path / "given model", first)
+    two = model(tmp_path / "2", {**first, "embed": moved(first["embed"], 0.1)})
+    report = pack(two, tmp_path / "p", parent=one)
+    m = manifest_of(tmp_path / "p")
+    assert [(r.version, r.foreign) for r in m.releases] == [("given-model", True), ("v1", False)]
+    assert [s.bytes for s in m.states] == [None, None]
+    assert any("given-model@given" in note for note in report.notes)
+    # The same parent again is known by its files; the same version only gets what it lacks.
+    three = model(tmp_path / "3", {**first, "embed": moved(first["embed"], 0.2)})
+    report = pack(three, tmp_path / "p", parent=one, also_base=True)
+    assert [r.version for r in report.manifest.releases] == ["given-model", "v1", "v2"]
+    check_pull(tmp_path / "p", three, tmp_path / "new")
+    other = model(tmp_path / "other", {**first, "embed": moved(first["embed"], 0.3)})
+    report = pack(three, tmp_path / "p", parent=other)
+    assert [r.version for r in report.manifest.releases] == ["other", "given-model", "v1", "v2"]
+    assert report.version == "v2"
+
+
+def test_other_packages_as_parents(tmp_path: Path, first: Tensors) -> None:
+    one = model(tmp_path / "1", first)
+    two = model(tmp_path / "2", {**first, "embed": moved(first["embed"], 0.1)})
+    pack(one, tmp_path / "p")
+    pack(two, tmp_path / "q", parent=f"{tmp_path / 'p'}@exact")
+    m = manifest_of(tmp_path / "q")
+    assert m.updates[0].source == "v1@exact"
+    assert m.releases[0].foreign
+    assert m.releases[0].states[0].digest == manifest_of(tmp_path / "p").states[-1].digest
+    assert m.releases[1].version == "v2"
+    with pytest.raises(UsageError, match="no state"):
+        pack(two, tmp_path / "q", parent=f"{tmp_path / 'p'}@v7")
+    with pytest.raises(UsageError, match="no such"):
+        pack(two, tmp_path / "q", parent=tmp_path / "r")
+
+
+def test_publishing_versions(tmp_path: Path, first: Tensors) -> None:
+    package, here = tmp_path / "p", tmp_path / "here"
+    tensors, folders = dict(first), []
+    for n in range(9):
+        tensors["embed"] = moved(tensors["embed"], 0.05, seed=n)
+        folders.append(model(tmp_path / f"{n}", tensors, config=f"{n}"))
+        parent = folders[-2] if n % 2 else None
+        report = publish(folders[-1], package, every_anchor=4, fold=0.9, parent=parent)
+        assert report.version == f"v{n + 1}"
+        check_pull(package, folders[-1], here)
+    m = manifest_of(package)
+    based = [u.target for u in m.updates if u.source is None]
+    assert based == ["v1@base", "v5@base", "v9@base"]
+    folded = [(u.source, u.target) for u in m.updates if u.source and m.crosses(u)]
+    assert ("v1@exact", "v9@exact") in folded
+    assert ("v1@exact", "v3@exact") in folded
+    assert ("v2@exact", "v4@exact") not in folded
+    for n, folder in enumerate(folders):
+        check_pull(package, folder, tmp_path / f"fresh{n}", until=f"v{n + 1}")
+
+
+def test_gc(tmp_path: Path, first: Tensors) -> None:
+    package = tmp_path / "p"
+    tensors, folders = dict(first), []
+    for n in range(7):
+        tensors["embed"] = moved(tensors["embed"], 0.05, seed=n)
+        folders.append(model(tmp_path / f"{n}", tensors))
+        publish(folders[-1], package, every_anchor=3)
+    (package / "README.txt").write_text("mine")
+    before = (package / KEY).read_bytes()
+    report = gc(package, keep=2, dry_run=True)
+    assert (package / KEY).read_bytes() == before
+    # The way to v6 from nothing is over v4, which has a base, and v5.
+    assert report.kept == ("v1", "v4", "v5", "v6", "v7")
+    assert report.dropped == ("v2", "v3")
+    report = gc(package, keep=2, anchors=0, grace=3600)
+    assert report.kept == ("v4", "v5", "v6", "v7")
+    kept = [int(v[1:]) for v in report.kept]
+    old = package / "v2" / "from-v1-exact.index"
+    assert old.exists()
+    # Whoever reads the old manifest still can; the files go when their time has come.
+    unused = package / ".p2u-unused.json"
+    unused.write_text(json.dumps(dict.fromkeys(json.loads(unused.read_text()), 0)))
+    gc(package, keep=2, anchors=0)
+    assert not old.exists()
+    assert not unused.exists()
+    listed = {path.relative_to(package).as_posix() for path in package.rglob("*") if path.is_file()}
+    m = manifest_of(package)
+    wanted = {KEY, "README.txt", *(r.layout.key for r in m.releases)}
+    for update in m.updates:
+        wanted |= {update.index.key, *(blob.key for blob in update.blobs)}
+    assert listed == wanted
+    for n in kept:
+        check_pull(package, folders[n - 1], tmp_path / f"fresh{n}", until=f"v{n}")
+    tensors["embed"] = moved(tensors["embed"], 0.05, seed=99)
+    last = model(tmp_path / "last", tensors)
+    assert publish(last, package).version == "v8"
+    check_pull(package, last, tmp_path / "end")
+
+
+def test_two_publishers(tmp_path: Path, first: Tensors) -> None:
+    one = model(tmp_path / "1", first)
+    two = model(tmp_path / "2", {**first, "embed": moved(first["embed"], 0.1)})
+    package = tmp_path / "p"
+    pack(one, package)
+    before = (package / KEY).read_bytes()
+
+    def other(_: object) -> None:
+        with pytest.raises(BusyError, match="publishes to this package"):
+            publish(two, package)
+        with pytest.raises(BusyError):
+            pack(one, package)
+        with pytest.raises(BusyError):
+            gc(package)
+
+    publish(two, package, progress=other)
+    assert (package / KEY).read_bytes() != before
+    assert not (package / LOCK).exists()
+    with pytest.raises(ConflictError, match="v2@exact"):
+        publish(two, package, expect="v1@exact")
+    publish(one, package, expect="v2@exact")
+
+
+def test_a_manifest_that_changes_meanwhile(tmp_path: Path, first: Tensors) -> None:
+    one = model(tmp_path / "1", first)
+    two = model(tmp_path / "2", {**first, "embed": moved(first["embed"], 0.1)})
+    package, other = tmp_path / "p", tmp_path / "q"
+    pack(one, package)
+    shutil.copytree(package, other)
+    publish(two, other)
+    theirs = (other / KEY).read_bytes()
+
+    def overwrite(progress: object) -> None:
+        if getattr(progress, "phase", "") == "publish":
+            (package / KEY).write_bytes(theirs)
+
+    with pytest.raises(ConflictError, match="replaced"):
+        publish(two, package, progress=overwrite)
+    assert (package / KEY).read_bytes() == theirs
+    assert not (package / "v2").exists()
+
+
+def test_first_versions_of_two(tmp_path: Path, first: Tensors) -> None:
+    one = model(tmp_path / "1", first)
+    package = tmp_path / "p"
+
+    def other(progress: object) -> None:
+        if not package.exists():
+            publish(one, package, name="theirs")
+
+    with pytest.raises(ConflictError):
+        publish(one, package, name="ours", progress=other)
+    assert manifest_of(package).name == "theirs"
+    assert sorted(p.name for p in tmp_path.iterdir()) == ["1", "p"]
+
+
+def test_locks_of_the_dead(tmp_path: Path, first: Tensors) -> None:
+    one = model(tmp_path / "1", first)
+    package = tmp_path / "p"
+    pack(one, package)
+    lock = package / LOCK
+    lock.write_text('{"pid": 1, "host": "another machine", "time": 1}')
+    with pytest.raises(BusyError, match="another machine"):
+        publish(one, package)
+    lock.write_text("")
+    publish(one, package)
+    import socket
+
+    lock.write_text(json.dumps({"pid": 2**22 + 1, "host": socket.gethostname(), "time": 1}))
+    publish(one, package)
+    assert not lock.exists()
+
+
+@pytest.mark.parametrize("moment", ["encode", "verify", "publish", "rename", "manifest"])
+def test_a_publisher_that_dies(
+    tmp_path: Path, first: Tensors, moment: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    one = model(tmp_path / "1", first)
+    two = model(tmp_path / "2", {**first, "embed": moved(first["embed"], 0.1)})
+    package = tmp_path / "p"
+    pack(one, package)
+    files = {path: path.read_bytes() for path in package.rglob("*") if path.is_file()}
+
+    class DeadError(BaseException):
+        pass
+
+    def die(progress: object) -> None:
+        if getattr(progress, "phase", "") == moment:
+            raise DeadError
+
+    # As a killed process: nothing of what would clean up is run.
+    rename, replace = Path.rename, Path.replace
+    exit_ = OpenPackage.__exit__
+
+    def renamed(self: Path, target: Path) -> Path:
+        done = rename(self, target)
+        if moment == "rename" and self.name == ".p2u-stage":
+            raise DeadError
+        return done
+
+    def replaced(self: Path, target: Path) -> Path:
+        if moment == "manifest" and target.name == KEY:
+            raise DeadError
+        return replace(self, target)
+
+    monkeypatch.setattr(Path, "rename", renamed)
+    monkeypatch.setattr(Path, "replace", replaced)
+    monkeypatch.setattr(OpenPackage, "__exit__", lambda self, *_: None)
+    with pytest.raises(DeadError):
+        publish(two, package, progress=die)
+    monkeypatch.setattr(Path, "rename", rename)
+    monkeypatch.setattr(Path, "replace", replace)
+    monkeypatch.setattr(OpenPackage, "__exit__", exit_)
+    assert {path: path.read_bytes() for path in files} == files
+    check_pull(package, one, tmp_path / "still")
+    # The lock that was never let go belongs to a process that is no more.
+    (package / LOCK).unlink()
+    assert publish(two, package).version == "v2"
+    check_pull(package, two, tmp_path / "then")
+    assert {p.name for p in package.iterdir()} == {
+        *(path.name for path in files), "v2"
+    }  # fmt: skip
+
+
+def test_a_damaged_parent_is_refused(tmp_path: Path, first: Tensors) -> None:
+    one = model(tmp_path / "1", first)
+    package = tmp_path / "p"
+    pack(one, package)
+    blob = package / "exact-000.bin"
+    data = bytearray(blob.read_bytes())
+    data[len(data) // 2] ^= 1
+    blob.write_bytes(data)
+    with pytest.raises(IntegrityError, match="damaged"):
+        publish(one, package)
+    # But not needed where the files are at hand.
+    publish(one, package, parent=one)
+
+
+def test_a_package_that_is_full(tmp_path: Path, first: Tensors, monkeypatch) -> None:
+    monkeypatch.setattr(sys.modules["p2u.packing.package_folder.open_package"], "MAX_STATES", 4)
+    for number in (1, 2):
+        publish(model(tmp_path / str(number), first, config=f"{number}"), tmp_path / "p")
+    three = model(tmp_path / "3", first, config="3")
+    with pytest.raises(UsageError, match=r"5 states.*4 .*most.*p2u gc"):
+        publish(three, tmp_path / "p")
+    assert [r.version for r in manifest_of(tmp_path / "p").releases] == ["v1", "v2"]
+    assert not (tmp_path / "p" / "v3").exists()
