@@ -18,7 +18,6 @@ from types import TracebackType
 from typing import TYPE_CHECKING, Any
 
 from p2u.errors import Cancelled, DiskError, P2UError, UnsupportedError, UsageError
-from p2u.package.manifest import RESERVED
 from p2u.stores.base import PIECE
 from p2u.stores.local import LocalStore
 from p2u.stores.throttle import RateLimiter
@@ -90,15 +89,13 @@ class FolderApp:
             # WSGI hands the path's bytes over as Latin-1.
             path = environ["PATH_INFO"].encode("latin-1").decode()
             key = path.removeprefix("/")
-            if any(part.lower().startswith(RESERVED) for part in key.split("/")):
-                return _plain(404, "not found")  # a publisher's lock, or what it leaves behind
             if not key or key.endswith("/"):
                 key += "index.html"
             file = self._store.open(key)
         except DiskError:
             return _plain(403, "not readable")
         except (P2UError, UnicodeError):
-            # A hostile path gets the answer of one that is not there.
+            # The answer for a hostile path, and for a publisher's lock, is that nothing is there.
             return _plain(404, "not found")
         return _file_response(file, key, environ)
 

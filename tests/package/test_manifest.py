@@ -24,11 +24,10 @@ from p2u.package.manifest import (
     Release,
     State,
     Update,
-    check_path,
-    check_paths,
     state_digest,
 )
 from p2u.package.manifest_parse import parse_manifest
+from p2u.package.paths import check_path, check_paths
 
 SHA = [hashlib.sha256(bytes([n])).hexdigest() for n in range(10)]
 FILES = (

@@ -9,7 +9,8 @@ from typing import Any
 
 from p2u.errors import FormatError
 from p2u.package.manifest import HINT, LAYOUT_KEY, MAX_LAYOUT, MAX_SIZE, FileEntry, Release
-from p2u.package.manifest_parse import is_text, load_json
+from p2u.package.manifest_parse import is_text
+from p2u.package.strict_json import parse_object
 from p2u.types import ITEMSIZE
 
 #: Most elements a row, and a chunk, may have.
@@ -144,7 +145,8 @@ def parse_layout(data: bytes, release: Release) -> Layout:
     Raises:
         FormatError: It is malformed or does not fit the files.
     """
-    tree = load_json(decompress(data, MAX_LAYOUT, LAYOUT_KEY), LAYOUT_KEY)
+    text = decompress(data, MAX_LAYOUT, LAYOUT_KEY)
+    tree = parse_object(text, file=LAYOUT_KEY, hint=HINT)
     entries = tree.get("tensors")
     if not isinstance(entries, list):
         raise FormatError("expected a list of tensors", file=LAYOUT_KEY, hint=HINT)

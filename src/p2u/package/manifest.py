@@ -7,16 +7,14 @@ from __future__ import annotations
 
 import hashlib
 import json
-import re
-import unicodedata
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable
 from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import Any
 
-from p2u.errors import FormatError
+from p2u.package.paths import MANIFEST_KEY
 
-KEY = "p2u.json"
+KEY = MANIFEST_KEY
 FORMAT = "p2u"
 #: Newest version of the manifest; a package of one release is of version 1.
 MAX_VERSION = 2
@@ -27,18 +25,10 @@ MAX_MANIFEST = 64 << 20
 MAX_LAYOUT = 256 << 20
 MAX_INDEX = 1 << 30
 MAX_SIZE = 2**53 - 1
-MAX_PATH = 4096
-MAX_PART = 255
 MAX_STATES = 1000
 MAX_NAME = 1000
 
-#: Beginning of names that the client uses for itself beside a model's files.
-RESERVED = ".p2u"
-
 HINT = "The package is damaged, incomplete or hostile: fetch or publish it again"
-
-_CONTROL = re.compile(r"[\x00-\x1f\x7f]")
-_DRIVE = re.compile(r"[A-Za-z]:")
 
 
 @dataclass(frozen=True, slots=True)
@@ -298,65 +288,6 @@ def state_digest(files: Iterable[tuple[str, int, str]]) -> str:
     """
     text = "".join(f"{sha} {size} {path}\n" for path, size, sha in sorted(files))
     return hashlib.sha256(text.encode()).hexdigest()
-
-
-def check_path(path: str, what: str = "path") -> None:
-    """Raise FormatError unless a path or key is relative, portable and stays below its root."""
-    try:
-        size = len(path.encode())
-    except UnicodeEncodeError:
-        size = MAX_PATH + 1
-    parts = path.split("/")
-    bad = (
-        size > MAX_PATH
-        or any(part in ("", ".", "..") or len(part.encode()) > MAX_PART for part in parts)
-        or "\\" in path
-        or _CONTROL.search(path)
-        or _DRIVE.match(path)
-    )
-    if bad:
-        raise FormatError(
-            f"not a valid {what}: expected a relative name with '/' between its parts, without "
-            "'.' and '..', backslashes, control characters and drive letters",
-            file=ascii(path[:200]),
-            hint="Rename the file; if it is a package of somebody else's, do not use it",
-        )
-    if any(part.lower().startswith(RESERVED) for part in parts):
-        raise FormatError(
-            f"not a valid {what}: names that begin with {RESERVED} are reserved",
-            file=ascii(path[:200]),
-            hint="Rename the file",
-        )
-
-
-def check_paths(paths: Sequence[str], what: str = "path") -> None:
-    """Check each path, and that any file system can hold them side by side.
-
-    Raises:
-        FormatError: One is not valid, two are equal but for case or Unicode form, or one is a
-            file in one place and a folder in another.
-    """
-    seen: dict[str, str] = {}
-    folders: dict[str, str] = {}
-    for path in paths:
-        check_path(path, what)
-        key = unicodedata.normalize("NFC", path).casefold()
-        if key in seen:
-            raise FormatError(
-                f"the {what}s {seen[key]!r} and {path!r} are the same on some systems",
-                file=path,
-                hint="Rename one of them",
-            )
-        seen[key] = path
-        at = key.rfind("/")
-        while at > 0 and key[:at] not in folders:
-            folders[key[:at]] = path
-            at = key.rfind("/", 0, at)
-    if both := seen.keys() & folders.keys():
-        path = seen[min(both)]
-        raise FormatError(
-            f"the {what} is a file, and a folder in {folders[min(both)]!r}", file=path, hint=HINT
-        )
 
 
 def changed_files(manifest: Manifest, update: Update) -> list[int]:

@@ -6,10 +6,9 @@ to. What a manifest says of its own bytes (digests) is checked by those who fetc
 
 from __future__ import annotations
 
-import json
 import re
 from dataclasses import dataclass
-from typing import Any, NoReturn
+from typing import Any
 
 from p2u.errors import FormatError, UnsupportedError
 from p2u.package.manifest import (
@@ -20,7 +19,6 @@ from p2u.package.manifest import (
     MAX_LAYOUT,
     MAX_MANIFEST,
     MAX_NAME,
-    MAX_PATH,
     MAX_SIZE,
     MAX_STATES,
     MAX_VERSION,
@@ -31,10 +29,11 @@ from p2u.package.manifest import (
     Release,
     State,
     Update,
-    check_paths,
     costs,
     state_digest,
 )
+from p2u.package.paths import MAX_PATH, check_paths
+from p2u.package.strict_json import parse_object
 
 _SHA256 = re.compile(r"[0-9a-f]{64}\Z")
 _LABEL = re.compile(r"[A-Za-z0-9][A-Za-z0-9._+-]{0,63}\Z")
@@ -49,7 +48,7 @@ def parse_manifest(data: bytes) -> Manifest:
     """
     if len(data) > MAX_MANIFEST:
         raise _wrong(f"it has {len(data)} bytes, at most {MAX_MANIFEST} are allowed")
-    tree = _JsonNode(load_json(data, KEY), "")
+    tree = _JsonNode(parse_object(data, file=KEY, hint=HINT), "")
     if tree.value.get("format") != FORMAT:
         raise FormatError("not a P2U manifest", file=KEY, hint="Check the path or URL")
     version = tree.value.get("version")
@@ -84,40 +83,6 @@ def is_text(value: Any) -> bool:
     except UnicodeEncodeError:
         return False
     return True
-
-
-class _InvalidJsonError(ValueError):
-    """Found by the hooks below; never leaves `load_json`."""
-
-
-def _no_constant(text: str) -> NoReturn:
-    raise _InvalidJsonError(f"{text} is not JSON")
-
-
-def _no_duplicates(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-    found = dict(pairs)
-    if len(found) != len(pairs):
-        raise _InvalidJsonError("a key appears twice")
-    return found
-
-
-def load_json(data: bytes, file: str) -> dict[str, Any]:
-    """Parse a JSON object of unknown origin.
-
-    Raises:
-        FormatError: Not UTF-8, not JSON, a key appears twice, nested too deeply, or no object.
-    """
-    try:
-        value = json.loads(
-            data.decode(), object_pairs_hook=_no_duplicates, parse_constant=_no_constant
-        )
-    except RecursionError:
-        raise FormatError("it is nested too deeply", file=file, hint=HINT) from None
-    except ValueError as error:  # Unicode, JSON, the hooks, integers of too many digits
-        raise FormatError(f"it is not valid JSON: {error}", file=file, hint=HINT) from None
-    if not isinstance(value, dict):
-        raise FormatError("it is not a JSON object", file=file, hint=HINT)
-    return value
 
 
 @dataclass(frozen=True, slots=True)

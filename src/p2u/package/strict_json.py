@@ -1,4 +1,4 @@
-"""JSON of unknown origin: no duplicate keys, no NaN, and every failure is a FormatError."""
+"""Strict JSON, for texts of unknown origin: no duplicate keys, no NaN, only FormatErrors."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from p2u.errors import FormatError
 
 
 class _InvalidJsonError(ValueError):
-    """What the hooks below found; never leaves this module."""
+    """The hooks below found something; never leaves this module."""
 
 
 def _no_duplicates(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
@@ -27,31 +27,34 @@ def _no_constant(text: str) -> NoReturn:
     raise _InvalidJsonError(f"{text} is not JSON")
 
 
-def parse_object(raw: bytes, *, file: str, what: str, hint: str | None = None) -> dict[str, Any]:
+def parse_object(
+    raw: bytes, *, file: str, what: str | None = None, hint: str | None = None
+) -> dict[str, Any]:
     """Parse a JSON object.
 
     Args:
         raw: UTF-8.
         file: For messages.
-        what: What is parsed, for messages (``"header"``).
+        what: The part of the file that is parsed, for messages (``"header"``); None: all of it.
         hint: For messages.
 
     Raises:
-        FormatError: Not UTF-8, not JSON, duplicate keys, or not an object.
+        FormatError: Not UTF-8, not JSON, duplicate keys, nested too deeply, or not an object.
     """
+    subject = f"the {what}" if what else "it"
     try:
         text = raw.decode("utf-8")
         value = json.loads(text, object_pairs_hook=_no_duplicates, parse_constant=_no_constant)
     except UnicodeDecodeError as error:
         raise FormatError(
-            f"the {what} is not UTF-8 (byte {error.start})", file=file, hint=hint
+            f"{subject} is not UTF-8 (byte {error.start})", file=file, hint=hint
         ) from error
     except RecursionError as error:
-        raise FormatError(f"the {what} is nested too deeply", file=file, hint=hint) from error
+        raise FormatError(f"{subject} is nested too deeply", file=file, hint=hint) from error
     except ValueError as error:  # JSONDecodeError, the hooks, an integer of too many digits
-        raise FormatError(f"the {what} is not valid JSON: {error}", file=file, hint=hint) from error
+        raise FormatError(f"{subject} is not valid JSON: {error}", file=file, hint=hint) from error
     if not isinstance(value, dict):
         raise FormatError(
-            f"the {what} must be a JSON object, not {type(value).__name__}", file=file, hint=hint
+            f"{subject} must be a JSON object, not {type(value).__name__}", file=file, hint=hint
         )
     return value

@@ -26,11 +26,11 @@ from p2u.package.manifest import (
     Release,
     State,
     Update,
-    check_paths,
     state_digest,
     with_costs,
 )
 from p2u.package.manifest_parse import parse_manifest
+from p2u.package.paths import check_paths
 from p2u.packing.allocation.allocate import Allocation, Fitter, Levels
 from p2u.packing.chunking.checks import Checks
 from p2u.packing.chunking.cut import Job, cut, make_layout

@@ -3,49 +3,30 @@
 from __future__ import annotations
 
 import hashlib
-import re
 from abc import ABC, abstractmethod
-from collections.abc import Generator
+from collections.abc import Generator, Mapping
+from dataclasses import dataclass
 from types import TracebackType
 
-from p2u.errors import FormatError, StoreError, UsageError
+from p2u.errors import StoreError, UsageError
 
 #: Largest piece that a stream yields, bytes: big enough for speed, small enough for 16 threads.
 PIECE = 256 << 10
 
-MANIFEST_KEY = "p2u.json"
 
-_CONTROL = re.compile(r"[\x00-\x1f\x7f]")
-_DRIVE = re.compile(r"[A-Za-z]:")
+@dataclass(frozen=True, slots=True)
+class StoreOptions:
+    """Settings of connections; a store ignores those that mean nothing to it.
 
-
-def check_key(key: str) -> tuple[str, ...]:
-    """The parts of a key; a key is relative, ``/``-separated and stays below the root.
-
-    Keys come from manifests, which strangers write.
-
-    Raises:
-        FormatError: The key is empty, absolute, has ``.``, ``..``, backslash, control characters,
-            a drive letter, or cannot be encoded.
+    Attributes:
+        connect_timeout: Seconds to wait for a connection, per address of the host.
+        stall_timeout: Seconds without progress after which a request is given up.
+        headers: Sent with each HTTP request, to the host of the URL only (credentials).
     """
-    parts = tuple(key.split("/"))
-    bad = (
-        any(part in ("", ".", "..") for part in parts)
-        or "\\" in key
-        or _CONTROL.search(key) is not None
-        or _DRIVE.match(key) is not None
-    )
-    try:
-        key.encode()
-    except UnicodeEncodeError:
-        bad = True
-    if bad:
-        raise FormatError(
-            "not a valid key: expected relative names with '/' between them, no '.' or '..'",
-            file=ascii(key),
-            hint="The package is damaged or hostile; do not use it",
-        )
-    return parts
+
+    connect_timeout: float = 10.0
+    stall_timeout: float = 30.0
+    headers: Mapping[str, str] | None = None
 
 
 def check_range(start: int, length: int) -> None:
@@ -73,8 +54,16 @@ def too_large(where: str, limit: int, size: int | None = None) -> StoreError:
     )
 
 
+def closed_error(where: str) -> StoreError:
+    """The error of a transfer whose store was closed."""
+    return StoreError("the store was closed", file=where)
+
+
 class Store(ABC):
     """Read-only objects by key and byte range. Thread-safe.
+
+    `p2u.package.paths.check_path` is the rule for keys. Whoever adds a member here adds it to
+    `p2u.stores.forwarding.Forwarding`, too.
 
     Attributes:
         url: For messages: never has credentials, a query or a fragment.
@@ -125,6 +114,11 @@ class Store(ABC):
             The errors of `read`; UsageError for a negative range; IntegrityError when the object
             was seen to change since an earlier request.
         """
+
+    @property
+    def remote(self) -> bool:
+        """Whether the bytes come over a network, so that each request costs a round trip."""
+        return False
 
     @property
     def supports_ranges(self) -> bool:

@@ -9,9 +9,19 @@ from collections.abc import Generator, Iterator
 from contextlib import contextmanager
 from io import FileIO
 from pathlib import Path
+from urllib.parse import unquote, urlsplit
 
-from p2u.errors import DiskError, FormatError, NotFoundError, StoreError, UsageError
-from p2u.stores.base import MANIFEST_KEY, PIECE, Store, check_key, check_range, too_large, too_short
+from p2u.errors import DiskError, FormatError, NotFoundError, UsageError
+from p2u.package.paths import MANIFEST_KEY, check_path
+from p2u.stores.base import (
+    PIECE,
+    Store,
+    StoreOptions,
+    check_range,
+    closed_error,
+    too_large,
+    too_short,
+)
 
 # O_NONBLOCK: opening a FIFO must not hang. O_NOFOLLOW: the path is resolved already.
 _FLAGS = (
@@ -68,7 +78,7 @@ class LocalStore(Store):
 
     def stream(self, key: str, start: int, length: int) -> Generator[bytes, None, None]:
         """See `Store.stream`."""
-        check_key(key)
+        check_path(key, "key")
         check_range(start, length)
         return self._stream(key, start, length)
 
@@ -82,7 +92,7 @@ class LocalStore(Store):
             left = length
             while left:
                 if self._closed:
-                    raise StoreError("the store was closed", file=name)
+                    raise closed_error(name)
                 with _disk_errors(name):
                     piece = file.read(min(PIECE, left))
                     if not piece:
@@ -97,8 +107,8 @@ class LocalStore(Store):
             NotFoundError, DiskError, FormatError: see `Store.read`.
         """
         if self._closed:
-            raise StoreError("the store was closed", file=self._name(key))
-        parts = check_key(key)
+            raise closed_error(self._name(key))
+        parts = check_path(key, "key")
         name = self._name(key)
         with _disk_errors(name):
             path = Path(os.path.realpath(self._root.joinpath(*parts)))
@@ -120,6 +130,27 @@ class LocalStore(Store):
 
     def _name(self, key: str) -> str:
         return str(Path(self.url, *key.split("/")))
+
+
+def open_file_url(url: str, _: StoreOptions) -> LocalStore:
+    """The folder that a file URL means.
+
+    Raises:
+        UsageError: It names another host.
+        The errors of `LocalStore`.
+    """
+    parts = urlsplit(url)
+    if parts.netloc not in ("", "localhost"):
+        raise UsageError(
+            "a file URL must not name another host",
+            file=url,
+            hint=f"Write file:///path; {MANIFEST_KEY} or its folder",
+        )
+    if os.name == "nt":
+        from urllib.request import url2pathname
+
+        return LocalStore(url2pathname(parts.path))
+    return LocalStore(unquote(parts.path))
 
 
 _ABSENT = (errno.ENOENT, errno.ENOTDIR, errno.ENAMETOOLONG, errno.EISDIR, errno.ELOOP)

@@ -10,6 +10,7 @@ from collections.abc import Generator
 
 from p2u.errors import Cancelled, UsageError
 from p2u.stores.base import Store
+from p2u.stores.forwarding import Forwarding
 
 #: Seconds of the rate that one grant covers: small, so that threads take turns evenly.
 _GRANT = 0.05
@@ -92,32 +93,31 @@ class RateLimiter:
         self._cancelled.set()
 
 
-class ThrottledStore(Store):
+class ThrottledStore(Forwarding):
     """Another store, its bytes passed on no faster than a limiter allows.
 
     The limiter may be shared with other stores; closing this store leaves it alone.
     """
 
     def __init__(self, store: Store, limiter: RateLimiter) -> None:
-        self._store = store
+        super().__init__(store)
         self._limiter = limiter
-        self.url = store.url
 
     def read(self, key: str, *, limit: int) -> bytes:
         """See `Store.read`."""
-        data = self._store.read(key, limit=limit)
+        data = super().read(key, limit=limit)
         self._limiter.acquire(len(data))
         return data
 
     def poll(self, key: str, *, limit: int, mark: str = "") -> tuple[bytes | None, str]:
         """See `Store.poll`."""
-        data, mark = self._store.poll(key, limit=limit, mark=mark)
+        data, mark = super().poll(key, limit=limit, mark=mark)
         self._limiter.acquire(len(data or b""))
         return data, mark
 
     def stream(self, key: str, start: int, length: int) -> Generator[bytes, None, None]:
         """See `Store.stream`."""
-        return self._stream(self._store.stream(key, start, length))
+        return self._stream(super().stream(key, start, length))
 
     def _stream(self, pieces: Generator[bytes, None, None]) -> Generator[bytes, None, None]:
         try:
@@ -128,17 +128,3 @@ class ThrottledStore(Store):
                     yield part
         finally:
             pieces.close()  # now, not when the garbage collector comes by
-
-    @property
-    def supports_ranges(self) -> bool:
-        """See `Store.supports_ranges`."""
-        return self._store.supports_ranges
-
-    @property
-    def knows_ranges(self) -> bool:
-        """See `Store.knows_ranges`."""
-        return self._store.knows_ranges
-
-    def close(self) -> None:
-        """Close the store behind this one."""
-        self._store.close()

@@ -15,8 +15,9 @@ from typing import Any
 
 from p2u.disk.files import write_whole
 from p2u.errors import FormatError
-from p2u.package.manifest import Manifest, State, check_paths
-from p2u.package.manifest_parse import load_json
+from p2u.package.manifest import Manifest, State
+from p2u.package.paths import check_paths
+from p2u.package.strict_json import parse_object
 
 NAME = ".p2u-state.json"
 _FORMAT = "p2u-state"
@@ -115,10 +116,9 @@ def read(folder: Path) -> StateFile | None:
     except (FileNotFoundError, NotADirectoryError):
         return None
     hint = "Remove it: the next pull recognises the model by its files"
-    try:
-        found = _parse(load_json(data, str(path))) if len(data) <= _LIMIT else None
-    except FormatError as error:
-        raise FormatError(error.message, file=str(path), hint=hint) from None
+    found = None
+    if len(data) <= _LIMIT:
+        found = _parse(parse_object(data, file=str(path), hint=hint))
     if found is None:
         raise FormatError("it is not the state file of a pulled model", file=str(path), hint=hint)
     check_paths([entry.path for entry in found.files])

@@ -16,6 +16,7 @@ from p2u.client.transfer.package_reader import PackageReader
 from p2u.disk.files import disk_errors, hash_file, remove_tree
 from p2u.errors import IntegrityError, NotFoundError, UsageError
 from p2u.package.manifest import KEY, costs
+from p2u.stores.schemes import scheme_of
 
 __all__ = ["VerifyReport", "verify"]
 
@@ -66,7 +67,7 @@ def verify(
         StoreError, DiskError: It could not be read.
     """
     path = Path(source)
-    if isinstance(source, os.PathLike) or "://" not in source:
+    if scheme_of(source) is None:
         if path.is_dir() and not (path / KEY).exists():
             return _directory(path, progress)
         if not path.exists():

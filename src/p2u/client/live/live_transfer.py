@@ -15,7 +15,6 @@ from p2u.client.live.pins import Pins
 from p2u.client.live.staging import STAGING, StagedUpdate, choose
 from p2u.client.routes.live_routes import check_still, first_route
 from p2u.client.transfer.control import Stop
-from p2u.client.transfer.early_manifest import EarlyManifest
 from p2u.client.transfer.fetch import Retry
 from p2u.client.transfer.package_reader import PackageReader
 from p2u.errors import DiskError, P2UError, UsageError
@@ -93,7 +92,7 @@ class LiveTransfer:
     Args:
         source: Path or URL of the package, or an open store.
         plan: What is wanted.
-        greeting: Of this source, for the first attempt.
+        store: For the first attempt: this source, open already.
 
     Attributes:
         labels: Id to label of each state on the way, in order; empty until the manifest is here.
@@ -111,7 +110,7 @@ class LiveTransfer:
         self,
         source: str | os.PathLike[str] | Store,
         plan: LivePlan,
-        greeting: EarlyManifest | None = None,
+        store: Store | None = None,
     ) -> None:
         self.plan = plan
         self.gate = Pins(plan.patience)
@@ -133,22 +132,19 @@ class LiveTransfer:
         self._way: tuple[Update, ...] | None = None
         self._done = 0
         self._step: StagedUpdate | None = None
-        self.package = self._connect(None, greeting)
+        self.package = self._connect(None, store)
 
-    def _connect(
-        self, known: PackageReader | None, greeting: EarlyManifest | None = None
-    ) -> PackageReader:
+    def _connect(self, known: PackageReader | None, store: Store | None = None) -> PackageReader:
         self._attempt = Stop()
         if self._stop.called:
             self._attempt.call()
         return PackageReader(
-            self._source,
+            store or self._source,
             jobs=self.plan.jobs,
             limit_rate=self.plan.limit_rate,
             stop=self._attempt,
             retry=self.plan.retry,
             known=known,
-            greeting=greeting,
         )
 
     @property

@@ -57,7 +57,7 @@ def open_replica(
         UsageError: An argument is wrong. What goes wrong later, `Replica.wait` raises.
         NotFoundError: A local package that does not exist.
     """
-    greeting = ask_early(source)
+    early = ask_early(source)
     # Later than the first request: together these take as long as its answer.
     from p2u.client.live.live_transfer import LivePlan, LiveTransfer
     from p2u.client.live.replica import Replica
@@ -66,7 +66,7 @@ def open_replica(
         until, mode, staging, patience, check, jobs, limit_rate, retry,
         deadline=deadline, follow=follow,
     )  # fmt: skip
-    return Replica(LiveTransfer(source, plan, greeting))
+    return Replica(LiveTransfer(source, plan, early))
 
 
 def load(

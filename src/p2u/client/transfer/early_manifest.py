@@ -1,47 +1,61 @@
-"""The first request of all, on its way while the rest of this package is still being imported."""
+"""The first request for a manifest, on its way while the rest of P2U is still being imported.
+
+A module of its own because it has to be imported before the rest.
+"""
 
 from __future__ import annotations
 
 import os
 from concurrent.futures import Future
-from threading import Thread
+from threading import Lock, Thread
 
-from p2u.stores import Store, open_store
-from p2u.stores.base import MANIFEST_KEY
+from p2u.package.paths import MANIFEST_KEY
+from p2u.stores import Forwarding, Store, open_store
 
 #: Most bytes of a manifest that is read like this; a larger one is read again, in the usual way.
 _LIMIT = 1 << 20
 
 
-class EarlyManifest:
-    """A store, and its manifest if that came at the first attempt.
+class EarlyManifest(Forwarding):
+    """A store that asks for the manifest at once, and has it when it is read first.
 
     Args:
         store: Open.
     """
 
     def __init__(self, store: Store) -> None:
-        self.store = store
-        self._coming: Future[bytes | None] = Future()
-        Thread(target=self._read, daemon=True, name="p2u-greeting").start()
+        super().__init__(store)
+        self._lock = Lock()
+        self._coming: Future[bytes | None] | None = Future()
+        Thread(
+            target=self._ask, args=(self._coming,), daemon=True, name="p2u-early-manifest"
+        ).start()
 
-    def _read(self) -> None:
+    def _ask(self, coming: Future[bytes | None]) -> None:
         try:
-            self._coming.set_result(self.store.read(MANIFEST_KEY, limit=_LIMIT))
-        except BaseException:  # noqa: BLE001 - who reads it again meets the same error, and retries
-            self._coming.set_result(None)
+            coming.set_result(self.store.read(MANIFEST_KEY, limit=_LIMIT))
+        except BaseException:  # noqa: BLE001 - the usual way meets the same error, and retries
+            coming.set_result(None)
 
-    def manifest(self) -> bytes | None:
-        """The manifest's bytes, when they are here; None if they have to be read once more."""
-        return self._coming.result()
+    def read(self, key: str, *, limit: int) -> bytes:
+        """See `Store.read`; the first time, the manifest is what was asked for early."""
+        data = None
+        if key == MANIFEST_KEY:
+            with self._lock:
+                coming, self._coming = self._coming, None
+            data = coming.result() if coming else None
+        if data is None or len(data) > limit:
+            return super().read(key, limit=limit)
+        return data
 
 
 def ask_early(source: str | os.PathLike[str] | Store) -> EarlyManifest | None:
-    """Ask for the manifest of a package at a URL; None for other sources, which answer at once.
+    """Ask for the manifest of a package at a URL; None for a source that answers at once.
 
     Raises:
-        UsageError: The URL is not valid.
+        The errors of `open_store`.
     """
-    if not isinstance(source, str) or not source.lower().startswith(("http://", "https://")):
+    if isinstance(source, Store):
         return None
-    return EarlyManifest(open_store(source))
+    store = open_store(source)
+    return EarlyManifest(store) if store.remote else None

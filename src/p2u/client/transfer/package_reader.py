@@ -11,7 +11,6 @@ from threading import Lock, Thread
 from types import TracebackType
 
 from p2u.client.transfer.control import Buffers, Meter, Stop
-from p2u.client.transfer.early_manifest import EarlyManifest
 from p2u.client.transfer.fetch import Fetcher, Following, Retry
 from p2u.disk.files import disk_errors, write_whole
 from p2u.errors import UsageError
@@ -47,7 +46,6 @@ class PackageReader:
         retry: When to try again.
         known: This package as it was opened before: what was read of it is not read again, and
             counting goes on.
-        greeting: Of this source: its store is used, and the manifest that it asked for.
 
     Raises:
         The errors of ``open_store``, and UsageError for a bad argument. Nothing is read yet.
@@ -62,7 +60,6 @@ class PackageReader:
         stop: Stop | None = None,
         retry: Retry | None = None,
         known: PackageReader | None = None,
-        greeting: EarlyManifest | None = None,
     ) -> None:
         if jobs is not None and jobs < 1:
             raise UsageError(f"jobs must be at least 1, not {jobs}")
@@ -72,18 +69,16 @@ class PackageReader:
         if limit_rate is not None:
             rate = parse_rate(limit_rate) if isinstance(limit_rate, str) else limit_rate
             limiter = RateLimiter(rate)
-        self._greeting = greeting
-        store = greeting.store if greeting else source
-        if not isinstance(store, Store):
-            store = open_store(store)
+        store = source if isinstance(source, Store) else open_store(source)
         self.url = store.url
-        remote = "://" in store.url
         if limiter is not None:
             self.stop.on_call(limiter.cancel)
             store = ThrottledStore(store, limiter)
         self.stop.on_call(store.close)
         self.store = store
-        self.fetcher = Fetcher(store, jobs or default_jobs(remote), self.stop, self.meter, retry)
+        self.fetcher = Fetcher(
+            store, jobs or default_jobs(store.remote), self.stop, self.meter, retry
+        )
         #: Memory for decoded chunks on their way to disk.
         self.decoded = Buffers(DECODED, self.stop)
         #: A folder that keeps layout and indices for the next run; their digests are checked.
@@ -108,13 +103,7 @@ class PackageReader:
     def manifest(self) -> Manifest:
         """The manifest, read when it is first asked for."""
         if self._manifest is None:
-            data = self._greeting.manifest() if self._greeting else None
-            if data is None:
-                data = self.fetcher.read(KEY, MAX_MANIFEST)
-            else:
-                self.meter.request()
-                self.meter.receive(len(data))
-            self._manifest = parse_manifest(data)
+            self._manifest = parse_manifest(self.fetcher.read(KEY, MAX_MANIFEST))
         return self._manifest
 
     @property
@@ -210,7 +199,7 @@ class PackageReader:
         some = {n * (count - 1) // (PROBED - 1) for n in range(PROBED)} if count else set()
         # The last byte is there only if the blob has its size; without ranges all would come.
         store = self.store
-        ranges = "://" not in self.url or (store.knows_ranges and store.supports_ranges)
+        ranges = not store.remote or (store.knows_ranges and store.supports_ranges)
 
         def look(number: int) -> None:
             blob = update.blobs[number]

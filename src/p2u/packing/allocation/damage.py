@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-import json
 import math
 from collections.abc import Mapping
-from typing import Any
 
 from p2u.errors import FormatError
+from p2u.package.strict_json import parse_object
 from p2u.packing.allocation.shares import log2_64
 
 SENSITIVITY = "p2u-sensitivity"
@@ -20,11 +19,8 @@ def parse_damage(data: bytes, file: str) -> dict[str, int]:
         FormatError: It is none.
     """
     hint = "Write it with p2u.torch.sensitivity"
-    try:
-        tree: Any = json.loads(data)
-    except (ValueError, RecursionError) as error:
-        raise FormatError(f"is no JSON ({error})", file=file, hint=hint) from None
-    if not isinstance(tree, dict) or tree.get("format") != SENSITIVITY or tree.get("version") != 1:
+    tree = parse_object(data, file=file, hint=hint)
+    if tree.get("format") != SENSITIVITY or tree.get("version") != 1:
         raise FormatError(f"is no {SENSITIVITY} file of version 1", file=file, hint=hint)
     return quantise(tree.get("tensors"), file)
 

@@ -9,8 +9,9 @@ import shutil
 from pathlib import Path
 
 from p2u.errors import ConflictError, P2UError, UsageError
-from p2u.package.manifest import KEY, MAX_MANIFEST, RESERVED
+from p2u.package.manifest import KEY, MAX_MANIFEST
 from p2u.package.manifest_parse import parse_manifest
+from p2u.package.paths import RESERVED
 from p2u.packing.chunking.source import disk_errors
 from p2u.packing.package_folder.blobs import sync_folder
 from p2u.packing.package_folder.open_package import keys, read_unused

@@ -17,8 +17,9 @@ from pathlib import Path
 from typing import Any
 
 from p2u.errors import ConflictError, UsageError
-from p2u.package.manifest import KEY, MAX_MANIFEST, MAX_STATES, Manifest, check_path
+from p2u.package.manifest import KEY, MAX_MANIFEST, MAX_STATES, Manifest
 from p2u.package.manifest_parse import parse_manifest
+from p2u.package.paths import check_path
 from p2u.packing.chunking.source import disk_errors
 from p2u.packing.package_folder.blobs import sync_folder, write_file
 from p2u.packing.package_folder.lock import Lock

@@ -22,10 +22,10 @@ from p2u.package.manifest import (
     Object,
     Release,
     State,
-    check_paths,
     state_digest,
 )
 from p2u.package.manifest_parse import parse_manifest
+from p2u.package.paths import check_paths
 from p2u.packing.chunking.cut import make_layout
 from p2u.packing.chunking.source import Source, disk_errors
 from p2u.packing.versions.decode import Decoder, hash_files, read_layout

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import threading
 import time
-from collections.abc import Generator, Mapping
+from collections.abc import Generator
 from http.client import HTTPException
 
 from urllib3 import BaseHTTPResponse
@@ -13,7 +13,16 @@ from urllib3.exceptions import ProxyError as Urllib3ProxyError
 from urllib3.exceptions import TimeoutError as Urllib3TimeoutError
 
 from p2u.errors import P2UError, StoreError, UsageError
-from p2u.stores.base import PIECE, Store, check_key, check_range, too_large, too_short
+from p2u.package.paths import MANIFEST_KEY, check_path
+from p2u.stores.base import (
+    PIECE,
+    Store,
+    StoreOptions,
+    check_range,
+    closed_error,
+    too_large,
+    too_short,
+)
 from p2u.stores.http.connection import Connections
 from p2u.stores.http.headers import (
     CONDITIONS,
@@ -44,37 +53,33 @@ class HttpStore(Store):
     Args:
         url: A folder or its ``p2u.json``; its query is sent with each key, ``user:password@`` as
             basic authentication. Neither ever appears in a message.
-        connect_timeout: Seconds to wait for a connection, per address of the host.
-        stall_timeout: Seconds to wait for a response's header, and within which at least
-            `STALL_BYTES` bytes of a body must come. Only waiting counts, not the time between
-            two pieces.
-        headers: Sent with each request to the host of ``url``, not to where it redirects.
+        options: ``stall_timeout`` is how long to wait for a response's header, and in which time at
+            least `STALL_BYTES` bytes of a body must come. Only waiting counts, not the time between
+            two pieces. ``headers`` are not sent to where the host redirects.
 
     Raises:
         UsageError: ``url`` is not valid.
     """
 
-    def __init__(
-        self,
-        url: str,
-        *,
-        connect_timeout: float = 10.0,
-        stall_timeout: float = 30.0,
-        headers: Mapping[str, str] | None = None,
-    ) -> None:
+    def __init__(self, url: str, options: StoreOptions = StoreOptions()) -> None:  # noqa: B008
         self._base = BaseUrl.parse(url)
         self.url = self._base.display
-        self._stall_timeout = stall_timeout
-        self._private = dict(headers or {})
+        self._stall_timeout = options.stall_timeout
+        self._private = dict(options.headers or {})
         if self._base.credentials:
             self._private.setdefault("Authorization", self._base.credentials)
-        self._origin = origin(self._base.request_url("p2u.json"))
+        self._origin = origin(self._base.request_url(MANIFEST_KEY))
         self._dog = Watchdog()
-        self._connections = Connections(self._dog, connect_timeout, stall_timeout)
+        self._connections = Connections(self._dog, options.connect_timeout, options.stall_timeout)
         self._lock = threading.Lock()
         self._seen: dict[str, Version] = {}
         self._ranges = True
         self._announced = False
+
+    @property
+    def remote(self) -> bool:
+        """See `Store.remote`."""
+        return True
 
     @property
     def supports_ranges(self) -> bool:
@@ -120,7 +125,7 @@ class HttpStore(Store):
 
     def stream(self, key: str, start: int, length: int) -> Generator[bytes, None, None]:
         """See `Store.stream`."""
-        check_key(key)
+        check_path(key, "key")
         check_range(start, length)
         return self._stream(key, start, length)
 
@@ -350,11 +355,6 @@ class Body:
             hint="The server or the network is too slow; try again later",
             retryable=True,
         )
-
-
-def closed_error(name: str) -> StoreError:
-    """The error of a transfer whose store was closed."""
-    return StoreError("the store was closed", file=name)
 
 
 def network_error(error: Exception, host: str, name: str) -> StoreError:

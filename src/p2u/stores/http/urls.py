@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from urllib.parse import SplitResult, quote, unquote, urljoin, urlsplit
 
 from p2u.errors import StoreError, UsageError
-from p2u.stores.base import MANIFEST_KEY, check_key
+from p2u.package.paths import MANIFEST_KEY, check_path
 
 _DEFAULT_PORT = {"http": 80, "https": 443}
 
@@ -83,7 +83,7 @@ class BaseUrl:
 
     def request_url(self, key: str) -> str:
         """The URL of a key; raises FormatError for a key that is not valid."""
-        return f"{self._prefix}/{quote('/'.join(check_key(key)))}{self._query}"
+        return f"{self._prefix}/{quote('/'.join(check_path(key, 'key')))}{self._query}"
 
     def display_url(self, key: str) -> str:
         """The URL of a key for messages."""
