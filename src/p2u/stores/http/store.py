@@ -61,7 +61,7 @@ class HttpStore(Store):
         UsageError: ``url`` is not valid.
     """
 
-    def __init__(self, url: str, options: StoreOptions = StoreOptions()) -> None:  # noqa: B008
+    def __init__(self, url: str, options: StoreOptions) -> None:
         self._base = BaseUrl.parse(url)
         self.url = self._base.display
         self._stall_timeout = options.stall_timeout
