@@ -1,7 +1,7 @@
 """Model files and directories: which tensors they hold and where the bytes lie.
 
-A format is a module with two functions, `matches` and `scan`; ``FORMATS`` lists them. It names
-tensor spans; all other bytes are carried as they are.
+A format is a module with ``SUFFIXES`` and two functions, `matches` and `scan`; ``FORMATS`` lists
+them. It names tensor spans; all other bytes are carried as they are.
 """
 
 from __future__ import annotations
@@ -21,7 +21,13 @@ __all__ = ["ForwardKey", "Model", "forward_key", "scan_model"]
 
 
 class Format(Protocol):
-    """A kind of file that tensors are found in."""
+    """A kind of file that tensors are found in.
+
+    Attributes:
+        SUFFIXES: Endings of its files' names, in lower case.
+    """
+
+    SUFFIXES: tuple[str, ...]
 
     def matches(self, file: str, head: bytes) -> bool:
         """Whether a file is of this kind.
@@ -45,14 +51,24 @@ class Format(Protocol):
         """
 
 
-FORMATS: tuple[Format, ...] = (safetensors, onnx, gguf, pytorch, npz, npy)
+#: All formats; the first one that matches a file reads it.
+FORMATS: list[Format] = [safetensors, onnx, gguf, pytorch, npz, npy]
 #: How much of each file is read to recognise it, in bytes.
 HEAD = 64
 
-SUPPORTED = (
-    "Supported are .safetensors, .onnx, .gguf, PyTorch's (.pt, .pth, .bin, .ckpt), .npz and .npy "
-    "files, and directories with such files (Hugging Face style, sharded too)"
-)
+
+def suffixes() -> tuple[str, ...]:
+    """Endings of the names of all files that tensors are found in."""
+    return tuple(suffix for known in FORMATS for suffix in known.SUFFIXES)
+
+
+def supported() -> str:
+    """The kinds of models that are known, for messages."""
+    *others, last = suffixes()
+    return (
+        f"Supported are {', '.join(others)} and {last} files, and directories with such files "
+        "(Hugging Face style, sharded too)"
+    )
 
 
 @dataclass(frozen=True, slots=True)
@@ -105,7 +121,7 @@ def _no_model(path: str, files: list[str]) -> FormatError:
         )
     others = [name for name in files if name.endswith((".bin", ".pt", ".pth"))]
     found = f"it has {', '.join(others[:3])}" if others else f"it has {len(files)} other files"
-    return FormatError(f"no model file in it; {found}", file=path, hint=SUPPORTED)
+    return FormatError(f"no model file in it; {found}", file=path, hint=supported())
 
 
 def _scan_directory(root: str) -> tuple[dict[str, int], dict[str, Scan]]:
@@ -128,7 +144,7 @@ def _scan_file(root: str, name: str) -> tuple[dict[str, int], dict[str, Scan]]:
     path = _locate(root, name)
     known = _format(path, name)
     if known is None:
-        raise FormatError("not a model file that is known here", file=path, hint=SUPPORTED)
+        raise FormatError("not a model file that is known here", file=path, hint=supported())
     scan = known.scan(path, name)
     sizes = {name: scan.size}
     for file in {span.file for span in scan.spans} - {name}:
@@ -169,7 +185,7 @@ def scan_model(path: str) -> ScannedModel:
         root = folder or os.curdir
         sizes, scans = _scan_file(root, name)
     elif os.path.lexists(path):
-        raise FormatError("neither a file nor a folder", file=path, hint=SUPPORTED)
+        raise FormatError("neither a file nor a folder", file=path, hint=supported())
     else:
         raise DiskError("no such file or directory", file=path, hint="Check the path")
     model = ScannedModel(root, merge(sizes, scans))
@@ -178,5 +194,5 @@ def scan_model(path: str) -> ScannedModel:
         if shards.is_index(file):
             shards.check_index(model.locate(file), file, by_path)
     if not any(file.spans for file in model.files):
-        raise FormatError("no tensors: the model is empty", file=path, hint=SUPPORTED)
+        raise FormatError("no tensors: the model is empty", file=path, hint=supported())
     return model

@@ -18,7 +18,7 @@ from p2u.errors import FormatError, UnsupportedError
 from p2u.formats.reader import Reader, reading
 from p2u.types import Scan, TensorSpan
 
-SUFFIX = ".gguf"
+SUFFIXES: tuple[str, ...] = (".gguf",)
 MAGIC = b"GGUF"
 VERSIONS = (2, 3)
 #: Read as little-endian, a big-endian file of these versions has such a number.
@@ -233,7 +233,7 @@ def _version(reader: Reader) -> None:
 def matches(file: str, head: bytes) -> bool:
     """Whether a file is GGUF by its name, or by its first bytes (Ollama's have no suffix)."""
     versions = {v.to_bytes(4, order) for v in VERSIONS for order in ("little", "big")}
-    return file.endswith(SUFFIX) or (head[:4] == MAGIC and head[4:8] in versions)
+    return file.endswith(SUFFIXES) or (head[:4] == MAGIC and head[4:8] in versions)
 
 
 def scan(path: str, file: str) -> Scan:

@@ -12,7 +12,7 @@ from p2u.errors import FormatError
 from p2u.formats.reader import DAMAGED, reading
 from p2u.types import Scan, TensorSpan
 
-SUFFIX = ".npy"
+SUFFIXES: tuple[str, ...] = (".npy",)
 MAGIC = b"\x93NUMPY"
 #: Bytes of a header's text; NumPy's own limit.
 MAX_HEADER = 10_000
@@ -125,7 +125,7 @@ def _element(descr: str) -> tuple[str, int] | None:
 
 def matches(file: str, head: bytes) -> bool:
     """Whether a file is an array of NumPy's."""
-    return file.endswith(SUFFIX) and head.startswith(MAGIC)
+    return file.endswith(SUFFIXES) and head.startswith(MAGIC)
 
 
 def scan(path: str, file: str) -> Scan:
@@ -142,6 +142,6 @@ def scan(path: str, file: str) -> Scan:
         found = parse(reader.read(0, min(reader.size, HEAD)), reader.size, file)
     if found is None:
         return Scan(reader.size, ())
-    name = file.rpartition("/")[2].removesuffix(SUFFIX)
+    name = file.rpartition("/")[2].removesuffix(".npy")
     span = TensorSpan(name, found.dtype, found.shape, file, found.offset, found.length)
     return Scan(reader.size, (span,))

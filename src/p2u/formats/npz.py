@@ -7,12 +7,12 @@ from p2u.formats.reader import reading
 from p2u.formats.zips import MAGIC, Archive
 from p2u.types import Scan, TensorSpan
 
-SUFFIX = ".npz"
+SUFFIXES: tuple[str, ...] = (".npz",)
 
 
 def matches(file: str, head: bytes) -> bool:
     """Whether a file is an archive of arrays."""
-    return file.endswith(SUFFIX) and head.startswith(MAGIC)
+    return file.endswith(SUFFIXES) and head.startswith(MAGIC)
 
 
 def scan(path: str, file: str) -> Scan:
@@ -26,13 +26,13 @@ def scan(path: str, file: str) -> Scan:
     checks = []
     with reading(path, file) as reader:
         for member in Archive(reader).members:
-            if not member.stored or not member.name.endswith(npy.SUFFIX):
+            if not member.stored or not member.name.endswith(npy.SUFFIXES):
                 continue
             head = reader.read(member.start, min(member.size, npy.HEAD))
             found = npy.parse(head, member.size, f"{file}: {member.name}")
             if found is None or not found.length:
                 continue
-            name = member.name.removesuffix(npy.SUFFIX)
+            name = member.name.removesuffix(".npy")
             start = member.start + found.offset
             spans.append(TensorSpan(name, found.dtype, found.shape, file, start, found.length))
             checks.append(member.check)

@@ -18,7 +18,7 @@ from p2u.formats.protobuf import BYTES, VARINT, Field, Wire
 from p2u.formats.reader import reading
 from p2u.types import Scan, TensorSpan
 
-SUFFIX = ".onnx"
+SUFFIXES: tuple[str, ...] = (".onnx",)
 
 #: Messages within messages; protobuf's own limit. A body within a body is three of them.
 MAX_DEPTH = 100
@@ -238,7 +238,7 @@ class _OnnxWalk:
 
 def matches(file: str, head: bytes) -> bool:
     """Whether a file of this name is an ONNX model; protobuf has no magic number."""
-    return file.endswith(SUFFIX)
+    return file.endswith(SUFFIXES)
 
 
 def scan(path: str, file: str) -> Scan:

@@ -16,7 +16,7 @@ from p2u.formats.storages import Record, item_size, list_spans
 from p2u.formats.zips import MAGIC, Archive, Member
 from p2u.types import Check, Scan, TensorSpan
 
-SUFFIXES = (".pt", ".pth", ".bin", ".ckpt", ".jit", ".ptl", ".pth.tar", ".pt.tar")
+SUFFIXES: tuple[str, ...] = (".pt", ".pth", ".bin", ".ckpt", ".jit", ".ptl", ".pth.tar", ".pt.tar")
 
 #: An older file begins with a pickle of this number.
 _LEGACY = 0x1950A86A20F9469CFC6C

@@ -17,7 +17,7 @@ from p2u.formats.reader import DAMAGED, GIT_LFS
 from p2u.package.strict_json import parse_object
 from p2u.types import ITEMSIZE, Scan, TensorSpan
 
-SUFFIX = ".safetensors"
+SUFFIXES: tuple[str, ...] = (".safetensors",)
 #: Bytes; the official library's limit.
 MAX_HEADER = 100_000_000
 #: Sizes and products of dimensions must fit into 64 bits, as in the official library.
@@ -167,7 +167,7 @@ def _span(name: str, entry: Any, start: int, file: str) -> TensorSpan:
 
 def matches(file: str, head: bytes) -> bool:
     """Whether a file of this name is a safetensors file; its first bytes (a length) do not tell."""
-    return file.endswith(SUFFIX)
+    return file.endswith(SUFFIXES)
 
 
 def scan(path: str, file: str) -> Scan:

@@ -9,17 +9,23 @@ from typing import TYPE_CHECKING, Any
 
 from p2u.disk.files import disk_errors
 from p2u.errors import UsageError
+from p2u.formats import npy, npz, suffixes
 
 if TYPE_CHECKING:
     import torch
 
-#: Weights; they come from the trainer.
-_WEIGHTS = (
-    *(".safetensors", ".safetensors.index.json", ".bin", ".bin.index.json", ".pt", ".pth"),
-    *(".ckpt", ".gguf", ".onnx", ".h5", ".msgpack"),
-)
+#: Endings of weights that P2U has no format for: those of Keras and of Flax.
+_FOREIGN = (".h5", ".msgpack")
+#: Endings of arrays that a processor may need, such as the voices of a speech model.
+_ARRAYS = (*npy.SUFFIXES, *npz.SUFFIXES)
 #: Larger files are none of configuration or tokenizer.
 _LARGEST = 256 << 20
+
+
+def _weight_suffixes() -> tuple[str, ...]:
+    """Endings of the names of weights and of their shard indices; they come from the trainer."""
+    known = tuple(suffix for suffix in suffixes() if suffix not in _ARRAYS)
+    return (*known, *(f"{suffix}.index.json" for suffix in known), *_FOREIGN)
 
 
 def read_folder(folder: str | os.PathLike[str]) -> dict[str, bytes]:
@@ -31,13 +37,14 @@ def read_folder(folder: str | os.PathLike[str]) -> dict[str, bytes]:
     """
     top = Path(folder)
     found: dict[str, bytes] = {}
+    weights = _weight_suffixes()
     with disk_errors(top, "read"):
         if not top.is_dir():
             raise UsageError("is no folder", file=str(folder), hint="Check files=")
         for path in sorted(top.rglob("*")):
             below = path.relative_to(top)
             hidden = any(part.startswith(".") for part in below.parts)
-            if hidden or not path.is_file() or path.name.lower().endswith(_WEIGHTS):
+            if hidden or not path.is_file() or path.name.lower().endswith(weights):
                 continue
             if path.stat().st_size > _LARGEST:
                 raise UsageError(
