@@ -10,7 +10,7 @@ from nginx import Nginx, find_nginx
 from store_contract import StoreContract, objects
 
 from p2u.serve import make_server
-from p2u.stores import LocalStore, RateLimiter, Store, ThrottledStore, open_store
+from p2u.stores import Forwarding, LocalStore, RateLimiter, Store, ThrottledStore, open_store
 from p2u.stores.http.store import HttpStore
 
 __all__ = ["objects"]
@@ -35,6 +35,13 @@ class TestLocal(StoreContract):
     def store(self, objects: Path) -> Iterator[Store]:
         with open_store(objects) as store:
             assert isinstance(store, LocalStore)
+            yield store
+
+
+class TestForwarding(StoreContract):
+    @pytest.fixture
+    def store(self, objects: Path) -> Iterator[Store]:
+        with Forwarding(LocalStore(objects)) as store:
             yield store
 
 

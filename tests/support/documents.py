@@ -44,6 +44,13 @@ def python_blocks(text: str, library: str = "") -> list[str]:
     return found
 
 
+def named_block(text: str, name: str) -> str:
+    """The block of Python that begins with the comment ``# name``."""
+    blocks = re.findall(r"```python\n(.*?)```", text, re.S)
+    (found,) = (block for block in blocks if block.startswith(f"# {name}\n"))
+    return found
+
+
 def tuned(model: Path, folder: Path, seed: int) -> None:
     """A version of a model whose floats differ a little."""
     shutil.copytree(model, folder)

@@ -13,7 +13,7 @@ from p2u.package.paths import MANIFEST_KEY
 from p2u.stores import Forwarding, Store, open_store
 
 #: Most bytes of a manifest that is read like this; a larger one is read again, in the usual way.
-_LIMIT = 1 << 20
+LIMIT = 1 << 20
 
 
 class EarlyManifest(Forwarding):
@@ -33,7 +33,7 @@ class EarlyManifest(Forwarding):
 
     def _ask(self, coming: Future[bytes | None]) -> None:
         try:
-            coming.set_result(self.store.read(MANIFEST_KEY, limit=_LIMIT))
+            coming.set_result(self.store.read(MANIFEST_KEY, limit=LIMIT))
         except BaseException:  # noqa: BLE001 - the usual way meets the same error, and retries
             coming.set_result(None)
 
