@@ -127,6 +127,13 @@ def test_every_module_has_a_layer() -> None:
     assert not set(FLOOR) - rooms, "LAYERS names what is not there"
 
 
+def test_the_guide_names_every_folder() -> None:
+    guide = (ROOT / "CONTRIBUTING.md").read_text(encoding="utf-8")
+    rows = [line.split("|")[1] for line in guide.splitlines() if line.startswith("  | `")]
+    named = {name for row in rows for name in re.findall(r"`(\w+)`", row)}
+    assert named == {room.split(".")[0] for room in FLOOR} - {"__init__", "__main__"}
+
+
 def test_imports_follow_the_layers() -> None:
     broken = [
         text

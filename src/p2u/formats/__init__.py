@@ -15,6 +15,7 @@ from p2u.formats import gguf, npy, npz, onnx, pytorch, safetensors, shards
 from p2u.formats.merge import merge
 from p2u.formats.walk import walk_files
 from p2u.names.order import ForwardKey, forward_key
+from p2u.package.paths import MANIFEST_KEY
 from p2u.types import ModelFile, Scan, TensorSpan
 
 __all__ = ["ForwardKey", "Model", "forward_key", "scan_model"]
@@ -115,7 +116,7 @@ def _format(path: str, file: str) -> Format | None:
 
 def _no_model(path: str, files: list[str]) -> FormatError:
     """Say what a directory without model files is."""
-    if "p2u.json" in files:
+    if MANIFEST_KEY in files:
         return FormatError(
             "this is a P2U package, not a model", file=path, hint="Use `p2u inspect` or `p2u pull`"
         )

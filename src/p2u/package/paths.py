@@ -53,18 +53,13 @@ def check_path(path: str, what: str = "path") -> tuple[str, ...]:
             file=ascii(path[:200]),
             hint="Rename the file; if it is a package of somebody else's, do not use it",
         )
-    if any(map(is_reserved, parts)):
+    if any(part.lower().startswith(RESERVED) for part in parts):
         raise FormatError(
             f"not a valid {what}: names that begin with {RESERVED} are reserved",
             file=ascii(path[:200]),
             hint="Rename the file",
         )
     return parts
-
-
-def is_reserved(part: str) -> bool:
-    """Whether one part of a path is a name that the client keeps for itself."""
-    return part.lower().startswith(RESERVED)
 
 
 def check_paths(paths: Sequence[str], what: str = "path") -> None:
