@@ -8,8 +8,9 @@ import time
 
 import pytest
 
+from p2u.client.transfer.backoff import Retry
 from p2u.client.transfer.control import Meter, Stop
-from p2u.client.transfer.fetch import Fetcher, Retry
+from p2u.client.transfer.fetch import Fetcher
 from p2u.client.transfer.run import MIN_PART
 from p2u.errors import StoreError
 from p2u.package.index import Chunk

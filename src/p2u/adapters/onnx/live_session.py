@@ -18,8 +18,8 @@ from typing import TYPE_CHECKING, Any, Literal
 from p2u.adapters.onnx.feed import feeds, split
 from p2u.client.folder.pull import PullResult, pull
 from p2u.client.live.replica import BEST
+from p2u.client.transfer.backoff import Retry
 from p2u.client.transfer.control import Progress, wait_briefly
-from p2u.client.transfer.fetch import Retry
 from p2u.disk.files import link_or_copy
 from p2u.errors import Cancelled, UsageError
 

@@ -20,7 +20,7 @@ from p2u.client.live.live_transfer import LivePlan, LiveTransfer
 from p2u.client.live.memory import ModelMemory
 from p2u.client.live.replica import Replica
 from p2u.client.routes.live_routes import same_state
-from p2u.client.transfer.fetch import Retry
+from p2u.client.transfer.backoff import Retry
 from p2u.client.transfer.package_reader import PackageReader
 from p2u.disk.files import disk_errors
 from p2u.errors import UnsupportedError, UsageError

@@ -14,7 +14,7 @@ from p2u.adapters.torch.names import choose_tensors, rename, tied_names
 from p2u.adapters.torch.tensors import DTYPES, Copies, all_copied
 from p2u.client.live.live_transfer import LivePlan, LiveTransfer
 from p2u.client.live.replica import BEST, Replica
-from p2u.client.transfer.fetch import Retry
+from p2u.client.transfer.backoff import Retry
 from p2u.errors import UnsupportedError, UsageError
 from p2u.package.layout import Layout, Tensor
 from p2u.stores import Store

@@ -7,8 +7,8 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 from p2u.client.folder.folder_transfer import FolderTransfer, PlannedUpdate, PullPlan
+from p2u.client.transfer.backoff import Retry
 from p2u.client.transfer.control import Progress
-from p2u.client.transfer.fetch import Retry
 from p2u.client.transfer.package_reader import PackageReader
 from p2u.errors import UsageError
 from p2u.stores import Store

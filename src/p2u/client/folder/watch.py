@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import random
 import subprocess
 import sys
 import threading
@@ -14,6 +13,7 @@ from pathlib import Path
 
 from p2u.client.folder import state_file
 from p2u.client.folder.pull import pull
+from p2u.client.transfer.backoff import Backoff
 from p2u.client.transfer.control import Progress
 from p2u.errors import (
     BusyError,
@@ -31,7 +31,7 @@ from p2u.stores import Store, open_store
 
 __all__ = ["Watched", "watch"]
 
-#: Seconds between two tries while something is wrong, at most.
+#: Seconds between two tries while something is wrong, at most, unless the looks are rarer still.
 _LONGEST = 60.0
 #: Seconds that a hook has to end when it is asked to.
 _GRACE = 5.0
@@ -145,6 +145,7 @@ class _Watcher:
         """Look, pull, wait."""
         mark, due, failures, said = "", True, 0, ""
         passing: tuple[type[P2UError], ...] = _PASSING
+        backoff = Backoff(every, max(_LONGEST, every))
         try:
             while not self._stop.is_set():
                 wait = every
@@ -159,11 +160,8 @@ class _Watcher:
                     failures, said = 0, ""
                 except passing as error:
                     failures += 1
-                    longest = max(_LONGEST, every)
-                    wait = min(longest, every * 2.0 ** min(failures - 1, 20))
-                    wait *= random.uniform(0.75, 1.0)
-                    if isinstance(error, StoreError):
-                        wait = max(wait, min(error.retry_after or 0.0, 3600.0))
+                    asked = error.retry_after if isinstance(error, StoreError) else None
+                    wait = backoff.delay(failures, asked)
                     if str(error) != said:
                         said = str(error)
                         self._tell(Watched("error", self._state, message=said))

@@ -14,9 +14,9 @@ from p2u.client.live.memory import ModelMemory
 from p2u.client.live.pins import Pins
 from p2u.client.live.staging import STAGING, StagedUpdate, choose
 from p2u.client.routes.live_routes import check_still, first_route
+from p2u.client.transfer.backoff import Retry
 from p2u.client.transfer.control import Stop
 from p2u.client.transfer.early_manifest import EarlyManifest
-from p2u.client.transfer.fetch import Retry
 from p2u.client.transfer.package_reader import PackageReader
 from p2u.errors import DiskError, P2UError, UsageError
 from p2u.package.index import Chunk

@@ -11,7 +11,7 @@ if TYPE_CHECKING:
     import numpy as np
 
     from p2u.client.live.replica import Replica
-    from p2u.client.transfer.fetch import Retry
+    from p2u.client.transfer.backoff import Retry
     from p2u.stores import Store
 
 

@@ -4,11 +4,10 @@ from __future__ import annotations
 
 import contextlib
 import hashlib
-import random
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
 from threading import Event, Lock, Thread
 
+from p2u.client.transfer.backoff import Retry
 from p2u.client.transfer.control import Meter, Stop
 from p2u.client.transfer.run import HINT, Apply, Run
 from p2u.errors import IntegrityError, StoreError
@@ -18,27 +17,6 @@ from p2u.stores import Store
 
 #: Gives the blobs and chunks of an update.
 Following = Callable[[], tuple[Sequence[Blob], tuple[Chunk, ...]]]
-
-
-@dataclass(frozen=True, slots=True)
-class Retry:
-    """When to try again.
-
-    Attributes:
-        attempts: Tries without any progress after which the error is passed on.
-        base: Seconds to wait after the first failure; doubles each time.
-        cap: Most seconds to wait, unless the server asks for more.
-    """
-
-    attempts: int = 8
-    base: float = 0.5
-    cap: float = 30.0
-
-    def delay(self, failures: int, asked: float | None) -> float:
-        """Seconds to wait after so many failures in a row."""
-        longest = min(self.cap, self.base * 2.0 ** (failures - 1))
-        # Jitter, so that a crowd of clients does not come back at the same moment.
-        return max(longest * random.uniform(0.5, 1.0), asked or 0.0)
 
 
 class Fetcher:

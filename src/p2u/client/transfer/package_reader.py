@@ -10,9 +10,10 @@ from pathlib import Path
 from threading import Lock, Thread
 from types import TracebackType
 
+from p2u.client.transfer.backoff import Retry
 from p2u.client.transfer.control import Buffers, Meter, Stop
 from p2u.client.transfer.early_manifest import EarlyManifest
-from p2u.client.transfer.fetch import Fetcher, Following, Retry
+from p2u.client.transfer.fetch import Fetcher, Following
 from p2u.disk.files import disk_errors, write_whole
 from p2u.errors import UsageError
 from p2u.package.index import Index, parse_index
