@@ -58,6 +58,5 @@ def _line(event: Watched, dst: Path) -> None:
 
 def _json(event: Watched, dst: Path) -> None:
     time = datetime.now().astimezone().isoformat(timespec="milliseconds")
-    tree = {"time": time, "dir": str(dst), **asdict(event)}
-    tree["version"] = event.state.partition("@")[0] if event.state else None
+    tree = {"time": time, "dir": str(dst), **asdict(event), "version": event.version}
     print(json.dumps(tree), flush=True)

@@ -18,6 +18,7 @@ from p2u.package.manifest_parse import is_text
 from p2u.packing.allocation.damage import parse_damage, quantise
 from p2u.packing.recipe import Recipe
 from p2u.packing.report import PackProgress, PackReport, StateRow
+from p2u.processors import processors
 
 if TYPE_CHECKING:
     from p2u.packing.packer import PackSettings
@@ -275,7 +276,7 @@ def _settings(
     return PackSettings(
         recipe,
         tuple(levels),
-        jobs or _processors(),
+        jobs or processors(),
         blob_size,
         name,
         progress,
@@ -296,9 +297,3 @@ def _damage(given: str | Path | Mapping[str, Any] | None) -> dict[str, int]:
     except OSError as error:
         raise DiskError(f"cannot read: {error.strerror or error}", file=str(given)) from error
     return parse_damage(data, str(given))
-
-
-def _processors() -> int:
-    if hasattr(os, "sched_getaffinity"):
-        return len(os.sched_getaffinity(0))
-    return os.cpu_count() or 1

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 
@@ -20,13 +20,14 @@ from p2u.client.folder.local import (
     parent_in,
     same_states,
 )
+from p2u.client.folder.pull_task import PlannedUpdate, PullPlan, PullTask
 from p2u.client.folder.target import Target, journal_header
 from p2u.client.folder.work_folder import WorkFolder
 from p2u.client.routes.routes import BrokenUpdateError, Route, Routes, broken
 from p2u.client.transfer.control import Progress, in_time
 from p2u.client.transfer.package_reader import PackageReader
 from p2u.client.transfer.requests import plan_requests
-from p2u.disk.files import allocated_bytes, disk_errors, free_bytes
+from p2u.disk.files import allocated_bytes, disk_errors
 from p2u.errors import DiskError
 from p2u.package.lookup import find_state
 from p2u.package.manifest import Manifest, State, Update, changed_files
@@ -35,99 +36,38 @@ from p2u.package.manifest import Manifest, State, Update, changed_files
 _SLACK = 2 << 20
 
 
-@dataclass(frozen=True, slots=True)
-class PlannedUpdate:
-    """One update of a plan.
-
-    Attributes:
-        state: Label of the state that it leads to.
-        bytes: Of the package, its index included.
-        missing: Of these, not fetched by an earlier run.
-        requests: Byte ranges to ask for.
-        in_place: Whether the files are refined where they lie.
-    """
-
-    state: str
-    bytes: int
-    missing: int
-    requests: int
-    in_place: bool
-
-
-@dataclass(frozen=True, slots=True)
-class PullPlan:
-    """What a pull would do.
-
-    Attributes:
-        here: Label of the state that the target holds; None for none.
-        begin: Id of the state that the way begins at, here or elsewhere; None for nothing.
-        steps: The updates, in order; empty if there is nothing to do.
-        disk: Bytes of free space needed.
-        free: Bytes of free space there are.
-        warnings: What was found broken, and is gone around.
-    """
-
-    here: str | None
-    begin: str | None
-    steps: tuple[PlannedUpdate, ...]
-    disk: int
-    free: int
-    warnings: tuple[str, ...] = ()
-
-    @property
-    def missing(self) -> int:
-        """Bytes to fetch."""
-        return sum(step.missing for step in self.steps)
-
-
 class FolderTransfer:
     """A pull of a package to a folder.
 
     Args:
         package: Open.
         target: The folder.
-        until: Label or id of the state wanted.
-        in_place: Refine files where they lie.
-        origin: A folder or file that holds a state, too; it is only read.
+        task: What it shall hold.
         updates: Those that may be used; None for all.
         reopen: Opens the package once more, after an update was found broken. What it returns is
             `package` then, and closed by the caller; None: the error is raised.
-        repair: Overwrite files that were changed after they were pulled.
-        deadline: Seconds in which the best state possible is wanted; None for the state wanted.
-        progress: Called about ten times a second, in this thread.
-        on_state: Called with the label of each state as soon as the target is it.
     """
 
     def __init__(
         self,
         package: PackageReader,
         target: str | os.PathLike[str],
+        task: PullTask,
         *,
-        until: str,
-        in_place: bool,
-        repair: bool,
-        origin: str | os.PathLike[str] | None = None,
         updates: Sequence[Update] | None = None,
         reopen: Callable[[PackageReader], PackageReader] | None = None,
-        deadline: float | None = None,
-        progress: Callable[[Progress], None] | None = None,
-        on_state: Callable[[str], None] | None = None,
     ) -> None:
         self.package = package
         # The work folder lies beside the folder itself, not beside a link to it.
         self.target = Path(target).resolve()
         self.work = WorkFolder(self.target)
-        self.in_place = in_place
-        self.repair = repair
-        self.deadline = deadline
+        self.task = task
         self.manifest: Manifest = package.manifest
-        self.ways = Routes(self.manifest, find_state(self.manifest, until), updates)
-        self._until = until
+        self.ways = Routes(self.manifest, find_state(self.manifest, task.until), updates)
         self._reopen = reopen
-        self._origin = None if origin is None else Path(origin).resolve()
+        self._origin = None if task.origin is None else Path(task.origin).resolve()
         self._parents: dict[str, FoundState] = {}
-        self._progress = progress
-        self._on_state = on_state or (lambda label: None)
+        self._on_state = task.on_state or (lambda label: None)
         self._reached: str | None = None
         self._marks: tuple[tuple[str, int], ...] = ()
 
@@ -171,6 +111,7 @@ class FolderTransfer:
                 left,
                 ranges=self.package.store.supports_ranges,
                 jobs=self.package.fetcher.jobs,
+                sizes=self.package.fetcher.sizes,
             )
             steps.append(
                 PlannedUpdate(
@@ -188,7 +129,7 @@ class FolderTransfer:
     def _inspect(self) -> FolderContent:
         """What the target holds; `_parents` then has all states at hand."""
         check = self.package.stop.check
-        local = inspect(self.target, self.manifest, repair=self.repair, check=check)
+        local = inspect(self.target, self.manifest, repair=self.task.repair, check=check)
         found = []
         if self._origin is not None:
             found = [p for p in self._parents.values() if not p.own]
@@ -235,7 +176,7 @@ class FolderTransfer:
         if number == 0 and way.resume:
             return True
         update = way.updates[number]
-        if not self.in_place or update.source is None:
+        if not self.task.in_place or update.source is None:
             return False
         return (number > 0 or self._parents[update.source].own) and self.package.aligned(update)
 
@@ -294,7 +235,7 @@ class FolderTransfer:
         # It was published again, and the update is gone or another one.
         self.manifest = self.package.manifest
         warnings = self.ways.warnings
-        self.ways = Routes(self.manifest, find_state(self.manifest, self._until))
+        self.ways = Routes(self.manifest, find_state(self.manifest, self.task.until))
         self.ways.warnings = warnings
 
     def _have(self) -> list[State]:
@@ -340,22 +281,24 @@ class FolderTransfer:
 
     def _too_late(self, update: Update) -> bool:
         """Whether the deadline is too near for this update."""
-        if self.deadline is None:
+        if self.task.deadline is None:
             return False
         meter = self.package.meter
         if self._reached is None:
             # Nothing was measured yet: try.
-            return meter.seconds >= self.deadline
+            return meter.seconds >= self.task.deadline
         left = update.index.size + update.bytes
-        return not in_time(left, meter.rate(), meter.seconds, self.deadline)
+        return not in_time(left, meter.rate(), meter.seconds, self.task.deadline)
 
     def _tick(self, update: Update, can_stop: bool) -> bool:
         """Tell how far it is; whether to go on."""
         meter = self.package.meter
-        go_on = not (can_stop and self.deadline is not None and meter.seconds > self.deadline)
-        if self._progress is None:
+        go_on = not (
+            can_stop and self.task.deadline is not None and meter.seconds > self.task.deadline
+        )
+        if self.task.progress is None:
             return go_on
-        self._progress(
+        self.task.progress(
             Progress(
                 self._reached,
                 self.manifest.title(update.target),
@@ -370,7 +313,7 @@ class FolderTransfer:
 
     def _free(self) -> int:
         with disk_errors(self.work.parent, "read"):
-            return free_bytes(self.work.parent)
+            return self.task.free_bytes(self.work.parent)
 
     def _disk(self, way: Route, local: FolderContent) -> int:
         """Most bytes that the way needs on the disk at any moment, beyond those taken now."""
@@ -413,7 +356,7 @@ class FolderTransfer:
         if needed <= free:
             return
         hint = "Free some space or choose another disk"
-        if not self.in_place and any(u.source is not None for u in way.updates):
+        if not self.task.in_place and any(u.source is not None for u in way.updates):
             hint = f"{hint}, or use --in-place, which does not need room for two states"
         raise DiskError(
             f"{_mib(needed)} of free space are needed, {_mib(free)} are there",

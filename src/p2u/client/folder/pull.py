@@ -6,11 +6,12 @@ import os
 from collections.abc import Callable
 from dataclasses import dataclass
 
-from p2u.client.folder.folder_transfer import FolderTransfer, PlannedUpdate, PullPlan
+from p2u.client.folder.folder_transfer import FolderTransfer
+from p2u.client.folder.pull_task import PlannedUpdate, PullPlan, PullTask
 from p2u.client.transfer.backoff import Retry
 from p2u.client.transfer.control import Progress
+from p2u.client.transfer.options import TransferOptions
 from p2u.client.transfer.package_reader import PackageReader
-from p2u.errors import UsageError
 from p2u.stores import Store
 from p2u.stores.forwarding import KeepOpen
 
@@ -73,8 +74,9 @@ def pull(
             id (``"v1@base"``). A better state of that version that is there already stays.
         origin: A folder or file somewhere else that holds a state that the package knows, and
             which may be a cheaper place to begin at. It is only read.
-        jobs: Threads; by default the processors, and a few more for a remote source.
-        limit_rate: Bytes per second, or text such as ``"2MB/s"``.
+        jobs: Threads; see `p2u.TransferOptions`.
+        limit_rate: Most bytes per second; see `p2u.TransferOptions`.
+        retry: When to try again; see `p2u.TransferOptions`.
         in_place: Refine files where they lie instead of beside: needs little free space. (Not where
             a version has other tensors or files than the one before.) Readers
             then see valid files whose rows are of either state, and a row being written may be a
@@ -86,7 +88,6 @@ def pull(
             run.
         progress: Called about ten times a second with a `Progress`, in this thread.
         on_state: Called with the label of each state as soon as the folder is it, in this thread.
-        retry: When to try again after failures of the store.
 
     Raises:
         UsageError: An argument is wrong, or the folder holds something else; nothing is changed.
@@ -95,39 +96,43 @@ def pull(
         DiskError: No space, no permission.
         BusyError: Another process pulls to the same folder.
     """
-    if deadline is not None and not deadline > 0:
-        raise UsageError(f"a deadline of {deadline:g} s", hint="It is in seconds, above 0")
+    task = PullTask(
+        until=until, origin=origin, in_place=in_place, repair=repair, deadline=deadline,
+        progress=progress, on_state=on_state,
+    )  # fmt: skip
+    options = TransferOptions(jobs=jobs, limit_rate=limit_rate, retry=retry)
+    return run_pull(source, target, task, options, dry_run=dry_run)
+
+
+def run_pull(
+    source: str | os.PathLike[str] | Store,
+    target: str | os.PathLike[str],
+    task: PullTask,
+    options: TransferOptions,
+    *,
+    dry_run: bool = False,
+) -> PullResult:
+    """Do what `pull` does, for a task and options."""
     lent = KeepOpen(source) if isinstance(source, Store) else source
 
     def connect(known: PackageReader | None = None) -> PackageReader:
-        return PackageReader(lent, jobs=jobs, limit_rate=limit_rate, retry=retry, known=known)
+        return PackageReader(lent, options, known=known)
 
     package = connect()
-    engine = None
+    transfer = None
     try:
-        engine = FolderTransfer(
-            package,
-            target,
-            until=until,
-            in_place=in_place,
-            repair=repair,
-            origin=origin,
-            reopen=connect,
-            deadline=deadline,
-            progress=progress,
-            on_state=on_state,
-        )
+        transfer = FolderTransfer(package, target, task, reopen=connect)
         plan = None
         state: str | None
         if dry_run:
-            plan = engine.plan()
+            plan = transfer.plan()
             state = plan.here
         else:
-            state = engine.run()
+            state = transfer.run()
         meter = package.meter
-        warnings = tuple(engine.ways.warnings)
+        warnings = tuple(transfer.ways.warnings)
         return PullResult(state, meter.received, meter.requests, meter.seconds, plan, warnings)
     finally:
-        (engine.package if engine is not None else package).close()
+        (transfer.package if transfer is not None else package).close()
         if isinstance(lent, KeepOpen):
             lent.end()

@@ -12,9 +12,11 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from p2u.client.folder import state_file
-from p2u.client.folder.pull import pull
+from p2u.client.folder.pull import run_pull
+from p2u.client.folder.pull_task import PullTask
 from p2u.client.transfer.backoff import Backoff
 from p2u.client.transfer.control import Progress
+from p2u.client.transfer.options import TransferOptions
 from p2u.errors import (
     BusyError,
     Cancelled,
@@ -63,6 +65,11 @@ class Watched:
     status: int = 0
     message: str = ""
 
+    @property
+    def version(self) -> str | None:
+        """Name of the folder's version, ``"v2"``; None before the first."""
+        return None if self.state is None else self.state.partition("@")[0]
+
 
 def watch(
     source: str | os.PathLike[str],
@@ -94,10 +101,10 @@ def watch(
             ``P2U_STATE`` (``v2@exact``), ``P2U_VERSION`` (``v2``) and ``P2U_DIR`` (an absolute
             path) in its environment. A failure is told and changes nothing. It is not run for what
             the folder holds at the beginning.
-        in_place: See ``p2u.pull``, as those that follow.
+        in_place: Refine the files where they are; see ``p2u.pull``.
         repair: Overwrite files that were changed since.
-        jobs: Threads.
-        limit_rate: Bytes per second.
+        jobs: Threads; see `p2u.TransferOptions`.
+        limit_rate: Most bytes per second; see `p2u.TransferOptions`.
         on_event: Called with what happened, in this thread.
         stop: Set it to end, from another thread; within a second.
         output: File descriptor for the hook's standard output.
@@ -108,14 +115,13 @@ def watch(
     """
     if not every > 0:
         raise UsageError(f"a look every {every:g} s", hint="It is in seconds, above 0")
+    options = TransferOptions(jobs=jobs, limit_rate=limit_rate)
     watcher = _Watcher(source, Path(target), execute, on_event, stop, output)
-    watcher.run(
-        every,
-        lambda: pull(
-            source, target, until=until, in_place=in_place, repair=repair, jobs=jobs,
-            limit_rate=limit_rate, progress=watcher.progress, on_state=watcher.committed,
-        ).warnings,
+    task = PullTask(
+        until=until, in_place=in_place, repair=repair,
+        progress=watcher.progress, on_state=watcher.committed,
     )  # fmt: skip
+    watcher.run(every, lambda: run_pull(source, target, task, options).warnings)
 
 
 class _Watcher:

@@ -9,6 +9,7 @@ from threading import Event, Lock, Thread
 
 from p2u.client.transfer.backoff import Retry
 from p2u.client.transfer.control import Meter, Stop
+from p2u.client.transfer.options import TransferOptions
 from p2u.client.transfer.run import HINT, Apply, Run
 from p2u.errors import IntegrityError, StoreError
 from p2u.package.index import Chunk
@@ -24,20 +25,18 @@ class Fetcher:
 
     Args:
         store: The package.
-        jobs: Number of threads.
+        options: Threads, retries, sizes of requests.
         stop: Ends everything early.
         meter: Counts what arrives.
-        retry: When to try again.
     """
 
-    def __init__(
-        self, store: Store, jobs: int, stop: Stop, meter: Meter, retry: Retry | None = None
-    ) -> None:
+    def __init__(self, store: Store, options: TransferOptions, stop: Stop, meter: Meter) -> None:
         self.store = store
-        self.jobs = jobs
+        self.jobs = options.threads(remote="://" in store.url)
+        self.sizes = options.request_sizes
         self.stop = stop
         self.meter = meter
-        self.retry = retry or Retry()
+        self.retry = options.retry or Retry()
         #: Set when the first bytes have come: the store knows now whether there are ranges.
         self.probed = Event()
         self._lock = Lock()

@@ -8,20 +8,18 @@ from collections.abc import Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
 from threading import Lock, Thread
-from types import TracebackType
 
-from p2u.client.transfer.backoff import Retry
 from p2u.client.transfer.control import Buffers, Meter, Stop
 from p2u.client.transfer.early_manifest import EarlyManifest
 from p2u.client.transfer.fetch import Fetcher, Following
+from p2u.client.transfer.options import DEFAULT_OPTIONS, TransferOptions
 from p2u.disk.files import disk_errors, write_whole
-from p2u.errors import UsageError
 from p2u.package.index import Index, parse_index
 from p2u.package.layout import Layout, ReleaseLayout, parse_layout
 from p2u.package.manifest import KEY, MAX_MANIFEST, Manifest, Object, Release, Update
 from p2u.package.manifest_parse import parse_manifest
 from p2u.package.mapping import aligned
-from p2u.stores import RateLimiter, Store, ThrottledStore, open_store, parse_rate
+from p2u.stores import Store, ThrottledStore, open_store
 
 #: Bytes of layouts and indices that are kept as they came.
 KEPT = 8 << 20
@@ -31,60 +29,44 @@ PROBED = 16
 DECODED = 12 << 20
 
 
-def default_jobs(remote: bool) -> int:
-    """Threads for a transfer: the processors, and a few more where the link has to be filled."""
-    count = os.cpu_count() or 1
-    return min(8, max(4, count)) if remote else min(8, count)
-
-
 class PackageReader:
     """A package in a store, with the threads to read it.
 
     Args:
         source: Path or URL, or a store; a store is closed with this object too.
-        jobs: Threads; None chooses.
-        limit_rate: Bytes per second, or text such as ``"2MB/s"``.
+        options: How to fetch.
         stop: Ends all reading early.
-        retry: When to try again.
         known: This package as it was opened before: what was read of it is not read again, and
             counting goes on.
         greeting: Of this source: its store is used, and the manifest that it asked for.
 
     Raises:
-        The errors of ``open_store``, and UsageError for a bad argument. Nothing is read yet.
+        The errors of ``open_store``. Nothing is read yet.
     """
 
     def __init__(
         self,
         source: str | os.PathLike[str] | Store,
+        options: TransferOptions = DEFAULT_OPTIONS,
         *,
-        jobs: int | None = None,
-        limit_rate: float | str | None = None,
         stop: Stop | None = None,
-        retry: Retry | None = None,
         known: PackageReader | None = None,
         greeting: EarlyManifest | None = None,
     ) -> None:
-        if jobs is not None and jobs < 1:
-            raise UsageError(f"jobs must be at least 1, not {jobs}")
         self.stop = stop or Stop()
         self.meter: Meter = known.meter if known else Meter()
-        limiter = None
-        if limit_rate is not None:
-            rate = parse_rate(limit_rate) if isinstance(limit_rate, str) else limit_rate
-            limiter = RateLimiter(rate)
         self._greeting = greeting
         store = greeting.store if greeting else source
         if not isinstance(store, Store):
             store = open_store(store)
         self.url = store.url
-        remote = "://" in store.url
+        limiter = options.limiter()
         if limiter is not None:
             self.stop.on_call(limiter.cancel)
             store = ThrottledStore(store, limiter)
         self.stop.on_call(store.close)
         self.store = store
-        self.fetcher = Fetcher(store, jobs or default_jobs(remote), self.stop, self.meter, retry)
+        self.fetcher = Fetcher(store, options, self.stop, self.meter)
         #: Memory for decoded chunks on their way to disk.
         self.decoded = Buffers(DECODED, self.stop)
         #: A folder that keeps layout and indices for the next run; their digests are checked.
@@ -272,10 +254,5 @@ class PackageReader:
     def __enter__(self) -> PackageReader:
         return self
 
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
+    def __exit__(self, *_: object) -> None:
         self.close()

@@ -89,7 +89,7 @@ class Run:
         if fetcher.store.knows_ranges:
             fetcher.probed.set()
         self._requests: deque[Request[Chunk] | _RequestPart] = deque(
-            plan_requests(chunks, ranges=self._ranges, jobs=fetcher.jobs)
+            plan_requests(chunks, ranges=self._ranges, jobs=fetcher.jobs, sizes=fetcher.sizes)
         )
         self._apply: Apply | None = None
         self._patient = False
