@@ -71,7 +71,7 @@ def _run(src: str, dst: Path, *, as_json: bool, quiet: bool, **options: Any) -> 
 
     if hasattr(signal, "SIGTERM"):
         signal.signal(signal.SIGTERM, end)
-    # What the hook prints is none of our lines.
+    # The lines of JSON are ours alone.
     output = sys.stderr.fileno() if as_json else None
     try:
         watch_package(src, dst, stop=stop, on_event=event, output=output, **options)

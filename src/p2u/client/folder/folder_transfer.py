@@ -44,8 +44,8 @@ class FolderTransfer:
         target: The folder.
         task: What it shall hold.
         updates: Those that may be used; None for all.
-        reopen: Opens the package once more, after an update was found broken. What it returns is
-            `package` then, and closed by the caller; None: the error is raised.
+        reopen: Opens the package once more, after an update was found broken. `package` is then
+            the one that it returns, and the caller closes it. None: the error is raised.
     """
 
     def __init__(
@@ -58,12 +58,12 @@ class FolderTransfer:
         reopen: Callable[[PackageReader], PackageReader] | None = None,
     ) -> None:
         self.package = package
-        # The work folder lies beside the folder itself, not beside a link to it.
+        # The work folder is next to the folder itself, not next to a link to it.
         self.target = Path(target).resolve()
         self.work = WorkFolder(self.target)
         self.task = task
         self.manifest: Manifest = package.manifest
-        self.ways = Routes(self.manifest, find_state(self.manifest, task.until), updates)
+        self.routes = Routes(self.manifest, find_state(self.manifest, task.until), updates)
         self._reopen = reopen
         self._origin = None if task.origin is None else Path(task.origin).resolve()
         self._parents: dict[str, FoundState] = {}
@@ -78,14 +78,14 @@ class FolderTransfer:
             See ``p2u.pull``.
         """
         local = self._inspect()
-        if self.ways.satisfied(local.state) and not self.work.exists():
+        if self.routes.satisfied(local.state) and not self.work.exists():
             return self._stay(local)
         self.work.acquire()
         complete = False
         try:
             if self.work.settle():
                 local = self._inspect()
-            if not self.ways.satisfied(local.state):
+            if not self.routes.satisfied(local.state):
                 local = self._update(local)
             complete = not self._is_under_way()
         finally:
@@ -93,16 +93,16 @@ class FolderTransfer:
         return self._stay(local)
 
     def plan(self) -> PullPlan:
-        """What `run` would do; nothing is changed."""
+        """The updates that `run` would make; nothing is changed."""
         local = self._inspect()
         here = self.manifest.title(local.state) if local.state else None
-        way = Route(()) if self.ways.satisfied(local.state) else self._sound_way(local)
-        begin = None if self.ways.satisfied(local.state) else self.ways.want.id
-        begin = way.updates[0].source if way.updates else begin
+        route = Route(()) if self.routes.satisfied(local.state) else self._sound_route(local)
+        begin = None if self.routes.satisfied(local.state) else self.routes.want.id
+        begin = route.updates[0].source if route.updates else begin
         found = read_journal(self.work.journal)
         steps = []
-        for number, update in enumerate(way.updates):
-            in_place = self._is_in_place(way, number)
+        for number, update in enumerate(route.updates):
+            in_place = self._is_in_place(route, number)
             chunks = self.package.index(update).chunks
             header = journal_header(self.manifest, update, in_place=in_place)
             done = found.done if found is not None and found.header == header else {}
@@ -122,12 +122,12 @@ class FolderTransfer:
                     in_place,
                 )
             )
-        disk = self._disk(way, local)
-        warnings = tuple(self.ways.warnings)
+        disk = self._disk(route, local)
+        warnings = tuple(self.routes.warnings)
         return PullPlan(here, begin, tuple(steps), disk, self._free(), warnings)
 
     def _inspect(self) -> FolderContent:
-        """What the target holds; `_parents` then has all states at hand."""
+        """The content of the target; `_parents` then has all states at hand."""
         check = self.package.stop.check
         local = inspect(self.target, self.manifest, repair=self.task.repair, check=check)
         found = []
@@ -159,33 +159,33 @@ class FolderTransfer:
             self._on_state(self.manifest.title(local.state))
         return self.manifest.title(local.state)
 
-    def _way(self, local: FolderContent) -> Route:
+    def _route(self, local: FolderContent) -> Route:
         if local.refining is not None:
             found = read_journal(self.work.journal)
-            for update in filter(self.ways.usable, self.manifest.updates):
+            for update in filter(self.routes.usable, self.manifest.updates):
                 header = journal_header(self.manifest, update, in_place=True)
                 if found is not None and found.header == header:
                     target = self.manifest.state(update.target)
                     rest: tuple[Update, ...] = ()
-                    if not self.ways.satisfied(target):
-                        rest = self.ways.find([target])
+                    if not self.routes.satisfied(target):
+                        rest = self.routes.find([target])
                     return Route((update, *rest), resume=True)
-        return Route(self.ways.find_sound(self.package, self._have()))
+        return Route(self.routes.find_sound(self.package, self._have()))
 
-    def _is_in_place(self, way: Route, number: int) -> bool:
-        if number == 0 and way.resume:
+    def _is_in_place(self, route: Route, number: int) -> bool:
+        if number == 0 and route.resume:
             return True
-        update = way.updates[number]
+        update = route.updates[number]
         if not self.task.in_place or update.source is None:
             return False
         return (number > 0 or self._parents[update.source].own) and self.package.aligned(update)
 
-    def _parent(self, way: Route, number: int) -> FoundState | None:
+    def _parent(self, route: Route, number: int) -> FoundState | None:
         """Where the state is that an update begins at."""
-        source = way.updates[number].source
+        source = route.updates[number].source
         if source is None:
             return None
-        if number == 0 and not way.resume:
+        if number == 0 and not route.resume:
             return self._parents[source]
         return parent_in(self.target, self.manifest, self.manifest.state(source))
 
@@ -193,34 +193,34 @@ class FolderTransfer:
         while True:
             self.package.cache = self.work.cache
             try:
-                way = self._way(local)
-                self._check_disk(way, local)
-                if way.updates:
-                    self._go(way)
+                route = self._route(local)
+                self._check_disk(route, local)
+                if route.updates:
+                    self._follow(route)
                 else:  # what is wanted is there, but elsewhere
-                    copy_state(self.package, self.work, self._parents[self.ways.want.id])
-                    self._reached = self.manifest.title(self.ways.want)
+                    copy_state(self.package, self.work, self._parents[self.routes.want.id])
+                    self._reached = self.manifest.title(self.routes.want)
                     self._on_state(self._reached)
                 return self._inspect()
             except LostError:
                 self._parents = {n: p for n, p in self._parents.items() if not p.own}
                 local = replace(local, parent=None, refining=None)
             except BrokenUpdateError as found:
-                self._go_around(found)
+                self._avoid(found)
                 local = self._inspect()
 
-    def _sound_way(self, local: FolderContent) -> Route:
+    def _sound_route(self, local: FolderContent) -> Route:
         while True:
             try:
-                return self._way(local)
+                return self._route(local)
             except BrokenUpdateError as found:
-                self._go_around(found)
+                self._avoid(found)
 
-    def _go_around(self, found: BrokenUpdateError) -> None:
+    def _avoid(self, found: BrokenUpdateError) -> None:
         """After a broken update: read the manifest again, or do without the update.
 
         Raises:
-            P2UError: There is no other way.
+            P2UError: There is no other route.
         """
         if self._reopen is None:
             raise found.error from None
@@ -230,45 +230,45 @@ class FolderTransfer:
         self.package.renew("")
         if self.package.manifest == self.manifest:
             self._inspect()
-            self.ways.drop(found.update, found.error, self._have())
+            self.routes.drop(found.update, found.error, self._have())
             return
         # It was published again, and the update is gone or another one.
         self.manifest = self.package.manifest
-        warnings = self.ways.warnings
-        self.ways = Routes(self.manifest, find_state(self.manifest, self.task.until))
-        self.ways.warnings = warnings
+        warnings = self.routes.warnings
+        self.routes = Routes(self.manifest, find_state(self.manifest, self.task.until))
+        self.routes.warnings = warnings
 
     def _have(self) -> list[State]:
         return [parent.state for parent in self._parents.values()]
 
-    def _go(self, way: Route) -> None:
-        self._marks = self.package.marks(way.updates)
-        for first in way.updates[:1]:
+    def _follow(self, route: Route) -> None:
+        self._marks = self.package.marks(route.updates)
+        for first in route.updates[:1]:
             self.package.look_ahead(first)
-        for number, update in enumerate(way.updates):
-            in_place = self._is_in_place(way, number)
+        for number, update in enumerate(route.updates):
+            in_place = self._is_in_place(route, number)
             # Without a state, or with half of one, there is nothing to stay with.
-            parent = None if way.resume and number == 0 else self._parent(way, number)
+            parent = None if route.resume and number == 0 else self._parent(route, number)
             can_stop = parent is not None and parent.own
             if can_stop and self._too_late(update):
                 return
             tick = partial(self._tick, update, can_stop and not in_place)
             with broken(update):
-                if not self._make(way, number, tick):
+                if not self._make(route, number, tick):
                     return
             self._reached = self.manifest.title(update.target)
             self._tick(update, False)
             self._on_state(self._reached)
 
-    def _make(self, way: Route, number: int, tick: Callable[[], bool]) -> bool:
-        """Make one update of a way; whether it is complete."""
-        update = way.updates[number]
-        kind: type[Target] = InPlace if self._is_in_place(way, number) else BuildAndSwap
-        target = kind(self.package, self.work, update, self._parent(way, number))
+    def _make(self, route: Route, number: int, tick: Callable[[], bool]) -> bool:
+        """Make one update of a route; whether it is complete."""
+        update = route.updates[number]
+        kind: type[Target] = InPlace if self._is_in_place(route, number) else BuildAndSwap
+        target = kind(self.package, self.work, update, self._parent(route, number))
         try:
             missing = target.prepare()
             following = None
-            for later in way.updates[number + 1 : number + 2]:
+            for later in route.updates[number + 1 : number + 2]:
                 self.package.look_ahead(later)
                 following = self.package.following(later)
             run = self.package.fetcher.run
@@ -291,7 +291,7 @@ class FolderTransfer:
         return not in_time(left, meter.rate(), meter.seconds, self.task.deadline)
 
     def _tick(self, update: Update, can_stop: bool) -> bool:
-        """Tell how far it is; whether to go on."""
+        """Report the progress; whether to go on."""
         meter = self.package.meter
         go_on = not (
             can_stop and self.task.deadline is not None and meter.seconds > self.task.deadline
@@ -315,21 +315,21 @@ class FolderTransfer:
         with disk_errors(self.work.parent, "read"):
             return self.task.free_bytes(self.work.parent)
 
-    def _disk(self, way: Route, local: FolderContent) -> int:
-        """Most bytes that the way needs on the disk at any moment, beyond those taken now."""
-        if not way.updates:
-            if self.ways.satisfied(local.state):
+    def _disk(self, route: Route, local: FolderContent) -> int:
+        """Most bytes that the route needs on the disk at any moment, beyond those taken now."""
+        if not route.updates:
+            if self.routes.satisfied(local.state):
                 return 0
-            return sum(f.size for f in self.manifest.release(self.ways.want).files) + _SLACK
+            return sum(f.size for f in self.manifest.release(self.routes.want).files) + _SLACK
         taken = peak = 0
         there = local.state is not None or local.recorded is not None
-        for number, update in enumerate(way.updates):
+        for number, update in enumerate(route.updates):
             files = self.manifest.release(update.target).files
-            own = number > 0 or way.resume or update.source is None
+            own = number > 0 or route.resume or update.source is None
             own = own or self._parents[update.source or ""].own
             changed = changed_files(self.manifest, update) if own else range(len(files))
             size = sum(files[n].size for n in changed)
-            if self._is_in_place(way, number):
+            if self._is_in_place(route, number):
                 peak = max(peak, taken + min(size, 2 * REDO_LIMIT))
                 continue
             peak = max(peak, taken + size)
@@ -337,7 +337,7 @@ class FolderTransfer:
             taken += size - (self._replaced(update, size) if there else 0)
             there = True
         peak -= allocated_bytes(self.work.next)
-        objects = sum(self.manifest.cost(u) - u.bytes for u in way.updates)
+        objects = sum(self.manifest.cost(u) - u.bytes for u in route.updates)
         return max(0, peak) + objects + _SLACK
 
     def _replaced(self, update: Update, size: int) -> int:
@@ -351,12 +351,12 @@ class FolderTransfer:
         number = before.number(update.source)
         return sum(f.size for f in before.files if (f.path, f.size, f.digest(number)) not in kept)
 
-    def _check_disk(self, way: Route, local: FolderContent) -> None:
-        needed, free = self._disk(way, local), self._free()
+    def _check_disk(self, route: Route, local: FolderContent) -> None:
+        needed, free = self._disk(route, local), self._free()
         if needed <= free:
             return
         hint = "Free some space or choose another disk"
-        if not self.task.in_place and any(u.source is not None for u in way.updates):
+        if not self.task.in_place and any(u.source is not None for u in route.updates):
             hint = f"{hint}, or use --in-place, which does not need room for two states"
         raise DiskError(
             f"{_mib(needed)} of free space are needed, {_mib(free)} are there",

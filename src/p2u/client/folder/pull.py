@@ -20,7 +20,7 @@ __all__ = ["PlannedUpdate", "Progress", "PullPlan", "PullResult", "pull"]
 
 @dataclass(frozen=True, slots=True)
 class PullResult:
-    """What a pull did.
+    """The result of a pull.
 
     Attributes:
         state: Label of the state that the target holds; None if none (after a dry run).
@@ -57,14 +57,14 @@ def pull(
 ) -> PullResult:
     """Pull a package to a folder; go on where an earlier run, even a killed one, ended.
 
-    The folder is always exactly one state: the next one is built beside it, checked against its
+    The folder is always exactly one state: the next one is built next to it, checked against its
     SHA-256, and takes its place in one step. Files in it that are not the package's stay. One
     hidden file, ``.p2u-state.json``, says what the folder holds.
 
-    The way is the cheapest in bytes from what is there, which is known by its digests: an older
-    version, a state of another package, somebody else's file that the package knows. An update
-    between versions is used if all that leads to the state wanted was seen to be there first. Where
-    one turns out missing or broken, the next best way is taken, if there is one.
+    The route is the cheapest in bytes from any state at hand, which is known by its digests: an
+    older version, a state of another package, somebody else's file that the package knows. An
+    update between versions is used only after every update up to the state wanted was seen to be
+    there. Where one turns out missing or broken, the next best route is taken, if there is one.
 
     Args:
         source: Path or URL of the package, or an open store (which is closed then). It may be
@@ -77,21 +77,20 @@ def pull(
         jobs: Threads; see `p2u.TransferOptions`.
         limit_rate: Most bytes per second; see `p2u.TransferOptions`.
         retry: When to try again; see `p2u.TransferOptions`.
-        in_place: Refine files where they lie instead of beside: needs little free space. (Not where
+        in_place: Refine files where they are instead of copies: needs little free space. (Not where
             a version has other tensors or files than the one before.) Readers
             then see valid files whose rows are of either state, and a row being written may be a
             mixture; a zip's checksums come last. A killed run loses nothing.
         dry_run: Change nothing; the result has the plan.
         repair: Overwrite files that were changed after they were pulled.
         deadline: Seconds: stop at the best state that the bandwidth measured can deliver by then,
-            but not before the first one. What was fetched of a better one is kept for the next
-            run.
+            but not before the first one. Chunks of a better one are kept for the next run.
         progress: Called about ten times a second with a `Progress`, in this thread.
         on_state: Called with the label of each state as soon as the folder is it, in this thread.
 
     Raises:
         UsageError: An argument is wrong, or the folder holds something else; nothing is changed.
-        StoreError: The package could not be read. What was fetched is kept for the next run.
+        StoreError: The package could not be read. Chunks that came are kept for the next run.
         IntegrityError, FormatError, UnsupportedError: The package is damaged or not one.
         DiskError: No space, no permission.
         BusyError: Another process pulls to the same folder.
@@ -130,7 +129,7 @@ def run_pull(
         else:
             state = transfer.run()
         meter = package.meter
-        warnings = tuple(transfer.ways.warnings)
+        warnings = tuple(transfer.routes.warnings)
         return PullResult(state, meter.received, meter.requests, meter.seconds, plan, warnings)
     finally:
         (transfer.package if transfer is not None else package).close()

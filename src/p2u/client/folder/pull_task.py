@@ -14,7 +14,7 @@ from p2u.errors import UsageError
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class PullTask:
-    """What a folder shall hold, and how it becomes that; see `p2u.pull`.
+    """The state that a folder is to hold, and how to bring it there; see `p2u.pull`.
 
     Attributes:
         until: Label or id of the state wanted.
@@ -66,7 +66,7 @@ class PlannedUpdate:
 
 @dataclass(frozen=True, slots=True)
 class PullPlan:
-    """What a pull would do.
+    """The updates that a pull would make.
 
     Attributes:
         here: Label of the state that the target holds; None for none.

@@ -24,7 +24,7 @@ __all__ = ["VerifyReport", "verify"]
 
 @dataclass(frozen=True, slots=True)
 class VerifyReport:
-    """What was checked, and is right.
+    """Bytes that were checked, and are right.
 
     Attributes:
         kind: ``"package"`` or ``"directory"``.

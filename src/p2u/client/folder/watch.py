@@ -38,8 +38,8 @@ _LONGEST = 60.0
 #: Seconds that a hook has to end when it is asked to.
 _GRACE = 5.0
 
-#: What passes, or what the publisher can mend. Once there was a version, usage errors are too: the
-#: newest version may lack a state that the one before has.
+#: Errors that pass, or that the publisher can mend. Usage errors are among them once there was a
+#: version: the newest one may lack a state that the one before has.
 _PASSING = (StoreError, IntegrityError, FormatError, UnsupportedError, DiskError, BusyError)
 
 
@@ -99,8 +99,8 @@ def watch(
         until: Label of the state wanted of each version.
         execute: A shell command, run after each commit and before the folder changes again, with
             ``P2U_STATE`` (``v2@exact``), ``P2U_VERSION`` (``v2``) and ``P2U_DIR`` (an absolute
-            path) in its environment. A failure is told and changes nothing. It is not run for what
-            the folder holds at the beginning.
+            path) in its environment. A failure is reported, and the folder is unaffected. It is
+            not run for the state that the folder holds at the beginning.
         in_place: Refine the files where they are; see ``p2u.pull``.
         repair: Overwrite files that were changed since.
         jobs: Threads; see `p2u.TransferOptions`.
@@ -111,7 +111,7 @@ def watch(
 
     Raises:
         UsageError: An argument is wrong, or the folder holds something else. Later on, such errors
-            are told as others are, and it is tried again.
+            are reported as others are, and the watch tries again.
     """
     if not every > 0:
         raise UsageError(f"a look every {every:g} s", hint="It is in seconds, above 0")

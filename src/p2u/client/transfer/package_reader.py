@@ -36,8 +36,8 @@ class PackageReader:
         source: Path or URL, or a store; a store is closed with this object too.
         options: How to fetch.
         stop: Ends all reading early.
-        known: This package as it was opened before: what was read of it is not read again, and
-            counting goes on.
+        known: This package as it was opened before: objects that it read are not read again, and
+            its meter counts on.
         greeting: Of this source: its store is used, and the manifest that it asked for.
 
     Raises:
@@ -149,7 +149,7 @@ class PackageReader:
             return found
 
     def aligned(self, update: Update) -> bool:
-        """Whether all bytes lie at the same place before and after an update."""
+        """Whether all bytes are at the same place before and after an update."""
         source = self.source(update)
         if source is None or not self.manifest.crosses(update):
             return source is not None
@@ -167,17 +167,17 @@ class PackageReader:
                 coming: Future[bytes] = Future()
                 self._coming[item.sha256] = coming
                 Thread(
-                    target=self._come, args=(item, coming), daemon=True, name="p2u-ahead"
+                    target=self._read_ahead, args=(item, coming), daemon=True, name="p2u-ahead"
                 ).start()
 
-    def _come(self, wanted: Object, coming: Future[bytes]) -> None:
+    def _read_ahead(self, wanted: Object, coming: Future[bytes]) -> None:
         try:
             coming.set_result(self.fetcher.read_object(wanted))
         except BaseException as error:  # noqa: BLE001 - raised again where it is wanted
             coming.set_exception(error)
 
     def _objects(self, update: Update) -> list[Object]:
-        """What there is to read before an update's chunks."""
+        """The objects to read before an update's chunks."""
         ends = [state for state in (update.source, update.target) if state is not None]
         layouts = [self.manifest.release(state).layout for state in ends]
         return [*dict.fromkeys(layouts), update.index]
@@ -203,14 +203,14 @@ class PackageReader:
             for _ in pool.map(look, sorted(some)):
                 pass
 
-    def marks(self, way: Sequence[Update]) -> tuple[tuple[str, int], ...]:
-        """``(title, bytes)``: how much of this way has to be here for each state."""
-        known = {o.sha256 for update in way for o in self._objects(update)}
+    def marks(self, route: Sequence[Update]) -> tuple[tuple[str, int], ...]:
+        """``(title, bytes)``: how much of a route has to be here for each state."""
+        known = {o.sha256 for update in route for o in self._objects(update)}
         at = self.meter.done - sum(s for sha, s in self._counted.items() if sha in known)
-        if way and way[0].source is not None:
-            at = self.manifest.release(way[0].source).layout.size
+        if route and route[0].source is not None:
+            at = self.manifest.release(route[0].source).layout.size
         found = []
-        for update in way:
+        for update in route:
             at += self.manifest.cost(update)
             found.append((self.manifest.title(update.target), at))
         return tuple(found)

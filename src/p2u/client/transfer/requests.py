@@ -67,7 +67,7 @@ def plan_requests(
 
     Args:
         chunks: Those missing, in the order wanted; neighbours in it are joined to one request when
-            they lie in one blob one behind the other.
+            they follow each other in one blob.
         ranges: False if the server only delivers whole blobs: then one request per blob, from its
             beginning to the end of the last chunk missing there.
         jobs: Threads that share the requests. These shrink towards the end, so that all threads
