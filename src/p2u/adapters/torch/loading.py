@@ -130,8 +130,8 @@ class Options:
             keywords: Those that are taken are removed.
             defaults: Where they differ from those of `load`.
         """
-        names = signature(load).parameters.keys() & keywords.keys()
-        mine = {**defaults, **{name: keywords.pop(name) for name in names}}
+        known = {p.name for p in signature(load).parameters.values() if p.default is not p.empty}
+        mine = {**defaults, **{name: keywords.pop(name) for name in known & keywords.keys()}}
         fetching = {f.name for f in fields(TransferOptions)} & mine.keys()
         transfer = TransferOptions(**{name: mine.pop(name) for name in fetching})
         return cls(**mine, transfer=transfer)
