@@ -138,7 +138,7 @@ def run(options: argparse.Namespace, work: Path) -> None:
             work / "site" / "minilm",
             files=source,
             dtype=torch.bfloat16,
-            every_anchor=20,
+            anchor_every=20,
             on_published=fleet.available,
         )
         with publisher:

@@ -3,8 +3,8 @@
     python bench/bench_recipes.py                   # MiniLM
     python bench/bench_recipes.py resnet20 resnet56 effnet-lite0 --bits 3 4    # with P2U_EVAL_DATA
 
-For each model and size of the base: every tensor the same number of bits (`--set '*=BITS'`, an
-equal relative error everywhere), the bits shared out by the tensors' sizes (the default), and by
+For each model and size of the base: every tensor the same number of bits (`--tensor-bits '*=BITS'`,
+an equal relative error everywhere), the bits shared out by the tensors' sizes (the default), and by
 their measured sensitivity, too (`p2u.torch.sensitivity` on inputs that are not among those judged
 by). The tasks are in `tasks.py`; bits and bytes are those of the packages.
 """
@@ -62,7 +62,7 @@ def main() -> None:
         print(f"\n{name}, {JUDGED[name]} inputs", flush=True)
         for bits in args.bits:
             recipes: dict[str, dict[str, Any]] = {
-                "equal": {"own_bits": {"*": bits}},
+                "equal": {"tensor_bits": {"*": bits}},
                 "default": {"bits": bits},
                 "sensitivity": {"bits": bits, "sensitivity": measured},
             }

@@ -125,8 +125,8 @@ def test_verify_finds_a_flipped_bit(package: Path, tmp_path: Path) -> None:
         (("pack", "{model}", "x.p2u", "--budget", "tiny"), 2, "tiny"),
         (("pack", "{model}", "x.p2u", "--budget", "100B"), 2, "smallest"),
         (("pack", "{model}", "x.p2u", "--budget", "5MB", "--bits", "3"), 2, "--budget"),
-        (("pack", "{model}", "x.p2u", "--set", "layer.0.*"), 2, "layer.0.*"),
-        (("pack", "{model}", "x.p2u", "--set", "layer.9.*=4"), 2, "layer.9.*"),
+        (("pack", "{model}", "x.p2u", "--tensor-bits", "layer.0.*"), 2, "layer.0.*"),
+        (("pack", "{model}", "x.p2u", "--tensor-bits", "layer.9.*=4"), 2, "layer.9.*"),
         (("pack", "{model}", "x.p2u", "--keep", "tail.*"), 2, "tail.*"),
         (("pack", "{model}", "x.p2u", "--sensitivity", "{model}/config.json"), 1, "sensitivity"),
     ],
@@ -217,9 +217,9 @@ def test_versions(tmp_path: Path, versions) -> None:
     said = p2u("pull", versions.package, dst, "--dry-run").stdout
     assert "holds v1@exact, the way begins at v1@exact" in said
     other = tmp_path / "other"
-    p2u("pull", versions.package, other, "--from", dst)
+    p2u("pull", versions.package, other, "--origin", dst)
     assert versions.state(other) == "v3@exact"
-    said = p2u("pull", versions.package, dst, "--from", other, "--dry-run").stdout
+    said = p2u("pull", versions.package, dst, "--origin", other, "--dry-run").stdout
     assert "is to be copied" in said
     broken = Path(shutil.copytree(versions.package, tmp_path / "broken"))
     (broken / versions.update("v1@exact", "v2@exact").blobs[0].key).unlink()

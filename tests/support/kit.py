@@ -21,7 +21,7 @@ from pathlib import Path
 import pytest
 
 from p2u.client.folder.pull import pull
-from p2u.client.transfer.fetch import Retry
+from p2u.client.transfer.backoff import Retry
 from p2u.package.manifest import Manifest, Update
 from p2u.package.manifest_parse import parse_manifest
 from p2u.packing.api import pack

@@ -8,9 +8,15 @@ import pytest
 from kit import QUICK, Made
 from store_kit import FlakyStore
 
-from p2u.client.folder.pull import pull
+from p2u.client.folder.pull import PullResult, run_pull
+from p2u.client.folder.pull_task import PullTask
+from p2u.client.transfer.options import TransferOptions
+from p2u.client.transfer.requests import RequestSizes
 from p2u.errors import StoreError
 from p2u.stores import LocalStore
+
+#: One request per chunk.
+SMALL = RequestSizes(least=1, most=1)
 
 
 def leftovers(folder: Path) -> list[str]:
@@ -23,7 +29,22 @@ def flip(path: Path, at: int) -> None:
     path.write_bytes(data)
 
 
+def pull_with(
+    source,
+    target: Path,
+    *,
+    sizes: RequestSizes = SMALL,
+    dry_run: bool = False,
+    **keywords,
+) -> PullResult:
+    """As `pull`, with what only tests choose: by default one request per chunk."""
+    fetching = {"jobs", "limit_rate", "retry"} & keywords.keys()
+    transfer = {name: keywords.pop(name) for name in fetching}
+    options = TransferOptions(request_sizes=sizes, **transfer)
+    return run_pull(source, target, PullTask(**keywords), options, dry_run=dry_run)
+
+
 def interrupted(made: Made, dst: Path, requests: int, **options) -> None:
     store = FlakyStore(LocalStore(made.package), lambda key, start, n: n >= requests)
     with pytest.raises(StoreError):
-        pull(store, dst, retry=QUICK, jobs=1, **options)
+        pull_with(store, dst, retry=QUICK, jobs=1, **options)

@@ -18,6 +18,7 @@ from p2u.package.manifest_parse import is_text
 from p2u.packing.allocation.damage import parse_damage, quantise
 from p2u.packing.recipe import Recipe
 from p2u.packing.report import PackProgress, PackReport, StateRow
+from p2u.processors import processors
 
 if TYPE_CHECKING:
     from p2u.packing.packer import PackSettings
@@ -30,7 +31,7 @@ BLOB_SIZE = 24 << 20
 #: Steps; far below, no weight leaves its bin any more.
 MOST_THRIFT = 16
 #: Versions from one with a base of its own to the next.
-EVERY_ANCHOR = 50
+ANCHOR_EVERY = 50
 #: Seconds.
 MOST_GRACE = 1e9
 #: What versions can be called.
@@ -46,7 +47,7 @@ def pack(
     bits: float | None = None,
     budget: int | None = None,
     base_ratio: float | None = None,
-    own_bits: Mapping[str, float] | None = None,
+    tensor_bits: Mapping[str, float] | None = None,
     keep: Sequence[str] = (),
     sensitivity: str | Path | Mapping[str, Any] | None = None,
     levels: Sequence[str] = ("base", "8bit", "exact"),
@@ -75,8 +76,8 @@ def pack(
         bits: Average bits per weight of the base, about; 1 to 6, by default 3.5.
         budget: Instead: most bytes of the base state, all that there is to fetch for it.
         base_ratio: Instead: the same as a fraction of the model's bytes.
-        own_bits: Bits per weight of the tensors whose names match a glob; the last one that matches
-            counts, and `bits` is the average of the other tensors.
+        tensor_bits: Bits per weight of the tensors whose names match a glob; the last one that
+            matches counts, and `bits` is the average of the other tensors.
         keep: Globs of tensors that are exact from the base on.
         sensitivity: What `p2u.torch.sensitivity` measured, or the file that it wrote.
         levels: Labels of the states, from ``base`` to ``exact``.
@@ -109,7 +110,7 @@ def pack(
         None if bits is None else float(bits),
         budget,
         base_ratio,
-        tuple((own_bits or {}).items()),
+        tuple((tensor_bits or {}).items()),
         tuple(keep),
         _damage(sensitivity),
     )
@@ -143,7 +144,7 @@ def publish(
     parent: str | Path | None = None,
     expect: str | None = None,
     anchor: bool | None = None,
-    every_anchor: int = EVERY_ANCHOR,
+    anchor_every: int = ANCHOR_EVERY,
     fold: float | None = None,
     bits: float | None = None,
     levels: Sequence[str] = ("base", "8bit", "exact"),
@@ -165,8 +166,8 @@ def publish(
             the package. If it holds something else, it is not used.
         expect: Id of the state that has to be the newest one, as far as the caller knows.
         anchor: Whether the version gets a base and refinements of its own; None to go by
-            ``every_anchor``.
-        every_anchor: It does if the last version with a base is this many back, or the updates
+            ``anchor_every``.
+        anchor_every: It does if the last version with a base is this many back, or the updates
             since then are larger than the base and refinements were.
         fold: Also make updates from versions two, four, eight ... back, and keep those that have at
             most this part of the bytes of the chain; None for none.
@@ -183,8 +184,8 @@ def publish(
             lock. Nothing was changed.
         UsageError, FormatError, DiskError, IntegrityError: See `pack`.
     """
-    if every_anchor < 1:
-        raise UsageError(f"a base for every {every_anchor} versions", hint="Use 1 or more")
+    if anchor_every < 1:
+        raise UsageError(f"a base for every {anchor_every} versions", hint="Use 1 or more")
     if fold is not None and not 0 < fold <= 1:
         raise UsageError(f"folded updates of {fold:g} of the chain", hint="Choose from 0 to 1")
     settings = _settings(
@@ -198,7 +199,7 @@ def publish(
         os.fspath(src),
         os.fspath(package),
         settings,
-        AnchorPolicy(anchor, every_anchor),
+        AnchorPolicy(anchor, anchor_every),
         VersionRequest(version, fresh=True, fold=fold),
         None if parent is None else os.fspath(parent),
         expect,
@@ -275,7 +276,7 @@ def _settings(
     return PackSettings(
         recipe,
         tuple(levels),
-        jobs or _processors(),
+        jobs or processors(),
         blob_size,
         name,
         progress,
@@ -296,9 +297,3 @@ def _damage(given: str | Path | Mapping[str, Any] | None) -> dict[str, int]:
     except OSError as error:
         raise DiskError(f"cannot read: {error.strerror or error}", file=str(given)) from error
     return parse_damage(data, str(given))
-
-
-def _processors() -> int:
-    if hasattr(os, "sched_getaffinity"):
-        return len(os.sched_getaffinity(0))
-    return os.cpu_count() or 1

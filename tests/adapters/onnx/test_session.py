@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 
 import p2u
-from p2u.client.transfer.fetch import Retry
+from p2u.client.transfer.backoff import Retry
 from p2u.errors import P2UError, StoreError, UsageError
 from p2u.serve import make_server
 

@@ -195,7 +195,7 @@ def _again(model):
 def test_old_versions_go(tmp_path: Path) -> None:
     """A subscriber whose version has gone comes to the newest all the same."""
     trainer, model = Trainer(), nets.Net()
-    with Publisher(tmp_path / "pkg", every_anchor=2, keep=2, grace=0.0) as publisher:
+    with Publisher(tmp_path / "pkg", anchor_every=2, keep=2, grace=0.0) as publisher:
         subscriber = Subscriber(tmp_path / "pkg", directory=tmp_path / "got")
         for number in range(7):
             trainer.train()

@@ -102,7 +102,7 @@ def test_what_cannot_be_published(tmp_path: Path) -> None:
                 publisher.publish(bad)
         with pytest.raises(UsageError):
             publisher.publish(nets.Net(), -1)
-    for options in ({"every_anchor": 0}, {"keep": 0}, {"when_busy": "panic"}, {"dtype": "int8"}):
+    for options in ({"anchor_every": 0}, {"keep": 0}, {"when_busy": "panic"}, {"dtype": "int8"}):
         with pytest.raises(UsageError):
             Publisher(tmp_path / "pkg", **options)
     with pytest.raises(UsageError):
@@ -139,7 +139,7 @@ def test_a_publisher_that_is_made_again_continues(tmp_path: Path) -> None:
     trainer, model = Trainer(), nets.Net()
     subscriber = Subscriber(tmp_path / "pkg")
     for start in range(3):
-        with Publisher(tmp_path / "pkg", every_anchor=2) as publisher:
+        with Publisher(tmp_path / "pkg", anchor_every=2) as publisher:
             for _ in range(2):
                 trainer.train()
                 publisher.publish(trainer.model, trainer.step)
@@ -189,7 +189,7 @@ import sys, torch, p2u
 sys.path.insert(0, sys.argv[2])
 import training
 trainer = training.Trainer()
-with p2u.sync.Publisher(sys.argv[1], every_anchor=3, when_busy="wait") as publisher:
+with p2u.sync.Publisher(sys.argv[1], anchor_every=3, when_busy="wait") as publisher:
     start = max((int(v[4:].split(".")[0]) for v in training.steps(sys.argv[1])), default=0) \\
         if (training.Path(sys.argv[1]) / "p2u.json").exists() else 0
     while trainer.step < start:

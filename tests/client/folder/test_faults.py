@@ -12,11 +12,11 @@ import threading
 import kit
 import pytest
 from kit import QUICK, tree
-from pulling import flip
+from pulling import flip, pull_with
 from store_kit import CountingStore, FlakyStore, WrapperStore
 
-from p2u.client.folder import folder_transfer
 from p2u.client.folder.pull import pull
+from p2u.client.transfer.requests import RequestSizes
 from p2u.errors import (
     DiskError,
     FormatError,
@@ -37,15 +37,14 @@ def test_broken_connections_are_continued(made, tmp_path):
     assert store.failures > 3
 
 
-@pytest.mark.usefixtures("small_requests")
 def test_a_dead_store_is_given_up_and_resumed_from_a_mirror(made, tmp_path):
     dst = tmp_path / "dst"
     store = FlakyStore(LocalStore(made.package), lambda key, start, n: n >= 8)
     with pytest.raises(StoreError, match="on purpose"):
-        pull(store, dst, retry=QUICK, jobs=1)
+        pull_with(store, dst, retry=QUICK, jobs=1)
     assert made.label(dst) in ("base", None)
     mirror = CountingStore(LocalStore(shutil.copytree(made.package, tmp_path / "mirror")))
-    pull(mirror, dst)
+    pull_with(mirror, dst)
     assert made.label(dst) == "exact"
     total = sum(update.bytes for update in made.manifest.updates)
     assert sum(taken for *_, taken in mirror.ranges) < total
@@ -76,11 +75,9 @@ class WholeStore(WrapperStore):
         return super().stream(key, start, length)
 
 
-def test_without_ranges_each_blob_is_asked_for_about_once(made, tmp_path, monkeypatch):
-    monkeypatch.setattr("p2u.client.transfer.requests.MAX_REQUEST", 1 << 14)
-    monkeypatch.setattr("p2u.client.transfer.requests.MIN_REQUEST", 1 << 14)
+def test_without_ranges_each_blob_is_asked_for_about_once(made, tmp_path):
     store = WholeStore(LocalStore(made.package))
-    pull(store, tmp_path / "dst", jobs=4)
+    pull_with(store, tmp_path / "dst", jobs=4, sizes=RequestSizes(1 << 14, 1 << 14))
     assert made.label(tmp_path / "dst") == "exact"
     keys = [key for key, *_ in store.streams]
     # The first request was a range; from then on whole blobs.
@@ -202,23 +199,21 @@ def test_a_manifest_that_lies_about_a_file(made, package, tmp_path, monkeypatch)
         assert made.label(tmp_path / "dst") == "8bit"
 
 
-def test_too_little_space_is_said_first(made, tmp_path, monkeypatch):
+def test_too_little_space_is_said_first(made, tmp_path):
     dst = tmp_path / "dst"
     pull(made.package, dst, until="base")
     size = sum(f.size for f in made.manifest.latest.files)
-    monkeypatch.setattr(folder_transfer, "free_bytes", lambda path: size // 2)
     store = CountingStore(LocalStore(made.package))
     with pytest.raises(DiskError, match=r"MiB of free space are needed.*--in-place"):
-        pull(store, dst)
+        pull_with(store, dst, free_bytes=lambda path: size // 2)
     assert store.ranges == []
     assert pull(made.package, dst, dry_run=True).plan.disk > size // 2
 
 
-@pytest.mark.usefixtures("small_requests")
 @pytest.mark.parametrize("in_place", [False, True])
 def test_disk_full_on_the_way(made, tmp_path, monkeypatch, in_place):
     dst = tmp_path / "dst"
-    pull(made.package, dst, until="base")
+    pull_with(made.package, dst, until="base")
     module = sys.modules[f"p2u.client.folder.{'in_place' if in_place else 'build_and_swap'}"]
     real, count = module.write_at, [0]
 
@@ -231,12 +226,12 @@ def test_disk_full_on_the_way(made, tmp_path, monkeypatch, in_place):
 
     monkeypatch.setattr(module, "write_at", write_at)
     with pytest.raises(DiskError, match=r"No space left.*Free some space"):
-        pull(made.package, dst, in_place=in_place)
+        pull_with(made.package, dst, in_place=in_place)
     if not in_place:
         assert made.label(dst) == "base"
     monkeypatch.setattr(module, "write_at", real)
     store = CountingStore(LocalStore(made.package))
-    pull(store, dst, in_place=in_place)
+    pull_with(store, dst, in_place=in_place)
     assert tree(dst) == tree(made.model)
     missing = made.update("8bit").bytes + made.update("exact").bytes
     assert 0 < sum(taken for *_, taken in store.ranges) < missing

@@ -16,11 +16,13 @@ import kit
 import pytest
 from killing import SECONDS, Killed, lives, mortal, start
 from kit import Made, tree
+from pulling import pull_with
 
 from p2u.client.folder import work_folder
 from p2u.client.folder.journal import read_journal
 from p2u.client.folder.pull import pull
 from p2u.client.folder.work_folder import WorkFolder
+from p2u.client.transfer.requests import RequestSizes
 
 
 def missing_bytes(made: Made, dst: Path) -> tuple[int, int]:
@@ -56,8 +58,7 @@ def missing_bytes(made: Made, dst: Path) -> tuple[int, int]:
 @pytest.mark.slow
 @pytest.mark.skipif(not hasattr(signal, "SIGKILL"), reason="needs SIGKILL")
 @pytest.mark.parametrize("in_place", [False, True])
-def test_kill_9_at_ten_random_moments(made, tmp_path, monkeypatch, in_place):
-    monkeypatch.setattr("p2u.client.transfer.requests.MAX_GAP", 0)
+def test_kill_9_at_ten_random_moments(made, tmp_path, in_place):
     rng = random.Random(20 + in_place)
     total = made.manifest.states[-1].bytes
     seen = set()
@@ -78,7 +79,7 @@ def test_kill_9_at_ten_random_moments(made, tmp_path, monkeypatch, in_place):
                 assert state is not None or not dst.exists()
             missing, objects = missing_bytes(made, dst)
             app.reset()
-            result = pull(server.url, dst, in_place=in_place)
+            result = pull_with(server.url, dst, in_place=in_place, sizes=RequestSizes(gap=0))
             assert tree(dst) == tree(made.model)
             assert [p.name for p in tmp_path.iterdir() if p.name.endswith(".p2u")] == []
             manifest = (made.package / "p2u.json").stat().st_size

@@ -6,7 +6,7 @@ import itertools
 
 import pytest
 from kit import STATES
-from pulling import interrupted
+from pulling import interrupted, pull_with
 
 from p2u.client.folder.pull import pull
 from p2u.errors import UsageError
@@ -25,12 +25,11 @@ def test_dry_run_changes_nothing(made, tmp_path):
     assert pull(made.package, dst, until="base", dry_run=True).plan.steps == ()
 
 
-@pytest.mark.usefixtures("small_requests")
 def test_dry_run_knows_what_is_here_already(made, tmp_path):
     dst = tmp_path / "dst"
-    pull(made.package, dst, until="base")
+    pull_with(made.package, dst, until="base")
     interrupted(made, dst, 8)
-    step = pull(made.package, dst, dry_run=True).plan.steps[0]
+    step = pull_with(made.package, dst, dry_run=True).plan.steps[0]
     assert 0 < step.missing < step.bytes
 
 

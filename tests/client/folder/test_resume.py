@@ -9,7 +9,7 @@ import threading
 import kit
 import pytest
 from kit import tree
-from pulling import flip, interrupted, leftovers
+from pulling import flip, interrupted, leftovers, pull_with
 from store_kit import CountingStore
 
 import p2u
@@ -20,12 +20,11 @@ from p2u.errors import BusyError, IntegrityError, UsageError
 from p2u.stores import LocalStore
 
 
-@pytest.mark.usefixtures("small_requests")
 @pytest.mark.parametrize("in_place", [False, True])
 def test_what_was_damaged_meanwhile_is_fetched_again(made, tmp_path, in_place):
     """Resuming does not trust the work folder: bytes, journal, cache."""
     dst = tmp_path / "dst"
-    pull(made.package, dst, until="base")
+    pull_with(made.package, dst, until="base")
     interrupted(made, dst, 8, in_place=in_place)
     work = WorkFolder(dst.resolve())
     for file in work.cache.iterdir():
@@ -36,23 +35,21 @@ def test_what_was_damaged_meanwhile_is_fetched_again(made, tmp_path, in_place):
         data[at] ^= 0xFF
     shard.write_bytes(data)
     shutil.rmtree(work.redo, ignore_errors=True)
-    pull(made.package, dst, in_place=in_place)
+    pull_with(made.package, dst, in_place=in_place)
     assert tree(dst) == tree(made.model)
     assert leftovers(tmp_path) == []
 
 
-@pytest.mark.usefixtures("small_requests")
 @pytest.mark.parametrize("cut", [0, 1, 71, 72, 80, -1])
 def test_a_torn_journal(made, tmp_path, cut):
     dst = tmp_path / "dst"
     interrupted(made, dst, 8)
     journal = WorkFolder(dst.resolve()).journal
     journal.write_bytes(journal.read_bytes()[:cut])
-    pull(made.package, dst)
+    pull_with(made.package, dst)
     assert tree(dst) == tree(made.model)
 
 
-@pytest.mark.usefixtures("small_requests")
 def test_garbage_in_the_journal(made, tmp_path):
     dst = tmp_path / "dst"
     rng = kit.random.Random(3)
@@ -60,18 +57,17 @@ def test_garbage_in_the_journal(made, tmp_path):
         interrupted(made, dst, 8)
         journal = WorkFolder(dst.resolve()).journal
         flip(journal, rng.randrange(journal.stat().st_size))
-    pull(made.package, dst)
+    pull_with(made.package, dst)
     assert tree(dst) == tree(made.model)
 
 
-@pytest.mark.usefixtures("small_requests")
 def test_another_package_in_the_work_folder(made, tmp_path):
     """Packed otherwise: the numbers of its chunks mean something else."""
     other = tmp_path / "other.pkg"
     p2u.pack(made.model, other, bits=2.5, name="model", levels=("base", "exact"))
     dst = tmp_path / "dst"
     interrupted(made, dst, 8)
-    pull(other, dst)
+    pull_with(other, dst)
     assert tree(dst) == tree(made.model)
 
 
@@ -84,26 +80,24 @@ def test_a_package_that_was_packed_anew_replaces_the_former(made, tmp_path):
     assert tree(dst) == tree(made.model)
 
 
-@pytest.mark.usefixtures("small_requests")
 def test_asking_for_less_keeps_what_was_fetched_of_more(made, tmp_path):
     dst = tmp_path / "dst"
-    pull(made.package, dst, until="base")
+    pull_with(made.package, dst, until="base")
     interrupted(made, dst, 8)
-    pull(made.package, dst, until="base")
+    pull_with(made.package, dst, until="base")
     store = CountingStore(LocalStore(made.package))
-    pull(store, dst, until="8bit")
+    pull_with(store, dst, until="8bit")
     assert 0 < sum(taken for *_, taken in store.ranges) < made.update("8bit").bytes
     assert leftovers(tmp_path) == []
 
 
-@pytest.mark.usefixtures("small_requests")
 @pytest.mark.parametrize("first", [False, True])
 def test_the_mode_may_change_on_the_way(made, tmp_path, first):
     dst = tmp_path / "dst"
-    pull(made.package, dst, until="base")
+    pull_with(made.package, dst, until="base")
     interrupted(made, dst, 8, in_place=first)
     assert (made.label(dst) == "base") != first
-    pull(made.package, dst, in_place=not first)
+    pull_with(made.package, dst, in_place=not first)
     assert tree(dst) == tree(made.model)
     assert leftovers(tmp_path) == []
 
@@ -119,10 +113,9 @@ def test_in_place_refuses_links(made, tmp_path):
     assert made.label(dst) == "exact"
 
 
-@pytest.mark.usefixtures("small_requests")
 def test_a_directory_half_refined_is_not_verified(made, tmp_path):
     dst = tmp_path / "dst"
-    pull(made.package, dst, until="base")
+    pull_with(made.package, dst, until="base")
     interrupted(made, dst, 8, in_place=True)
     with pytest.raises(IntegrityError, match="refined in place"):
         verify(dst)

@@ -11,7 +11,7 @@ from pathlib import Path
 import kit
 import pytest
 from kit import QUICK, tree
-from pulling import flip, leftovers
+from pulling import flip, leftovers, pull_with
 from store_kit import FlakyStore
 from versions import (
     RENAMED,
@@ -376,7 +376,7 @@ def test_a_link_that_fails_for_now_is_not_broken(versions, tmp_path):
 
 
 @pytest.mark.parametrize(("source", "target"), [("v1@exact", "v2@exact"), ("v2@exact", "v3@exact")])
-def test_an_interrupted_update_goes_on(versions, tmp_path, small_requests, source, target):
+def test_an_interrupted_update_goes_on(versions, tmp_path, source, target):
     dst = have(versions, source, tmp_path / "dst")
     update = versions.update(source, target)
     count = update.chunks
@@ -389,24 +389,23 @@ def test_an_interrupted_update_goes_on(versions, tmp_path, small_requests, sourc
 
     store = FlakyStore(LocalStore(versions.package), fails)
     with pytest.raises(StoreError, match="on purpose"):
-        pull(store, dst, until=target, retry=QUICK, jobs=1)
+        pull_with(store, dst, until=target, retry=QUICK, jobs=1)
     assert versions.state(dst) == source
-    plan = pull(versions.package, dst, until=target, dry_run=True).plan
+    plan = pull_with(versions.package, dst, until=target, dry_run=True).plan
     assert 0 < plan.missing < update.index.size + update.bytes * 0.8
-    result = pull(versions.package, dst, until=target)
+    result = pull_with(versions.package, dst, until=target)
     assert result.fetched < update.bytes * 0.8 + 40_000
     assert versions.state(dst) == target
     assert leftovers(tmp_path) == []
 
 
-def test_room_on_the_disk(versions, tmp_path, monkeypatch):
+def test_room_on_the_disk(versions, tmp_path):
     dst = have(versions, "v1", tmp_path / "dst")
     plan = pull(versions.package, dst, dry_run=True).plan
     sizes = {v: sum(len(d) for d in tree(m).values()) for v, m in versions.models.items()}
     assert sizes["v3"] < plan.disk < sizes["v2"] + sizes["v3"] + (3 << 20)
-    monkeypatch.setattr("p2u.client.folder.folder_transfer.free_bytes", lambda path: plan.disk - 1)
     with pytest.raises(DiskError, match="free space"):
-        pull(versions.package, dst)
+        pull_with(versions.package, dst, free_bytes=lambda path: plan.disk - 1)
     assert versions.state(dst) == "v1@exact"
 
 

@@ -111,7 +111,7 @@ def test_over_http_with_a_hook(package: Path, models, tmp_path: Path) -> None:
         "echo printed; test $P2U_VERSION != v2"
     )
     with make_server(package, quiet=True) as server:
-        child = Process(server.url, target, "--json", "--exec", hook)
+        child = Process(server.url, target, "--json", "--execute", hook)
         first = child.events(6)
         assert [(e["kind"], e["state"]) for e in first] == [
             (kind, f"v1@{label}") for label in kit.STATES for kind in ("commit", "hook")
@@ -143,14 +143,14 @@ def test_it_can_be_ended_at_any_time_and_goes_on(package: Path, models, tmp_path
         assert f"is v1@{label}: " in child.process.stdout.readline()
     child.end(signal.SIGKILL)
     later.add(package, models["v2"], "v2")
-    child = Process(package, target, "--exec", f"echo $P2U_STATE >> {log}; sleep 1000")
+    child = Process(package, target, "--execute", f"echo $P2U_STATE >> {log}; sleep 1000")
     assert "is v2@exact" in child.process.stdout.readline()
     until(log.exists)
     begin = time.monotonic()
     out, _ = child.end(signal.SIGINT)
     assert time.monotonic() - begin < 4
     assert child.process.returncode == 0 and "stays as it is" in out
-    child = Process(package, target, "--exec", f"echo $P2U_STATE >> {log}")
+    child = Process(package, target, "--execute", f"echo $P2U_STATE >> {log}")
     later.add(package, models["v3"], "v3")
     assert "is v3@exact" in child.process.stdout.readline()
     child.end(signal.SIGTERM)

@@ -17,7 +17,7 @@ import p2u
 from p2u.client.live import spool, staging
 from p2u.client.live.opening import open_replica
 from p2u.client.live.replica import Replica
-from p2u.client.transfer.fetch import Retry
+from p2u.client.transfer.backoff import Retry
 from p2u.errors import Cancelled, DiskError, FormatError, IntegrityError, StoreError, UsageError
 from p2u.serve import Server
 from p2u.stores import LocalStore, Store

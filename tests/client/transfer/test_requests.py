@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from p2u.client.transfer.requests import MAX_REQUEST, MIN_REQUEST, plan_requests
+from p2u.client.transfer.requests import RequestSizes, plan_requests
 from p2u.errors import UsageError
 from p2u.package.graph import find_path, leads_to
 
@@ -67,18 +67,18 @@ def test_neighbours_are_joined_up_to_the_limit():
     chunks = [Span(0, i << 20, 1 << 20) for i in range(20)]
     sizes = [r.length >> 20 for r in plan_requests(chunks, jobs=1)]
     assert sizes == [4, 4, 4, 4, 2, 1, 1]
-    assert MAX_REQUEST == 4 << 20
+    assert RequestSizes().most == 4 << 20
 
 
 def test_a_chunk_larger_than_the_limit_goes_alone():
-    large = MAX_REQUEST + 1
+    large = RequestSizes().most + 1
     found = plan_requests([Span(0, 0, 10), Span(0, 10, large), Span(0, 10 + large, 10)])
     assert [r.length for r in found] == [10, large, 10]
 
 
 def test_small_gaps_are_closed_and_large_ones_are_not():
     chunks = [Span(0, 0, 100), Span(0, 150, 100), Span(0, 301, 100)]
-    found = plan_requests(chunks, max_gap=50)
+    found = plan_requests(chunks, sizes=RequestSizes(gap=50))
     assert [(r.start, r.length, len(r.chunks)) for r in found] == [(0, 250, 2), (301, 100, 1)]
 
 
@@ -99,7 +99,7 @@ def test_requests_shrink_towards_the_end_so_that_all_threads_end_together():
     sizes = [r.length for r in plan_requests(chunks, jobs=4)]
     assert 2.4e6 < sizes[0] <= 2.5e6
     assert sizes[:-1] == sorted(sizes[:-1], reverse=True)
-    assert max(sizes[-5:]) <= MIN_REQUEST
+    assert max(sizes[-5:]) <= RequestSizes().least
 
 
 @given(
@@ -116,7 +116,7 @@ def test_every_chunk_is_asked_for_once_and_in_order(sizes, jobs, max_gap, ranges
         if wanted:
             chunks.append(Span(blob, start, size))
         start += size
-    found = plan_requests(chunks, ranges=ranges, jobs=jobs, max_gap=max_gap)
+    found = plan_requests(chunks, ranges=ranges, jobs=jobs, sizes=RequestSizes(gap=max_gap))
     assert [c for r in found for c in r.chunks] == chunks
     for r in found:
         assert all(c.blob == r.blob for c in r.chunks)
@@ -124,7 +124,7 @@ def test_every_chunk_is_asked_for_once_and_in_order(sizes, jobs, max_gap, ranges
         last = r.chunks[-1]
         assert r.start + r.length == last.start + last.length
         if ranges:
-            assert len(r.chunks) == 1 or r.length <= MAX_REQUEST
+            assert len(r.chunks) == 1 or r.length <= RequestSizes().most
 
 
 # --- any graph

@@ -8,8 +8,10 @@ import time
 
 import pytest
 
+from p2u.client.transfer.backoff import Retry
 from p2u.client.transfer.control import Meter, Stop
-from p2u.client.transfer.fetch import Fetcher, Retry
+from p2u.client.transfer.fetch import Fetcher
+from p2u.client.transfer.options import TransferOptions
 from p2u.client.transfer.run import MIN_PART
 from p2u.errors import StoreError
 from p2u.package.index import Chunk
@@ -70,7 +72,8 @@ class Sink:
 def world():
     one, two = update("one", [200 * KIB] * 9), update("two", [150 * KIB] * 9)
     store = Slow({"one": one[0], "two": two[0]})
-    fetcher = Fetcher(store, 4, Stop(), Meter(), Retry(attempts=2, base=0.01))
+    options = TransferOptions(jobs=4, retry=Retry(attempts=2, base=0.01))
+    fetcher = Fetcher(store, options, Stop(), Meter())
     yield store, fetcher, one, two
     fetcher.stop.call()
     fetcher.close()
@@ -89,7 +92,7 @@ def test_the_last_chunks_are_shared(world):
 
 def test_one_thread_shares_with_nobody(world):
     store, _, (_data, blobs, chunks), _ = world
-    fetcher = Fetcher(store, 1, Stop(), Meter())
+    fetcher = Fetcher(store, TransferOptions(jobs=1), Stop(), Meter())
     assert fetcher.run(blobs, chunks, Sink())
     assert min(length for _, _, length in store.asked) >= 200 * KIB
 

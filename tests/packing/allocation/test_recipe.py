@@ -249,7 +249,7 @@ def chunk_bits(package: Path, *names: str) -> float:
 def test_tensors_with_bits_of_their_own(model: Path, tmp_path: Path) -> None:
     plain = pack(model, tmp_path / "plain", bits=3)
     own = {"layers.*": 2.0, "layers.1.mlp.*": 5.0}
-    report = pack(model, tmp_path / "p", bits=3, own_bits=own)
+    report = pack(model, tmp_path / "p", bits=3, tensor_bits=own)
     assert chunk_bits(tmp_path / "p", "layers.1.mlp.weight") == pytest.approx(5, abs=0.1)
     two = [n for n in SHAPES if n.startswith("layers.") and n != "layers.1.mlp.weight"]
     assert max(report.offsets[n] for n in two) - min(report.offsets[n] for n in two) <= 1
@@ -274,10 +274,10 @@ def test_kept_tensors_are_exact_in_the_base(model: Path, tmp_path: Path) -> None
 
 def test_a_budget_without_anything_to_choose(model: Path, tmp_path: Path) -> None:
     fixed = {"*": 4.0}
-    size = pack(model, tmp_path / "p", own_bits=fixed).states[0].bytes
-    assert pack(model, tmp_path / "q", own_bits=fixed, budget=size).states[0].bytes == size
+    size = pack(model, tmp_path / "p", tensor_bits=fixed).states[0].bytes
+    assert pack(model, tmp_path / "q", tensor_bits=fixed, budget=size).states[0].bytes == size
     with pytest.raises(UsageError, match="smallest"):
-        pack(model, tmp_path / "r", own_bits=fixed, budget=size - 1)
+        pack(model, tmp_path / "r", tensor_bits=fixed, budget=size - 1)
 
 
 def test_measured_damage_moves_bits(model: Path, tmp_path: Path) -> None:
@@ -320,7 +320,7 @@ def test_the_package_does_not_depend_on_the_threads(model: Path, tmp_path: Path)
     packages = []
     for jobs in (1, 2, 5):
         report = pack(
-            model, tmp_path / str(jobs), budget=80_000, own_bits={"layers.0.*": 4.5},
+            model, tmp_path / str(jobs), budget=80_000, tensor_bits={"layers.0.*": 4.5},
             keep=["head.*"], sensitivity={"tensors": dict.fromkeys(SHAPES, 0.3)}, jobs=jobs,
             name="x",
         )  # fmt: skip
@@ -332,8 +332,8 @@ def test_the_package_does_not_depend_on_the_threads(model: Path, tmp_path: Path)
     ("arguments", "words"),
     [
         ({"keep": ["layers.7.*"]}, "layers.7."),
-        ({"own_bits": {"nothing": 3}}, "nothing"),
-        ({"own_bits": {"head.bias": 3}}, "with levels"),
+        ({"tensor_bits": {"nothing": 3}}, "nothing"),
+        ({"tensor_bits": {"head.bias": 3}}, "with levels"),
         ({"sensitivity": {"tensors": {"other.weight": 1}}}, "other.weight"),
         ({"sensitivity": "missing.json"}, "missing.json"),
     ],

@@ -51,7 +51,7 @@ def test_nobody_replays_a_long_chain(tmp_path: Path, fold: float | None) -> None
             folders[-1],
             package,
             parent=parent,
-            every_anchor=every,
+            anchor_every=every,
             fold=fold,
             levels=levels,
             jobs=1,
@@ -78,7 +78,7 @@ def test_large_changes_bring_a_base_early(tmp_path: Path) -> None:
     most = 0
     for n in range(7):
         tensors = {name: moved(tensor, 1.0, n) for name, tensor in tensors.items()}
-        publish(model(tmp_path / f"{n}", tensors), package, every_anchor=1000, jobs=1)
+        publish(model(tmp_path / f"{n}", tensors), package, anchor_every=1000, jobs=1)
         manifest = manifest_of(package)
         steps, size = way(manifest, None, f"v{n + 1}@exact")
         alone = way(manifest, None, "v1@exact")[1]
@@ -96,7 +96,7 @@ def test_gc_with_a_reader_in_the_middle(tmp_path: Path, grace: float) -> None:
     for n in range(4):
         tensors = next_one(tensors, 0.3, n)
         folders.append(model(tmp_path / f"{n}", tensors, config=f"{n}"))
-        publish(folders[-1], package, every_anchor=2, jobs=1)
+        publish(folders[-1], package, anchor_every=2, jobs=1)
     dst = tmp_path / "dst"
     pull(package, dst, until="v1")
     collected = []
@@ -123,7 +123,7 @@ def test_gc_with_a_reader_in_the_middle(tmp_path: Path, grace: float) -> None:
     for n in range(4, 6):  # it goes on
         tensors = next_one(tensors, 0.3, n)
         folders.append(model(tmp_path / f"{n}", tensors, config=f"{n}"))
-        publish(folders[-1], package, every_anchor=2, jobs=1)
+        publish(folders[-1], package, anchor_every=2, jobs=1)
         check_pull(package, folders[-1], dst)
     assert [r.version for r in manifest_of(package).releases] == ["v3", "v4", "v5", "v6"]
     check_pull(package, folders[-1], tmp_path / "new")

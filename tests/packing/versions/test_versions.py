@@ -203,7 +203,7 @@ def test_publishing_versions(tmp_path: Path, first: Tensors) -> None:
         tensors["embed"] = moved(tensors["embed"], 0.05, seed=n)
         folders.append(model(tmp_path / f"{n}", tensors, config=f"{n}"))
         parent = folders[-2] if n % 2 else None
-        report = publish(folders[-1], package, every_anchor=4, fold=0.9, parent=parent)
+        report = publish(folders[-1], package, anchor_every=4, fold=0.9, parent=parent)
         assert report.version == f"v{n + 1}"
         check_pull(package, folders[-1], here)
     m = manifest_of(package)
@@ -223,7 +223,7 @@ def test_gc(tmp_path: Path, first: Tensors) -> None:
     for n in range(7):
         tensors["embed"] = moved(tensors["embed"], 0.05, seed=n)
         folders.append(model(tmp_path / f"{n}", tensors))
-        publish(folders[-1], package, every_anchor=3)
+        publish(folders[-1], package, anchor_every=3)
     (package / "README.txt").write_text("mine")
     before = (package / KEY).read_bytes()
     report = gc(package, keep=2, dry_run=True)

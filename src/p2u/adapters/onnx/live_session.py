@@ -10,16 +10,17 @@ import tempfile
 import threading
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
-from types import TracebackType
 from typing import TYPE_CHECKING, Any, Literal
 
 from p2u.adapters.onnx.feed import feeds, split
-from p2u.client.folder.pull import PullResult, pull
+from p2u.client.folder.pull import PullResult, run_pull
+from p2u.client.folder.pull_task import PullTask
 from p2u.client.live.replica import BEST
+from p2u.client.transfer.backoff import Retry
 from p2u.client.transfer.control import Progress, wait_briefly
-from p2u.client.transfer.fetch import Retry
+from p2u.client.transfer.options import TransferOptions
 from p2u.disk.files import link_or_copy
 from p2u.errors import Cancelled, UsageError
 
@@ -135,7 +136,7 @@ class Session:
             TimeoutError: It took longer.
             P2UError: What ended the transfer before; `resume` goes on.
         """
-        wanted = state or self._settings.until
+        wanted = state or self._settings.task.until
         end = None if timeout is None else time.monotonic() + timeout
         with self._changed:
             while not self._answers(wanted):
@@ -180,12 +181,7 @@ class Session:
     def __enter__(self) -> Session:
         return self
 
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
+    def __exit__(self, *_: object) -> None:
         self.cancel()
         if self._scratch is not None:
             self._scratch.cleanup()
@@ -201,7 +197,7 @@ class Session:
         if wanted in have or (wanted == BEST and have):
             return True
         # The newest version may have no base of its own: then the way leads through an older one's.
-        return wanted != self._settings.until and any(s.endswith(f"@{wanted}") for s in have)
+        return wanted != self._settings.task.until and any(s.endswith(f"@{wanted}") for s in have)
 
     def _current(self) -> _Live:
         live: _Live | None = getattr(self._pins, "live", None) or self._live
@@ -226,29 +222,21 @@ class Session:
 
     def _transfer(self) -> None:
         try:
-            if self._settings.deadline is not None and not self._arrived:
-                best = self._pull(deadline=self._settings.deadline).state
+            task = self._settings.task
+            if task.deadline is not None and not self._arrived:
+                best = self._pull(task).state
                 assert best is not None
                 self._reached(best)
-            self._pull(on_state=self._reached)
+            self._pull(replace(task, deadline=None, on_state=self._reached))
         except BaseException as error:  # noqa: BLE001 - raised again by wait()
             self._fail(error)
         with self._changed:
             self._transferring = False
             self._changed.notify_all()
 
-    def _pull(self, **more: Any) -> PullResult:
-        settings = self._settings
-        return pull(
-            self._source,
-            self._directory,
-            until=settings.until,
-            jobs=settings.jobs,
-            limit_rate=settings.limit_rate,
-            retry=settings.retry,
-            progress=self._tick,
-            **more,
-        )
+    def _pull(self, task: PullTask) -> PullResult:
+        task = replace(task, progress=self._tick)
+        return run_pull(self._source, self._directory, task, self._settings.transfer)
 
     def _tick(self, progress: Progress) -> None:
         self._progress = progress
@@ -340,18 +328,15 @@ class Session:
             self._changed.notify_all()
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, kw_only=True)
 class _SessionSettings:
     """See `session`."""
 
-    until: str
-    deadline: float | None
+    task: PullTask
+    transfer: TransferOptions
     directory: str | os.PathLike[str] | None
     file: str | None
     weights: Literal["session", "inputs"]
-    jobs: int | None
-    limit_rate: float | str | None
-    retry: Retry | None
     sess_options: Callable[[], SessionOptions] | None
     options: Mapping[str, Any]
 
@@ -386,9 +371,9 @@ def session(
             while they are exchanged. ``"inputs"``: one session whose float weights are inputs,
             read from the mapped file; no rebuilding, but ONNX Runtime cannot fold or repack them,
             so that a run takes about twice as long. Needs the package ``onnx``.
-        jobs: Threads of the transfer.
-        limit_rate: Bytes per second, or text such as ``"2MB/s"``.
-        retry: When to try again after failures of the store.
+        jobs: Threads; see `p2u.TransferOptions`.
+        limit_rate: Most bytes per second; see `p2u.TransferOptions`.
+        retry: When to try again; see `p2u.TransferOptions`.
         sess_options: For every session; or a function that makes them, where one object cannot
             serve several.
         **ort_options: Of ``onnxruntime.InferenceSession``: ``providers``, ``provider_options``...
@@ -405,12 +390,14 @@ def session(
     if sess_options is not None and not callable(sess_options):
         make = lambda: sess_options  # noqa: E731
     settings = _SessionSettings(
-        until, deadline, directory, file, weights, jobs, limit_rate, retry, make, ort_options
-    )
+        task=PullTask(until=until, deadline=deadline),
+        transfer=TransferOptions(jobs=jobs, limit_rate=limit_rate, retry=retry),
+        directory=directory, file=file, weights=weights, sess_options=make, options=ort_options,
+    )  # fmt: skip
     made = Session(source, settings)
     try:
         made.wait(state)
     except BaseException:
-        made.__exit__(None, None, None)
+        made.__exit__()
         raise
     return made

@@ -10,7 +10,6 @@ import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from types import TracebackType
 from typing import TYPE_CHECKING, Any
 
 from p2u.adapters.sync.sidecar_files import of_model, read_folder
@@ -83,10 +82,10 @@ class Publisher:
     Args:
         package: The package's folder; made with the first version. Copy it to a bucket in the order
             new files first, ``p2u.json`` last.
-        every_anchor: After so many versions one gets a base from nothing as well, so that a late
+        anchor_every: After so many versions one gets a base from nothing as well, so that a late
             subscriber has no longer chain of updates to fetch.
         keep: Newest versions that stay; with them stays what leads there from nothing, which are
-            up to ``every_anchor`` versions more. None: all, until the package is full.
+            up to ``anchor_every`` versions more. None: all, until the package is full.
         grace: Seconds for which files that are no longer needed stay for slow subscribers.
         files: A model directory; its files without weights (configuration, tokenizer) travel along.
             By default the configuration of a model of transformers.
@@ -107,7 +106,7 @@ class Publisher:
         self,
         package: str | os.PathLike[str],
         *,
-        every_anchor: int = 50,
+        anchor_every: int = 50,
         keep: int | None = 20,
         grace: float = 600.0,
         files: str | os.PathLike[str] | None = None,
@@ -116,14 +115,14 @@ class Publisher:
         on_published: Callable[[Published], None] | None = None,
         **options: Any,
     ) -> None:
-        if every_anchor < 1:
-            raise UsageError(f"an anchor after every {every_anchor} versions", hint="Use 1 or more")
+        if anchor_every < 1:
+            raise UsageError(f"an anchor after every {anchor_every} versions", hint="Use 1 or more")
         if keep is not None and keep < 1:
             raise UsageError(f"keep {keep} versions", hint="Use 1 or more")
         if when_busy not in ("replace", "wait"):
             raise UsageError(f"when_busy must be 'replace' or 'wait', not {when_busy!r}")
         self._package = Path(os.path.realpath(package))
-        self._options = {"every_anchor": every_anchor, "name": self._package.name, **options}
+        self._options = {"anchor_every": anchor_every, "name": self._package.name, **options}
         self._keep, self._grace = keep, grace
         self._files = None if files is None else read_folder(files)
         self._dtype = _dtype(dtype)
@@ -252,12 +251,7 @@ class Publisher:
     def __enter__(self) -> Publisher:
         return self
 
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
+    def __exit__(self, _: object, error: BaseException | None, __: object) -> None:
         if error is None:
             self.close()
             return

@@ -8,19 +8,20 @@ import time
 import weakref
 from collections.abc import Mapping
 from pathlib import Path
-from types import TracebackType
 from typing import TYPE_CHECKING, Any
 
 from p2u.adapters.sync.steps import step_of
 from p2u.adapters.torch.names import choose_tensors, rename
 from p2u.adapters.torch.tensors import synchronizer, view
 from p2u.client.folder import state_file
-from p2u.client.folder.pull import pull
+from p2u.client.folder.pull import run_pull
+from p2u.client.folder.pull_task import PullTask
 from p2u.client.live.live_transfer import LivePlan, LiveTransfer
 from p2u.client.live.memory import ModelMemory
 from p2u.client.live.replica import Replica
 from p2u.client.routes.live_routes import same_state
-from p2u.client.transfer.fetch import Retry
+from p2u.client.transfer.backoff import Retry
+from p2u.client.transfer.options import TransferOptions
 from p2u.client.transfer.package_reader import PackageReader
 from p2u.disk.files import disk_errors
 from p2u.errors import UnsupportedError, UsageError
@@ -46,9 +47,9 @@ class Subscriber:
         every: Seconds in which `apply` does not look again.
         weights: Pattern of paths of the files to load, where a package has several models.
         in_place: Of the directory, see ``p2u.pull``.
-        jobs: Threads.
-        limit_rate: Bytes per second, or text such as ``"2MB/s"``.
-        retry: When to try again after failures of the network.
+        jobs: Threads; see `p2u.TransferOptions`.
+        limit_rate: Most bytes per second; see `p2u.TransferOptions`.
+        retry: When to try again; see `p2u.TransferOptions`.
 
     Raises:
         UsageError: An argument is wrong. Nothing is read yet.
@@ -68,12 +69,12 @@ class Subscriber:
     ) -> None:
         if in_place and directory is None:
             raise UsageError("in_place is for a subscriber with a directory")
-        options = {"jobs": jobs, "limit_rate": limit_rate, "retry": retry}
+        options = TransferOptions(jobs=jobs, limit_rate=limit_rate, retry=retry)
         self._copy: _Memory | _Folder
         if directory is None:
             self._copy = _Memory(source, options)
         else:
-            self._copy = _Folder(source, Path(directory), {**options, "in_place": in_place})
+            self._copy = _Folder(source, Path(directory), options, in_place)
         self._every = every
         self._weights = weights
         self._looked = -float("inf")
@@ -162,19 +163,14 @@ class Subscriber:
     def __enter__(self) -> Subscriber:
         return self
 
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
+    def __exit__(self, *_: object) -> None:
         self.close()
 
 
 class _Memory:
     """The newest version in memory."""
 
-    def __init__(self, source: str | os.PathLike[str], options: Mapping[str, Any]) -> None:
+    def __init__(self, source: str | os.PathLike[str], options: TransferOptions) -> None:
         self._source, self._options = source, options
         self._replica: Replica | None = None
         self.state: State | None = None
@@ -209,9 +205,8 @@ class _Memory:
         self.state = replica.memory.manifest.state(replica.id)
 
     def _open(self) -> Replica:
-        return Replica(
-            LiveTransfer(self._source, LivePlan("exact", "atomic", "copy", **self._options))
-        )
+        plan = LivePlan(staging="copy", transfer=self._options)
+        return Replica(LiveTransfer(self._source, plan))
 
     def load(self, model: Any, weights: str | None) -> None:
         """Copy it into a model."""
@@ -229,9 +224,14 @@ class _Folder:
     """The newest version in a directory."""
 
     def __init__(
-        self, source: str | os.PathLike[str], target: Path, options: dict[str, Any]
+        self,
+        source: str | os.PathLike[str],
+        target: Path,
+        options: TransferOptions,
+        in_place: bool,
     ) -> None:
         self._source, self._target, self._options = source, target, options
+        self._in_place = in_place
         self._store: Store | None = None
         self._mark = ""
         self._due = True
@@ -262,12 +262,13 @@ class _Folder:
             if end is not None and time.monotonic() > end:
                 raise TimeoutError(f"no version is complete after {timeout} s")
 
+        task = PullTask(in_place=self._in_place, progress=tick)
         state = None
         while state is None:
-            pull(self._source, self._target, progress=tick, **self._options)
+            run_pull(self._source, self._target, task, self._options)
             found = state_file.read(self._target)
             assert found is not None
-            with PackageReader(self._source, retry=self._options["retry"]) as package:
+            with PackageReader(self._source, self._options) as package:
                 # By its digest: a new manifest may have come meanwhile. If that one does not have
                 # the state any more, it has a newer one.
                 have = State(found.state, "", "", found.digest, None, None, 0.0)

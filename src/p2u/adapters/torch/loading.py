@@ -5,7 +5,8 @@ from __future__ import annotations
 import logging
 import os
 import re
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
+from inspect import signature
 from typing import TYPE_CHECKING, Any
 
 from p2u.adapters.torch import hooks
@@ -14,7 +15,8 @@ from p2u.adapters.torch.names import choose_tensors, rename, tied_names
 from p2u.adapters.torch.tensors import DTYPES, Copies, all_copied
 from p2u.client.live.live_transfer import LivePlan, LiveTransfer
 from p2u.client.live.replica import BEST, Replica
-from p2u.client.transfer.fetch import Retry
+from p2u.client.transfer.backoff import Retry
+from p2u.client.transfer.options import DEFAULT_OPTIONS, TransferOptions
 from p2u.errors import UnsupportedError, UsageError
 from p2u.package.layout import Layout, Tensor
 from p2u.stores import Store
@@ -78,10 +80,10 @@ def load(
             initial values.
         weights: Pattern of paths of the files to load, where a package has several models.
         timeout: Most seconds to wait for ``state``.
-        jobs: See ``p2u.open``, as all that follow.
-        limit_rate: Bytes per second.
-        check: Check whole files.
-        retry: When to try again.
+        jobs: Threads; see `p2u.TransferOptions`.
+        limit_rate: Most bytes per second; see `p2u.TransferOptions`.
+        retry: When to try again; see `p2u.TransferOptions`.
+        check: Check whole files, see ``p2u.open``.
         follow: Go on to newer versions as they are published, see ``p2u.open``.
 
     Raises:
@@ -92,15 +94,17 @@ def load(
         P2UError: What ended the transfer.
     """
     options = Options(
-        state, background, until, deadline, mode, staging, patience, dtype, device, strict, weights,
-        timeout, jobs, limit_rate, check, retry, follow,
+        state=state, background=background, until=until, deadline=deadline, mode=mode,
+        staging=staging, patience=patience, dtype=dtype, device=device, strict=strict,
+        weights=weights, timeout=timeout, check=check, follow=follow,
+        transfer=TransferOptions(jobs=jobs, limit_rate=limit_rate, retry=retry),
     )  # fmt: skip
     return attach(start(source, options), model_or_factory, options)
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Options:
-    """The keyword arguments of `load`."""
+    """The keyword arguments of `load`; those for the transfer are together."""
 
     state: str = "base"
     background: bool = True
@@ -114,11 +118,23 @@ class Options:
     strict: bool = True
     weights: str | None = None
     timeout: float | None = None
-    jobs: int | None = None
-    limit_rate: float | str | None = None
     check: bool = True
-    retry: Retry | None = None
     follow: float | None = None
+    transfer: TransferOptions = DEFAULT_OPTIONS
+
+    @classmethod
+    def take(cls, keywords: dict[str, Any], **defaults: Any) -> Options:
+        """Take the keyword arguments of `load` out of others.
+
+        Args:
+            keywords: Those that are taken are removed.
+            defaults: Where they differ from those of `load`.
+        """
+        known = {p.name for p in signature(load).parameters.values() if p.default is not p.empty}
+        mine = {**defaults, **{name: keywords.pop(name) for name in known & keywords.keys()}}
+        fetching = {f.name for f in fields(TransferOptions)} & mine.keys()
+        transfer = TransferOptions(**{name: mine.pop(name) for name in fetching})
+        return cls(**mine, transfer=transfer)
 
     def target(self) -> tuple[torch.dtype | None, torch.device]:
         """What floating-point tensors become (None: nothing else), and where tensors go."""
@@ -149,17 +165,15 @@ def start(source: str | os.PathLike[str] | Store, options: Options) -> Replica:
         return "direct" if copied else options.staging
 
     plan = LivePlan(
-        options.until if options.background else options.state,
-        options.mode,
-        options.staging,
-        options.patience,
-        options.check,
-        options.jobs,
-        options.limit_rate,
-        options.retry,
+        until=options.until if options.background else options.state,
+        mode=options.mode,
+        staging=options.staging,
+        patience=options.patience,
+        check=options.check,
         choose=choose,
         deadline=options.deadline,
         follow=options.follow,
+        transfer=options.transfer,
     )
     replica = Replica(LiveTransfer(source, plan))
     try:

@@ -6,7 +6,6 @@ import os
 import tempfile
 import weakref
 from collections.abc import Mapping
-from dataclasses import fields
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -56,9 +55,7 @@ def from_pretrained(
         UnsupportedError: transformers is not installed.
         The errors of `load`, of transformers, and DiskError.
     """
-    names = {field.name for field in fields(Options)}
-    mine = {name: options.pop(name) for name in names & options.keys()}
-    chosen = Options(**{"strict": False, **mine})
+    chosen = Options.take(options, strict=False)
     replica = start(source, chosen)
     try:
         transformers = _transformers()

@@ -6,11 +6,12 @@ import os
 from collections.abc import Callable
 from dataclasses import dataclass
 
-from p2u.client.folder.folder_transfer import FolderTransfer, PlannedUpdate, PullPlan
+from p2u.client.folder.folder_transfer import FolderTransfer
+from p2u.client.folder.pull_task import PlannedUpdate, PullPlan, PullTask
+from p2u.client.transfer.backoff import Retry
 from p2u.client.transfer.control import Progress
-from p2u.client.transfer.fetch import Retry
+from p2u.client.transfer.options import TransferOptions
 from p2u.client.transfer.package_reader import PackageReader
-from p2u.errors import UsageError
 from p2u.stores import Store
 from p2u.stores.forwarding import KeepOpen
 
@@ -19,7 +20,7 @@ __all__ = ["PlannedUpdate", "Progress", "PullPlan", "PullResult", "pull"]
 
 @dataclass(frozen=True, slots=True)
 class PullResult:
-    """What a pull did.
+    """The result of a pull.
 
     Attributes:
         state: Label of the state that the target holds; None if none (after a dry run).
@@ -56,14 +57,14 @@ def pull(
 ) -> PullResult:
     """Pull a package to a folder; go on where an earlier run, even a killed one, ended.
 
-    The folder is always exactly one state: the next one is built beside it, checked against its
+    The folder is always exactly one state: the next one is built next to it, checked against its
     SHA-256, and takes its place in one step. Files in it that are not the package's stay. One
     hidden file, ``.p2u-state.json``, says what the folder holds.
 
-    The way is the cheapest in bytes from what is there, which is known by its digests: an older
-    version, a state of another package, somebody else's file that the package knows. An update
-    between versions is used if all that leads to the state wanted was seen to be there first. Where
-    one turns out missing or broken, the next best way is taken, if there is one.
+    The route is the cheapest in bytes from any state at hand, which is known by its digests: an
+    older version, a state of another package, somebody else's file that the package knows. An
+    update between versions is used only after every update up to the state wanted was seen to be
+    there. Where one turns out missing or broken, the next best route is taken, if there is one.
 
     Args:
         source: Path or URL of the package, or an open store (which is closed then). It may be
@@ -73,61 +74,64 @@ def pull(
             id (``"v1@base"``). A better state of that version that is there already stays.
         origin: A folder or file somewhere else that holds a state that the package knows, and
             which may be a cheaper place to begin at. It is only read.
-        jobs: Threads; by default the processors, and a few more for a remote source.
-        limit_rate: Bytes per second, or text such as ``"2MB/s"``.
-        in_place: Refine files where they lie instead of beside: needs little free space. (Not where
+        jobs: Threads; see `p2u.TransferOptions`.
+        limit_rate: Most bytes per second; see `p2u.TransferOptions`.
+        retry: When to try again; see `p2u.TransferOptions`.
+        in_place: Refine files where they are instead of copies: needs little free space. (Not where
             a version has other tensors or files than the one before.) Readers
             then see valid files whose rows are of either state, and a row being written may be a
             mixture; a zip's checksums come last. A killed run loses nothing.
         dry_run: Change nothing; the result has the plan.
         repair: Overwrite files that were changed after they were pulled.
         deadline: Seconds: stop at the best state that the bandwidth measured can deliver by then,
-            but not before the first one. What was fetched of a better one is kept for the next
-            run.
+            but not before the first one. Chunks of a better one are kept for the next run.
         progress: Called about ten times a second with a `Progress`, in this thread.
         on_state: Called with the label of each state as soon as the folder is it, in this thread.
-        retry: When to try again after failures of the store.
 
     Raises:
         UsageError: An argument is wrong, or the folder holds something else; nothing is changed.
-        StoreError: The package could not be read. What was fetched is kept for the next run.
+        StoreError: The package could not be read. Chunks that came are kept for the next run.
         IntegrityError, FormatError, UnsupportedError: The package is damaged or not one.
         DiskError: No space, no permission.
         BusyError: Another process pulls to the same folder.
     """
-    if deadline is not None and not deadline > 0:
-        raise UsageError(f"a deadline of {deadline:g} s", hint="It is in seconds, above 0")
+    task = PullTask(
+        until=until, origin=origin, in_place=in_place, repair=repair, deadline=deadline,
+        progress=progress, on_state=on_state,
+    )  # fmt: skip
+    options = TransferOptions(jobs=jobs, limit_rate=limit_rate, retry=retry)
+    return run_pull(source, target, task, options, dry_run=dry_run)
+
+
+def run_pull(
+    source: str | os.PathLike[str] | Store,
+    target: str | os.PathLike[str],
+    task: PullTask,
+    options: TransferOptions,
+    *,
+    dry_run: bool = False,
+) -> PullResult:
+    """Do what `pull` does, for a task and options."""
     lent = KeepOpen(source) if isinstance(source, Store) else source
 
     def connect(known: PackageReader | None = None) -> PackageReader:
-        return PackageReader(lent, jobs=jobs, limit_rate=limit_rate, retry=retry, known=known)
+        return PackageReader(lent, options, known=known)
 
     package = connect()
-    engine = None
+    transfer = None
     try:
-        engine = FolderTransfer(
-            package,
-            target,
-            until=until,
-            in_place=in_place,
-            repair=repair,
-            origin=origin,
-            reopen=connect,
-            deadline=deadline,
-            progress=progress,
-            on_state=on_state,
-        )
+        transfer = FolderTransfer(package, target, task, reopen=connect)
         plan = None
         state: str | None
         if dry_run:
-            plan = engine.plan()
+            plan = transfer.plan()
             state = plan.here
         else:
-            state = engine.run()
+            state = transfer.run()
         meter = package.meter
-        warnings = tuple(engine.ways.warnings)
+        warnings = tuple(transfer.routes.warnings)
         return PullResult(state, meter.received, meter.requests, meter.seconds, plan, warnings)
     finally:
-        (engine.package if engine is not None else package).close()
+        (transfer.package if transfer is not None else package).close()
         if isinstance(lent, KeepOpen):
             lent.end()

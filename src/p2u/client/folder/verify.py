@@ -7,11 +7,13 @@ import tempfile
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Literal
 
 from p2u.client.folder import state_file
 from p2u.client.folder.folder_transfer import FolderTransfer
+from p2u.client.folder.pull_task import PullTask
 from p2u.client.transfer.control import Progress
+from p2u.client.transfer.options import TransferOptions
 from p2u.client.transfer.package_reader import PackageReader
 from p2u.disk.files import disk_errors, hash_file, remove_tree
 from p2u.errors import IntegrityError, NotFoundError, UsageError
@@ -23,7 +25,7 @@ __all__ = ["VerifyReport", "verify"]
 
 @dataclass(frozen=True, slots=True)
 class VerifyReport:
-    """What was checked, and is right.
+    """Bytes that were checked, and are right.
 
     Attributes:
         kind: ``"package"`` or ``"directory"``.
@@ -72,7 +74,7 @@ def verify(
             return _directory(path, progress)
         if not path.exists():
             raise NotFoundError("no such file or folder", file=str(path), hint="Check the path")
-    with PackageReader(source, jobs=jobs) as package:
+    with PackageReader(source, TransferOptions(jobs=jobs)) as package:
         report = _package(package, progress, decode)
         if decode:
             with tempfile.TemporaryDirectory(prefix="p2u-verify-") as folder:
@@ -95,10 +97,9 @@ def _decode_all(package: PackageReader, folder: Path) -> None:
             continue
         if update.source is None or update.source != here:
             remove_tree(folder)
-        options: dict[str, Any] = {"in_place": False, "repair": False}
         if update.source is not None and update.source != here:
-            FolderTransfer(package, folder, until=update.source, **options).run()
-        FolderTransfer(package, folder, until=update.target, updates=(update,), **options).run()
+            FolderTransfer(package, folder, PullTask(until=update.source)).run()
+        FolderTransfer(package, folder, PullTask(until=update.target), updates=(update,)).run()
         here = update.target
 
 

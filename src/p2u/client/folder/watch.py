@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import random
 import subprocess
 import sys
 import threading
@@ -13,8 +12,11 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from p2u.client.folder import state_file
-from p2u.client.folder.pull import pull
+from p2u.client.folder.pull import run_pull
+from p2u.client.folder.pull_task import PullTask
+from p2u.client.transfer.backoff import Backoff
 from p2u.client.transfer.control import Progress
+from p2u.client.transfer.options import TransferOptions
 from p2u.errors import (
     BusyError,
     Cancelled,
@@ -31,13 +33,13 @@ from p2u.stores import Store, open_store
 
 __all__ = ["Watched", "watch"]
 
-#: Seconds between two tries while something is wrong, at most.
+#: Seconds between two tries while something is wrong, at most, unless the looks are rarer still.
 _LONGEST = 60.0
 #: Seconds that a hook has to end when it is asked to.
 _GRACE = 5.0
 
-#: What passes, or what the publisher can mend. Once there was a version, usage errors are too: the
-#: newest version may lack a state that the one before has.
+#: Errors that pass, or that the publisher can mend. Usage errors are among them once there was a
+#: version: the newest one may lack a state that the one before has.
 _PASSING = (StoreError, IntegrityError, FormatError, UnsupportedError, DiskError, BusyError)
 
 
@@ -62,6 +64,11 @@ class Watched:
     seconds: float = 0.0
     status: int = 0
     message: str = ""
+
+    @property
+    def version(self) -> str | None:
+        """Name of the folder's version, ``"v2"``; None before the first."""
+        return None if self.state is None else self.state.partition("@")[0]
 
 
 def watch(
@@ -92,30 +99,29 @@ def watch(
         until: Label of the state wanted of each version.
         execute: A shell command, run after each commit and before the folder changes again, with
             ``P2U_STATE`` (``v2@exact``), ``P2U_VERSION`` (``v2``) and ``P2U_DIR`` (an absolute
-            path) in its environment. A failure is told and changes nothing. It is not run for what
-            the folder holds at the beginning.
-        in_place: See ``p2u.pull``, as those that follow.
+            path) in its environment. A failure is reported, and the folder is unaffected. It is
+            not run for the state that the folder holds at the beginning.
+        in_place: Refine the files where they are; see ``p2u.pull``.
         repair: Overwrite files that were changed since.
-        jobs: Threads.
-        limit_rate: Bytes per second.
+        jobs: Threads; see `p2u.TransferOptions`.
+        limit_rate: Most bytes per second; see `p2u.TransferOptions`.
         on_event: Called with what happened, in this thread.
         stop: Set it to end, from another thread; within a second.
         output: File descriptor for the hook's standard output.
 
     Raises:
         UsageError: An argument is wrong, or the folder holds something else. Later on, such errors
-            are told as others are, and it is tried again.
+            are reported as others are, and the watch tries again.
     """
     if not every > 0:
         raise UsageError(f"a look every {every:g} s", hint="It is in seconds, above 0")
+    options = TransferOptions(jobs=jobs, limit_rate=limit_rate)
     watcher = _Watcher(source, Path(target), execute, on_event, stop, output)
-    watcher.run(
-        every,
-        lambda: pull(
-            source, target, until=until, in_place=in_place, repair=repair, jobs=jobs,
-            limit_rate=limit_rate, progress=watcher.progress, on_state=watcher.committed,
-        ).warnings,
+    task = PullTask(
+        until=until, in_place=in_place, repair=repair,
+        progress=watcher.progress, on_state=watcher.committed,
     )  # fmt: skip
+    watcher.run(every, lambda: run_pull(source, target, task, options).warnings)
 
 
 class _Watcher:
@@ -145,6 +151,7 @@ class _Watcher:
         """Look, pull, wait."""
         mark, due, failures, said = "", True, 0, ""
         passing: tuple[type[P2UError], ...] = _PASSING
+        backoff = Backoff(every, max(_LONGEST, every))
         try:
             while not self._stop.is_set():
                 wait = every
@@ -159,11 +166,8 @@ class _Watcher:
                     failures, said = 0, ""
                 except passing as error:
                     failures += 1
-                    longest = max(_LONGEST, every)
-                    wait = min(longest, every * 2.0 ** min(failures - 1, 20))
-                    wait *= random.uniform(0.75, 1.0)
-                    if isinstance(error, StoreError):
-                        wait = max(wait, min(error.retry_after or 0.0, 3600.0))
+                    asked = error.retry_after if isinstance(error, StoreError) else None
+                    wait = backoff.delay(failures, asked)
                     if str(error) != said:
                         said = str(error)
                         self._tell(Watched("error", self._state, message=said))

@@ -15,7 +15,7 @@ from p2u.client.live.pins import Pins
 from p2u.client.live.staging import STAGING, StagedUpdate, choose
 from p2u.client.routes.live_routes import check_still, first_route
 from p2u.client.transfer.control import Stop
-from p2u.client.transfer.fetch import Retry
+from p2u.client.transfer.options import DEFAULT_OPTIONS, TransferOptions
 from p2u.client.transfer.package_reader import PackageReader
 from p2u.errors import DiskError, P2UError, UsageError
 from p2u.package.index import Chunk
@@ -45,24 +45,23 @@ class Commit:
     id: str = ""
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, kw_only=True)
 class LivePlan:
     """What was asked for; see ``p2u.open``.
 
     Attributes:
+        transfer: How bytes are fetched.
         choose: Decides on the staging when the tensors are known.
         polite: Refine in threads of lower priority.
         follow: Seconds between two looks at the package for a new version.
     """
 
-    until: str
-    mode: str
+    until: str = "exact"
+    mode: str = "atomic"
     staging: str = "auto"
     patience: float = 5.0
     check: bool = True
-    jobs: int | None = None
-    limit_rate: float | str | None = None
-    retry: Retry | None = None
+    transfer: TransferOptions = DEFAULT_OPTIONS
     choose: Callable[[Layout], str] | None = None
     polite: bool = True
     deadline: float | None = None
@@ -140,10 +139,8 @@ class LiveTransfer:
             self._attempt.call()
         return PackageReader(
             store or self._source,
-            jobs=self.plan.jobs,
-            limit_rate=self.plan.limit_rate,
+            self.plan.transfer,
             stop=self._attempt,
-            retry=self.plan.retry,
             known=known,
         )
 

@@ -6,12 +6,13 @@ import os
 from typing import TYPE_CHECKING, Any
 
 from p2u.client.transfer.early_manifest import ask_early
+from p2u.client.transfer.options import TransferOptions
 
 if TYPE_CHECKING:
     import numpy as np
 
     from p2u.client.live.replica import Replica
-    from p2u.client.transfer.fetch import Retry
+    from p2u.client.transfer.backoff import Retry
     from p2u.stores import Store
 
 
@@ -42,13 +43,13 @@ def open_replica(
             ``"auto"``: copy where half of the free memory is enough for it, else chunks.
         patience: Seconds after which a commit that waits holds new pins back even though others
             keep theirs.
-        jobs: Threads that fetch and decode.
         until: Label or id of the last state wanted.
         deadline: Seconds from now: ``wait("best")`` returns with the best state possible by then.
-        limit_rate: Bytes per second, or text such as ``"2MB/s"``.
         check: Compare each file with its SHA-256 for each state. Each chunk's hash is checked in
             any case.
-        retry: When to try again after failures of the store.
+        jobs: Threads; see `p2u.TransferOptions`.
+        limit_rate: Most bytes per second; see `p2u.TransferOptions`.
+        retry: When to try again; see `p2u.TransferOptions`.
         follow: Look for a newer version as often, in seconds, and go on to it; see
             `Replica.refresh`. What keeps it away is in `Replica.error`, and tried again. Needs
             atomic mode.
@@ -57,14 +58,15 @@ def open_replica(
         UsageError: An argument is wrong. What goes wrong later, `Replica.wait` raises.
         NotFoundError: A local package that does not exist.
     """
+    options = TransferOptions(jobs=jobs, limit_rate=limit_rate, retry=retry)
     early = ask_early(source)
     # Later than the first request: together these take as long as its answer.
     from p2u.client.live.live_transfer import LivePlan, LiveTransfer
     from p2u.client.live.replica import Replica
 
     plan = LivePlan(
-        until, mode, staging, patience, check, jobs, limit_rate, retry,
-        deadline=deadline, follow=follow,
+        until=until, mode=mode, staging=staging, patience=patience, check=check,
+        deadline=deadline, follow=follow, transfer=options,
     )  # fmt: skip
     return Replica(LiveTransfer(source, plan, early))
 
@@ -85,7 +87,8 @@ def load(
     from p2u.client.live.live_transfer import LivePlan, LiveTransfer
     from p2u.client.live.replica import Replica
 
-    plan = LivePlan(state, "eager", polite=False, jobs=jobs)
+    options = TransferOptions(jobs=jobs)
+    plan = LivePlan(until=state, mode="eager", polite=False, transfer=options)
     replica = Replica(LiveTransfer(source, plan))
     try:
         replica.wait()

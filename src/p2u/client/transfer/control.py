@@ -48,10 +48,10 @@ class Progress:
         state: Label of the state reached last; None before the first.
         target: Label of the state that is on its way.
         done: Bytes here, those of an earlier run included.
-        total: Bytes of the whole way.
+        total: Bytes of the whole route.
         rate: Bytes per second, over the last seconds.
         seconds: Since the transfer began.
-        marks: ``(label, bytes)``: where on the way each state is reached.
+        marks: ``(label, bytes)``: where on the route each state is reached.
     """
 
     state: str | None
@@ -115,7 +115,7 @@ class Meter:
         self._requests = 0
 
     def add(self, count: int) -> None:
-        """``count`` bytes of the way arrived; negative if they have to be fetched again."""
+        """``count`` bytes of the route arrived; negative if they have to be fetched again."""
         with self._lock:
             self._done += count
 
@@ -131,7 +131,7 @@ class Meter:
 
     @property
     def done(self) -> int:
-        """Bytes of the way that are here."""
+        """Bytes of the route that are here."""
         return self._done
 
     @property

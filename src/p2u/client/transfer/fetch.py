@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import contextlib
 import hashlib
-import random
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
 from threading import Event, Lock, Thread
 
+from p2u.client.transfer.backoff import Retry
 from p2u.client.transfer.control import Meter, Stop
+from p2u.client.transfer.options import TransferOptions
 from p2u.client.transfer.run import HINT, Apply, Run
 from p2u.errors import IntegrityError, StoreError
 from p2u.package.index import Chunk
@@ -20,46 +20,23 @@ from p2u.stores import Store
 Following = Callable[[], tuple[Sequence[Blob], tuple[Chunk, ...]]]
 
 
-@dataclass(frozen=True, slots=True)
-class Retry:
-    """When to try again.
-
-    Attributes:
-        attempts: Tries without any progress after which the error is passed on.
-        base: Seconds to wait after the first failure; doubles each time.
-        cap: Most seconds to wait, unless the server asks for more.
-    """
-
-    attempts: int = 8
-    base: float = 0.5
-    cap: float = 30.0
-
-    def delay(self, failures: int, asked: float | None) -> float:
-        """Seconds to wait after so many failures in a row."""
-        longest = min(self.cap, self.base * 2.0 ** (failures - 1))
-        # Jitter, so that a crowd of clients does not come back at the same moment.
-        return max(longest * random.uniform(0.5, 1.0), asked or 0.0)
-
-
 class Fetcher:
     """Reads a store with several threads.
 
     Args:
         store: The package.
-        jobs: Number of threads.
+        options: Threads, retries, sizes of requests.
         stop: Ends everything early.
         meter: Counts what arrives.
-        retry: When to try again.
     """
 
-    def __init__(
-        self, store: Store, jobs: int, stop: Stop, meter: Meter, retry: Retry | None = None
-    ) -> None:
+    def __init__(self, store: Store, options: TransferOptions, stop: Stop, meter: Meter) -> None:
         self.store = store
-        self.jobs = jobs
+        self.jobs = options.threads(remote=store.remote)
+        self.sizes = options.request_sizes
         self.stop = stop
         self.meter = meter
-        self.retry = retry or Retry()
+        self.retry = options.retry or Retry()
         #: Set when the first bytes have come: the store knows now whether there are ranges.
         self.probed = Event()
         self._lock = Lock()

@@ -8,18 +8,17 @@ from collections.abc import Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
 from threading import Lock, Thread
-from types import TracebackType
 
 from p2u.client.transfer.control import Buffers, Meter, Stop
-from p2u.client.transfer.fetch import Fetcher, Following, Retry
+from p2u.client.transfer.fetch import Fetcher, Following
+from p2u.client.transfer.options import DEFAULT_OPTIONS, TransferOptions
 from p2u.disk.files import disk_errors, write_whole
-from p2u.errors import UsageError
 from p2u.package.index import Index, parse_index
 from p2u.package.layout import Layout, ReleaseLayout, parse_layout
 from p2u.package.manifest import KEY, MAX_MANIFEST, Manifest, Object, Release, Update
 from p2u.package.manifest_parse import parse_manifest
 from p2u.package.mapping import aligned
-from p2u.stores import RateLimiter, Store, ThrottledStore, open_store, parse_rate
+from p2u.stores import Store, ThrottledStore, open_store
 
 #: Bytes of layouts and indices that are kept as they came.
 KEPT = 8 << 20
@@ -29,56 +28,39 @@ PROBED = 16
 DECODED = 12 << 20
 
 
-def default_jobs(remote: bool) -> int:
-    """Threads for a transfer: the processors, and a few more where the link has to be filled."""
-    count = os.cpu_count() or 1
-    return min(8, max(4, count)) if remote else min(8, count)
-
-
 class PackageReader:
     """A package in a store, with the threads to read it.
 
     Args:
         source: Path or URL, or a store; a store is closed with this object too.
-        jobs: Threads; None chooses.
-        limit_rate: Bytes per second, or text such as ``"2MB/s"``.
+        options: How to fetch.
         stop: Ends all reading early.
-        retry: When to try again.
-        known: This package as it was opened before: what was read of it is not read again, and
-            counting goes on.
+        known: This package as it was opened before: objects that it read are not read again, and
+            its meter counts on.
 
     Raises:
-        The errors of ``open_store``, and UsageError for a bad argument. Nothing is read yet.
+        The errors of ``open_store``. Nothing is read yet.
     """
 
     def __init__(
         self,
         source: str | os.PathLike[str] | Store,
+        options: TransferOptions = DEFAULT_OPTIONS,
         *,
-        jobs: int | None = None,
-        limit_rate: float | str | None = None,
         stop: Stop | None = None,
-        retry: Retry | None = None,
         known: PackageReader | None = None,
     ) -> None:
-        if jobs is not None and jobs < 1:
-            raise UsageError(f"jobs must be at least 1, not {jobs}")
         self.stop = stop or Stop()
         self.meter: Meter = known.meter if known else Meter()
-        limiter = None
-        if limit_rate is not None:
-            rate = parse_rate(limit_rate) if isinstance(limit_rate, str) else limit_rate
-            limiter = RateLimiter(rate)
         store = source if isinstance(source, Store) else open_store(source)
         self.url = store.url
+        limiter = options.limiter()
         if limiter is not None:
             self.stop.on_call(limiter.cancel)
             store = ThrottledStore(store, limiter)
         self.stop.on_call(store.close)
         self.store = store
-        self.fetcher = Fetcher(
-            store, jobs or default_jobs(store.remote), self.stop, self.meter, retry
-        )
+        self.fetcher = Fetcher(store, options, self.stop, self.meter)
         #: Memory for decoded chunks on their way to disk.
         self.decoded = Buffers(DECODED, self.stop)
         #: A folder that keeps layout and indices for the next run; their digests are checked.
@@ -155,7 +137,7 @@ class PackageReader:
             return found
 
     def aligned(self, update: Update) -> bool:
-        """Whether all bytes lie at the same place before and after an update."""
+        """Whether all bytes are at the same place before and after an update."""
         source = self.source(update)
         if source is None or not self.manifest.crosses(update):
             return source is not None
@@ -173,17 +155,17 @@ class PackageReader:
                 coming: Future[bytes] = Future()
                 self._coming[item.sha256] = coming
                 Thread(
-                    target=self._come, args=(item, coming), daemon=True, name="p2u-ahead"
+                    target=self._read_ahead, args=(item, coming), daemon=True, name="p2u-ahead"
                 ).start()
 
-    def _come(self, wanted: Object, coming: Future[bytes]) -> None:
+    def _read_ahead(self, wanted: Object, coming: Future[bytes]) -> None:
         try:
             coming.set_result(self.fetcher.read_object(wanted))
         except BaseException as error:  # noqa: BLE001 - raised again where it is wanted
             coming.set_exception(error)
 
     def _objects(self, update: Update) -> list[Object]:
-        """What there is to read before an update's chunks."""
+        """The objects to read before an update's chunks."""
         ends = [state for state in (update.source, update.target) if state is not None]
         layouts = [self.manifest.release(state).layout for state in ends]
         return [*dict.fromkeys(layouts), update.index]
@@ -209,14 +191,14 @@ class PackageReader:
             for _ in pool.map(look, sorted(some)):
                 pass
 
-    def marks(self, way: Sequence[Update]) -> tuple[tuple[str, int], ...]:
-        """``(title, bytes)``: how much of this way has to be here for each state."""
-        known = {o.sha256 for update in way for o in self._objects(update)}
+    def marks(self, route: Sequence[Update]) -> tuple[tuple[str, int], ...]:
+        """``(title, bytes)``: how much of a route has to be here for each state."""
+        known = {o.sha256 for update in route for o in self._objects(update)}
         at = self.meter.done - sum(s for sha, s in self._counted.items() if sha in known)
-        if way and way[0].source is not None:
-            at = self.manifest.release(way[0].source).layout.size
+        if route and route[0].source is not None:
+            at = self.manifest.release(route[0].source).layout.size
         found = []
-        for update in way:
+        for update in route:
             at += self.manifest.cost(update)
             found.append((self.manifest.title(update.target), at))
         return tuple(found)
@@ -260,10 +242,5 @@ class PackageReader:
     def __enter__(self) -> PackageReader:
         return self
 
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
+    def __exit__(self, *_: object) -> None:
         self.close()

@@ -10,13 +10,26 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Generic, Protocol, TypeVar
 
-#: Most bytes of one request: large enough for the link's delay not to matter, small enough for
-#: several connections to take turns in order.
-MAX_REQUEST = 4 << 20
-#: Fewest bytes that are worth a request of their own while there is more than one chunk.
-MIN_REQUEST = 256 << 10
-#: Bytes between two wanted ranges that are fetched and dropped rather than asked around.
-MAX_GAP = 32 << 10
+
+@dataclass(frozen=True, slots=True)
+class RequestSizes:
+    """How many bytes to ask for at a time; the defaults suit any link.
+
+    Attributes:
+        least: Fewest bytes that are worth a request of their own while there is more than one
+            chunk.
+        most: Most bytes of one request, but for a single larger chunk: large enough for the link's
+            delay not to matter, small enough for several connections to take turns in order.
+        gap: Most bytes between two wanted ranges that are fetched and dropped rather than left out
+            by a second request.
+    """
+
+    least: int = 256 << 10
+    most: int = 4 << 20
+    gap: int = 32 << 10
+
+
+DEFAULT_SIZES = RequestSizes()
 
 
 class Ranged(Protocol):
@@ -48,18 +61,18 @@ def plan_requests(
     *,
     ranges: bool = True,
     jobs: int = 1,
-    max_gap: int = MAX_GAP,
+    sizes: RequestSizes = DEFAULT_SIZES,
 ) -> tuple[Request[C], ...]:
     """Byte ranges that hold all these chunks.
 
     Args:
         chunks: Those missing, in the order wanted; neighbours in it are joined to one request when
-            they lie in one blob one behind the other.
+            they follow each other in one blob.
         ranges: False if the server only delivers whole blobs: then one request per blob, from its
             beginning to the end of the last chunk missing there.
         jobs: Threads that share the requests. These shrink towards the end, so that all threads
             end at about the same time (guided self-scheduling, Polychronopoulos and Kuck 1987).
-        max_gap: Most bytes between two chunks of a request.
+        sizes: How many bytes to ask for at a time.
     """
     groups: list[list[C]] = []
     chunks = tuple(chunks)
@@ -77,14 +90,14 @@ def plan_requests(
             end = last.start + last.length
             if (
                 chunk.blob == last.blob
-                and end <= chunk.start <= end + max_gap
+                and end <= chunk.start <= end + sizes.gap
                 and chunk.start + chunk.length - first.start <= most
             ):
                 groups[-1].append(chunk)
                 left -= chunk.length
                 continue
         groups.append([chunk])
-        most = max(MIN_REQUEST, min(MAX_REQUEST, left // (2 * jobs)))
+        most = max(sizes.least, min(sizes.most, left // (2 * jobs)))
         left -= chunk.length
     return tuple(_request(group, group[0].start) for group in groups)
 

@@ -33,7 +33,7 @@ AHEAD = 0.05
 
 HINT = "The package is damaged or was replaced while it was read; try again or use a mirror"
 
-#: What a caller does with a payload whose hash is right, in any thread.
+#: Takes a payload whose hash is right, in any thread.
 Apply = Callable[[Chunk, memoryview], None]
 
 
@@ -89,7 +89,7 @@ class Run:
         if fetcher.store.knows_ranges:
             fetcher.probed.set()
         self._requests: deque[Request[Chunk] | _RequestPart] = deque(
-            plan_requests(chunks, ranges=self._ranges, jobs=fetcher.jobs)
+            plan_requests(chunks, ranges=self._ranges, jobs=fetcher.jobs, sizes=fetcher.sizes)
         )
         self._apply: Apply | None = None
         self._patient = False
@@ -143,7 +143,7 @@ class Run:
             self._working += 1
 
     def abandon(self) -> None:
-        """What was begun ahead is not wanted."""
+        """Drop a run that was begun ahead."""
         self._enough = True
         self._gate.set()
 
@@ -154,7 +154,7 @@ class Run:
             run = self._f.run_ahead(run)
 
     def almost(self) -> None:
-        """Return when the link is about to rest: what comes later must not slow this run down."""
+        """Return when the link is about to rest: the next run must not slow this one down."""
         while self._working and self._size - self._here > AHEAD * self._f.meter.rate():
             if self._enough or self._idle.wait(0.01):
                 return
@@ -163,7 +163,7 @@ class Run:
         """Take requests until none is left; the caller has counted this thread in ``_working``."""
         try:
             if number:
-                # If nobody knows whether the server has ranges, the first request will tell;
+                # If nobody knows whether the server has ranges, the first answer will show it;
                 # without them, each thread would fetch the same blob.
                 self._f.probed.wait()
             while (request := self._next()) is not None:
@@ -175,7 +175,7 @@ class Run:
             pass
         except BaseException as error:  # noqa: BLE001 - raised again in the caller's thread
             with self._lock:
-                # What comes after the first error, or a cancellation, follows from it.
+                # Errors after the first one, or after a cancellation, follow from it.
                 if self._error is None:
                     cancelled = self._f.stop.called and isinstance(error, StoreError)
                     self._error = Cancelled("the transfer was cancelled") if cancelled else error
@@ -187,7 +187,7 @@ class Run:
             with self._lock:
                 self._working -= 1
                 if self._working == 0:
-                    # What threads had of chunks that were not applied has gone with them.
+                    # Bytes of chunks that were not applied are lost with their threads.
                     self._f.meter.add(self._applied - self._here)
                     self._here = self._applied
                     if self._apply is not None:
@@ -315,13 +315,13 @@ class Run:
             raise _EnoughError
 
     def _arrived(self, count: int) -> None:
-        """For all that comes."""
+        """Note bytes that came, wanted or not."""
         self._f.meter.receive(count)
         self._f.probed.set()
         self._check()
 
     def _count(self, count: int) -> None:
-        """For what was wanted; negative if it has to be fetched again."""
+        """Note bytes that were wanted; negative if they have to be fetched again."""
         with self._lock:
             self._here += count
         self._f.meter.add(count)

@@ -1,0 +1,42 @@
+"""``p2u gc``: old versions of a package are dropped."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated, Optional
+
+import typer
+
+from p2u.cli.options import DryRun, Quiet, parse_seconds
+
+#: Shown below the options of ``--help``.
+EXAMPLES = (
+    "Examples:\n\n  p2u gc ./model.p2u --keep 3 --dry-run\n\n"
+    "  p2u gc ./model.p2u --keep 10 --anchors 2 --grace 1h"
+)
+
+
+def gc(
+    package: Annotated[Path, typer.Argument(help="A package on this machine.")],
+    keep: Annotated[int, typer.Option(metavar="N", help="Newest versions to keep.", min=1)] = 5,
+    anchors: Annotated[
+        Optional[int],  # noqa: UP045
+        typer.Option(
+            metavar="N", help="Older versions with a base to keep.", min=0, show_default="all"
+        ),
+    ] = None,
+    grace: Annotated[
+        str, typer.Option(metavar="TIME", help="Files stay for this long, for slow readers: 1h.")
+    ] = "0s",
+    dry_run: DryRun = False,
+    quiet: Quiet = False,
+) -> None:
+    """Drop old versions and the files that only they need; new readers still get to all others."""
+    from p2u.cli import show
+    from p2u.packing.api import gc as collect
+
+    report = collect(
+        package, keep=keep, anchors=anchors, grace=parse_seconds(grace), dry_run=dry_run
+    )
+    if dry_run or not quiet:
+        show.collected(report, package, dry_run=dry_run)

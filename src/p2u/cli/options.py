@@ -1,0 +1,70 @@
+"""Options that several commands have, and what their texts mean."""
+
+from __future__ import annotations
+
+from typing import Annotated, Optional
+
+import typer
+
+from p2u.errors import UsageError
+
+Jobs = Annotated[Optional[int], typer.Option("--jobs", "-j", help="Threads.", min=1)]  # noqa: UP045
+Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="Print nothing but errors.")]
+Levels = Annotated[str, typer.Option(help="States, from base to exact.")]
+Name = Annotated[
+    Optional[str],  # noqa: UP045
+    typer.Option(metavar="NAME", help="The version's name.", show_default="the next number"),
+]
+BlobSize = Annotated[str, typer.Option(help="Most bytes of one blob.")]
+LimitRate = Annotated[
+    Optional[str],  # noqa: UP045 - typer reads this on 3.10, too
+    typer.Option("--limit-rate", metavar="RATE", help="Most bytes per second: 2MB/s, 16Mbit/s."),
+]
+Repair = Annotated[bool, typer.Option("--repair", help="Overwrite files that were changed since.")]
+DryRun = Annotated[bool, typer.Option("--dry-run", help="Only say what it would do.")]
+
+
+def parse_labels(text: str) -> list[str]:
+    """The states of ``base,8bit,exact``."""
+    return [name.strip() for name in text.split(",")]
+
+
+def parse_size(text: str) -> int:
+    """Bytes of ``24MiB``, ``25MB``, ``1000000``."""
+    number = text.strip().rstrip("iBbKkMmGg")
+    unit = text.strip()[len(number) :].lower()
+    scale = {"": 1, "b": 1, "k": 1000, "m": 1000**2, "g": 1000**3}
+    scale |= {f"{u}b": scale[u] for u in "kmg"}
+    scale |= {f"{u}ib": 1024 ** (i + 1) for i, u in enumerate("kmg")}
+    try:
+        return int(float(number) * scale[unit])
+    except (KeyError, ValueError, OverflowError):
+        raise UsageError(f"{text!r} is not a size", hint="Write it like 24MiB or 25MB") from None
+
+
+def parse_seconds(text: str) -> float:
+    """Seconds of ``2s``, ``500ms``, ``1.5``, ``1m``, ``2h``."""
+    number = text.strip().rstrip("sminh ")
+    unit = text.strip()[len(number) :].strip()
+    try:
+        return float(number) * {"": 1, "s": 1, "ms": 0.001, "m": 60, "min": 60, "h": 3600}[unit]
+    except (KeyError, ValueError):
+        raise UsageError(f"{text!r} is not a time", hint="Write it like 2s or 500ms") from None
+
+
+def parse_tensor_bits(texts: list[str]) -> dict[str, float]:
+    """Globs and bits of ``encoder.*=5``."""
+    out: dict[str, float] = {}
+    for text in texts:
+        pattern, _, bits = text.rpartition("=")
+        try:
+            # The last one of equal patterns counts, in its own place.
+            out.pop(pattern, None)
+            out[pattern] = float(bits)
+        except ValueError:
+            pattern = ""
+        if not pattern:
+            raise UsageError(
+                f"{text!r} is not a pattern and bits", hint="Write it like 'encoder.layer.0.*=5'"
+            )
+    return out

@@ -1,0 +1,64 @@
+"""``p2u publish``: a model as the next version of a package."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated, Optional
+
+import typer
+
+from p2u.cli.options import BlobSize, Jobs, Levels, Name, Quiet, parse_labels, parse_size
+
+#: Shown below the options of ``--help``.
+EXAMPLES = (
+    "Examples:\n\n  p2u publish ./checkpoint ./model.p2u   # a package, later a version\n\n"
+    "  p2u publish ./checkpoint ./model.p2u --anchor-every 20 --fold 0.8 --version step1200"
+)
+
+
+def publish(
+    src: Annotated[Path, typer.Argument(help="A model file or directory.")],
+    package: Annotated[Path, typer.Argument(help="The package; made if there is none.")],
+    version: Name = None,
+    parent: Annotated[
+        Optional[Path],  # noqa: UP045
+        typer.Option(
+            metavar="DIR", help="Holds the newest version: saves decoding it from the package."
+        ),
+    ] = None,
+    expect: Annotated[
+        Optional[str],  # noqa: UP045
+        typer.Option(metavar="STATE", help="Fail unless this is the newest state: v7@exact."),
+    ] = None,
+    anchor_every: Annotated[
+        int, typer.Option(metavar="N", help="Every Nth version gets a base for newcomers.", min=1)
+    ] = 50,
+    fold: Annotated[
+        Optional[float],  # noqa: UP045
+        typer.Option(
+            metavar="PART",
+            help="Also make updates across 2, 4, 8 ... versions, and keep each that has at most "
+            "this part of the chain's bytes: 0.8.",
+        ),
+    ] = None,
+    bits: Annotated[
+        Optional[float],  # noqa: UP045
+        typer.Option(help="Average bits per weight of a base, 1 to 6.", show_default="3.5"),
+    ] = None,
+    levels: Levels = "base,8bit,exact",
+    jobs: Jobs = None,
+    blob_size: BlobSize = "24MiB",
+    quiet: Quiet = False,
+) -> None:
+    """Publish a model: as a new package, or as the next version, an update from the newest."""
+    from p2u.cli import show
+    from p2u.packing.api import publish as publish_model
+
+    with show.phases(quiet) as progress:
+        report = publish_model(
+            src, package, version=version, parent=parent, expect=expect,
+            anchor_every=anchor_every, fold=fold, bits=bits, levels=parse_labels(levels),
+            jobs=jobs, blob_size=parse_size(blob_size), progress=progress,
+        )  # fmt: skip
+    if not quiet:
+        show.packed(report, package)

@@ -1,0 +1,63 @@
+"""``p2u pull``: a package to a folder."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated, Optional
+
+import typer
+
+from p2u.cli.options import DryRun, Jobs, LimitRate, Quiet, Repair, parse_seconds
+
+#: Shown below the options of ``--help``.
+EXAMPLES = (
+    "Examples:\n\n  p2u pull https://example.org/model.p2u ./model\n\n"
+    "  p2u pull model.p2u ./model --until base\n\n"
+    "  p2u pull URL ./model --limit-rate 2MB/s --in-place\n\n"
+    "  p2u pull URL ./model --deadline 2s   # the best state that can be here by then\n\n"
+    "  p2u pull URL ./model --origin model-Q4_K_M.gguf"
+)
+
+
+def pull(
+    src: Annotated[str, typer.Argument(help="Path or http(s) URL of a package.")],
+    dst: Annotated[Path, typer.Argument(help="The model directory to make or to sharpen.")],
+    until: Annotated[
+        str, typer.Option(help="State to stop at: exact, v1, v1@base.", metavar="STATE")
+    ] = "exact",
+    origin: Annotated[
+        Optional[Path],  # noqa: UP045
+        typer.Option(metavar="PATH", help="Begin at a state in this folder or file; only read."),
+    ] = None,
+    deadline: Annotated[
+        Optional[str],  # noqa: UP045
+        typer.Option(metavar="TIME", help="Stop at the best state that can be here by then: 2s."),
+    ] = None,
+    jobs: Jobs = None,
+    limit_rate: LimitRate = None,
+    in_place: Annotated[
+        bool,
+        typer.Option(
+            "--in-place", help="Refine the files where they lie: no room for two copies needed."
+        ),
+    ] = False,
+    repair: Repair = False,
+    dry_run: DryRun = False,
+    quiet: Quiet = False,
+) -> None:
+    """Fetch a model, usable first; run it again to go on where it stopped.
+
+    A folder with an older version takes the update to the newest one.
+    """
+    from p2u.cli import show
+    from p2u.client.folder.pull import pull as pull_model
+
+    with show.transfer(quiet or dry_run) as view:
+        report = pull_model(
+            src, dst, until=until, origin=origin, jobs=jobs, limit_rate=limit_rate,
+            in_place=in_place, repair=repair, dry_run=dry_run,
+            deadline=parse_seconds(deadline) if deadline else None,
+            progress=view.progress, on_state=view.reached,
+        )  # fmt: skip
+    if dry_run or not quiet:
+        show.pulled(report, dst, dry_run=dry_run)

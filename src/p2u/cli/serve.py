@@ -1,0 +1,37 @@
+"""``p2u serve``: a package over HTTP, for development."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from p2u.cli.options import LimitRate, Quiet
+
+#: Shown below the options of ``--help``.
+EXAMPLES = (
+    "Example:\n\n  p2u serve model.p2u --port 8000 --limit-rate 20Mbit/s\n\n"
+    "For development; in production any static file host serves a package."
+)
+
+
+def serve(
+    package: Annotated[Path, typer.Argument(help="A package, or a folder of packages.")],
+    port: Annotated[int, typer.Option(help="Port; 0 takes a free one.")] = 8000,
+    host: Annotated[str, typer.Option(help="Address to listen on.")] = "127.0.0.1",
+    limit_rate: LimitRate = None,
+    quiet: Quiet = False,
+) -> None:
+    """Serve a package over HTTP with ranges and CORS, for development."""
+    from p2u.serve import make_server
+    from p2u.stores.throttle import parse_rate
+
+    rate = parse_rate(limit_rate) if limit_rate else None
+    server = make_server(package, host=host, port=port, limit_rate=rate, quiet=quiet)
+    if not quiet:
+        print(f"serving {package} at {server.url}  (Ctrl-C ends)", flush=True)
+    try:
+        server.serve_forever()
+    finally:
+        server.shutdown()

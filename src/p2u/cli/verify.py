@@ -1,0 +1,30 @@
+"""``p2u verify``: every byte of a package or of a folder that was pulled."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+import typer
+
+from p2u.cli.options import Jobs, Quiet
+
+#: Shown below the options of ``--help``.
+EXAMPLES = "Examples:\n\n  p2u verify model.p2u\n\n  p2u verify ./MiniLM"
+
+
+def verify(
+    target: Annotated[str, typer.Argument(help="A package (path or URL) or a pulled directory.")],
+    decode: Annotated[
+        bool, typer.Option("--decode", help="Of a package, decode every state, too.")
+    ] = False,
+    jobs: Jobs = None,
+    quiet: Quiet = False,
+) -> None:
+    """Check every byte of a package, or of a directory that was pulled, against its SHA-256."""
+    from p2u.cli import show
+    from p2u.client.folder.verify import verify as verify_bytes
+
+    with show.transfer(quiet) as view:
+        result = verify_bytes(target, decode=decode, jobs=jobs, progress=view.progress)
+    if not quiet:
+        show.verified(result, target)

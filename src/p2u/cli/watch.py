@@ -1,0 +1,103 @@
+"""``p2u watch``: a folder that follows a package."""
+
+from __future__ import annotations
+
+import json
+import signal
+import sys
+import threading
+from dataclasses import asdict
+from datetime import datetime
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any, Optional
+
+import typer
+
+from p2u.cli.options import Jobs, LimitRate, Quiet, Repair, parse_seconds
+from p2u.errors import Cancelled
+
+if TYPE_CHECKING:
+    from p2u.client.folder.watch import Watched
+
+#: Shown below the options of ``--help``.
+EXAMPLES = (
+    "Examples:\n\n  p2u watch https://example.org/model.p2u ./model\n\n"
+    "  p2u watch URL ./model --every 1s --execute 'curl -X POST localhost:8080/reload'\n\n"
+    "The command finds P2U_STATE (v2@exact), P2U_VERSION (v2) and P2U_DIR in its environment. "
+    "Ctrl-C or SIGTERM ends the watch; the next one goes on."
+)
+
+
+def watch(
+    src: Annotated[str, typer.Argument(help="Path or http(s) URL of a package.")],
+    dst: Annotated[Path, typer.Argument(help="The model directory to keep at the newest version.")],
+    every: Annotated[str, typer.Option(metavar="TIME", help="Time between two looks.")] = "5s",
+    execute: Annotated[
+        Optional[str],  # noqa: UP045
+        typer.Option(metavar="COMMAND", help="Run after each new state."),
+    ] = None,
+    until: Annotated[str, typer.Option(help="State wanted of each version.")] = "exact",
+    in_place: Annotated[
+        bool, typer.Option("--in-place", help="Change the files where they lie.")
+    ] = False,
+    repair: Repair = False,
+    jobs: Jobs = None,
+    limit_rate: LimitRate = None,
+    as_json: Annotated[bool, typer.Option("--json", help="A line of JSON per event.")] = False,
+    quiet: Quiet = False,
+) -> None:
+    """Follow a package: pull each version as it is published, and run a command after each."""
+    _run(
+        src, dst, every=parse_seconds(every), until=until, execute=execute, in_place=in_place,
+        repair=repair, jobs=jobs, limit_rate=limit_rate, as_json=as_json, quiet=quiet,
+    )  # fmt: skip
+
+
+def _run(src: str, dst: Path, *, as_json: bool, quiet: bool, **options: Any) -> None:
+    """Watch until Ctrl-C or SIGTERM, which are no failures: the folder holds a whole state."""
+    from p2u.client.folder.watch import watch as watch_package
+
+    stop = threading.Event()
+    tell = _json if as_json else _line
+
+    def event(found: Watched) -> None:
+        if not quiet or found.kind in ("error", "warning"):
+            tell(found, dst)
+
+    def end(*_: object) -> None:
+        if not stop.is_set():
+            stop.set()
+            raise KeyboardInterrupt  # whatever this thread waits for
+
+    if hasattr(signal, "SIGTERM"):
+        signal.signal(signal.SIGTERM, end)
+    # The lines of JSON are ours alone.
+    output = sys.stderr.fileno() if as_json else None
+    try:
+        watch_package(src, dst, stop=stop, on_event=event, output=output, **options)
+    except (KeyboardInterrupt, Cancelled):
+        if not quiet and not as_json:
+            print(f"{_now()} ended; {dst} stays as it is", flush=True)
+
+
+def _now() -> str:
+    return datetime.now().strftime("%H:%M:%S")
+
+
+def _line(event: Watched, dst: Path) -> None:
+    if event.kind == "commit":
+        from p2u.cli.bars import human
+
+        size = human(event.bytes)
+        print(f"{_now()} {dst} is {event.state}: {size} in {event.seconds:.2f} s", flush=True)
+    elif event.kind == "hook":
+        if event.status:
+            print(f"{_now()} the command ended with {event.status}", file=sys.stderr, flush=True)
+    else:
+        print(f"{_now()} {event.kind}: {event.message}", file=sys.stderr, flush=True)
+
+
+def _json(event: Watched, dst: Path) -> None:
+    time = datetime.now().astimezone().isoformat(timespec="milliseconds")
+    tree = {"time": time, "dir": str(dst), **asdict(event), "version": event.version}
+    print(json.dumps(tree), flush=True)

@@ -1,0 +1,43 @@
+"""The command line and the Python API call one thing by one name."""
+
+from __future__ import annotations
+
+import inspect
+
+import pytest
+import typer
+
+import p2u
+from p2u import cli
+from p2u.serve import make_server
+
+#: Of the command line only: what is shown, and in which form.
+SHOWN = {"help", "quiet", "as_json"}
+
+API = {
+    "gc": p2u.gc,
+    "pack": p2u.pack,
+    "publish": p2u.publish,
+    "pull": p2u.pull,
+    "serve": make_server,
+    "verify": p2u.verify,
+    "watch": p2u.watch,
+}
+
+COMMANDS = typer.main.get_command(cli.app).commands
+
+
+def test_every_command_is_a_function_of_the_api():
+    shows, others = "inspect", "eval"  # only shows; belongs to another distribution
+    assert COMMANDS.keys() - {shows, others} == API.keys()
+
+
+@pytest.mark.parametrize("name", sorted(API))
+def test_an_option_is_called_as_the_keyword_argument_that_it_sets(name):
+    keywords = inspect.signature(API[name]).parameters
+    options = [p for p in COMMANDS[name].params if p.param_type_name == "option"]
+    assert options
+    for option in options:
+        if option.name not in SHOWN:
+            assert option.name in keywords
+            assert "--" + option.name.replace("_", "-") in option.opts
