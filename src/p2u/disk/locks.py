@@ -247,8 +247,8 @@ def _is_alive(pid: int) -> bool:
         return True  # signal 0 would end it there
     try:
         os.kill(pid, 0)
-    except ProcessLookupError:
+    except (ProcessLookupError, OverflowError):
         return False
-    except (OSError, OverflowError):
+    except OSError:
         pass  # it belongs to somebody else
-    return True
+    return pid > 0  # others mean groups of processes
