@@ -93,8 +93,9 @@ def test_a_full_disk(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, before: by
     if before is not None:
         path.write_bytes(before)
     failing(monkeypatch, "ENOSPC", folders=False)
-    with pytest.raises(OSError, match="ENOSPC"):
+    with pytest.raises(OSError, match="ENOSPC") as caught:
         replace_file(path, b"new" * 10_000)
+    assert caught.value.filename == str(path)
     assert [p.read_bytes() for p in tmp_path.iterdir()] == ([] if before is None else [before])
 
 
@@ -125,3 +126,14 @@ def test_what_a_killed_process_left_is_not_followed(tmp_path: Path) -> None:
     assert not (tmp_path / "a").is_symlink()
     assert (tmp_path / "precious").read_bytes() == b"precious"
     assert sorted(p.name for p in tmp_path.iterdir()) == ["a", "precious"]
+
+
+def test_errors_name_the_file_and_not_its_part(tmp_path: Path) -> None:
+    with pytest.raises(FileNotFoundError) as caught:
+        replace_file(tmp_path / "missing" / "a", b"1")
+    assert caught.value.filename == str(tmp_path / "missing" / "a")
+    (tmp_path / "folder").mkdir()
+    with pytest.raises(IsADirectoryError) as caught_too:
+        replace_file(tmp_path / "folder", b"1")
+    assert caught_too.value.filename == str(tmp_path / "folder")
+    assert [p.name for p in tmp_path.iterdir()] == ["folder"]

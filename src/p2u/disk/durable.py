@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import errno
 import os
+from collections.abc import Iterator
 from pathlib import Path
 from typing import IO
 
@@ -99,8 +100,9 @@ class FileReplacement:
     def __init__(self, path: Path, part: Path | None = None) -> None:
         self._path = path
         self._part = part or path.with_name(f"{path.name}.part")
-        self._part.unlink(missing_ok=True)
-        self._file = open(self._part, "xb")  # noqa: SIM115 - closed in commit and discard
+        with self._own_name():
+            self._part.unlink(missing_ok=True)
+            self._file = open(self._part, "xb")  # noqa: SIM115 - closed in commit and discard
 
     def write(self, data: Bytes) -> None:
         """Append bytes."""
@@ -108,13 +110,23 @@ class FileReplacement:
 
     def commit(self) -> None:
         """Bring the file to the disk and to its place."""
-        sync(self._file)
-        self._file.close()
-        self._part.replace(self._path)
-        sync_folder(self._path.parent)
+        with self._own_name():
+            sync(self._file)
+            self._file.close()
+            self._part.replace(self._path)
+            sync_folder(self._path.parent)
 
     def discard(self) -> None:
         """Remove the file, unless it has taken its place."""
         with contextlib.suppress(OSError):  # a full disk, which our caller has met already
             self._file.close()
         self._part.unlink(missing_ok=True)
+
+    @contextlib.contextmanager
+    def _own_name(self) -> Iterator[None]:
+        """Let errors name the file that was asked for."""
+        try:
+            yield
+        except OSError as error:
+            error.filename = str(self._path)
+            raise

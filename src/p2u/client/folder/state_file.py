@@ -20,6 +20,8 @@ from p2u.package.paths import check_paths
 from p2u.package.strict_json import parse_object
 
 NAME = ".p2u-state.json"
+#: Its name until it is complete.
+PART = f"{NAME}.part"
 _FORMAT = "p2u-state"
 _VERSION = 1
 _LIMIT = 64 << 20
@@ -83,7 +85,7 @@ class StateFile:
             "files": [[f.path, f.size, f.sha256, f.mtime, f.inode] for f in self.files],
         }
         text = json.dumps(tree, ensure_ascii=False, indent=1)
-        durable.replace_file(folder / NAME, text.encode() + b"\n")
+        durable.replace_file(folder / NAME, text.encode() + b"\n", folder / PART)
 
     def with_hints(self, folder: Path) -> StateFile:
         """The same with the times and inodes that the files have now."""

@@ -147,7 +147,7 @@ def adopt(source: Path, target: Path) -> None:
         recorded = state_file.read(source)
     except FormatError:
         recorded = None
-    ours = {state_file.NAME, f"{state_file.NAME}.part"}
+    ours = {state_file.NAME, state_file.PART}
     if recorded is not None:
         ours |= {entry.path for entry in recorded.files}
     for name, folders, names in os.walk(source):
