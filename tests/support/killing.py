@@ -13,8 +13,8 @@ from pathlib import Path
 import pytest
 
 import p2u
-from p2u.client.folder import build_and_swap, in_place, journal, state_file, work_folder
-from p2u.disk import files, swap
+from p2u.client.folder import journal
+from p2u.disk import durable, files, swap
 
 #: Seconds that an undisturbed pull takes in the tests with real processes.
 SECONDS = 1.2
@@ -79,65 +79,67 @@ class Mortal:
 
 @contextlib.contextmanager
 def mortal(at: int, *, torn: bool, exchange: bool = True) -> Iterator[Mortal]:
-    """Within the block, the client's changes to the disk are counted, and the ``at``-th kills."""
+    """Within the block, changes to the disk are counted, and the ``at``-th kills.
+
+    Callers take these functions from their module at each call, so one place is enough.
+    """
     life = Mortal(at, torn)
     with pytest.MonkeyPatch.context() as patch:
         for name in ("rename", "replace", "unlink", "mkdir", "rmdir", "chmod"):
             patch.setattr(Path, name, life.wrap(getattr(Path, name)))
-        if exchange:
-            patch.setattr(swap, "exchange", life.wrap(swap.exchange))
-        else:
-            patch.setattr(swap, "exchange", lambda *_: False)
-
-        real_write = files.write_at
-
-        def write_at(file, offset, data):
-            view = memoryview(data)
-            life.step(lambda: real_write(file, offset, view[: len(view) // 2]))
-            real_write(file, offset, data)
-
-        for module in (build_and_swap, in_place):
-            patch.setattr(module, "write_at", write_at)
-
-        real_tree = files.remove_tree
-
-        def remove_tree(path):
-            def half():
-                for inner in sorted(path.rglob("*"))[::2]:
-                    if inner.is_file():
-                        os.unlink(inner)  # noqa: PTH108 - not the counted one
-
-            if path.exists():
-                life.step(half)
-            real_tree(path) if not path.is_dir() else shutil.rmtree(path)
-
-        for module in (build_and_swap, in_place, work_folder):
-            patch.setattr(module, "remove_tree", remove_tree)
-        for module in (build_and_swap, work_folder):
-            patch.setattr(module, "link_or_copy", life.wrap(files.link_or_copy))
-
-        real_append = journal.Journal._append
-
-        def append(self, kind, number, digest):
-            life.step(lambda: self._file.write(b"\1\2\3"))
-            real_append(self, kind, number, digest)
-
-        patch.setattr(journal.Journal, "_append", append)
-        patch.setattr(state_file, "write_whole", life.wrap(files.write_whole))
-        real_open = open
-
-        def redo_open(path, mode="r", **options):
-            if "w" in mode:
-                life.step(lambda: real_open(path, "wb").write(b"torn").__class__)
-            return real_open(path, mode, **options)
-
-        patch.setattr(in_place, "open", redo_open, raising=False)
-        patch.setattr(journal, "open", redo_open, raising=False)
-        for module in (build_and_swap, in_place):  # what is on the disk is not the point here
-            patch.setattr(module, "sync_dir", lambda path: None)
-        patch.setattr("p2u.client.folder.target.sync_file", lambda path: None)
-        patch.setattr(os, "fsync", lambda fd: None)
+        patch.setattr(os, "ftruncate", life.wrap(os.ftruncate))
+        patch.setattr(shutil, "copyfile", life.wrap(shutil.copyfile))
+        patch.setattr(files, "link_or_copy", life.wrap(files.link_or_copy))
+        patch.setattr(swap, "exchange", life.wrap(swap.exchange) if exchange else lambda *_: False)
+        _tear(patch, life)
+        patch.setattr(os, "fsync", lambda fd: None)  # what is on the disk is not the point here
         yield life
+
+
+def _tear(patch: pytest.MonkeyPatch, life: Mortal) -> None:
+    """Count the changes that can be done by half."""
+    real_write, real_tree = files.write_at, files.remove_tree
+    real_file, real_part = durable.write_file, durable.FileReplacement.write
+    real_append, real_open = journal.Journal._append, open
+
+    def write_at(file, offset, data):
+        view = memoryview(data)
+        life.step(lambda: real_write(file, offset, view[: len(view) // 2]))
+        real_write(file, offset, data)
+
+    def remove_tree(path):
+        def half():
+            for inner in sorted(path.rglob("*"))[::2]:
+                if inner.is_file():
+                    os.unlink(inner)  # noqa: PTH108 - not the counted one
+
+        if path.exists():
+            life.step(half)
+        real_tree(path) if not path.is_dir() else shutil.rmtree(path)
+
+    def write_file(path, *parts, new=False):
+        life.step(lambda: real_file(path, b"torn", new=new))
+        real_file(path, *parts, new=new)
+
+    def write_part(self, data):
+        life.step(lambda: real_part(self, data[: len(data) // 2]))
+        real_part(self, data)
+
+    def append(self, kind, number, digest):
+        life.step(lambda: self._file.write(b"\1\2\3"))
+        real_append(self, kind, number, digest)
+
+    def journal_open(path, mode="r", **options):
+        if "w" in mode:
+            life.step(lambda: real_file(path, b"torn"))
+        return real_open(path, mode, **options)
+
+    patch.setattr(files, "write_at", write_at)
+    patch.setattr(files, "remove_tree", remove_tree)
+    patch.setattr(durable, "write_file", write_file)
+    patch.setattr(durable.FileReplacement, "write", write_part)
+    patch.setattr(journal.Journal, "_append", append)
+    patch.setattr(journal, "open", journal_open, raising=False)
 
 
 def lives(run: Callable[[Mortal], object], *, stride: int, **options) -> Iterator[int]:

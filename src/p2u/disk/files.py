@@ -1,4 +1,4 @@
-"""Local files: read and write at an offset, make durable, and say clearly what went wrong."""
+"""Local files: read, write and copy at an offset, hash, link, remove, count bytes."""
 
 from __future__ import annotations
 
@@ -9,41 +9,12 @@ import io
 import os
 import shutil
 import stat
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from p2u.errors import DiskError
-
 #: Bytes read or copied at a time.
 PIECE = 1 << 20
-
-_NO_SPACE = {errno.ENOSPC, getattr(errno, "EDQUOT", errno.ENOSPC)}
-
-
-@contextmanager
-def disk_errors(path: Path, what: str = "written") -> Iterator[None]:
-    """Turn OSError into DiskError with a reason and a hint.
-
-    Args:
-        path: For the message, if the error names none.
-        what: "read" or "written".
-    """
-    try:
-        yield
-    except OSError as error:
-        reason = error.strerror or str(error)
-        if error.errno in _NO_SPACE:
-            hint = "Free some space and run the command again: it goes on where it was"
-        elif isinstance(error, PermissionError) or error.errno == errno.EROFS:
-            hint = "Check the permissions of the folder and of its parent"
-        elif error.errno in (errno.EXDEV, errno.EBUSY):
-            hint = "The target is a mount point; choose a folder below it"
-        else:
-            hint = "Check the path and the disk"
-        name = error.filename if isinstance(error.filename, str) else str(path)
-        raise DiskError(f"could not be {what} ({reason})", file=name, hint=hint) from error
 
 
 def lexists(path: Path) -> bool:
@@ -51,11 +22,11 @@ def lexists(path: Path) -> bool:
     return path.is_symlink() or path.exists()
 
 
-def read_at(file: io.FileIO, offset: int, out: Any) -> None:
-    """Fill ``out`` from ``offset`` on.
+def read_at(file: io.FileIO, offset: int, out: Any) -> int:
+    """Fill ``out`` from ``offset`` on; returns how many bytes there were.
 
     Raises:
-        OSError: The file ends before that, or cannot be read.
+        OSError: The file cannot be read.
     """
     view = memoryview(out).cast("B")
     file.seek(offset)
@@ -63,8 +34,29 @@ def read_at(file: io.FileIO, offset: int, out: Any) -> None:
     while at < len(view):
         count = file.readinto(view[at:])
         if not count:
-            raise OSError(errno.EIO, "the file is shorter than expected", str(file.name))
+            break
         at += count
+    return at
+
+
+def read_all_at(file: io.FileIO, offset: int, out: Any) -> None:
+    """Fill ``out`` from ``offset`` on.
+
+    Raises:
+        OSError: The file ends before that, or cannot be read.
+    """
+    if read_at(file, offset, out) < memoryview(out).nbytes:
+        raise OSError(errno.EIO, "the file is shorter than expected", str(file.name))
+
+
+def read_from(path: str | Path, offset: int, out: Any) -> int:
+    """`read_at` of a file that is opened for this: a model may have more files than can be open.
+
+    Raises:
+        OSError: The file cannot be opened or read.
+    """
+    with open_file(path, "rb") as file:
+        return read_at(file, offset, out)
 
 
 def write_at(file: io.FileIO, offset: int, data: Any) -> None:
@@ -80,7 +72,7 @@ def write_at(file: io.FileIO, offset: int, data: Any) -> None:
         at += file.write(view[at:])
 
 
-def open_file(path: Path, mode: str) -> io.FileIO:
+def open_file(path: str | Path, mode: str) -> io.FileIO:
     """A regular file, unbuffered. ``mode``: ``"rb"``, ``"rb+"`` or ``"wb"``."""
     file = io.FileIO(path, mode)
     if not stat.S_ISREG(os.fstat(file.fileno()).st_mode):
@@ -106,7 +98,7 @@ def copy_range(source: io.FileIO, start: int, target: io.FileIO, offset: int, le
     at = 0
     while at < length:
         part = buffer[: min(PIECE, length - at)]
-        read_at(source, start + at, part)
+        read_all_at(source, start + at, part)
         write_at(target, offset + at, part)
         at += len(part)
 
@@ -118,36 +110,6 @@ def link_or_copy(source: Path, target: Path) -> None:
         os.link(source, target, follow_symlinks=False)
     except (OSError, NotImplementedError):
         shutil.copy2(source, target, follow_symlinks=False)
-
-
-def sync_file(path: Path) -> None:
-    """Wait until a file's bytes are on the disk."""
-    with open(path, "rb+") as file:
-        os.fsync(file.fileno())
-
-
-def sync_dir(path: Path) -> None:
-    """Wait until the names in a folder are on the disk; does nothing where that is not possible."""
-    if os.name != "posix":
-        return
-    fd = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(fd)
-    except OSError as error:
-        if error.errno not in (errno.EINVAL, errno.ENOTSUP, errno.EBADF):
-            raise
-    finally:
-        os.close(fd)
-
-
-def write_whole(path: Path, data: bytes) -> None:
-    """Write a small file such that its name holds the old or the new bytes, never a mixture."""
-    part = path.with_name(f"{path.name}.part")
-    with open(part, "wb") as file:
-        file.write(data)
-        file.flush()
-        os.fsync(file.fileno())
-    part.replace(path)
 
 
 def remove_tree(path: Path) -> None:

@@ -1,8 +1,7 @@
-"""Exchange two directories in one step, where the system can.
+"""Replace a folder by another one, in one step where the system can.
 
-Python has no call for it: Linux has ``renameat2(RENAME_EXCHANGE)``, macOS ``renamex_np(
-RENAME_SWAP)``. With them, whoever looks at a path sees the old directory or the new one, and never
-none.
+Python has no call for an exchange: Linux has ``renameat2(RENAME_EXCHANGE)``, macOS ``renamex_np(
+RENAME_SWAP)``. With them a path leads to the old folder or to the new one at any moment.
 """
 
 from __future__ import annotations
@@ -10,6 +9,10 @@ from __future__ import annotations
 import errno
 import os
 import sys
+from pathlib import Path
+
+from p2u.disk.durable import sync_folder
+from p2u.disk.files import lexists
 
 _AT_FDCWD = -100
 _RENAME_EXCHANGE = 2
@@ -19,8 +22,43 @@ _RENAME_SWAP = 2
 _LACKING = {errno.ENOSYS, errno.EINVAL, errno.ENOTSUP, errno.EOPNOTSUPP}
 
 
+def replace_folder(new: Path, target: Path, aside: Path) -> Path | None:
+    """Put a folder, which is complete and on the disk, in the place of another one.
+
+    Where the system cannot exchange folders there is a moment without one: a process killed then
+    leaves the old folder in ``aside`` and the new one where it was.
+
+    Args:
+        new: The new folder.
+        target: Its place, on the same file system; there need not be anything.
+        aside: A free path, for the old folder.
+
+    Returns:
+        Where the old folder is now, ``new`` or ``aside``; None if there was none.
+
+    Raises:
+        OSError: It cannot be moved; the old folder is in its place.
+    """
+    if not lexists(target):
+        new.rename(target)
+        sync_folder(target.parent)
+        return None
+    if exchange(str(new), str(target)):
+        left = new
+    else:
+        target.rename(aside)
+        try:
+            new.rename(target)
+        except OSError:
+            aside.rename(target)
+            raise
+        left = aside
+    sync_folder(target.parent)
+    return left
+
+
 def exchange(first: str, second: str) -> bool:
-    """Exchange two existing paths on one file system, atomically.
+    """Exchange two existing paths on one file system in one step.
 
     Returns:
         False if this is not supported here; nothing has changed then.

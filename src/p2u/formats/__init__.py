@@ -10,6 +10,7 @@ import os
 from dataclasses import dataclass
 from typing import Protocol
 
+from p2u.disk.errors import disk_error
 from p2u.errors import DiskError, FormatError
 from p2u.formats import gguf, npy, npz, onnx, pytorch, safetensors, shards
 from p2u.formats.merge import merge
@@ -108,9 +109,7 @@ def _format(path: str, file: str) -> Format | None:
         with open(path, "rb") as stream:
             head = stream.read(HEAD)
     except OSError as error:
-        raise DiskError(
-            f"cannot read the file: {error.strerror}", file=file, hint="Check its permissions"
-        ) from error
+        raise disk_error(error, file, "read") from error
     return next((known for known in FORMATS if known.matches(file, head)), None)
 
 

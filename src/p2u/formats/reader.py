@@ -7,7 +7,8 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import BinaryIO
 
-from p2u.errors import DiskError, FormatError
+from p2u.disk.errors import disk_error
+from p2u.errors import FormatError
 
 DAMAGED = "The file is damaged or incomplete: fetch it again"
 GIT_LFS = "This is a Git LFS pointer, not the file itself: run `git lfs pull`"
@@ -86,6 +87,4 @@ def reading(path: str, file: str) -> Iterator[Reader]:
         with open(path, "rb") as stream:
             yield Reader(stream, file)
     except OSError as error:
-        raise DiskError(
-            f"cannot read the file: {error.strerror}", file=file, hint="Check its permissions"
-        ) from error
+        raise disk_error(error, file, "read") from error

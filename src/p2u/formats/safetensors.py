@@ -12,7 +12,8 @@ from __future__ import annotations
 import os
 from typing import Any
 
-from p2u.errors import DiskError, FormatError
+from p2u.disk.errors import disk_error
+from p2u.errors import FormatError
 from p2u.formats.reader import DAMAGED, GIT_LFS
 from p2u.package.strict_json import parse_object
 from p2u.types import ITEMSIZE, Scan, TensorSpan
@@ -90,9 +91,7 @@ def read_header(path: str, file: str) -> tuple[dict[str, Any], int, int]:
                 )
             raw = stream.read(length)
     except OSError as error:
-        raise DiskError(
-            f"cannot read the file: {error.strerror}", file=file, hint="Check its permissions"
-        ) from error
+        raise disk_error(error, file, "read") from error
     if len(raw) < length:
         raise FormatError("the file became shorter while it was read", file=file, hint=DAMAGED)
     return parse_object(raw, file=file, what="header", hint=DAMAGED), 8 + length, size

@@ -5,7 +5,8 @@ from __future__ import annotations
 import re
 from collections.abc import Mapping
 
-from p2u.errors import DiskError, FormatError
+from p2u.disk.errors import disk_error
+from p2u.errors import FormatError
 from p2u.package.strict_json import parse_object
 from p2u.types import ModelFile
 
@@ -45,9 +46,7 @@ def read_weight_map(path: str, file: str) -> dict[str, str]:
         with open(path, "rb") as stream:
             raw = stream.read(MAX_INDEX + 1)
     except OSError as error:
-        raise DiskError(
-            f"cannot read the file: {error.strerror}", file=file, hint="Check its permissions"
-        ) from error
+        raise disk_error(error, file, "read") from error
     hint = "Fetch the index again, or remove it if the model is not sharded"
     if len(raw) > MAX_INDEX:
         raise FormatError(f"a shard index has at most {MAX_INDEX} bytes", file=file, hint=hint)

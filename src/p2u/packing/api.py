@@ -12,7 +12,8 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from p2u.errors import DiskError, UsageError
+from p2u.disk.errors import disk_errors
+from p2u.errors import UsageError
 from p2u.package.manifest import MAX_NAME
 from p2u.package.manifest_parse import is_text
 from p2u.packing.allocation.damage import parse_damage, quantise
@@ -292,8 +293,6 @@ def _damage(given: str | Path | Mapping[str, Any] | None) -> dict[str, int]:
         return {}
     if isinstance(given, Mapping):
         return quantise(given.get("tensors"))
-    try:
+    with disk_errors(given, "read"):
         data = Path(given).read_bytes()
-    except OSError as error:
-        raise DiskError(f"cannot read: {error.strerror or error}", file=str(given)) from error
     return parse_damage(data, str(given))

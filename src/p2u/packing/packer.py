@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from importlib import metadata
 from pathlib import Path
 
+from p2u.disk.errors import UNPUBLISHED, disk_errors
 from p2u.errors import UsageError
 from p2u.formats import scan_model
 from p2u.package.index import Chunk, encode_index
@@ -35,12 +36,12 @@ from p2u.packing.allocation.allocate import Allocation, Fitter, Levels
 from p2u.packing.chunking.checks import Checks
 from p2u.packing.chunking.cut import Job, cut, make_layout
 from p2u.packing.chunking.pool import in_order
-from p2u.packing.chunking.source import Source, disk_errors
+from p2u.packing.chunking.source import Source
 from p2u.packing.chunking.treatment import Treatment
 from p2u.packing.levels.encode import Coded, Encoder, encode_pieces
 from p2u.packing.levels.read_back import LevelChunks, Made, Verifier
-from p2u.packing.package_folder.blobs import BlobWriter, write_file
-from p2u.packing.package_folder.lock import Lock
+from p2u.packing.package_folder.blobs import BlobWriter, write_new
+from p2u.packing.package_folder.lock import package_lock
 from p2u.packing.package_folder.new_package import NewPackage
 from p2u.packing.recipe import HALVINGS, Recipe, check_levels
 from p2u.packing.report import PackProgress, PackReport, StateRow
@@ -145,14 +146,14 @@ class Packer:
         """Pack a first version; the package appears when it is complete."""
         with ExitStack() as stack:
             if (target / KEY).exists():
-                stack.enter_context(Lock(target))
+                stack.enter_context(package_lock(target))
             place = stack.enter_context(NewPackage(target, replace=self._settings.replace))
             built = self.build(place.path, self._settings.version or FIRST_VERSION)
             manifest = with_costs(Manifest(self.name, (built.release,), built.updates, generator()))
             data = manifest.to_bytes()
             if len(data) > MAX_MANIFEST or parse_manifest(data) != manifest:
                 raise UsageError("the model has too many files for one package", file=self._src)
-            write_file(place.path / KEY, data)
+            write_new(place.path / KEY, data)
             place.publish()
             self.tell("publish", self.total)
         return report(manifest, built.release.version, self.total, built.offsets)
@@ -342,13 +343,13 @@ def make_update(
 
 def write_object(folder: Path, prefix: str, key: str, data: bytes) -> Object:
     """Write a file that has a digest, into a folder that will be called ``prefix``."""
-    write_file(folder / key, data)
+    write_new(folder / key, data)
     return Object(prefix + key, len(data), hashlib.sha256(data).hexdigest())
 
 
 def _clear(folder: Path) -> None:
     """Remove what was written so far."""
-    with disk_errors(str(folder), "write"):
+    with disk_errors(folder, "write", UNPUBLISHED):
         for path in folder.iterdir():
             path.unlink()
 

@@ -11,7 +11,8 @@ from io import FileIO
 from pathlib import Path
 from urllib.parse import unquote, urlsplit
 
-from p2u.errors import DiskError, FormatError, NotFoundError, UsageError
+from p2u.disk.errors import disk_error
+from p2u.errors import FormatError, NotFoundError, UsageError
 from p2u.package.paths import MANIFEST_KEY, check_path
 from p2u.stores.base import (
     PIECE,
@@ -162,10 +163,10 @@ def _disk_errors(name: str) -> Iterator[None]:
     try:
         yield
     except OSError as error:
-        reason = error.strerror or str(error)
         if error.errno in _ABSENT:
             raise NotFoundError(
-                f"not found ({reason})", file=name, hint="The package is incomplete; copy it again"
+                f"not found ({error.strerror or error})",
+                file=name,
+                hint="The package is incomplete; copy it again",
             ) from error
-        hint = "Check its permissions" if isinstance(error, PermissionError) else "Check the disk"
-        raise DiskError(f"could not be read ({reason})", file=name, hint=hint) from error
+        raise disk_error(error, name, "read") from error

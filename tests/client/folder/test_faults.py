@@ -6,7 +6,6 @@ import contextlib
 import errno
 import os
 import shutil
-import sys
 import threading
 
 import kit
@@ -17,6 +16,7 @@ from store_kit import CountingStore, FlakyStore, WrapperStore
 
 from p2u.client.folder.pull import pull
 from p2u.client.transfer.requests import RequestSizes
+from p2u.disk import files
 from p2u.errors import (
     DiskError,
     FormatError,
@@ -214,8 +214,7 @@ def test_too_little_space_is_said_first(made, tmp_path):
 def test_disk_full_on_the_way(made, tmp_path, monkeypatch, in_place):
     dst = tmp_path / "dst"
     pull_with(made.package, dst, until="base")
-    module = sys.modules[f"p2u.client.folder.{'in_place' if in_place else 'build_and_swap'}"]
-    real, count = module.write_at, [0]
+    real, count = files.write_at, [0]
 
     def write_at(file, offset, data):
         count[0] += 1
@@ -224,12 +223,12 @@ def test_disk_full_on_the_way(made, tmp_path, monkeypatch, in_place):
             raise OSError(errno.ENOSPC, "No space left on device", file.name)
         real(file, offset, data)
 
-    monkeypatch.setattr(module, "write_at", write_at)
+    monkeypatch.setattr(files, "write_at", write_at)
     with pytest.raises(DiskError, match=r"No space left.*Free some space"):
         pull_with(made.package, dst, in_place=in_place)
     if not in_place:
         assert made.label(dst) == "base"
-    monkeypatch.setattr(module, "write_at", real)
+    monkeypatch.setattr(files, "write_at", real)
     store = CountingStore(LocalStore(made.package))
     pull_with(store, dst, in_place=in_place)
     assert tree(dst) == tree(made.model)

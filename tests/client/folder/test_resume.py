@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import shutil
 import threading
@@ -121,6 +122,20 @@ def test_a_directory_half_refined_is_not_verified(made, tmp_path):
         verify(dst)
 
 
+@pytest.fixture(params=[True, False])
+def locks(request, monkeypatch) -> bool:
+    """Whether the file system has locks."""
+    if not request.param:
+        fcntl = pytest.importorskip("fcntl")
+
+        def flock(*_: object) -> None:
+            raise OSError(errno.ENOSYS, "Function not implemented")
+
+        monkeypatch.setattr(fcntl, "flock", flock)
+    return request.param
+
+
+@pytest.mark.usefixtures("locks")
 def test_two_at_once(made, tmp_path):
     dst = tmp_path / "dst"
     work = WorkFolder(dst.resolve())
@@ -131,6 +146,7 @@ def test_two_at_once(made, tmp_path):
     pull(made.package, dst)
 
 
+@pytest.mark.usefixtures("locks")
 def test_a_lock_left_behind_is_taken_over(made, tmp_path):
     (tmp_path / ".dst.p2u").mkdir()
     (tmp_path / ".dst.p2u" / "lock").write_text("99999999")

@@ -16,9 +16,11 @@ from p2u.adapters.sync.sidecar_files import of_model, read_folder
 from p2u.adapters.sync.snapshot import Snapshot, tensors_of
 from p2u.adapters.sync.steps import step_of, version_name
 from p2u.client.folder.pull import pull
-from p2u.client.folder.work_folder import try_lock
 from p2u.client.live.low_priority import lower_priority
-from p2u.disk.files import disk_errors, remove_tree
+from p2u.disk.errors import disk_errors
+from p2u.disk.files import remove_tree
+from p2u.disk.locks import FileLock
+from p2u.disk.scratch import make_empty
 from p2u.errors import BusyError, Cancelled, ConflictError, DiskError, UsageError
 from p2u.package.graph import find_path
 from p2u.package.lookup import find_state
@@ -129,7 +131,14 @@ class Publisher:
         self._wait = when_busy == "wait"
         self._tell = on_published
         self._work = self._package.with_name(f".{self._package.name}.sync")
-        self._lock_file = self._lock()
+        self._lock = FileLock(
+            self._work / "lock",
+            "another publisher works on this package",
+            "Give each trainer a package of its own",
+            file=self._package,
+            make_folder=True,
+        )
+        self._lock.acquire()
         self._changed = threading.Condition()
         self._free = [Snapshot() for _ in range(1 if self._wait else 2)]
         self._waiting: _PendingVersion | None = None
@@ -144,7 +153,7 @@ class Publisher:
         try:
             self._last_step = self._find_step()
         except BaseException:
-            os.close(self._lock_file)
+            self._lock.release()
             raise
         self._thread = threading.Thread(target=self._run, daemon=True, name="p2u-publisher")
         self._thread.start()
@@ -242,7 +251,7 @@ class Publisher:
             self._ended = True
             self._changed.notify_all()
         self._thread.join()
-        os.close(self._lock_file)
+        self._lock.release()
         with self._changed:
             error, self._error = self._error, None
         if error is not None:
@@ -259,19 +268,6 @@ class Publisher:
             self.close(flush=False)
         except Exception:  # noqa: BLE001 - the block's own error is on its way
             _log.exception("the publisher failed, too")
-
-    def _lock(self) -> int:
-        with disk_errors(self._work):
-            self._work.mkdir(parents=True, exist_ok=True)
-            found = os.open(self._work / "lock", os.O_RDWR | os.O_CREAT)
-        if not try_lock(found):
-            os.close(found)
-            raise BusyError(
-                "another publisher works on this package",
-                file=str(self._package),
-                hint="Give each trainer a package of its own",
-            )
-        return found
 
     def _check(self) -> None:
         error, self._error = self._error, None
@@ -357,8 +353,7 @@ class Publisher:
     def _write(self, job: _PendingVersion, model: Path) -> None:
         """Write a model directory, and give the snapshot's memory back."""
         with disk_errors(model):
-            remove_tree(model)
-            model.mkdir()
+            make_empty(model)
             for path, content in job.carried.items():
                 (model / path).parent.mkdir(parents=True, exist_ok=True)
                 (model / path).write_bytes(content)

@@ -7,7 +7,7 @@ import os
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from p2u.disk.files import disk_errors
+from p2u.disk.errors import disk_errors
 from p2u.errors import UsageError
 from p2u.formats import npy, npz, suffixes
 

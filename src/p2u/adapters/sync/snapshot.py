@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from p2u.adapters.torch.tensors import DTYPES, synchronizer
-from p2u.disk.files import disk_errors
+from p2u.disk.errors import disk_errors
 from p2u.errors import UnsupportedError, UsageError
 from p2u.types import ITEMSIZE
 

@@ -23,7 +23,7 @@ from p2u.client.routes.live_routes import same_state
 from p2u.client.transfer.backoff import Retry
 from p2u.client.transfer.options import TransferOptions
 from p2u.client.transfer.package_reader import PackageReader
-from p2u.disk.files import disk_errors
+from p2u.disk.errors import disk_errors
 from p2u.errors import UnsupportedError, UsageError
 from p2u.package.manifest import KEY, MAX_MANIFEST, Manifest, State
 from p2u.stores import Store, open_store

@@ -18,7 +18,10 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
-from p2u.errors import DiskError, UsageError
+from p2u.disk.durable import replace_file
+from p2u.disk.errors import TRY_AGAIN, disk_errors
+from p2u.disk.scratch import scratch_path
+from p2u.errors import UsageError
 from p2u.packing.allocation.damage import SENSITIVITY
 from p2u.packing.chunking.treatment import Treatment, row_length, treatment
 
@@ -210,9 +213,6 @@ def _answer(answers: Any, output: Output) -> tuple[torch.Tensor, bool]:
 
 
 def _write(path: Path, result: dict[str, Any]) -> None:
-    try:
-        path.write_text(json.dumps(result, indent=1) + "\n", encoding="utf-8")
-    except OSError as error:
-        raise DiskError(
-            f"cannot write: {error.strerror or error}", file=str(path), hint="Check the path"
-        ) from error
+    data = json.dumps(result, indent=1).encode() + b"\n"
+    with disk_errors(path, "write", TRY_AGAIN):
+        replace_file(path, data, scratch_path(path, "part"))

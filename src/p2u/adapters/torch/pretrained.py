@@ -14,7 +14,7 @@ from p2u.adapters.torch.names import choose_tensors
 from p2u.adapters.torch.tensors import DTYPES
 from p2u.client.live.memory import ModelMemory
 from p2u.client.live.replica import Replica
-from p2u.disk.files import disk_errors
+from p2u.disk.errors import disk_errors
 from p2u.errors import UnsupportedError
 from p2u.stores import Store
 from p2u.types import PROGRESSIVE

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import os
 import shutil
 from collections.abc import Sequence
 from pathlib import Path
@@ -11,7 +10,8 @@ from pathlib import Path
 from p2u.client.folder import state_file
 from p2u.client.folder.journal import DIGEST, Journal, read_journal
 from p2u.client.folder.target import Opened, Target, journal_header
-from p2u.disk.files import copy_range, disk_errors, link_or_copy, remove_tree, sync_dir, write_at
+from p2u.disk import durable, files
+from p2u.disk.errors import disk_errors
 from p2u.package.geometry import Span
 from p2u.package.index import Chunk, places
 from p2u.package.mapping import copies
@@ -33,8 +33,8 @@ class BuildAndSwap(Target):
             if not again:
                 found = None
                 self.work.journal.unlink(missing_ok=True)
-                remove_tree(self.work.redo)
-                remove_tree(self.work.next)
+                files.remove_tree(self.work.redo)
+                files.remove_tree(self.work.next)
             for file in self.changed:
                 self._make_file(file)
             self._record()
@@ -77,7 +77,7 @@ class BuildAndSwap(Target):
             for part in found:
                 if part.file in changed:
                     self.package.stop.check()
-                    copy_range(
+                    files.copy_range(
                         source[part.source_file],
                         part.source_offset,
                         target[part.file],
@@ -93,7 +93,7 @@ class BuildAndSwap(Target):
         with disk_errors(self.work.next):
             with Opened(self.result, "rb+") as opened:
                 for span, buffer in zip(spans, buffers, strict=True):
-                    write_at(opened[span.file], span.offset, buffer)
+                    files.write_at(opened[span.file], span.offset, buffer)
             self.log.done(chunk.number, digest[:DIGEST])
 
     def finish(self) -> None:
@@ -105,8 +105,7 @@ class BuildAndSwap(Target):
                 self._keep_file(file)
             made = state_file.make(self.manifest, self.state, self.package.url)
             made.with_hints(self.work.next).write(self.work.next)
-            for folder, _, _ in os.walk(self.work.next):
-                sync_dir(Path(folder))
+            durable.sync_folders(self.work.next)
             self.log.ready()
             self.work.swap()
             self.log.close()
@@ -115,13 +114,12 @@ class BuildAndSwap(Target):
     def _keep_file(self, file: int) -> None:
         """A file that the source has at the same path, with the same bytes."""
         assert self.parent is not None
-        files = self.manifest.release(self.parent.state).files
-        wanted = self.release.files[file].path
-        before = self.before([f.path for f in files].index(wanted)).resolve()
+        paths = [f.path for f in self.manifest.release(self.parent.state).files]
+        before = self.before(paths.index(self.release.files[file].path)).resolve()
         path = self.result(file)
         path.parent.mkdir(parents=True, exist_ok=True)
         if self.parent.own:
-            link_or_copy(before, path)
+            files.link_or_copy(before, path)
         else:  # what is not the target's must not change with it
             path.unlink(missing_ok=True)
             shutil.copyfile(before, path)

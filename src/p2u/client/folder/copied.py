@@ -3,16 +3,16 @@
 from __future__ import annotations
 
 import hashlib
-import os
 import shutil
-from pathlib import Path
 
 from p2u.client.folder import state_file
 from p2u.client.folder.journal import Header, Journal
 from p2u.client.folder.local import FoundState
 from p2u.client.folder.work_folder import WorkFolder, target_prefix
 from p2u.client.transfer.package_reader import PackageReader
-from p2u.disk.files import disk_errors, hash_file, remove_tree, sync_dir, sync_file
+from p2u.disk import durable, files
+from p2u.disk.errors import disk_errors
+from p2u.disk.scratch import make_empty
 from p2u.errors import IntegrityError
 
 
@@ -27,21 +27,19 @@ def copy_state(package: PackageReader, work: WorkFolder, parent: FoundState) -> 
     release = manifest.release(state)
     number = release.number(state)
     with disk_errors(work.path):
-        remove_tree(work.redo)
-        remove_tree(work.next)
-        work.next.mkdir()
+        files.remove_tree(work.redo)
+        make_empty(work.next)
         identity = hashlib.sha256(f"copy {state.digest}".encode()).digest()
         log = Journal(work.journal, Header(False, identity, target_prefix(state.digest)))
         for file, source in zip(release.files, parent.paths, strict=True):
             path = work.next / file.path
             path.parent.mkdir(parents=True, exist_ok=True)
             shutil.copyfile(source, path)
-            if hash_file(path, package.stop.check) != file.digest(number):
+            if files.hash_file(path, package.stop.check) != file.digest(number):
                 raise IntegrityError("was changed while it was copied", file=str(source))
-            sync_file(path)
+            durable.sync_file(path)
         state_file.make(manifest, state, package.url).with_hints(work.next).write(work.next)
-        for folder, _, _ in os.walk(work.next):
-            sync_dir(Path(folder))
+        durable.sync_folders(work.next)
         log.ready()
         work.swap()
         log.close()

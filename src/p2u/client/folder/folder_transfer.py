@@ -27,7 +27,8 @@ from p2u.client.routes.routes import BrokenUpdateError, Route, Routes, broken
 from p2u.client.transfer.control import Progress, in_time
 from p2u.client.transfer.package_reader import PackageReader
 from p2u.client.transfer.requests import plan_requests
-from p2u.disk.files import allocated_bytes, disk_errors
+from p2u.disk.errors import disk_errors
+from p2u.disk.files import allocated_bytes
 from p2u.errors import DiskError
 from p2u.package.lookup import find_state
 from p2u.package.manifest import Manifest, State, Update, changed_files

@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import contextlib
 import hashlib
-import os
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -21,7 +20,8 @@ from p2u.client.folder.local import FoundState
 from p2u.client.folder.target import Opened, Target, journal_header
 from p2u.client.folder.work_folder import WorkFolder
 from p2u.client.transfer.package_reader import PackageReader
-from p2u.disk.files import disk_errors, remove_tree, sync_dir, sync_file, write_at
+from p2u.disk import durable, files
+from p2u.disk.errors import disk_errors
 from p2u.errors import UsageError
 from p2u.package.geometry import Span, chunk_spans
 from p2u.package.index import Chunk
@@ -61,15 +61,14 @@ class InPlace(Target):
             recorded = state_file.read(self.work.target)
             if recorded is not None and recorded.refining == self.state.digest:
                 return self._go_on()
-            remove_tree(self.work.redo)
-            remove_tree(self.work.next)
+            files.remove_tree(self.work.redo)
+            files.remove_tree(self.work.next)
             self.log = Journal(self.work.journal, header)
             self.work.redo.mkdir()
-            sync_dir(self.work.path)
+            durable.sync_folder(self.work.path)
             source = self.manifest.state(self.update.source or "")
             before = state_file.make(self.manifest, source, self.package.url)
             replace(before, refining=self.state.digest).write(self.work.target)
-            sync_dir(self.work.target)
         self.start(self.chunks)
         return list(self.chunks)
 
@@ -119,7 +118,7 @@ class InPlace(Target):
         with Opened(self.result, "rb+") as opened:
             at = 0
             for span in spans:
-                write_at(opened[span.file], span.offset, data[at : at + span.size])
+                files.write_at(opened[span.file], span.offset, data[at : at + span.size])
                 at += span.size
         self.log.done(number, digest[:DIGEST])
         self._redone[number] = len(data)
@@ -131,16 +130,11 @@ class InPlace(Target):
         """See `Target.write`: to the redo file and on the disk first, then in place."""
         assert self.log is not None
         with disk_errors(self.work.target):
-            with open(self.work.redo / str(chunk.number), "wb") as file:
-                file.write(digest)
-                for buffer in buffers:
-                    file.write(buffer)
-                file.flush()
-                os.fsync(file.fileno())
-            sync_dir(self.work.redo)
+            durable.write_file(self.work.redo / str(chunk.number), digest, *buffers)
+            durable.sync_folder(self.work.redo)
             with Opened(self.result, "rb+") as opened:
                 for span, buffer in zip(spans, buffers, strict=True):
-                    write_at(opened[span.file], span.offset, buffer)
+                    files.write_at(opened[span.file], span.offset, buffer)
             self.log.done(chunk.number, digest[:DIGEST])
             with self._lock:
                 self._redone[chunk.number] = sum(span.size for span in spans)
@@ -155,7 +149,7 @@ class InPlace(Target):
         assert self.log is not None
         spans = (s for n in redone for s in chunk_spans(self.chunks[n], self.layout))
         for file in {span.file for span in spans}:
-            sync_file(self.result(file))
+            durable.sync_file(self.result(file))
         self.log.sync()
         for number in redone:
             (self.work.redo / str(number)).unlink(missing_ok=True)
@@ -166,9 +160,8 @@ class InPlace(Target):
         with disk_errors(self.work.target):
             made = state_file.make(self.manifest, self.state, self.package.url)
             # Before the state file says that all is well: these are of the past then.
-            remove_tree(self.work.redo)
+            files.remove_tree(self.work.redo)
             made.with_hints(self.work.target).write(self.work.target)
-            sync_dir(self.work.target)
             self.close()
             self.work.journal.unlink()
 

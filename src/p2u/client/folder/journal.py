@@ -6,12 +6,14 @@ off by a crash is recognised. What a record says is a claim: the caller checks i
 
 from __future__ import annotations
 
-import os
+import errno
 import struct
 import threading
 import zlib
 from dataclasses import dataclass
 from pathlib import Path
+
+from p2u.disk.durable import sync
 
 _HEADER = struct.Struct("<4sBB2x32s28s")
 _RECORD = struct.Struct("<BI16s")
@@ -110,7 +112,7 @@ class Journal:
         self._file = open(path, "rb+" if keep else "wb", buffering=0)  # noqa: SIM115
         if keep is None:
             self._file.write(head)
-            os.fsync(self._file.fileno())
+            sync(self._file)
         else:
             self._file.truncate(keep.size)
             self._file.seek(keep.size)
@@ -126,7 +128,7 @@ class Journal:
 
     def sync(self) -> None:
         """Wait until the records are on the disk."""
-        os.fsync(self._file.fileno())
+        sync(self._file)
 
     def _append(self, kind: int, number: int, digest: bytes) -> None:
         record = _RECORD.pack(kind, number, digest)
@@ -138,7 +140,7 @@ class Journal:
                 # A full disk: what is there must not hide the records that follow.
                 self._file.truncate(at)
                 self._file.seek(at)
-                raise OSError(28, "No space left on device", self._file.name)
+                raise OSError(errno.ENOSPC, "No space left on device", self._file.name)
 
     def close(self) -> None:
         """Close the file."""

@@ -9,7 +9,8 @@ from pathlib import Path
 
 from p2u.client.folder import state_file
 from p2u.client.folder.state_file import StateFile
-from p2u.disk.files import disk_errors, hash_file, lexists
+from p2u.disk.errors import disk_errors
+from p2u.disk.files import hash_file, lexists
 from p2u.errors import FormatError, NotFoundError, UsageError
 from p2u.package.manifest import Manifest, Release, State
 

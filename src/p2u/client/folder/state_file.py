@@ -13,13 +13,15 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from p2u.disk.files import write_whole
+from p2u.disk import durable
 from p2u.errors import FormatError
 from p2u.package.manifest import Manifest, State
 from p2u.package.paths import check_paths
 from p2u.package.strict_json import parse_object
 
 NAME = ".p2u-state.json"
+#: Its name until it is complete.
+PART = f"{NAME}.part"
 _FORMAT = "p2u-state"
 _VERSION = 1
 _LIMIT = 64 << 20
@@ -71,7 +73,7 @@ class StateFile:
     refining: str | None = None
 
     def write(self, folder: Path) -> None:
-        """Write it into a folder; the name holds the old or the new content at all times."""
+        """Write it into a folder and bring it to the disk, in one step."""
         tree = {
             "format": _FORMAT,
             "version": _VERSION,
@@ -83,7 +85,7 @@ class StateFile:
             "files": [[f.path, f.size, f.sha256, f.mtime, f.inode] for f in self.files],
         }
         text = json.dumps(tree, ensure_ascii=False, indent=1)
-        write_whole(folder / NAME, text.encode() + b"\n")
+        durable.replace_file(folder / NAME, text.encode() + b"\n", folder / PART)
 
     def with_hints(self, folder: Path) -> StateFile:
         """The same with the times and inodes that the files have now."""

@@ -16,7 +16,9 @@ from p2u.client.folder.local import FoundState
 from p2u.client.folder.work_folder import WorkFolder, target_prefix
 from p2u.client.transfer.package_reader import PackageReader
 from p2u.codec.chunk import FRESH, check_kind, decode
-from p2u.disk.files import PIECE, disk_errors, hash_file, open_file, read_at, sync_file
+from p2u.disk.durable import sync_file
+from p2u.disk.errors import disk_errors
+from p2u.disk.files import PIECE, hash_file, open_file, read_all_at
 from p2u.errors import FormatError, IntegrityError
 from p2u.package.geometry import Countdown, Span, chunk_spans, source_spans
 from p2u.package.index import Chunk, places
@@ -165,7 +167,7 @@ class Target(ABC):
             return
         with disk_errors(self.before(spans[0].file), "read"), Opened(self.before) as opened:
             for span, buffer in zip(spans, buffers, strict=True):
-                read_at(opened[span.file], span.offset, buffer)
+                read_all_at(opened[span.file], span.offset, buffer)
 
     def check(self, file: int) -> None:
         """Hash a complete file of the result and make it durable.
@@ -220,7 +222,7 @@ class Target(ABC):
                 for span in chunk_spans(chunk, self.layout):
                     for at in range(0, span.size, PIECE):
                         part = buffer[: min(PIECE, span.size - at)]
-                        read_at(opened[span.file], span.offset + at, part)
+                        read_all_at(opened[span.file], span.offset + at, part)
                         digest.update(part)
         except OSError:
             return None

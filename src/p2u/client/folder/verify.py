@@ -15,7 +15,8 @@ from p2u.client.folder.pull_task import PullTask
 from p2u.client.transfer.control import Progress
 from p2u.client.transfer.options import TransferOptions
 from p2u.client.transfer.package_reader import PackageReader
-from p2u.disk.files import disk_errors, hash_file, remove_tree
+from p2u.disk.errors import disk_errors
+from p2u.disk.files import hash_file, remove_tree
 from p2u.errors import IntegrityError, NotFoundError, UsageError
 from p2u.package.manifest import KEY, costs
 from p2u.stores.schemes import scheme_of

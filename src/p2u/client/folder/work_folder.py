@@ -8,14 +8,16 @@ from __future__ import annotations
 
 import contextlib
 import os
-import sys
 from pathlib import Path
 
 from p2u.client.folder import state_file
 from p2u.client.folder.journal import Content, read_journal
-from p2u.disk import swap
-from p2u.disk.files import disk_errors, lexists, link_or_copy, remove_tree, sync_dir
-from p2u.errors import BusyError, FormatError
+from p2u.disk import files
+from p2u.disk.errors import disk_errors
+from p2u.disk.files import lexists
+from p2u.disk.locks import FileLock
+from p2u.disk.swap import replace_folder
+from p2u.errors import FormatError
 
 
 def target_prefix(digest: str) -> bytes:
@@ -40,8 +42,13 @@ class WorkFolder:
         self.journal = self.path / "journal"
         self.redo = self.path / "redo"
         self.cache = self.path / "cache"
-        self._lock = self.path / "lock"
-        self._fd: int | None = None
+        self._lock = FileLock(
+            self.path / "lock",
+            "another process is pulling to this folder",
+            "Wait until it has ended",
+            file=target,
+            make_folder=True,
+        )
 
     def exists(self) -> bool:
         """Whether an earlier run left something behind."""
@@ -54,47 +61,23 @@ class WorkFolder:
             BusyError: Another process has it.
             DiskError: It cannot be made.
         """
-        with disk_errors(self.path):
-            while True:
-                self.path.mkdir(parents=True, exist_ok=True)
-                try:
-                    fd = os.open(self._lock, os.O_RDWR | os.O_CREAT | getattr(os, "O_CLOEXEC", 0))
-                except FileNotFoundError:
-                    continue  # another process removed the folder just now
-                if not try_lock(fd):
-                    os.close(fd)
-                    raise BusyError(
-                        "another process is pulling to this folder",
-                        file=str(self.target),
-                        hint="Wait until it has ended",
-                    )
-                # The former owner may have removed the file between our open and our lock.
-                with contextlib.suppress(FileNotFoundError):
-                    if os.path.samestat(self._lock.stat(), os.fstat(fd)):
-                        self._fd = fd
-                        return
-                os.close(fd)
+        self._lock.acquire()
 
     def release(self, *, remove: bool) -> None:
         """Unlock; with ``remove``, nothing of the folder is left."""
-        if self._fd is None:
+        if not self._lock.held:
             return
-        fd, self._fd = self._fd, None
         try:
             if remove:
                 with disk_errors(self.path):
                     for path in self.path.iterdir():
-                        if path != self._lock:
-                            remove_tree(path)
-                    if os.name == "posix":
-                        self._lock.unlink()
+                        if path != self._lock.path:
+                            files.remove_tree(path)
         finally:
-            os.close(fd)
+            self._lock.release(remove=remove)
         if remove:
-            # Not empty where the next process is waiting already, or files cannot be unlinked.
+            # Not empty where the next process is waiting already.
             with contextlib.suppress(OSError):
-                if os.name != "posix":
-                    self._lock.unlink()
                 self.path.rmdir()
 
     def settle(self) -> bool:
@@ -118,7 +101,7 @@ class WorkFolder:
             elif lexists(self.target):
                 self._retire(self.next)
             else:  # exchanged, and then the user removed the target
-                remove_tree(self.next)
+                files.remove_tree(self.next)
             self.journal.unlink()
         return True
 
@@ -128,28 +111,20 @@ class WorkFolder:
         At any moment the target is the old or the new folder; only where the system cannot exchange
         folders there is a moment without one, which `settle` ends if we do not.
         """
-        if not lexists(self.target):
-            self.next.rename(self.target)
-            sync_dir(self.parent)
-            return
-        self.next.chmod(self.target.stat().st_mode & 0o7777)
-        adopt(self.target, self.next)
-        if swap.exchange(str(self.next), str(self.target)):
-            sync_dir(self.parent)
-            self._retire(self.next)
-            return
-        self.target.rename(self.old)
-        self.next.rename(self.target)
-        sync_dir(self.parent)
-        self._retire(self.old)
+        if lexists(self.target):
+            self.next.chmod(self.target.stat().st_mode & 0o7777)
+            adopt(self.target, self.next)
+        former = replace_folder(self.next, self.target, self.old)
+        if former is not None:
+            self._retire(former)
 
     def _retire(self, folder: Path) -> None:
         """Remove a former target, but nothing of it that is not the package's."""
         adopt(folder, self.target)
         # Half removed, it would not say any more which of its files were the package's.
-        remove_tree(self._gone)
+        files.remove_tree(self._gone)
         folder.rename(self._gone)
-        remove_tree(self._gone)
+        files.remove_tree(self._gone)
 
 
 def _holds(folder: Path, content: Content) -> bool:
@@ -172,7 +147,7 @@ def adopt(source: Path, target: Path) -> None:
         recorded = state_file.read(source)
     except FormatError:
         recorded = None
-    ours = {state_file.NAME, f"{state_file.NAME}.part"}
+    ours = {state_file.NAME, state_file.PART}
     if recorded is not None:
         ours |= {entry.path for entry in recorded.files}
     for name, folders, names in os.walk(source):
@@ -182,25 +157,6 @@ def adopt(source: Path, target: Path) -> None:
         for path in (below / name for name in (*names, *links)):
             if path.as_posix() not in ours and not lexists(target / path):
                 (target / path).parent.mkdir(parents=True, exist_ok=True)
-                link_or_copy(source / path, target / path)
+                files.link_or_copy(source / path, target / path)
         if not folders and not names:
             (target / below).mkdir(parents=True, exist_ok=True)
-
-
-def try_lock(fd: int) -> bool:
-    """Lock a file for this process, without waiting; the system unlocks it when we die."""
-    if sys.platform == "win32":
-        import msvcrt
-
-        try:
-            msvcrt.locking(fd, msvcrt.LK_NBLCK, 1)
-        except OSError:
-            return False
-        return True
-    import fcntl
-
-    try:
-        fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError:
-        return False
-    return True

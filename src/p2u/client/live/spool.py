@@ -7,7 +7,8 @@ import tempfile
 import threading
 from pathlib import Path
 
-from p2u.disk.files import disk_errors, read_at
+from p2u.disk.errors import disk_errors
+from p2u.disk.files import read_all_at, write_at
 
 #: Bytes kept in memory; what comes after goes to a temporary file.
 IN_MEMORY = 16 << 20
@@ -38,10 +39,7 @@ class Spool:
             with disk_errors(Path(tempfile.gettempdir())):
                 if self._file is None:
                     self._file = tempfile.TemporaryFile(buffering=0)  # noqa: SIM115 - see close
-                self._file.seek(self._end)
-                at = 0
-                while at < len(payload):
-                    at += self._file.write(payload[at:]) or 0
+                write_at(self._file, self._end, payload)
             self._filed[number] = (self._end, len(payload))
             self._end += len(payload)
 
@@ -57,7 +55,7 @@ class Spool:
         out = memoryview(bytearray(size))
         assert self._file is not None
         with self._lock, disk_errors(Path(tempfile.gettempdir()), "read"):
-            read_at(self._file, offset, out)
+            read_all_at(self._file, offset, out)
         return out
 
     def close(self) -> None:

@@ -12,7 +12,8 @@ from threading import Lock, Thread
 from p2u.client.transfer.control import Buffers, Meter, Stop
 from p2u.client.transfer.fetch import Fetcher, Following
 from p2u.client.transfer.options import DEFAULT_OPTIONS, TransferOptions
-from p2u.disk.files import disk_errors, write_whole
+from p2u.disk.durable import replace_file
+from p2u.disk.errors import disk_errors
 from p2u.package.index import Index, parse_index
 from p2u.package.layout import Layout, ReleaseLayout, parse_layout
 from p2u.package.manifest import KEY, MAX_MANIFEST, Manifest, Object, Release, Update
@@ -215,7 +216,7 @@ class PackageReader:
                 path = self.cache / wanted.sha256
                 with disk_errors(path):
                     path.parent.mkdir(exist_ok=True)
-                    write_whole(path, data)
+                    replace_file(path, data)
         if sum(map(len, self._kept.values())) + len(data) <= KEPT:
             self._kept[wanted.sha256] = data
         if wanted.sha256 not in self._counted:

@@ -1,58 +1,13 @@
-"""Reading the model, and what a failing disk is called."""
+"""The files of a model, to be read at any place by any thread."""
 
 from __future__ import annotations
 
-import errno
-import os
 import threading
-from collections.abc import Iterator
-from contextlib import contextmanager
 
-from p2u.errors import DiskError, IntegrityError
+from p2u.disk.errors import disk_errors
+from p2u.disk.files import read_from
+from p2u.errors import IntegrityError
 from p2u.formats import ScannedModel
-
-_FLAGS = os.O_RDONLY | getattr(os, "O_BINARY", 0) | getattr(os, "O_CLOEXEC", 0)
-
-
-@contextmanager
-def disk_errors(file: str, doing: str) -> Iterator[None]:
-    """Turn OSError into DiskError.
-
-    Args:
-        file: The file concerned, unless the error names one.
-        doing: ``"read"`` or ``"write"``.
-    """
-    try:
-        yield
-    except OSError as error:
-        hint = "Check the disk"
-        if error.errno in (errno.ENOSPC, errno.EDQUOT):
-            hint = "Free some disk space; nothing was published"
-        elif isinstance(error, PermissionError):
-            hint = "Check the permissions"
-        raise DiskError(
-            f"cannot {doing}: {error.strerror or error}",
-            file=os.fsdecode(error.filename) if error.filename else file,
-            hint=hint,
-        ) from error
-
-
-def read_at(path: str, offset: int, out: memoryview) -> int:
-    """Fill ``out`` from a file, from ``offset`` on; returns how much of it there was.
-
-    Opens the file anew, which costs little beside a chunk: a model may have more files than a
-    process may hold open.
-    """
-    descriptor = os.open(path, _FLAGS)
-    with os.fdopen(descriptor, "rb", buffering=0) as stream:
-        stream.seek(offset)
-        at = 0
-        while at < len(out):
-            count = stream.readinto(out[at:])
-            if not count:
-                break
-            at += count
-        return at
 
 
 class Scratch(threading.local):
@@ -84,7 +39,7 @@ class Source:
         """
         entry = self.files[file]
         with disk_errors(entry.path, "read"):
-            count = read_at(self._paths[file], offset, out)
+            count = read_from(self._paths[file], offset, out)
         if count < len(out):
             raise IntegrityError(
                 f"it ended at byte {offset + count}, of {entry.size}",

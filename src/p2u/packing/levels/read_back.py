@@ -13,13 +13,15 @@ from pathlib import Path
 from typing import Protocol
 
 from p2u.codec import core
+from p2u.disk.errors import disk_errors
+from p2u.disk.files import read_from
 from p2u.errors import IntegrityError
 from p2u.package.index import Chunk, decode_pieces
 from p2u.package.layout import Layout
 from p2u.package.manifest import Blob
 from p2u.packing.chunking.cut import Job
 from p2u.packing.chunking.pool import in_order
-from p2u.packing.chunking.source import Scratch, Source, disk_errors, read_at
+from p2u.packing.chunking.source import Scratch, Source
 from p2u.packing.levels.encode import buffers, read_job
 from p2u.packing.levels.hashes import Hashes
 
@@ -126,7 +128,7 @@ def read_payload(folder: Path, blob: Blob, chunk: Chunk, scratch: Scratch) -> me
     path = str(folder / blob.key)
     out = scratch.view(chunk.length)
     with disk_errors(path, "read"):
-        count = read_at(path, chunk.start, out)
+        count = read_from(path, chunk.start, out)
     if count < chunk.length:
         raise IntegrityError("it is shorter than what was written", file=path)
     return out

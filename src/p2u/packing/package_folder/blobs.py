@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import os
 from io import BufferedWriter
 from pathlib import Path
 
+from p2u.disk.durable import sync, write_file
+from p2u.disk.errors import UNPUBLISHED, disk_errors
 from p2u.package.manifest import Blob
-from p2u.packing.chunking.source import disk_errors
 
 
 class BlobWriter:
@@ -35,11 +35,11 @@ class BlobWriter:
         if not self.blobs or self.blobs[-1].size + len(payload) > self._limit:
             self.close()
             key = f"{self._label}-{len(self.blobs):03d}.bin"
-            with disk_errors(str(self._folder / key), "write"):
+            with disk_errors(self._folder / key, "write", UNPUBLISHED):
                 self._stream = open(self._folder / key, "xb")  # noqa: SIM115 - see close
             self.blobs.append(Blob(key, 0))
         blob = self.blobs[-1]
-        with disk_errors(str(self._folder / blob.key), "write"):
+        with disk_errors(self._folder / blob.key, "write", UNPUBLISHED):
             assert self._stream is not None
             self._stream.write(payload)
         self.blobs[-1] = Blob(blob.key, blob.size + len(payload))
@@ -53,33 +53,15 @@ class BlobWriter:
         """
         if self._stream:
             stream, self._stream = self._stream, None
-            with disk_errors(stream.name, "write"), stream:
+            with disk_errors(stream.name, "write", UNPUBLISHED), stream:
                 sync(stream)
 
 
-def sync(stream: BufferedWriter) -> None:
-    """Bring what was written to the disk itself."""
-    stream.flush()
-    os.fsync(stream.fileno())
-
-
-def write_file(path: Path, data: bytes) -> None:
-    """Write a new file and bring it to the disk.
+def write_new(path: Path, data: bytes) -> None:
+    """Write a new file of a package and bring it to the disk.
 
     Raises:
         DiskError: It cannot be written.
     """
-    with disk_errors(str(path), "write"), open(path, "xb") as stream:
-        stream.write(data)
-        sync(stream)
-
-
-def sync_folder(path: Path) -> None:
-    """Bring a directory's names to the disk, where the system can."""
-    if os.name != "posix":
-        return
-    descriptor = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
+    with disk_errors(path, "write", UNPUBLISHED):
+        write_file(path, data, new=True)

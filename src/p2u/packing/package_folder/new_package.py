@@ -1,19 +1,20 @@
-"""The package's directory: made beside its place, moved there when it is complete."""
+"""A new package: its folder is made next to its place and moved there when it is complete."""
 
 from __future__ import annotations
 
 import errno
 import os
-import secrets
 import shutil
 from pathlib import Path
 
+from p2u.disk.durable import sync_folder, sync_folders
+from p2u.disk.errors import UNPUBLISHED, disk_errors
+from p2u.disk.scratch import ScratchFolder, scratch_path
+from p2u.disk.swap import replace_folder
 from p2u.errors import ConflictError, P2UError, UsageError
 from p2u.package.manifest import KEY, MAX_MANIFEST
 from p2u.package.manifest_parse import parse_manifest
 from p2u.package.paths import RESERVED
-from p2u.packing.chunking.source import disk_errors
-from p2u.packing.package_folder.blobs import sync_folder
 from p2u.packing.package_folder.open_package import keys, read_unused
 
 _OTHER = "Choose a new directory, or remove this one"
@@ -62,31 +63,30 @@ def _check_package(target: Path, dst: str) -> None:
                 )
 
 
-class NewPackage:
-    """A directory beside the target; a context manager that leaves nothing behind.
+class NewPackage(ScratchFolder):
+    """A folder next to the package's place; a context manager that leaves nothing else behind.
 
     Args:
-        target: Where the package will be.
+        target: The package's place.
         replace: Whether a package that is there gives way.
 
+    Attributes:
+        path: The folder, for the files of the package.
+
     Raises:
-        DiskError: The directory cannot be made.
+        DiskError: The folder cannot be made.
     """
 
     def __init__(self, target: Path, *, replace: bool = True) -> None:
+        super().__init__(scratch_path(target, "packing"))
         self._target = target
         self._replace = replace
-        with disk_errors(str(target), "write"):
-            target.parent.mkdir(parents=True, exist_ok=True)
-            # Beside it, so that a rename does; the name tells whose it is if we are killed.
-            self.path = target.parent / f".{target.name}.{secrets.token_hex(4)}.packing"
-            self.path.mkdir()
 
     def __enter__(self) -> NewPackage:
+        with disk_errors(self._target, "write", UNPUBLISHED):
+            self._target.parent.mkdir(parents=True, exist_ok=True)
+            super().__enter__()
         return self
-
-    def __exit__(self, *_: object) -> None:
-        shutil.rmtree(self.path, ignore_errors=True)
 
     def publish(self) -> None:
         """Move the package to its place; an older package gives way.
@@ -96,28 +96,24 @@ class NewPackage:
             DiskError: It cannot be moved; the older package is there still.
         """
         target = self._target
-        with disk_errors(str(target), "write"):
-            sync_folder(self.path)
+        with disk_errors(target, "write", UNPUBLISHED):
+            sync_folders(self.path)
             if target.exists() and any(target.iterdir()):
                 if not self._replace:
                     raise self._conflict()
-                old = self.path.with_suffix(".old")
-                target.rename(old)
-                try:
-                    self.path.rename(target)
-                except OSError:
-                    old.rename(target)
-                    raise
-                shutil.rmtree(old, ignore_errors=True)
-            else:
-                if target.exists():
-                    target.rmdir()
-                try:
-                    self.path.rename(target)
-                except OSError as error:
-                    if error.errno in (errno.EEXIST, errno.ENOTEMPTY):
-                        raise self._conflict() from error
-                    raise
+                old = replace_folder(self.path, target, self.path.with_suffix(".old"))
+                if old is not None:
+                    shutil.rmtree(old, ignore_errors=True)
+                return
+            # Not replaced: somebody else may publish a package there just now.
+            if target.exists():
+                target.rmdir()
+            try:
+                self.path.rename(target)
+            except OSError as error:
+                if error.errno in (errno.EEXIST, errno.ENOTEMPTY):
+                    raise self._conflict() from error
+                raise
             sync_folder(target.parent)
 
     def _conflict(self) -> ConflictError:

@@ -16,13 +16,15 @@ from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
+from p2u.disk.durable import replace_file, sync_folder
+from p2u.disk.errors import UNPUBLISHED, disk_errors
+from p2u.disk.files import remove_tree
+from p2u.disk.scratch import ScratchFolder
 from p2u.errors import ConflictError, UsageError
 from p2u.package.manifest import KEY, MAX_MANIFEST, MAX_STATES, Manifest
 from p2u.package.manifest_parse import parse_manifest
 from p2u.package.paths import check_path
-from p2u.packing.chunking.source import disk_errors
-from p2u.packing.package_folder.blobs import sync_folder, write_file
-from p2u.packing.package_folder.lock import Lock
+from p2u.packing.package_folder.lock import package_lock
 
 STAGE, UNUSED = ".p2u-stage", ".p2u-unused.json"
 #: Of the list of unused files, bytes; a longer one is none of ours.
@@ -76,6 +78,7 @@ class OpenPackage:
     def __init__(self, folder: Path) -> None:
         self.folder = folder
         self.stage = folder / STAGE
+        self._part = folder / f"{STAGE}.json"  # the next manifest
         self._stack = ExitStack()
 
     def __enter__(self) -> OpenPackage:
@@ -86,13 +89,12 @@ class OpenPackage:
                     file=str(self.folder),
                     hint="Publish a first version",
                 )
-            stack.enter_context(Lock(self.folder))
+            stack.enter_context(package_lock(self.folder))
             self._data = self._read()
             self.manifest = parse_manifest(self._data)
             self.clean()
-            with disk_errors(str(self.stage), "write"):
-                self.stage.mkdir()
-            stack.callback(shutil.rmtree, self.stage, ignore_errors=True)
+            with disk_errors(self.stage, "write", UNPUBLISHED):
+                stack.enter_context(ScratchFolder(self.stage))
             self._stack = stack.pop_all()
         return self
 
@@ -101,7 +103,7 @@ class OpenPackage:
 
     def _read(self) -> bytes:
         path = self.folder / KEY
-        with disk_errors(str(path), "read"), open(path, "rb") as stream:
+        with disk_errors(path, "read"), open(path, "rb") as stream:
             return stream.read(MAX_MANIFEST + 1)
 
     def folder_for(self, name: str) -> str:
@@ -147,16 +149,12 @@ class OpenPackage:
         if folder is not None:
             unused[folder] = 0.0
         self._note(unused)
-        with disk_errors(str(self.folder), "write"):
+        with disk_errors(self.folder, "write", UNPUBLISHED):
             if folder is not None:
                 sync_folder(self.stage)
                 self.stage.rename(self.folder / folder)
                 sync_folder(self.folder)
-            part = self.stage.with_name(f"{STAGE}.json")
-            part.unlink(missing_ok=True)
-            write_file(part, data)
-            part.replace(self.folder / KEY)
-            sync_folder(self.folder)
+            replace_file(self.folder / KEY, data, self._part)
         self.manifest, self._data = manifest, data
         self.clean()
 
@@ -167,8 +165,8 @@ class OpenPackage:
         now = time.time()
         left: dict[str, float] = {}
         freed = 0
-        with disk_errors(str(self.folder), "write"):
-            (self.folder / f"{STAGE}.json").unlink(missing_ok=True)
+        with disk_errors(self.folder, "write", UNPUBLISHED):
+            self._part.unlink(missing_ok=True)
             shutil.rmtree(self.stage, ignore_errors=True)
             unused = read_unused(self.folder)
             for name, due in unused.items():
@@ -186,13 +184,10 @@ class OpenPackage:
         path = self.folder / name
         if path.is_symlink() or path.is_file():
             size = path.lstat().st_size
-            path.unlink()
-            return size
-        if path.is_dir():
+        else:
             size = sum(p.lstat().st_size for p in path.rglob("*") if p.is_file())
-            shutil.rmtree(path)
-            return size
-        return 0
+        remove_tree(path)
+        return size
 
     def _drop_empty(self, names: Collection[str]) -> None:
         for parent in {name.rpartition("/")[0] for name in names} - {""}:
@@ -201,11 +196,8 @@ class OpenPackage:
 
     def _note(self, unused: dict[str, float]) -> None:
         path = self.folder / UNUSED
-        with disk_errors(str(path), "write"):
+        with disk_errors(path, "write", UNPUBLISHED):
             if not unused:
                 path.unlink(missing_ok=True)
                 return
-            part = path.with_name(f"{UNUSED}.part")
-            part.unlink(missing_ok=True)
-            write_file(part, json.dumps(unused, indent=1).encode() + b"\n")
-            part.replace(path)
+            replace_file(path, json.dumps(unused, indent=1).encode() + b"\n")

@@ -26,12 +26,16 @@ from __future__ import annotations
 
 import json
 import math
-import tempfile
 from collections.abc import Sequence
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from p2u.disk.durable import FileReplacement
+from p2u.disk.errors import TRY_AGAIN, disk_errors
+from p2u.disk.files import read_from
+from p2u.disk.scratch import scratch_path
 from p2u.errors import DiskError, FormatError
 from p2u.formats import safetensors
 from p2u.package.strict_json import parse_object
@@ -173,9 +177,7 @@ class Writer:
         raw = json.dumps(header, separators=(",", ":")).encode()
         raw += b" " * (-len(raw) % 8)
         with self._errors():
-            self._file = tempfile.NamedTemporaryFile(  # noqa: SIM115 - closed in close()
-                dir=self._path.parent, prefix=f".{self._path.name}-", delete=False
-            )
+            self._file = FileReplacement(self._path, scratch_path(self._path, "part"))
         self._write(len(raw).to_bytes(8, "little") + raw)
 
     def add(self, factor: Factor) -> None:
@@ -189,12 +191,11 @@ class Writer:
     def close(self, *, complete: bool) -> None:
         """Give the file its name if it is complete, else remove it."""
         with self._errors():
-            self._file.close()
             if complete:
                 assert self._next == len(self._shapes)
-                Path(self._file.name).replace(self._path)
+                self._file.commit()
             else:
-                Path(self._file.name).unlink()
+                self._file.discard()
 
     def _write(self, data: bytes) -> None:
         try:
@@ -204,24 +205,8 @@ class Writer:
             self.close(complete=False)
             raise
 
-    def _errors(self) -> _WriteErrors:
-        return _WriteErrors(str(self._path))
-
-
-class _WriteErrors:
-    def __init__(self, file: str) -> None:
-        self._file = file
-
-    def __enter__(self) -> None:
-        pass
-
-    def __exit__(self, _: object, error: BaseException | None, __: object) -> None:
-        if isinstance(error, OSError):
-            raise DiskError(
-                f"cannot write: {error.strerror or error}",
-                file=self._file,
-                hint="Check the folder, its permissions and the space on the disk",
-            ) from error
+    def _errors(self) -> AbstractContextManager[None]:
+        return disk_errors(self._path, "write", TRY_AGAIN)
 
 
 class Calibration:
@@ -308,15 +293,10 @@ class Calibration:
 
         def read(part: str, dtype: str) -> NDArray[Any]:
             span = self._span(number, part)
-            try:
-                with open(self.path, "rb") as stream:
-                    stream.seek(span.offset)
-                    data = stream.read(span.length)
-            except OSError as error:
-                raise DiskError(
-                    f"cannot read: {error.strerror}", file=self.path, hint="Check its permissions"
-                ) from error
-            if len(data) < span.length:
+            data = bytearray(span.length)
+            with disk_errors(self.path, "read"):
+                count = read_from(self.path, span.offset, data)
+            if count < span.length:
                 raise FormatError("it became shorter", file=self.path, hint=HINT)
             return np.frombuffer(data, dtype).reshape(span.shape)
 

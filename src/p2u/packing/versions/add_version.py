@@ -9,6 +9,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Protocol
 
+from p2u.disk.errors import UNPUBLISHED, disk_errors
 from p2u.errors import IntegrityError, UsageError
 from p2u.package.graph import find_path
 from p2u.package.manifest import (
@@ -23,8 +24,7 @@ from p2u.package.manifest import (
     state_digest,
     with_costs,
 )
-from p2u.packing.chunking.source import disk_errors
-from p2u.packing.package_folder.blobs import write_file
+from p2u.packing.package_folder.blobs import write_new
 from p2u.packing.package_folder.new_package import NewPackage
 from p2u.packing.packer import Packer, PackSettings, generator, report, write_object
 from p2u.packing.recipe import EXACT
@@ -74,7 +74,7 @@ class NewDestination:
         """See `Destination`."""
         assert folder is not None
         self.stage.rename(self._place.path / folder)
-        write_file(self._place.path / KEY, manifest.to_bytes())
+        write_new(self._place.path / KEY, manifest.to_bytes())
         self._place.publish()
 
 
@@ -283,7 +283,7 @@ class VersionAdder:
         """Remove the staged files of an update."""
         for key in (update.index.key, *(blob.key for blob in update.blobs)):
             path = self._place.stage / key.removeprefix(self._prefix)
-            with disk_errors(str(path), "write"):
+            with disk_errors(path, "write", UNPUBLISHED):
                 path.unlink()
 
     def _same(self, wish: VersionRequest, parent: Parent) -> Release | None:

@@ -11,6 +11,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from p2u.codec import core
+from p2u.disk.errors import UNPUBLISHED, disk_errors
+from p2u.disk.files import read_from
 from p2u.errors import FormatError, IntegrityError
 from p2u.formats import ScannedModel as Files
 from p2u.package.graph import find_path
@@ -19,7 +21,7 @@ from p2u.package.layout import Layout, ReleaseLayout, parse_layout
 from p2u.package.manifest import Manifest, Object, Release, State, Update
 from p2u.package.mapping import CopiedRange, copies, source_bytes
 from p2u.packing.chunking.pool import in_order
-from p2u.packing.chunking.source import Source, disk_errors, read_at
+from p2u.packing.chunking.source import Source
 from p2u.types import ModelFile
 
 #: Bytes copied or hashed at once, and of all chunks under way.
@@ -33,7 +35,7 @@ def read_object(folder: Path, wanted: Object) -> bytes:
         DiskError, IntegrityError: It cannot be read, or is another one.
     """
     path = folder / wanted.key
-    with disk_errors(str(path), "read"), open(path, "rb") as stream:
+    with disk_errors(path, "read"), open(path, "rb") as stream:
         data = stream.read(wanted.size + 1)
     if len(data) != wanted.size or hashlib.sha256(data).hexdigest() != wanted.sha256:
         raise IntegrityError(
@@ -77,7 +79,7 @@ class _Held:
 
     def write(self, file: int, offset: int, data: bytes | bytearray | memoryview) -> None:
         path = self.folder / self.model.files[file].path
-        with disk_errors(str(path), "write"), open(path, "r+b", buffering=0) as stream:
+        with disk_errors(path, "write", UNPUBLISHED), open(path, "r+b", buffering=0) as stream:
             stream.seek(offset)
             view = memoryview(data)
             while view:
@@ -131,7 +133,7 @@ class Decoder:
     def _cross(self, update: Update, release: Release, old: _Held | None, folder: Path) -> _Held:
         """The files of another release, from those of one before or from nothing."""
         layout = read_layout(self._package, release)
-        with disk_errors(str(folder), "write"):
+        with disk_errors(folder, "write", UNPUBLISHED):
             for entry in release.files:
                 path = folder / entry.path
                 path.parent.mkdir(parents=True, exist_ok=True)
@@ -148,7 +150,7 @@ class Decoder:
                 new.write(copy.file, copy.offset, data)
         self._run(update, index, new, old)
         if old is not None:
-            with disk_errors(str(old.folder), "write"):
+            with disk_errors(old.folder, "write", UNPUBLISHED):
                 for entry in old.model.files:
                     (old.folder / entry.path).unlink()
         return new
@@ -165,8 +167,8 @@ class Decoder:
     def _payload(self, update: Update, chunk: Chunk) -> bytes:
         path = self._package / update.blobs[chunk.blob].key
         out = bytearray(chunk.length)
-        with disk_errors(str(path), "read"):
-            count = read_at(str(path), chunk.start, memoryview(out))
+        with disk_errors(path, "read"):
+            count = read_from(path, chunk.start, memoryview(out))
         if count < len(out) or hashlib.sha256(out).digest() != chunk.sha256:
             raise IntegrityError(
                 f"chunk {chunk.number} is damaged",

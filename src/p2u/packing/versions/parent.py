@@ -9,6 +9,7 @@ from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
 
+from p2u.disk.errors import disk_errors
 from p2u.errors import UsageError
 from p2u.formats import ScannedModel as Files
 from p2u.formats import scan_model
@@ -27,7 +28,7 @@ from p2u.package.manifest import (
 from p2u.package.manifest_parse import parse_manifest
 from p2u.package.paths import check_paths
 from p2u.packing.chunking.cut import make_layout
-from p2u.packing.chunking.source import Source, disk_errors
+from p2u.packing.chunking.source import Source
 from p2u.packing.versions.decode import Decoder, hash_files, read_layout
 from p2u.packing.versions.pairing import Side
 from p2u.packing.versions.version_update import End
@@ -144,7 +145,7 @@ class Parents:
 
     def _of_other(self, path: Path, wanted: str) -> Parent:
         """A state of another package, which is a foreign one here unless it is the same."""
-        with disk_errors(str(path), "read"), open(path / KEY, "rb") as stream:
+        with disk_errors(path, "read"), open(path / KEY, "rb") as stream:
             manifest = parse_manifest(stream.read(MAX_MANIFEST + 1))
         found = _find_state(manifest, wanted, str(path))
         end = self._decode(path, manifest, found)

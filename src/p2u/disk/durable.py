@@ -1,0 +1,132 @@
+"""Durable writes: files and folders that survive a power cut, files replaced in one step."""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import os
+from collections.abc import Iterator
+from pathlib import Path
+from typing import IO
+
+Bytes = bytes | bytearray | memoryview
+
+#: A folder cannot be synced on this file system (CIFS, FUSE).
+_LACKING = {errno.EINVAL, errno.ENOTSUP, errno.EOPNOTSUPP, errno.EBADF}
+
+
+def sync(stream: IO[bytes]) -> None:
+    """Wait until all bytes written to an open file are on the disk."""
+    stream.flush()
+    os.fsync(stream.fileno())
+
+
+def sync_file(path: Path) -> None:
+    """Wait until a file's bytes are on the disk."""
+    with open(path, "rb+") as file:
+        os.fsync(file.fileno())
+
+
+def sync_folder(path: Path) -> None:
+    """Wait until the names in a folder are on the disk; does nothing where that is impossible."""
+    if os.name != "posix":
+        return
+    fd = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(fd)
+    except OSError as error:
+        if error.errno not in _LACKING:
+            raise
+    finally:
+        os.close(fd)
+
+
+def sync_folders(path: Path) -> None:
+    """`sync_folder` for a folder and all folders below it."""
+    for folder, _, _ in os.walk(path):
+        sync_folder(Path(folder))
+
+
+def write_file(path: Path, *parts: Bytes, new: bool = False) -> None:
+    """Write a file and bring its bytes to the disk; its name may still be lost.
+
+    Args:
+        path: The file.
+        parts: Its bytes, back to back.
+        new: Whether it must not exist yet.
+
+    Raises:
+        OSError: It cannot be written, or exists.
+    """
+    with open(path, "xb" if new else "wb") as file:
+        for part in parts:
+            file.write(part)
+        sync(file)
+
+
+def replace_file(path: Path, data: bytes, part: Path | None = None) -> None:
+    """Write a file in one step: its name leads to all of the old bytes or to all of the new ones.
+
+    Args:
+        path: The file; it need not exist.
+        data: Its new bytes.
+        part: The file's name until it is complete, see `FileReplacement`.
+
+    Raises:
+        OSError: It cannot be written; the old bytes are there still.
+    """
+    made = FileReplacement(path, part)
+    try:
+        made.write(data)
+        made.commit()
+    except OSError:
+        made.discard()
+        raise
+
+
+class FileReplacement:
+    """A file in the making that takes the place of another one when it is complete.
+
+    Args:
+        path: The file's place.
+        part: The file's name until it is complete, in the same folder: by default the one of the
+            file with ``.part`` behind it, which only one process at a time may write. A file that
+            has this name is removed.
+
+    Raises:
+        OSError: It cannot be made.
+    """
+
+    def __init__(self, path: Path, part: Path | None = None) -> None:
+        self._path = path
+        self._part = part or path.with_name(f"{path.name}.part")
+        with self._own_name():
+            self._part.unlink(missing_ok=True)
+            self._file = open(self._part, "xb")  # noqa: SIM115 - closed in commit and discard
+
+    def write(self, data: Bytes) -> None:
+        """Append bytes."""
+        self._file.write(data)
+
+    def commit(self) -> None:
+        """Bring the file to the disk and to its place."""
+        with self._own_name():
+            sync(self._file)
+            self._file.close()
+            self._part.replace(self._path)
+            sync_folder(self._path.parent)
+
+    def discard(self) -> None:
+        """Remove the file, unless it has taken its place."""
+        with contextlib.suppress(OSError):  # a full disk, which our caller has met already
+            self._file.close()
+        self._part.unlink(missing_ok=True)
+
+    @contextlib.contextmanager
+    def _own_name(self) -> Iterator[None]:
+        """Let errors name the file that was asked for."""
+        try:
+            yield
+        except OSError as error:
+            error.filename = str(self._path)
+            raise
