@@ -13,12 +13,12 @@ import later
 import pytest
 from following import SHARD, changed, until
 from kit import QUICK, Made
+from live_kit import flips_a_bit, open_with
 from store_kit import WrapperStore
 
-from p2u.client.live import staging
-from p2u.client.live.chain import gaps
 from p2u.client.live.opening import open_replica
 from p2u.client.live.replica import Replica
+from p2u.client.live.staging.chained import gaps
 from p2u.errors import (
     Cancelled,
     FormatError,
@@ -386,16 +386,9 @@ def test_a_version_that_is_published_while_the_first_one_arrives(package: Path, 
         assert files(replica) == kit.tree(models["v2"])
 
 
-def test_a_first_version_that_is_broken_gives_way(package: Path, models, monkeypatch) -> None:
-    real = staging.decode
-
-    def decode(chunk, payload, layout, spans, buffers, key):
-        real(chunk, payload, layout, spans, buffers, key)
-        if key.startswith("8bit"):
-            buffers[0][0] ^= 1
-
-    monkeypatch.setattr(staging, "decode", decode)
-    with open_replica(package, follow=SOON, staging="copy") as replica:
+def test_a_first_version_that_is_broken_gives_way(package: Path, models) -> None:
+    faulty = flips_a_bit("8bit")
+    with open_with(package, follow=SOON, staging="copy", decode=faulty) as replica:
         with pytest.raises(IntegrityError, match="8bit"):
             replica.wait("exact", timeout=20)
         assert replica.id == "v1@base"

@@ -11,13 +11,17 @@ from pathlib import Path
 import kit
 import pytest
 from kit import STATES, Made
+from live_kit import flips_a_bit, open_with
 from store_kit import CountingStore, FlakyStore, WrapperStore
 
 import p2u
-from p2u.client.live import spool, staging
 from p2u.client.live.opening import open_replica
 from p2u.client.live.replica import Replica
+from p2u.client.live.staging.copied import merge
+from p2u.client.live.staging.spool import Spool
+from p2u.client.live.staging.tools import StagingTools, available_memory
 from p2u.client.transfer.backoff import Retry
+from p2u.codec.chunk import decode
 from p2u.errors import Cancelled, DiskError, FormatError, IntegrityError, StoreError, UsageError
 from p2u.serve import Server
 from p2u.stores import LocalStore, Store
@@ -65,13 +69,27 @@ class Tap(WrapperStore):
         super().close()
 
 
+class PriorityStore(WrapperStore):
+    """Notes, by label, the priorities of threads that have read and applied a stream."""
+
+    def __init__(self, store: Store, nice: dict[str, set[int]]) -> None:
+        super().__init__(store)
+        self.nice = nice
+
+    def stream(self, key, start, length):
+        try:
+            yield from super().stream(key, start, length)
+        finally:
+            found = os.getpriority(os.PRIO_PROCESS, threading.get_native_id())
+            self.nice.setdefault(key.partition("-")[0], set()).add(found)
+
+
 @pytest.mark.parametrize("way", STAGINGS)
-def test_atomic_every_state_is_whole(made: Made, way: str, monkeypatch) -> None:
+def test_atomic_every_state_is_whole(made: Made, way: str) -> None:
     """Whenever the state is pinned, all bytes of all files are of the state that the pin says."""
-    monkeypatch.setattr(spool, "IN_MEMORY", 10_000)
     want = {label: kit.tree(made.states[label]) for label in STATES}
     seen = []
-    with open_replica(made.package, staging=way, limit_rate=400_000.0) as replica:
+    with open_with(made.package, staging=way, limit_rate=400_000.0, spool_memory=10_000) as replica:
         assert replica.mode == "atomic"
         while not seen or seen[-1] != "exact":
             with replica.pinned(timeout=20) as label:
@@ -270,18 +288,11 @@ def test_cancel_while_a_commit_waits(made: Made, way: str) -> None:
         assert again == label
 
 
-def test_a_faulty_package(made: Made, monkeypatch) -> None:
+def test_a_faulty_package(made: Made) -> None:
     """A decoder's fault: found before the commit where that is possible, never served."""
-    real = staging.decode
-
-    def decode(chunk, payload, layout, spans, buffers, key):
-        real(chunk, payload, layout, spans, buffers, key)
-        if key.startswith("8bit"):
-            buffers[0][0] ^= 1
-
-    monkeypatch.setattr(staging, "decode", decode)
+    faulty = flips_a_bit("8bit")
     base = kit.tree(made.states["base"])
-    with open_replica(made.package, staging="copy") as replica:
+    with open_with(made.package, staging="copy", decode=faulty) as replica:
         with pytest.raises(IntegrityError, match="SHA-256"):
             replica.wait()
         with replica.pinned() as label:
@@ -290,7 +301,7 @@ def test_a_faulty_package(made: Made, monkeypatch) -> None:
         with pytest.raises(IntegrityError):
             replica.resume()
     for options in ({"staging": "chunks"}, {"mode": "eager"}):
-        with open_replica(made.package, **options) as replica:
+        with open_with(made.package, decode=faulty, **options) as replica:
             with pytest.raises(IntegrityError, match="SHA-256"):
                 replica.wait()
             with pytest.raises(IntegrityError), replica.pinned():
@@ -299,17 +310,14 @@ def test_a_faulty_package(made: Made, monkeypatch) -> None:
                 replica.resume()
 
 
-def test_a_chunk_that_cannot_be_decoded(made: Made, monkeypatch) -> None:
-    real = staging.decode
-
-    def decode(chunk, payload, layout, spans, buffers, key):
+def test_a_chunk_that_cannot_be_decoded(made: Made) -> None:
+    def refusing(chunk, payload, layout, spans, buffers, key):
         if key.startswith("exact") and chunk.number == 7:
             raise FormatError("malformed", file=key)
-        real(chunk, payload, layout, spans, buffers, key)
+        decode(chunk, payload, layout, spans, buffers, key)
 
-    monkeypatch.setattr(staging, "decode", decode)
     for way, valid in (("copy", True), ("chunks", False)):
-        with open_replica(made.package, staging=way) as replica:
+        with open_with(made.package, staging=way, decode=refusing) as replica:
             with pytest.raises(FormatError, match="exact-000"):
                 replica.wait()
             if valid:
@@ -320,24 +328,22 @@ def test_a_chunk_that_cannot_be_decoded(made: Made, monkeypatch) -> None:
                     pass
 
 
-def test_a_full_disk_can_be_mended(made: Made, monkeypatch, tmp_path: Path) -> None:
-    monkeypatch.setattr(spool, "IN_MEMORY", 0)
-    monkeypatch.setattr(spool.tempfile, "tempdir", str(tmp_path / "gone"))
-    with open_replica(made.package, staging="chunks", jobs=1) as replica:
+def test_a_full_disk_can_be_mended(made: Made, tmp_path: Path) -> None:
+    folder = tmp_path / "gone"
+    with open_with(made.package, jobs=1, spool_memory=0, spool_folder=folder) as replica:
         with pytest.raises(DiskError, match="gone"):
             replica.wait()
         with replica.pinned() as label:
             assert label == "base"
-        monkeypatch.setattr(spool.tempfile, "tempdir", str(tmp_path))
+        folder.mkdir()
         replica.resume()
         replica.wait(timeout=20)
         assert files(replica) == kit.tree(made.model)
-    assert not list(tmp_path.iterdir())
+    assert not list(folder.iterdir())
 
 
-def test_the_spool_keeps_what_it_is_given(monkeypatch) -> None:
-    monkeypatch.setattr(spool, "IN_MEMORY", 100)
-    kept = spool.Spool()
+def test_the_spool_keeps_what_it_is_given() -> None:
+    kept = Spool(StagingTools(spool_memory=100))
     payloads = {n: bytes([n]) * (n * 7 % 60) for n in range(40)}
     for number, data in payloads.items():
         kept.put(number, memoryview(data))
@@ -346,10 +352,10 @@ def test_the_spool_keeps_what_it_is_given(monkeypatch) -> None:
     kept.close()
 
 
-def test_what_auto_chooses(made: Made, monkeypatch) -> None:
+def test_what_auto_chooses(made: Made) -> None:
     for free, way in ((None, "copy"), (1 << 40, "copy"), (1000, "chunks")):
-        monkeypatch.setattr(staging, "available_memory", lambda free=free: free)
-        with open_replica(made.package, staging="auto") as replica:
+        memory = lambda free=free: free  # noqa: E731
+        with open_with(made.package, staging="auto", free_memory=memory) as replica:
             replica.wait()
             assert replica.staging == way
             assert files(replica) == kit.tree(made.model)
@@ -357,38 +363,36 @@ def test_what_auto_chooses(made: Made, monkeypatch) -> None:
 
 @pytest.mark.skipif(sys.platform != "linux", reason="/proc")
 def test_available_memory() -> None:
-    found = staging.available_memory()
+    found = available_memory()
     assert found is not None and 1 << 20 < found < 1 << 46
 
 
 def test_merged_ranges() -> None:
     spans = [(1, 5, 5), (0, 10, 2), (0, 0, 4), (0, 4, 3), (0, 5, 1), (1, 20, 1)]
-    assert staging.merge(spans) == {0: [(0, 7), (10, 12)], 1: [(5, 10), (20, 21)]}
+    assert merge(spans) == {0: [(0, 7), (10, 12)], 1: [(5, 10), (20, 21)]}
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="only Linux has priorities per thread")
-def test_refining_is_done_by_nicer_threads(made: Made, monkeypatch) -> None:
-    real = staging.decode
+def test_refining_is_done_by_nicer_threads(made: Made) -> None:
     nice: dict[str, set[int]] = {}
 
-    def decode(chunk, payload, layout, spans, buffers, key):
+    def noting(chunk, payload, layout, spans, buffers, key):
         found = os.getpriority(os.PRIO_PROCESS, threading.get_native_id())
         nice.setdefault(key.partition("-")[0], set()).add(found)
-        real(chunk, payload, layout, spans, buffers, key)
+        decode(chunk, payload, layout, spans, buffers, key)
 
-    monkeypatch.setattr(staging, "decode", decode)
     mine = os.getpriority(os.PRIO_PROCESS, threading.get_native_id())
-    with open_replica(made.package, staging="copy") as replica:
+    with open_with(made.package, staging="copy", decode=noting) as replica:
         replica.wait()
     assert nice["base"] == {mine}
     assert all(value > mine for value in nice["8bit"] | nice["exact"])
     nice.clear()
-    with open_replica(made.package, staging="chunks") as replica:
+    with open_with(made.package, staging="chunks", decode=noting) as replica:
         replica.wait()
     # They keep everybody waiting.
     assert nice["8bit"] == {mine}
     nice.clear()
-    p2u.load(made.package, "exact")
+    p2u.load(PriorityStore(LocalStore(made.package), nice), "exact")
     assert nice["8bit"] == nice["exact"] == {mine}
 
 

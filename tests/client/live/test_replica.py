@@ -15,6 +15,7 @@ import kit
 import numpy as np
 import pytest
 from kit import QUICK, STATES
+from live_kit import flips_a_bit, open_with
 from store_kit import CountingStore, FlakyStore, WrapperStore
 
 import p2u
@@ -241,20 +242,15 @@ def test_cancel_is_quick_and_leaves_no_threads(made):
     assert not [t for t in threading.enumerate() if t.name.startswith("p2u-")]
 
 
-def test_a_file_that_is_not_as_stated(made, tmp_path, monkeypatch):
+def test_a_file_that_is_not_as_stated(made):
     """The check of whole files, which chunks' hashes do not replace: a decoder's fault."""
-    from p2u.client.live import staging
-
-    real = staging.decode
-
-    def decode(chunk, payload, layout, spans, buffers, key):
-        real(chunk, payload, layout, spans, buffers, key)
-        buffers[0][0] ^= 1
-
-    monkeypatch.setattr(staging, "decode", decode)
-    with open_replica(made.package) as replica, pytest.raises(IntegrityError, match="SHA-256"):
+    faulty = flips_a_bit()
+    with (
+        open_with(made.package, decode=faulty) as replica,
+        pytest.raises(IntegrityError, match="SHA-256"),
+    ):
         replica.wait("base")
-    with open_replica(made.package, check=False) as replica:
+    with open_with(made.package, decode=faulty, check=False) as replica:
         replica.wait()
 
 

@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import TYPE_CHECKING
 
-from p2u.client.live.chain import ChainedUpdate, Ranges
 from p2u.client.live.low_priority import LowPriority
 from p2u.client.live.memory import ModelMemory
+from p2u.client.live.staging.chained import ChainedUpdate, Ranges
 from p2u.client.routes.live_routes import (
     LiveRoute,
     candidates,
@@ -216,6 +216,7 @@ class Follower:
             update,
             package.index(update).chunks,
             self._course.plan.check,
+            self._course.plan.tools,
             source=leg.source,
             before=self._covered,
             checked=self._careful or self._number + 1 == len(leg.updates),

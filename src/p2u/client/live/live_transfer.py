@@ -5,14 +5,16 @@ from __future__ import annotations
 import os
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import partial
 
 from p2u.client.live.follow import Follower
 from p2u.client.live.low_priority import LowPriority
 from p2u.client.live.memory import ModelMemory
 from p2u.client.live.pins import Pins
-from p2u.client.live.staging import STAGING, StagedUpdate, choose
+from p2u.client.live.staging.choice import STAGING, choose
+from p2u.client.live.staging.staged_update import StagedUpdate
+from p2u.client.live.staging.tools import StagingTools
 from p2u.client.routes.live_routes import check_still, first_route
 from p2u.client.transfer.control import Stop
 from p2u.client.transfer.options import DEFAULT_OPTIONS, TransferOptions
@@ -54,6 +56,7 @@ class LivePlan:
         choose: Decides on the staging when the tensors are known.
         polite: Refine in threads of lower priority.
         follow: Seconds between two looks at the package for a new version.
+        tools: Limits and functions of staging.
     """
 
     until: str = "exact"
@@ -66,6 +69,7 @@ class LivePlan:
     polite: bool = True
     deadline: float | None = None
     follow: float | None = None
+    tools: StagingTools = field(default_factory=StagingTools)
 
     def __post_init__(self) -> None:
         """Raises UsageError unless all are known, and fit."""
@@ -297,9 +301,9 @@ class LiveTransfer:
         elif self.plan.choose is not None:
             staging = self.plan.choose(files.layout)
         if staging == "auto":
-            staging = choose(chunks, files.layout)
+            staging = choose(chunks, files.layout, self.plan.tools.free_memory())
         self.staging = staging
-        return STAGING[staging](files, update, chunks, self.plan.check)
+        return STAGING[staging](files, update, chunks, self.plan.check, self.plan.tools)
 
     def apply(self, step: StagedUpdate, chunk: Chunk, payload: memoryview) -> None:
         """Give a chunk to a step."""

@@ -5,20 +5,22 @@ from __future__ import annotations
 import io
 import tempfile
 import threading
-from pathlib import Path
 
+from p2u.client.live.staging.tools import StagingTools
 from p2u.disk.errors import disk_errors
 from p2u.disk.files import read_all_at, write_at
 
-#: Bytes kept in memory; what comes after goes to a temporary file.
-IN_MEMORY = 16 << 20
-
 
 class Spool:
-    """Payloads by number; thread-safe."""
+    """Payloads by number; thread-safe.
 
-    def __init__(self) -> None:
-        self._room = IN_MEMORY
+    Args:
+        tools: They name the bytes kept in memory, and the folder of the temporary file.
+    """
+
+    def __init__(self, tools: StagingTools) -> None:
+        self._tools = tools
+        self._room = tools.spool_memory
         self._lock = threading.Lock()
         self._kept: dict[int, bytes] = {}
         self._filed: dict[int, tuple[int, int]] = {}
@@ -36,9 +38,12 @@ class Spool:
                 self._room -= len(payload)
                 self._kept[number] = bytes(payload)
                 return
-            with disk_errors(Path(tempfile.gettempdir())):
+            folder = self._tools.folder()
+            with disk_errors(folder):
                 if self._file is None:
-                    self._file = tempfile.TemporaryFile(buffering=0)  # noqa: SIM115 - see close
+                    self._file = tempfile.TemporaryFile(  # noqa: SIM115 - see close
+                        buffering=0, dir=folder
+                    )
                 write_at(self._file, self._end, payload)
             self._filed[number] = (self._end, len(payload))
             self._end += len(payload)
@@ -54,7 +59,7 @@ class Spool:
         offset, size = self._filed[number]
         out = memoryview(bytearray(size))
         assert self._file is not None
-        with self._lock, disk_errors(Path(tempfile.gettempdir()), "read"):
+        with self._lock, disk_errors(self._tools.folder(), "read"):
             read_all_at(self._file, offset, out)
         return out
 

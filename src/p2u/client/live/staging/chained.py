@@ -6,7 +6,8 @@ from collections.abc import Iterator, Sequence
 from dataclasses import replace
 
 from p2u.client.live.memory import ModelMemory
-from p2u.client.live.staging import CopiedUpdate, copy, merge
+from p2u.client.live.staging.copied import CopiedUpdate, copy, merge
+from p2u.client.live.staging.tools import StagingTools
 from p2u.package.geometry import Span
 from p2u.package.index import Chunk
 from p2u.package.manifest import Update
@@ -26,6 +27,7 @@ class ChainedUpdate(CopiedUpdate):
         update: The update.
         chunks: All of it.
         check: Whether to compare each file with its SHA-256 before the commit.
+        tools: Limits and functions of staging.
         source: Id of the state that the memory holds.
         before: What the updates before have brought.
         checked: Whether the files are checked after it; they have to be at the end.
@@ -40,13 +42,14 @@ class ChainedUpdate(CopiedUpdate):
         update: Update,
         chunks: Sequence[Chunk],
         check: bool,
+        tools: StagingTools,
         *,
         source: str | None,
         before: Ranges,
         checked: bool,
     ) -> None:
         # Which files are others than before the chain.
-        super().__init__(files, replace(update, source=source), chunks, check)
+        super().__init__(files, replace(update, source=source), chunks, check, tools)
         self.update = update
         self._before = before
         self._checked = checked
@@ -57,7 +60,7 @@ class ChainedUpdate(CopiedUpdate):
         self._unchecked |= self.covered.keys()
 
     def take(self, chunk: Chunk, payload: memoryview) -> None:
-        """See `Step.take`."""
+        """See `StagedUpdate.take`."""
         if self.update.source is not None:
             for s in self.spans(chunk):
                 for start, end in gaps(s, self._before):
@@ -65,12 +68,12 @@ class ChainedUpdate(CopiedUpdate):
         self.decode(chunk, payload, self._spare)
 
     def complete(self, file: int) -> None:
-        """See `Step.complete`."""
+        """See `StagedUpdate.complete`."""
         if self._checked and file in self._unchecked:
             super().complete(file)
 
     def prepare(self) -> None:
-        """See `Step.prepare`."""
+        """See `StagedUpdate.prepare`."""
         if self._checked:
             super().prepare()
 

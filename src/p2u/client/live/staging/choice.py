@@ -1,0 +1,31 @@
+"""The kinds of staging by name, and the choice between them."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from p2u.client.live.staging.copied import CopiedUpdate
+from p2u.client.live.staging.spooled import SpooledUpdate
+from p2u.client.live.staging.staged_update import DirectUpdate, StagedUpdate
+from p2u.package.geometry import chunk_spans
+from p2u.package.index import Chunk
+from p2u.package.layout import Layout
+
+#: Kinds of staging by name.
+STAGING: dict[str, type[StagedUpdate]] = {
+    "direct": DirectUpdate,
+    "chunks": SpooledUpdate,
+    "copy": CopiedUpdate,
+}
+
+
+def choose(chunks: Sequence[Chunk], layout: Layout, free: int | None) -> str:
+    """``"copy"`` where half of the free memory holds all that changes, else ``"chunks"``.
+
+    Args:
+        chunks: Of the update.
+        layout: Of the release.
+        free: Bytes of memory that may still be used; None where that is unknown.
+    """
+    changed = sum(span.size for chunk in chunks for span in chunk_spans(chunk, layout))
+    return "copy" if free is None or 2 * changed <= free else "chunks"

@@ -1,0 +1,86 @@
+"""Chunks are decoded and checked in other memory, and copied in the commit: a short pause."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterable, Iterator, Sequence
+
+from p2u.client.live.memory import ModelMemory
+from p2u.client.live.staging.staged_update import StagedUpdate, in_threads
+from p2u.client.live.staging.tools import StagingTools
+from p2u.package.index import Chunk
+from p2u.package.manifest import Update
+
+#: Bytes that one thread copies at a time during a commit.
+_STRIDE = 4 << 20
+#: Threads that copy; more only wait for the memory.
+_COPIERS = 4
+
+
+class CopiedUpdate(StagedUpdate):
+    """Tensors are decoded and checked in other memory; the commit copies them over."""
+
+    def __init__(
+        self,
+        files: ModelMemory,
+        update: Update,
+        chunks: Sequence[Chunk],
+        check: bool,
+        tools: StagingTools,
+    ) -> None:
+        super().__init__(files, update, chunks, check, tools)
+        self._spare = files.spare()
+        self._ranges = merge((s.file, s.offset, s.size) for c in chunks for s in self.spans(c))
+
+    def take(self, chunk: Chunk, payload: memoryview) -> None:
+        """See `StagedUpdate.take`."""
+        for s in self.spans(chunk):
+            end = s.offset + s.size
+            copy(self._spare[s.file][s.offset : end], self.files.memory[s.file][s.offset : end])
+        self.decode(chunk, payload, self._spare)
+
+    def parts(self, file: int) -> Iterator[memoryview]:
+        """What chunks bring is in the spare memory, the rest stays as it is."""
+        live, spare = self.files.memory[file], self._spare[file]
+        at = 0
+        for start, end in self._ranges.get(file, ()):
+            yield live[at:start]
+            yield spare[start:end]
+            at = end
+        yield live[at:]
+
+    def commit(self) -> None:
+        """See `StagedUpdate.commit`."""
+        pieces = [
+            (file, at, min(at + _STRIDE, end))
+            for file, ranges in self._ranges.items()
+            for start, end in ranges
+            for at in range(start, end, _STRIDE)
+        ]
+
+        def run(piece: tuple[int, int, int]) -> None:
+            file, start, end = piece
+            copy(self.files.memory[file][start:end], self._spare[file][start:end])
+
+        in_threads(run, pieces, min(_COPIERS, os.cpu_count() or 1))
+
+
+def copy(target: memoryview, source: memoryview) -> None:
+    """Copy bytes; other threads run meanwhile, which a slice's assignment does not let them."""
+    import numpy as np
+
+    if not len(source):
+        return  # which NumPy refuses
+    np.copyto(np.frombuffer(target, np.uint8), np.frombuffer(source, np.uint8))
+
+
+def merge(spans: Iterable[tuple[int, int, int]]) -> dict[int, list[tuple[int, int]]]:
+    """By file, the sorted ranges ``(start, end)`` that spans ``(file, offset, size)`` cover."""
+    found: dict[int, list[tuple[int, int]]] = {}
+    for file, offset, size in sorted(spans):
+        ranges = found.setdefault(file, [])
+        if ranges and ranges[-1][1] >= offset:
+            ranges[-1] = (ranges[-1][0], max(ranges[-1][1], offset + size))
+        else:
+            ranges.append((offset, offset + size))
+    return found

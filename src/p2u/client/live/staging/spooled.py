@@ -1,0 +1,52 @@
+"""Payloads are kept, and decoded together in the commit: little memory, a longer pause."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Sequence
+
+from p2u.client.live.low_priority import in_background
+from p2u.client.live.memory import ModelMemory
+from p2u.client.live.staging.spool import Spool
+from p2u.client.live.staging.staged_update import StagedUpdate, in_threads
+from p2u.client.live.staging.tools import StagingTools
+from p2u.package.index import Chunk
+from p2u.package.manifest import Update
+
+
+class SpooledUpdate(StagedUpdate):
+    """Payloads are kept, and decoded together in the commit: little memory, a longer pause."""
+
+    def __init__(
+        self,
+        files: ModelMemory,
+        update: Update,
+        chunks: Sequence[Chunk],
+        check: bool,
+        tools: StagingTools,
+    ) -> None:
+        super().__init__(files, update, chunks, check, tools)
+        self._spool = Spool(tools)
+
+    def take(self, chunk: Chunk, payload: memoryview) -> None:
+        """See `StagedUpdate.take`."""
+        self._spool.put(chunk.number, payload)
+
+    def complete(self, file: int) -> None:
+        """Nothing can be checked before it is decoded."""
+
+    def prepare(self) -> None:
+        """See `complete`."""
+
+    def commit(self) -> None:
+        """See `StagedUpdate.commit`."""
+
+        def run(chunk: Chunk) -> None:
+            self.decode(chunk, self._spool.get(chunk.number), self.files.memory)
+
+        in_threads(run, self.chunks, os.cpu_count() or 1)
+
+    def finish(self) -> None:
+        """See `StagedUpdate.finish`."""
+        self._spool.close()
+        in_background(super().prepare)

@@ -1,0 +1,34 @@
+"""Live models whose staging has limits and functions of the test's own."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from p2u.client.live.live_transfer import LivePlan, LiveTransfer
+from p2u.client.live.replica import Replica
+from p2u.client.live.staging.tools import StagingTools
+from p2u.client.transfer.options import TransferOptions
+from p2u.codec.chunk import decode
+
+
+def open_with(
+    source: Path, *, staging: str = "chunks", mode: str = "atomic", follow=None, check=True,
+    jobs=None, limit_rate=None, **tools,
+) -> Replica:  # fmt: skip
+    """``p2u.open``; the other arguments are fields of `StagingTools`."""
+    plan = LivePlan(
+        mode=mode, staging=staging, check=check, follow=follow, tools=StagingTools(**tools),
+        transfer=TransferOptions(jobs=jobs, limit_rate=limit_rate),
+    )  # fmt: skip
+    return Replica(LiveTransfer(source, plan))
+
+
+def flips_a_bit(prefix: str = ""):
+    """A decoder that is faulty for the blobs whose key begins with a prefix."""
+
+    def faulty(chunk, payload, layout, spans, buffers, key):
+        decode(chunk, payload, layout, spans, buffers, key)
+        if key.startswith(prefix):
+            buffers[0][0] ^= 1
+
+    return faulty
