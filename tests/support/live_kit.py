@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from p2u.client.live.live_transfer import LivePlan, LiveTransfer
+from p2u.client.live.plan import LivePlan
 from p2u.client.live.replica import Replica
 from p2u.client.live.staging.tools import StagingTools
 from p2u.client.transfer.options import TransferOptions
@@ -20,7 +20,7 @@ def open_with(
         mode=mode, staging=staging, check=check, follow=follow, tools=StagingTools(**tools),
         transfer=TransferOptions(jobs=jobs, limit_rate=limit_rate),
     )  # fmt: skip
-    return Replica(LiveTransfer(source, plan))
+    return Replica(source, plan)
 
 
 def flips_a_bit(prefix: str = ""):

@@ -40,13 +40,13 @@ def test_views_ties_and_buffers(net: Packed, options) -> None:
 #: Prints whether torch was imported when the transfer began, and at the end.
 BEGIN = """
 import sys
-import p2u.client.live.replica
-begin = p2u.client.live.replica.Replica._start
+import p2u.client.live.live_transfer
+begin = p2u.client.live.live_transfer.LiveTransfer.start
 seen = []
 def start(self):
     seen.append("torch" in sys.modules)
     return begin(self)
-p2u.client.live.replica.Replica._start = start
+p2u.client.live.live_transfer.LiveTransfer.start = start
 from p2u.adapters.torch.loading import Options, start
 start(sys.argv[1], Options()).cancel()
 print(*seen, "torch" in sys.modules)

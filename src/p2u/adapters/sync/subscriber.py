@@ -16,8 +16,8 @@ from p2u.adapters.torch.tensors import synchronizer, view
 from p2u.client.folder import state_file
 from p2u.client.folder.pull import run_pull
 from p2u.client.folder.pull_task import PullTask
-from p2u.client.live.live_transfer import LivePlan, LiveTransfer
 from p2u.client.live.memory import ModelMemory
+from p2u.client.live.plan import LivePlan
 from p2u.client.live.replica import Replica
 from p2u.client.routes.live_routes import same_state
 from p2u.client.transfer.backoff import Retry
@@ -206,7 +206,7 @@ class _Memory:
 
     def _open(self) -> Replica:
         plan = LivePlan(staging="copy", transfer=self._options)
-        return Replica(LiveTransfer(self._source, plan))
+        return Replica(self._source, plan)
 
     def load(self, model: Any, weights: str | None) -> None:
         """Copy it into a model."""

@@ -13,7 +13,7 @@ from p2u.adapters.torch import hooks
 from p2u.adapters.torch.build import build, fill
 from p2u.adapters.torch.names import choose_tensors, rename, tied_names
 from p2u.adapters.torch.tensors import DTYPES, Copies, all_copied
-from p2u.client.live.live_transfer import LivePlan, LiveTransfer
+from p2u.client.live.plan import LivePlan
 from p2u.client.live.replica import BEST, Replica
 from p2u.client.transfer.backoff import Retry
 from p2u.client.transfer.options import DEFAULT_OPTIONS, TransferOptions
@@ -175,7 +175,7 @@ def start(source: str | os.PathLike[str] | Store, options: Options) -> Replica:
         follow=options.follow,
         transfer=options.transfer,
     )
-    replica = Replica(LiveTransfer(source, plan))
+    replica = Replica(source, plan)
     try:
         options.target()
     except BaseException:

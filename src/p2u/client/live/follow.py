@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from typing import TYPE_CHECKING
+from collections.abc import Set
+from dataclasses import dataclass, field
 
-from p2u.client.live.low_priority import LowPriority
-from p2u.client.live.memory import ModelMemory
+from p2u.client.live.applying import Applier
+from p2u.client.live.connection import Connection
+from p2u.client.live.listeners import Listeners
+from p2u.client.live.phase import LiveStatus
+from p2u.client.live.plan import LivePlan
 from p2u.client.live.staging.chained import ChainedUpdate, Ranges
 from p2u.client.routes.live_routes import (
     LiveRoute,
@@ -18,228 +21,233 @@ from p2u.client.routes.live_routes import (
 from p2u.client.transfer.package_reader import PackageReader
 from p2u.errors import FormatError, IntegrityError, NotFoundError, P2UError, UnsupportedError
 from p2u.package.layout import ReleaseLayout
-from p2u.package.manifest import Manifest, State
+from p2u.package.manifest import Manifest, State, Update
 
-if TYPE_CHECKING:
-    from p2u.client.live.live_transfer import LiveTransfer, Replace
+
+@dataclass(frozen=True, slots=True)
+class _Verdict:
+    """An error that nothing but another manifest can mend."""
+
+    error: P2UError
+    manifest: Manifest
+
+
+@dataclass(slots=True)
+class _Chain:
+    """A route that is under way.
+
+    Attributes:
+        route: The route.
+        number: Place on it of the update that is being fetched.
+        step: That update; None until it is begun.
+        covered: Bytes that the updates before have brought.
+    """
+
+    route: LiveRoute
+    number: int = 0
+    step: ChainedUpdate | None = None
+    covered: Ranges = field(default_factory=dict)
+
+    @property
+    def update(self) -> Update:
+        """The update that is being fetched."""
+        return self.route.updates[self.number]
+
+    @property
+    def later(self) -> tuple[Update, ...]:
+        """The updates after it."""
+        return self.route.updates[self.number + 1 :]
 
 
 class Follower:
-    """Moves the memory of a course from version to version.
+    """Moves the memory of a live model from version to version.
 
     A new version is gathered in memory of its own, its files are checked, and only then it takes
-    the place of the old one. So whatever goes wrong before leaves the model as it is.
+    the place of the old one. Therefore any error before leaves the model as it is.
 
     Args:
-        course: Which has its first way behind it.
-
-    Attributes:
-        trouble: What keeps the newest version of the present manifest away, for good.
+        plan: The options.
+        connection: To the package.
+        status: Of the model, which has its first route behind it when `advance` is called.
+        applier: Of its memory.
+        listeners: Called with each state.
     """
 
-    def __init__(self, course: LiveTransfer) -> None:
-        self.trouble: P2UError | None = None
-        self._course = course
+    def __init__(
+        self,
+        plan: LivePlan,
+        connection: Connection,
+        status: LiveStatus,
+        applier: Applier,
+        listeners: Listeners,
+    ) -> None:
+        self._plan = plan
+        self._connection = connection
+        self._status = status
+        self._applier = applier
+        self._listeners = listeners
+        self._verdict: _Verdict | None = None
         self._mark = ""
-        #: The manifest that `trouble` is about.
-        self._judged: Manifest | None = None
-        #: Digests of indices of updates that do not lead where they say, and why not.
+        #: Errors of updates that do not lead where they should, by the digest of their index.
         self._bad: dict[str, P2UError] = {}
         #: Digests of states known before the one here, so that an old manifest is recognised.
         self._past: set[str] = set()
-        self._leg: LiveRoute | None = None
-        self._number = 0
-        self._link: ChainedUpdate | None = None
-        self._covered: Ranges = {}
+        self._chain: _Chain | None = None
         #: Check the files after each update of a chain, not only at its end.
-        self._careful = False
+        self._check_each = False
+
+    @property
+    def trouble(self) -> P2UError | None:
+        """The error that keeps the newest version of the present manifest away, for good."""
+        return self._verdict.error if self._verdict else None
+
+    @property
+    def broken(self) -> bool:
+        """Whether the present update is broken: trying again would fail again."""
+        step = self._chain.step if self._chain else None
+        return step is not None and step.broken
 
     def give_up(self, error: P2UError, manifest: Manifest) -> None:
-        """Note what nothing but another manifest can mend."""
-        self.trouble, self._judged = error, manifest
+        """Wait for another manifest."""
+        self._verdict = _Verdict(error, manifest)
 
-    def advance(self, replace: Replace, announce: Callable[[State], None]) -> None:
+    def advance(self) -> None:
         """Look for a newer version, and go on to it if there is one.
 
-        What is wrong with the package is left in `trouble`.
+        An error of the package is left in `trouble`.
 
         Raises:
-            StoreError, IntegrityError: Trying again later may help; what was fetched is kept.
-            Cancelled: The course was cancelled.
-            Whatever left the memory without a valid state.
+            StoreError, IntegrityError: Trying again later may help; all that was fetched is kept.
+            Cancelled: The transfer was cancelled.
+            The error that has left the memory without a valid state.
         """
-        package = self._course.package
+        package = self._connection.package
         self._note(package.manifest)
         self._mark = package.renew(self._mark)
-        if self.trouble is not None and package.manifest == self._judged:
+        if self._verdict is not None and package.manifest == self._verdict.manifest:
             return
-        self.trouble = None
-        self._keep_leg(package.manifest)
+        self._verdict = None
+        self._keep_chain(package.manifest)
         missing: set[str] = set()
         first: P2UError | None = None
         late: P2UError | None = None
         while True:
+            package = self._connection.package
             try:
-                leg = self._leg or self._find(package, missing)
+                chain = self._chain or self._find(package, missing)
             except UnsupportedError as error:
                 if late is not None:
                     raise late from None
                 self.give_up(first or self._reason(package.manifest) or error, package.manifest)
                 return
-            if leg is None:
+            if chain is None:
                 return
             try:
-                self._go(package, leg, replace, announce)
+                self._go(package, chain)
             except (IntegrityError, FormatError, UnsupportedError, NotFoundError) as error:
-                if self._course.spoilt is not None:
-                    raise
-                if not self._dismiss(leg, error, missing):
+                self._status.check_memory()
+                if not self._dismiss(chain, error, missing):
                     late = late or error
                 first = first or error
-                if package.stop.called:
-                    self._course.reconnect()
-                    package = self._course.package
+                self._connection.renew()
 
-    def _dismiss(self, leg: LiveRoute, error: P2UError, missing: set[str]) -> bool:
-        """A leg that cannot be gone: note which update is to blame; whether it is so for good."""
-        course = self._course
-        here = leg.updates[self._number].index.sha256
-        for_good = isinstance(error, UnsupportedError) or course.hopeless
+    def _dismiss(self, chain: _Chain, error: P2UError, missing: set[str]) -> bool:
+        """Drop a route, and note which update is to blame; return whether it is so for good."""
+        here = chain.update.index.sha256
+        for_good = isinstance(error, UnsupportedError) or self.broken
         if for_good:
-            if len(leg.updates) > 1 and isinstance(error, IntegrityError) and not self._careful:
-                self._careful = True  # once more, to see which of them it is
+            several = len(chain.route.updates) > 1
+            if several and isinstance(error, IntegrityError) and not self._check_each:
+                self._check_each = True  # once more, to see which of them it is
             else:
                 self._bad[here] = error
         else:
             # A blob that is damaged or not there: it may be mended without a new manifest.
             missing.add(here)
-        course.hopeless = False
-        self._drop()
+        self.drop()
         return for_good
 
     def _reason(self, manifest: Manifest) -> P2UError | None:
-        """What was wrong with an update that could not be used."""
+        """The error of an update that could not be used."""
         found = [u.index.sha256 for u in manifest.updates if u.index.sha256 in self._bad]
         return self._bad[found[-1]] if found else None
 
+    def _here(self) -> State:
+        state = self._status.state
+        assert state is not None
+        return state
+
     def _note(self, manifest: Manifest) -> None:
         """Remember which states come before the one here."""
-        have = self._course.position
-        assert have is not None
+        have = self._here()
         digests = [state.digest for state in manifest.states]
         if have.digest in digests:
             self._past |= set(digests[: digests.index(have.digest)])
 
-    def _find(self, package: PackageReader, missing: set[str]) -> LiveRoute | None:
-        """The way to the newest version that can be reached; None if it is here.
+    def _find(self, package: PackageReader, missing: Set[str]) -> _Chain | None:
+        """The route to the newest version that can be reached; None if it is here.
 
         Raises:
-            UnsupportedError: There are newer ones, but no way to any of them.
+            UnsupportedError: There are newer ones, but no route to any of them.
         """
-        course = self._course
-        have, manifest = course.position, package.manifest
-        assert have is not None
-        wanted = candidates(manifest, have, course.plan.until)
+        have, manifest = self._here(), package.manifest
+        wanted = candidates(manifest, have, self._plan.until)
         if wanted and same_state(manifest, have) is None and wanted[0].digest in self._past:
-            return None  # a cache on the way has given an old manifest
+            return None  # an old manifest, from a cache between
         why: UnsupportedError | None = None
         for want in wanted:
             try:
-                files = course.need_files()
+                files = self._applier.files
                 mine = ReleaseLayout(files.release, files.layout)
-                leg = find_live_route(package, mine, have, want, self._bad.keys() | missing)
+                route = find_live_route(package, mine, have, want, self._bad.keys() | missing)
             except UnsupportedError as error:
                 why = why or error
                 continue
-            self._start(leg, package.meter.done)
-            return leg
+            self._chain = _Chain(route)
+            ids = [*route.passed, route.target.id]
+            states = self._status.route.follow(ids, package.meter.done + route.cost)
+            self._status.on_route(states)
+            return self._chain
         if why is not None:
             raise why
         return None
 
-    def _start(self, leg: LiveRoute, done: int) -> None:
-        course, label = self._course, leg.target.label
-        self._leg = leg
-        course.target, course.staging = label, "copy"
-        course.marks = ((label, done + leg.cost),)
-        course.add_states([*leg.passed, leg.target.id])
+    def _keep_chain(self, manifest: Manifest) -> None:
+        """Go on with the route that is under way unless the package has lost its updates."""
+        if self._chain and not set(self._chain.route.updates) <= set(manifest.updates):
+            self.drop()
 
-    def _keep_leg(self, manifest: Manifest) -> None:
-        """Go on with the leg that is under way unless its updates have gone."""
-        if self._leg is not None and not set(self._leg.updates) <= set(manifest.updates):
-            self._drop()
+    def drop(self) -> None:
+        """Free what the route under way holds."""
+        self._chain = None
+        self._applier.drop_spare()
 
-    def _drop(self) -> None:
-        self._leg = self._link = None
-        self._number, self._covered = 0, {}
-        self._course.need_files().drop_spare()
-
-    def _go(
-        self,
-        package: PackageReader,
-        leg: LiveRoute,
-        replace: Replace,
-        announce: Callable[[State], None],
-    ) -> None:
-        course, files = self._course, self._course.need_files()
-        files.manifest = package.manifest
+    def _go(self, package: PackageReader, chain: _Chain) -> None:
+        self._applier.files.manifest = package.manifest
         while True:
-            link = self._link or self._begin(package, files, leg)
-            self._link = link
-            update = leg.updates[self._number]
-            following = None
-            for later in leg.updates[self._number + 1 : self._number + 2]:
-                package.look_ahead(later)
-                following = package.following(later)
-            package.fetcher.run(
-                update.blobs,
-                tuple(link.missing.values()),
-                LowPriority(lambda chunk, payload, link=link: course.apply(link, chunk, payload)),
-                following=following,
-                patient=True,
-            )
-            with course.judged(spoils=False):
-                link.prepare()
-            if self._number + 1 == len(leg.updates):
+            step = chain.step = chain.step or self._begin(package, chain)
+            self._applier.fetch(step, chain.later, low_priority=True)
+            if not chain.later:
                 break
-            self._covered = link.covered
-            self._link = None
-            self._number += 1
-        self._commit(package, files, leg, link, replace)
-        announce(leg.target)
+            chain.covered = step.covered
+            chain.step = None
+            chain.number += 1
+        target = chain.route.target
+        self._applier.commit(step, target)
+        self._note(package.manifest)
+        self._check_each = False
+        self.drop()
+        self._listeners.announce(target)
 
-    def _begin(self, package: PackageReader, files: ModelMemory, leg: LiveRoute) -> ChainedUpdate:
-        update = leg.updates[self._number]
-        check_still(package, update)
+    def _begin(self, package: PackageReader, chain: _Chain) -> ChainedUpdate:
+        check_still(package, chain.update)
         return ChainedUpdate(
-            files,
-            update,
-            package.index(update).chunks,
-            self._course.plan.check,
-            self._course.plan.tools,
-            source=leg.source,
-            before=self._covered,
-            checked=self._careful or self._number + 1 == len(leg.updates),
+            self._applier.files,
+            chain.update,
+            package.index(chain.update).chunks,
+            self._plan.check,
+            self._plan.tools,
+            source=chain.route.source,
+            before=chain.covered,
+            checked=self._check_each or not chain.later,
         )
-
-    def _commit(
-        self,
-        package: PackageReader,
-        files: ModelMemory,
-        leg: LiveRoute,
-        link: ChainedUpdate,
-        replace: Replace,
-    ) -> None:
-        course = self._course
-        manifest = package.manifest
-
-        def commit() -> None:
-            link.commit()
-            files.release = manifest.release(leg.target)
-
-        with course.gate.commit(package.stop.check) as waited, course.judged(spoils=True):
-            replace(leg.target, commit, waited)
-        course.position = leg.target
-        self._note(manifest)
-        self._careful = False
-        self._drop()

@@ -61,14 +61,14 @@ def open_replica(
     options = TransferOptions(jobs=jobs, limit_rate=limit_rate, retry=retry)
     early = ask_early(source)
     # Later than the first request: together these take as long as its answer.
-    from p2u.client.live.live_transfer import LivePlan, LiveTransfer
+    from p2u.client.live.plan import LivePlan
     from p2u.client.live.replica import Replica
 
     plan = LivePlan(
         until=until, mode=mode, staging=staging, patience=patience, check=check,
         deadline=deadline, follow=follow, transfer=options,
     )  # fmt: skip
-    return Replica(LiveTransfer(source, plan, early))
+    return Replica(source, plan, early)
 
 
 def load(
@@ -84,12 +84,12 @@ def load(
     Raises:
         P2UError: See ``p2u.pull``.
     """
-    from p2u.client.live.live_transfer import LivePlan, LiveTransfer
+    from p2u.client.live.plan import LivePlan
     from p2u.client.live.replica import Replica
 
     options = TransferOptions(jobs=jobs)
-    plan = LivePlan(until=state, mode="eager", polite=False, transfer=options)
-    replica = Replica(LiveTransfer(source, plan))
+    plan = LivePlan(until=state, mode="eager", low_priority=False, transfer=options)
+    replica = Replica(source, plan)
     try:
         replica.wait()
         return replica.memory.arrays(writable=True)

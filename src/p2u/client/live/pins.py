@@ -24,15 +24,15 @@ class Pin:
         brief: One call of the model, soon over.
     """
 
-    def __init__(self, gate: Pins, brief: bool, frame: FrameType | None) -> None:
-        self._gate = gate
+    def __init__(self, pins: Pins, brief: bool, frame: FrameType | None) -> None:
+        self._of = pins
         self.brief = brief
         self.thread = threading.get_ident()
         self.frame = frame
 
     def release(self) -> None:
         """Let go; in any thread, and again at no harm."""
-        self._gate.release(self)
+        self._of.release(self)
 
     def abandoned(self) -> bool:
         """Whether the frame that should have released it has ended without (Ctrl-C does that)."""

@@ -13,9 +13,7 @@ from p2u.package.layout import Layout
 
 #: Kinds of staging by name.
 STAGING: dict[str, type[StagedUpdate]] = {
-    "direct": DirectUpdate,
-    "chunks": SpooledUpdate,
-    "copy": CopiedUpdate,
+    kind.name: kind for kind in (DirectUpdate, SpooledUpdate, CopiedUpdate)
 }
 
 

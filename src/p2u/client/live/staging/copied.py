@@ -20,6 +20,8 @@ _COPIERS = 4
 class CopiedUpdate(StagedUpdate):
     """Tensors are decoded and checked in other memory; the commit copies them over."""
 
+    name = "copy"
+
     def __init__(
         self,
         files: ModelMemory,

@@ -17,6 +17,8 @@ from p2u.package.manifest import Update
 class SpooledUpdate(StagedUpdate):
     """Payloads are kept, and decoded together in the commit: little memory, a longer pause."""
 
+    name = "chunks"
+
     def __init__(
         self,
         files: ModelMemory,

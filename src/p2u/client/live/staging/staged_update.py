@@ -6,7 +6,7 @@ import threading
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from typing import Any
+from typing import Any, ClassVar
 
 from p2u.client.live.memory import ModelMemory
 from p2u.client.live.staging.tools import StagingTools
@@ -27,11 +27,12 @@ class StagedUpdate(ABC):
         tools: Limits and functions of staging.
 
     Attributes:
+        name: Of this kind of staging.
         missing: Chunks that `apply` has not had, by number.
-        spoils: Whether `apply` writes to the memory in use.
+        broken: Applying it has failed, and would fail again.
     """
 
-    spoils = False
+    name: ClassVar[str]
 
     def __init__(
         self,
@@ -44,6 +45,7 @@ class StagedUpdate(ABC):
         self.files = files
         self.update = update
         self.chunks = chunks
+        self.broken = False
         self.missing = {chunk.number: chunk for chunk in chunks}
         self._check = check
         self._tools = tools
@@ -112,7 +114,7 @@ class StagedUpdate(ABC):
 class DirectUpdate(StagedUpdate):
     """Chunks are decoded where the model lies, as they come."""
 
-    spoils = True
+    name = "direct"
 
     def take(self, chunk: Chunk, payload: memoryview) -> None:
         """See `StagedUpdate.take`."""

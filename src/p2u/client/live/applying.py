@@ -1,0 +1,150 @@
+"""One update after the other into memory: fetched, staged, and committed when nobody pins."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from functools import partial
+
+from p2u.client.live.connection import Connection
+from p2u.client.live.listeners import Listeners
+from p2u.client.live.low_priority import LowPriority
+from p2u.client.live.memory import ModelMemory
+from p2u.client.live.phase import LiveStatus
+from p2u.client.live.pins import Pins
+from p2u.client.live.plan import LivePlan
+from p2u.client.live.staging.staged_update import StagedUpdate
+from p2u.errors import DiskError, UsageError
+from p2u.package.index import Chunk
+from p2u.package.manifest import Release, State, Update
+
+
+class Applier:
+    """Applies updates to the memory of a live model, for the first route and for later ones.
+
+    Args:
+        plan: The options.
+        connection: To the package.
+        status: Of the model.
+        pins: Of the memory.
+        listeners: Called with each state.
+
+    Attributes:
+        staging: Name of the staging of the last update; None before the first.
+    """
+
+    def __init__(
+        self,
+        plan: LivePlan,
+        connection: Connection,
+        status: LiveStatus,
+        pins: Pins,
+        listeners: Listeners,
+    ) -> None:
+        self.staging: str | None = None
+        self._plan = plan
+        self._connection = connection
+        self._status = status
+        self._pins = pins
+        self._listeners = listeners
+        self._files: ModelMemory | None = None
+
+    @property
+    def files(self) -> ModelMemory:
+        """The memory, which is there from the first state on.
+
+        Raises:
+            UsageError: It is not there yet.
+        """
+        if self._files is None:
+            raise UsageError("no state is complete yet", hint='Call wait("base") first')
+        return self._files
+
+    def allocate(self, release: Release) -> ModelMemory:
+        """The memory, made for a release unless it is there."""
+        if self._files is None:
+            self._files = ModelMemory(self._connection.package, release)
+        return self._files
+
+    def drop_spare(self) -> None:
+        """Free all memory but that of the model."""
+        if self._files is not None:
+            self._files.drop_spare()
+
+    def fetch(self, step: StagedUpdate, later: Sequence[Update], *, low_priority: bool) -> None:
+        """Fetch and stage what a step lacks; after it, the step can be committed.
+
+        Args:
+            step: The step.
+            later: The updates after it on the route; the next one is begun ahead.
+            low_priority: Leave the processors, and the link, to the model in use.
+
+        Raises:
+            The errors of the store, of `StagedUpdate.apply` and `StagedUpdate.prepare`.
+        """
+        self.staging, step.broken = step.name, False
+        package = self._connection.package
+        following = None
+        for update in later[:1]:
+            package.look_ahead(update)
+            following = package.following(update)
+        apply = partial(self._apply, step)
+        package.fetcher.run(
+            step.update.blobs,
+            tuple(step.missing.values()),
+            LowPriority(apply) if low_priority else apply,
+            following=following,
+            patient=low_priority,
+        )
+        with self._judged(step, spoils=False):
+            step.prepare()
+
+    def _apply(self, step: StagedUpdate, chunk: Chunk, payload: memoryview) -> None:
+        with self._judged(step, spoils=self._plan.mode == "eager"):
+            step.apply(chunk, payload)
+
+    def commit(self, step: StagedUpdate, state: State, *, first: bool = False) -> None:
+        """Let the memory be the next state, and check it.
+
+        Args:
+            step: Fetched.
+            state: The next state.
+            first: The memory has none yet, so that nobody can use it.
+
+        Raises:
+            Cancelled: While pins kept it waiting.
+            The errors of `StagedUpdate.commit`, of `StagedUpdate.finish` and of on-commit actions.
+        """
+        package, files = self._connection.package, self.files
+
+        def commit() -> None:
+            step.commit()
+            files.release = package.manifest.release(state)
+
+        if first or self._plan.mode == "eager":
+            self._listeners.commit(state, commit, 0.0)
+        else:
+            with (
+                self._pins.commit(package.stop.check) as waited,
+                self._judged(step, spoils=True),
+            ):
+                self._listeners.commit(state, commit, waited)
+        with self._judged(step, spoils=True):
+            step.finish()
+
+    @contextmanager
+    def _judged(self, step: StagedUpdate, *, spoils: bool) -> Iterator[None]:
+        """Note what an error means: a full disk can be mended, a faulty package cannot.
+
+        Args:
+            step: To be marked as broken.
+            spoils: The memory in use is being changed.
+        """
+        try:
+            yield
+        except BaseException as error:
+            if spoils and self._status.state is not None:
+                self._status.spoil(error)
+            elif not isinstance(error, DiskError):
+                step.broken = True
+            raise

@@ -1,0 +1,118 @@
+"""The first route of a live model: from nothing to the state wanted, one commit each."""
+
+from __future__ import annotations
+
+from p2u.client.live.applying import Applier
+from p2u.client.live.connection import Connection
+from p2u.client.live.listeners import Listeners
+from p2u.client.live.phase import LiveStatus
+from p2u.client.live.plan import LivePlan
+from p2u.client.live.staging.choice import STAGING, choose
+from p2u.client.live.staging.staged_update import StagedUpdate
+from p2u.client.routes.live_routes import check_still, first_route
+from p2u.package.manifest import Update
+
+
+class FirstRoute:
+    """Brings state after state into memory, in as many attempts as it takes.
+
+    Args:
+        plan: The options.
+        connection: To the package.
+        status: Of the model.
+        applier: Of its memory.
+        listeners: Called with each state.
+    """
+
+    def __init__(
+        self,
+        plan: LivePlan,
+        connection: Connection,
+        status: LiveStatus,
+        applier: Applier,
+        listeners: Listeners,
+    ) -> None:
+        self._plan = plan
+        self._connection = connection
+        self._status = status
+        self._applier = applier
+        self._listeners = listeners
+        self._route: tuple[Update, ...] | None = None
+        self._done = 0
+        self._step: StagedUpdate | None = None
+
+    @property
+    def complete(self) -> bool:
+        """Whether its end is reached."""
+        return self._route is not None and self._done == len(self._route)
+
+    @property
+    def broken(self) -> bool:
+        """Whether the present update is broken: trying again would fail again."""
+        return self._step is not None and self._step.broken
+
+    def run(self) -> None:
+        """Go on from where the last attempt ended, to the end.
+
+        Raises:
+            P2UError: The attempt has failed; all that was fetched is kept.
+        """
+        if self.complete:
+            return
+        if self._route is None:
+            self._route = self._find()
+        while self._done < len(self._route):
+            update = self._route[self._done]
+            later = self._route[self._done + 1 :]
+            state = self._connection.package.manifest.state(update.target)
+            self._status.on_route(self._status.route.fetch(state.label))
+            first = update.source is None
+            step = self._step = self._step or self._begin(update)
+            low_priority = self._plan.low_priority and not first
+            self._applier.fetch(step, later, low_priority=low_priority)
+            self._applier.commit(step, state, first=first)
+            self._step = None
+            self._listeners.announce(state)
+            self._done += 1
+        self.drop()
+
+    def end_here(self) -> None:
+        """Give the rest of the route up: the last state reached is its end."""
+        self.drop()
+        self._route = (self._route or ())[: self._done]
+        self._status.on_route(self._status.route.shorten(self._done))
+
+    def drop(self) -> None:
+        """Free what the present update holds."""
+        self._step = None
+        self._applier.drop_spare()
+
+    def _find(self) -> tuple[Update, ...]:
+        package = self._connection.package
+        route = first_route(package, self._plan.until)
+        package.look_ahead(route[0])
+        manifest = package.manifest
+        marks = tuple(
+            (manifest.state(update.target).label, at)
+            for update, (_, at) in zip(route, package.marks(route), strict=True)
+        )
+        ids = [update.target for update in route]
+        self._status.on_route(self._status.route.begin(ids, marks))
+        return route
+
+    def _begin(self, update: Update) -> StagedUpdate:
+        package, plan = self._connection.package, self._plan
+        manifest = package.manifest
+        check_still(package, update)
+        chunks = package.index(update).chunks
+        files = self._applier.allocate(manifest.release(update.target))
+        staging = plan.staging
+        if update.source is None or plan.mode == "eager":
+            staging = "direct"
+        elif manifest.crosses(update):
+            staging = "copy"
+        elif plan.choose is not None:
+            staging = plan.choose(files.layout)
+        if staging == "auto":
+            staging = choose(chunks, files.layout, plan.tools.free_memory())
+        return STAGING[staging](files, update, chunks, plan.check, plan.tools)
