@@ -28,7 +28,7 @@ from p2u.errors import (
     UsageError,
 )
 from p2u.package.geometry import Span
-from p2u.serve import Server
+from p2u.serve import FolderApp, Server
 from p2u.stores import LocalStore
 
 SOON = 0.02
@@ -354,6 +354,39 @@ def test_what_was_fetched_of_a_version_is_kept(package: Path, models) -> None:
         assert files(replica) == kit.tree(models["v2"])
         blob = (package / "v2" / "exact-000.bin").stat().st_size
         assert len(taken) <= -(-blob // 4096) + 12
+
+
+def test_a_chain_goes_on_where_it_was(package: Path, models) -> None:
+    """Also where nobody checks the files at its end, and the transfer ends between."""
+
+    class Dying(FolderApp):
+        def __call__(self, environ, start_response):
+            asked.append(environ["PATH_INFO"])
+            if asked[-1] == "/v3/exact.index" and not alive.is_set():
+                start_response("503 Service Unavailable", [("Content-Length", "0")])
+                return []
+            return super().__call__(environ, start_response)
+
+    shutil.copy(models["v2"] / SHARD, models["v3"])  # only v2 brings it
+    alive = threading.Event()
+    asked: list[str] = []
+    with (
+        Server(Dying(package), "127.0.0.1", 0, quiet=True) as server,
+        open_with(server.url, check=False, retry=QUICK) as replica,
+    ):
+        replica.wait(timeout=20)
+        later.add(package, models["v2"], "v2")
+        later.add(package, models["v3"], "v3")
+        replica.refresh()
+        with pytest.raises(StoreError, match="503"):
+            replica.wait(timeout=20)
+        assert replica.id == "v1@exact" and "/v2/exact-000.bin" in asked
+        asked.clear()
+        alive.set()
+        replica.refresh()
+        replica.wait(timeout=20)
+        assert files(replica) == kit.tree(models["v3"])
+        assert "/v2/exact-000.bin" not in asked
 
 
 def test_an_old_manifest_is_no_newer_version(package: Path, models) -> None:

@@ -1,1 +1,1 @@
-"""A model in memory that sharpens while it is in use."""
+"""A live model: in memory, and refined while it is in use."""

@@ -1,4 +1,4 @@
-"""One update after the other into memory: fetched, staged, and committed when nobody pins."""
+"""Apply an update to a live model: fetch it, stage it, and commit it while nobody holds a pin."""
 
 from __future__ import annotations
 
@@ -77,7 +77,7 @@ class Applier:
         Args:
             step: The step.
             later: The updates after it on the route; the next one is begun ahead.
-            low_priority: Leave the processors, and the link, to the model in use.
+            low_priority: Leave the processors, and the network, to the model in use.
 
         Raises:
             The errors of the store, of `StagedUpdate.apply` and `StagedUpdate.prepare`.
@@ -96,11 +96,11 @@ class Applier:
             following=following,
             patient=low_priority,
         )
-        with self._judged(step, spoils=False):
+        with self._classified(step, spoils=False):
             step.prepare()
 
     def _apply(self, step: StagedUpdate, chunk: Chunk, payload: memoryview) -> None:
-        with self._judged(step, spoils=self._plan.mode == "eager"):
+        with self._classified(step, spoils=self._plan.mode == "eager"):
             step.apply(chunk, payload)
 
     def commit(self, step: StagedUpdate, state: State, *, first: bool = False) -> None:
@@ -126,15 +126,15 @@ class Applier:
         else:
             with (
                 self._pins.commit(package.stop.check) as waited,
-                self._judged(step, spoils=True),
+                self._classified(step, spoils=True),
             ):
                 self._listeners.commit(state, commit, waited)
-        with self._judged(step, spoils=True):
+        with self._classified(step, spoils=True):
             step.finish()
 
     @contextmanager
-    def _judged(self, step: StagedUpdate, *, spoils: bool) -> Iterator[None]:
-        """Note what an error means: a full disk can be mended, a faulty package cannot.
+    def _classified(self, step: StagedUpdate, *, spoils: bool) -> Iterator[None]:
+        """Note the kind of an error: a full disk can be mended, a broken update cannot.
 
         Args:
             step: To be marked as broken.

@@ -1,4 +1,4 @@
-"""The package that a live model reads, opened anew for each attempt."""
+"""Open the package of a live model, and open it again for each further attempt."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The first route of a live model: from nothing to the state wanted, one commit each."""
+"""Run the first route of a live model: from nothing to the state wanted, one commit each."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from p2u.client.live.phase import LiveStatus
 from p2u.client.live.plan import LivePlan
 from p2u.client.live.staging.choice import STAGING, choose
 from p2u.client.live.staging.staged_update import StagedUpdate
-from p2u.client.routes.live_routes import check_still, first_route
+from p2u.client.routes.live_routes import check_aligned, first_route
 from p2u.package.manifest import Update
 
 
@@ -103,7 +103,7 @@ class FirstRoute:
     def _begin(self, update: Update) -> StagedUpdate:
         package, plan = self._connection.package, self._plan
         manifest = package.manifest
-        check_still(package, update)
+        check_aligned(package, update)
         chunks = package.index(update).chunks
         files = self._applier.allocate(manifest.release(update.target))
         staging = plan.staging

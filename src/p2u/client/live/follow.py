@@ -1,4 +1,4 @@
-"""Following a package: from the state in memory to each newer one, with one commit each."""
+"""Follow a package: bring a live model to each newer version, with one commit each."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from p2u.client.live.staging.chained import ChainedUpdate, Ranges
 from p2u.client.routes.live_routes import (
     LiveRoute,
     candidates,
-    check_still,
+    check_aligned,
     find_live_route,
     same_state,
 )
@@ -97,7 +97,7 @@ class Follower:
         self._check_each = False
 
     @property
-    def trouble(self) -> P2UError | None:
+    def package_error(self) -> P2UError | None:
         """The error that keeps the newest version of the present manifest away, for good."""
         return self._verdict.error if self._verdict else None
 
@@ -114,7 +114,7 @@ class Follower:
     def advance(self) -> None:
         """Look for a newer version, and go on to it if there is one.
 
-        An error of the package is left in `trouble`.
+        An error of the package is left in `package_error`.
 
         Raises:
             StoreError, IntegrityError: Trying again later may help; all that was fetched is kept.
@@ -240,7 +240,7 @@ class Follower:
         self._listeners.announce(target)
 
     def _begin(self, package: PackageReader, chain: _Chain) -> ChainedUpdate:
-        check_still(package, chain.update)
+        check_aligned(package, chain.update)
         return ChainedUpdate(
             self._applier.files,
             chain.update,

@@ -1,4 +1,4 @@
-"""The functions that a user's program has called with each state, and the record of commits."""
+"""Call the user's functions with each state of a live model, and record its commits."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ class Commit:
 
 
 class Listeners:
-    """Tells the status and the user's functions of each state. Thread-safe.
+    """Reports each state to the status and to the user's functions. Thread-safe.
 
     Args:
         status: Of the model.
@@ -47,7 +47,7 @@ class Listeners:
 
     @property
     def commits(self) -> tuple[Commit, ...]:
-        """All so far."""
+        """All commits so far."""
         with self._lock:
             return tuple(self._commits)
 

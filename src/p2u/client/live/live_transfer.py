@@ -1,4 +1,4 @@
-"""The thread of a live model: the first route, then newer versions, in many attempts."""
+"""Run the transfer of a live model in a thread: its first route, then newer versions."""
 
 from __future__ import annotations
 
@@ -105,7 +105,7 @@ class LiveTransfer:
         self.connection.renew()
         try:
             self._refine()
-            while self.status.next_look(self._follower.trouble):
+            while self.status.next_look(self._follower.package_error):
                 self._follower.advance()
         finally:
             self.connection.close()
@@ -119,7 +119,7 @@ class LiveTransfer:
         try:
             self._first_route.run()
         except P2UError as error:
-            stuck = self._first_route.broken and not self.status.spoilt
+            stuck = self._first_route.broken and not self.status.memory_fault
             if self.plan.follow is None or not stuck or self.status.state is None:
                 raise
             # A later version may do without the part that is broken.

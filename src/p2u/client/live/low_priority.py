@@ -1,4 +1,4 @@
-"""Work in the background that leaves the processors to the model that answers meanwhile."""
+"""Run background threads at low priority, so that they yield the processors to the model."""
 
 from __future__ import annotations
 

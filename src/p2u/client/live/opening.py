@@ -1,4 +1,4 @@
-"""``p2u.open``: a package as a live model; ``p2u.load``: one state of it."""
+"""``p2u.open``: open a package as a live model; ``p2u.load``: load one state of it."""
 
 from __future__ import annotations
 

@@ -136,13 +136,13 @@ class LiveStatus:
         return self._phase is not Phase.ENDED
 
     @property
-    def spoilt(self) -> bool:
+    def memory_fault(self) -> bool:
         """Whether the memory holds no valid state any more."""
         return self._fault is not None and self._fault.kind is FaultKind.MEMORY
 
     @property
     def failure(self) -> BaseException | None:
-        """The error to raise to those who wait: of a fault that is not being tried again."""
+        """The error to raise in waiting threads: that of a fault which is not being tried again."""
         fault = self._fault
         if fault is None or (fault.kind is FaultKind.RETRY and self.running):
             return None
@@ -156,7 +156,7 @@ class LiveStatus:
 
     def check_memory(self) -> None:
         """Raise the error that has left the memory without a valid state, if there is one."""
-        if self._fault is not None and self.spoilt:
+        if self._fault is not None and self.memory_fault:
             raise self._fault.error
 
     # The thread: states.
@@ -182,31 +182,31 @@ class LiveStatus:
 
     # The thread: phases and faults.
 
-    def next_look(self, trouble: P2UError | None) -> bool:
+    def next_look(self, error: P2UError | None) -> bool:
         """Nothing is left to do: return when to look for a newer version, or False for never.
 
         Args:
-            trouble: The fault of the package that keeps the newest version away.
+            error: The fault of the package that keeps the newest version away.
         """
         with self.changed:
             if not (self._asked or self._overdue):
-                self._settle(trouble)
+                self._settle(error)
                 if self._follow is None:
                     return False
                 self._sleep(self._follow)
             self._asked = self._overdue = False
             return not self._stop.called
 
-    def _settle(self, trouble: P2UError | None) -> None:
+    def _settle(self, error: P2UError | None) -> None:
         self._check_running()
-        if trouble is not None and (self._fault is None or self._fault.error is not trouble):
+        if error is not None and (self._fault is None or self._fault.error is not error):
             here = self._state.id if self._state is not None else None
-            _log.warning("%s stays at %s: %s", self._url, here, trouble)
+            _log.warning("%s stays at %s: %s", self._url, here, error)
         self._failures = 0
-        self._phase = Phase.SETTLED if trouble is None else Phase.BLOCKED
+        self._phase = Phase.SETTLED if error is None else Phase.BLOCKED
         self._fault = None
-        if trouble is not None:
-            self._fault = Fault(FaultKind.PACKAGE, trouble, self._phase)
+        if error is not None:
+            self._fault = Fault(FaultKind.PACKAGE, error, self._phase)
         self.changed.notify_all()
 
     def retry(self, error: BaseException) -> bool:
@@ -215,7 +215,7 @@ class LiveStatus:
             return False
         with self.changed:
             self._check_running()
-            if self.spoilt or self._state is None:
+            if self.memory_fault or self._state is None:
                 return False
             if not self._failures:
                 _log.warning("following %s: %s; trying again", self._url, error)
@@ -232,7 +232,7 @@ class LiveStatus:
         """An error has left the memory without a valid state."""
         with self.changed:
             self._check_running()
-            if not self.spoilt:
+            if not self.memory_fault:
                 self._fault = Fault(FaultKind.MEMORY, error, self._phase)
                 self.changed.notify_all()
 
@@ -247,7 +247,7 @@ class LiveStatus:
             self._check_running()
             if error is None and self._asked and not self._stop.called:
                 return False
-            if not self.spoilt:
+            if not self.memory_fault:
                 if error is not None:
                     self._fault = Fault(kind, error, self._phase)
                 elif self._fault is not None and self._fault.kind is FaultKind.RETRY:

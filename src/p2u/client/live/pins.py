@@ -1,4 +1,4 @@
-"""Who may use the memory and who may change it: many pins or one commit."""
+"""Pins and commits exclude each other: many pins, or one commit."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from types import FrameType, TracebackType
+from types import FrameType
 
 from p2u.client.transfer.control import wait_briefly
 from p2u.errors import UsageError
@@ -25,17 +25,17 @@ class Pin:
     """
 
     def __init__(self, pins: Pins, brief: bool, frame: FrameType | None) -> None:
-        self._of = pins
+        self._pins = pins
         self.brief = brief
         self.thread = threading.get_ident()
         self.frame = frame
 
     def release(self) -> None:
-        """Let go; in any thread, and again at no harm."""
-        self._of.release(self)
+        """Release the state; in any thread, and any number of times."""
+        self._pins.release(self)
 
     def abandoned(self) -> bool:
-        """Whether the frame that should have released it has ended without (Ctrl-C does that)."""
+        """Whether its frame has ended without releasing it, as after Ctrl-C."""
         if self.frame is None:
             return False
         frame = sys._current_frames().get(self.thread)
@@ -46,12 +46,7 @@ class Pin:
     def __enter__(self) -> Pin:
         return self
 
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
+    def __exit__(self, *_: object) -> None:
         self.release()
 
 

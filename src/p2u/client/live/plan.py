@@ -1,4 +1,4 @@
-"""The options of a live model, checked together."""
+"""The plan of a live model: the options of ``p2u.open``, checked together."""
 
 from __future__ import annotations
 

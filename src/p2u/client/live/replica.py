@@ -1,4 +1,4 @@
-"""``p2u.open``: a model in memory that sharpens while it is used."""
+"""The replica: the public handle of a live model, and the pins on its states."""
 
 from __future__ import annotations
 
@@ -29,6 +29,15 @@ class Replica:
 
     Threads in the background fetch and check chunks. From the first state on, the tensors are
     usable; at the state wanted they rest. See ``docs/live.md`` for modes, staging and pins.
+
+    Args:
+        source: Path or URL of the package, or an open store.
+        plan: The options.
+        early: The manifest of this source as it was asked for early.
+
+    Raises:
+        UsageError: An argument is wrong.
+        NotFoundError: A local package that does not exist.
     """
 
     def __init__(
@@ -69,7 +78,7 @@ class Replica:
 
     @property
     def states(self) -> tuple[str, ...]:
-        """Labels of the states on the way, in order; empty until the manifest is here."""
+        """Labels of the states on the route, in order; empty until the manifest is here."""
         return tuple(self._status.route.labels.values())
 
     @property
@@ -79,7 +88,7 @@ class Replica:
 
     @property
     def staging(self) -> str | None:
-        """How the last update came, or comes, into memory: ``"direct"``, ``"copy"``, ``"chunks"``.
+        """The staging of the last update: ``"direct"``, ``"copy"`` or ``"chunks"``.
 
         None before the first update.
         """
@@ -87,7 +96,7 @@ class Replica:
 
     @property
     def error(self) -> BaseException | None:
-        """What ended the transfer early, or keeps a newer version away; None if all is well."""
+        """The error that ended the transfer, or keeps a newer version away; None if all is well."""
         fault = self._status.fault
         return fault.error if fault is not None else None
 
@@ -150,19 +159,18 @@ class Replica:
         """Return when a state is complete.
 
         Args:
-            state: Its label, which is that of the newest version on the first way that has it; its
-                id, or the name of a version. By default the last one of this replica, or the
-                newest that was found where it follows versions. ``"best"``: the
-                best one that the bandwidth measured can deliver by the replica's deadline, or the
-                first.
+            state: Its label, its id, or the name of a version. A label means the newest version on
+                the first route that has it. By default the last state of the first route, or after
+                `refresh` and while following, the newest that was found. ``"best"``: the best one
+                that the bandwidth measured can deliver by the replica's deadline, or the first.
             timeout: Most seconds to wait.
 
         Raises:
             TimeoutError: It took longer.
             UsageError: This replica does not come by such a state, or this thread has pinned an
                 earlier one. (One that follows waits for versions that are not published yet.)
-            P2UError: Whatever ended the transfer before the state was complete, or what is wrong
-                with a version. Not a failure of the network while it is tried again.
+            P2UError: The error that ended the transfer before the state was complete, or that
+                keeps a newer version away. A failure that is being tried again is not raised.
         """
         self._waiting.wait(state, timeout)
 
@@ -199,17 +207,17 @@ class Replica:
     def on_commit(self, action: Callable[[str], None]) -> None:
         """Call ``action(label)`` as a part of each later commit, for copies that have to agree.
 
-        The tensors hold the new state, and nobody has a pin until it returns. What it raises ends
-        the transfer, and no state can be pinned any more.
+        The tensors hold the new state, and nobody has a pin until it returns. If it raises an
+        error, the transfer ends, and no state can be pinned any more.
         """
         self._transfer.listeners.add_action(action)
 
     def refresh(self) -> None:
         """Look for a newer version now, and go on to the newest one; returns at once.
 
-        `wait` waits until that is done. The new version is gathered beside the present one; all of
-        its files are checked, and it takes effect at one moment when nobody has pinned a state.
-        Versions between are left out. What was not complete yet is completed first.
+        `wait` waits until that is done. The new version is staged in memory of its own; all of its
+        files are checked, and it takes effect at one moment when nobody has pinned a state.
+        Versions between are left out. A first route that is not complete yet is completed first.
 
         Raises:
             Cancelled: The replica was cancelled.
@@ -286,7 +294,7 @@ class Pinned:
         return label
 
     def leave(self) -> None:
-        """Let go; again at no harm."""
+        """Release the state; any number of times."""
         pin, self._pin = self._pin, None
         if pin is not None:
             pin.release()

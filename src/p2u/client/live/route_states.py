@@ -1,4 +1,4 @@
-"""The states on the route of a live model: their order, their labels, and their places."""
+"""The states on the route of a live model: their order and labels, and finding one by name."""
 
 from __future__ import annotations
 

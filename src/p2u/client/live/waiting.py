@@ -1,4 +1,4 @@
-"""Waiting for a state: by its name, or for the best one that a deadline allows."""
+"""Wait for a state of a live model: by its name, or the best one that a deadline allows."""
 
 from __future__ import annotations
 

@@ -1,1 +1,1 @@
-"""Routes: which updates lead from the state at hand to the state that is wanted."""
+"""Routes: the updates that lead from the state at hand to the state that is wanted."""

@@ -1,4 +1,4 @@
-"""Which updates lead a live model from its state to the newest one, such that no tensor moves."""
+"""Choose the route of a live model to the newest state: one along which no tensor moves."""
 
 from __future__ import annotations
 
@@ -17,13 +17,13 @@ HINT = "Load it anew to have it; until then the model answers at its state"
 
 @dataclass(frozen=True, slots=True)
 class LiveRoute:
-    """Updates with one commit at their end.
+    """A route with one commit at its end.
 
     Attributes:
         updates: In order; the first one may begin at nothing.
-        source: Id of the state that the model has; None if the package does not know it.
+        source: Id of the state that the model has; None if the package lacks it.
         target: The state at the end.
-        passed: Ids of states that are left out, those of versions between.
+        passed: Ids of the last states of the versions between, which the model does not take.
         cost: Bytes to fetch.
     """
 
@@ -37,7 +37,7 @@ class LiveRoute:
 def candidates(manifest: Manifest, have: State, until: str) -> list[State]:
     """States to follow to, the newest first; none if the newest is here.
 
-    They are of each later version the one with the label ``until``, or the best.
+    Each later version has one: its state with the label ``until``, or else its last one.
     """
     here = same_state(manifest, have)
     found: list[State] = []
@@ -56,50 +56,50 @@ def candidates(manifest: Manifest, have: State, until: str) -> list[State]:
 
 
 def same_state(manifest: Manifest, have: State) -> State | None:
-    """The state of a package whose bytes are those of a state: names may have been given anew."""
+    """The state of a package that has the same bytes; its name may be another one."""
     found = [state for state in manifest.states if state.digest == have.digest]
     return next((state for state in found if state.id == have.id), found[-1] if found else None)
 
 
 def first_route(package: PackageReader, until: str) -> tuple[Update, ...]:
-    """The cheapest way from nothing to a state such that no tensor moves once it is there.
+    """The cheapest route from nothing to a state along which no tensor moves.
 
     Args:
         package: Open.
-        until: Id, version or label. A label that the latest version lacks is that of the last state
-            on the way to it.
+        until: Id, version or label. If the latest version lacks the label, the route ends at the
+            last state with this label on the route to the latest version.
 
     Raises:
         UsageError: There is no such state.
-        UnsupportedError: The tensors are others in versions on the way.
+        UnsupportedError: Versions on the route have other tensors.
         The errors of reading layouts.
     """
     manifest = package.manifest
     try:
         want = find_state(manifest, until)
     except UsageError:
-        way = _still_way(package, manifest.latest.states[-1])
-        places = [n for n, u in enumerate(way) if manifest.state(u.target).label == until]
+        route = _memory_route(package, manifest.latest.states[-1])
+        places = [n for n, u in enumerate(route) if manifest.state(u.target).label == until]
         if not places:
             raise
-        return way[: places[-1] + 1]
-    return _still_way(package, want)
+        return route[: places[-1] + 1]
+    return _memory_route(package, want)
 
 
-def _still_way(package: PackageReader, want: State) -> tuple[Update, ...]:
+def _memory_route(package: PackageReader, want: State) -> tuple[Update, ...]:
     manifest, updates = package.manifest, list(package.manifest.updates)
     why = ""
     while True:
         try:
-            way = find_path(updates, None, want.id, cost=manifest.cost)
+            route = find_path(updates, None, want.id, cost=manifest.cost)
         except UsageError:
             if not why:
                 raise
             raise UnsupportedError(
-                f"there is no way to {want.id} in memory: {why}",
+                f"there is no route to {want.id} in memory: {why}",
                 hint="Pull it to a folder, and load that",
             ) from None
-        for update in way:
+        for update in route:
             if not manifest.crosses(update):
                 continue
             source, target = package.source(update), package.target(update)
@@ -109,20 +109,20 @@ def _still_way(package: PackageReader, want: State) -> tuple[Update, ...]:
                 updates.remove(update)
                 break
         else:
-            return way
+            return route
 
 
 def find_live_route(
     package: PackageReader, mine: ReleaseLayout, have: State, want: State, bad: Collection[str]
 ) -> LiveRoute:
-    """The cheapest way to a newer state.
+    """The cheapest route to a newer state.
 
     Args:
-        package: Open, with the manifest to go by.
-        mine: The release in memory, and its tensors.
-        have: The state that it holds.
+        package: Open, with the newest manifest.
+        mine: The release in memory, and its layout.
+        have: The state in memory.
         want: One of `candidates`.
-        bad: Digests of indices of updates that are not to be used.
+        bad: Digests of the indices of updates to avoid.
 
     Raises:
         UnsupportedError: Its tensors are not those of the model, or no good update leads there.
@@ -134,16 +134,16 @@ def find_live_route(
         raise UnsupportedError(
             f"{want.version} cannot take the place of {have.version}: {why}", hint=HINT
         )
-    strange: set[str] = set()
+    misfits: set[str] = set()
     while True:
         updates = [
             update
             for update in manifest.updates
             if update.index.sha256 not in bad
-            and not any(release.version in strange for release in _ends(manifest, update))
+            and not any(release.version in misfits for release in _ends(manifest, update))
         ]
         try:
-            way = find_path(updates, here.id if here else None, want.id, cost=manifest.cost)
+            route = find_path(updates, here.id if here else None, want.id, cost=manifest.cost)
         except UsageError:
             raise UnsupportedError(
                 f"no update of this package that could be used leads from {have.id} to {want.id}",
@@ -151,31 +151,31 @@ def find_live_route(
             ) from None
         found = {
             release.version
-            for release in (manifest.release(update.target) for update in way)
+            for release in (manifest.release(update.target) for update in route)
             if difference(mine, package.model(release)) is not None
         }
         if not found:
-            return _leg(manifest, way, have, here, want)
-        strange |= found
+            return _live_route(manifest, route, here, want)
+        misfits |= found
 
 
 def _ends(manifest: Manifest, update: Update) -> list[Release]:
     return [manifest.release(s) for s in (update.source, update.target) if s is not None]
 
 
-def _leg(
-    manifest: Manifest, way: tuple[Update, ...], have: State, here: State | None, want: State
+def _live_route(
+    manifest: Manifest, route: tuple[Update, ...], here: State | None, want: State
 ) -> LiveRoute:
     versions = [release.version for release in manifest.releases]
     begin = versions.index(here.version) if here else -1
     between = manifest.releases[begin + 1 : versions.index(want.version)]
     passed = tuple(release.states[-1].id for release in between if not release.foreign)
-    cost = sum(manifest.cost(update) for update in way)
-    return LiveRoute(way, here.id if here else None, want, passed, cost)
+    cost = sum(manifest.cost(update) for update in route)
+    return LiveRoute(route, here.id if here else None, want, passed, cost)
 
 
-def check_still(package: PackageReader, update: Update) -> None:
-    """Make sure that an update leaves every tensor where it is.
+def check_aligned(package: PackageReader, update: Update) -> None:
+    """Make sure that an update moves no tensor.
 
     Raises:
         UnsupportedError: It moves some.
@@ -189,7 +189,7 @@ def check_still(package: PackageReader, update: Update) -> None:
 
 
 def difference(old: ReleaseLayout, new: ReleaseLayout) -> str | None:
-    """What keeps a release from lying in the same memory as another; None if nothing does."""
+    """The reason why two releases cannot use the same memory; None if they can."""
     if old.release is new.release:
         return None
     mine, theirs = ({(t.file, t.name): t for t in model.tensors} for model in (old, new))

@@ -1,4 +1,4 @@
-"""The way to a state: chosen by its bytes, and again without the updates that turn out broken."""
+"""Choose the route of fewest bytes, and another one when an update proves broken."""
 
 from __future__ import annotations
 
@@ -24,18 +24,18 @@ _log = logging.getLogger("p2u")
 
 @dataclass(frozen=True, slots=True)
 class Route:
-    """Updates to make; ``resume`` if the first goes on with an interrupted ``--in-place``."""
+    """Updates in order; with ``resume``, the first one continues an interrupted ``--in-place``."""
 
     updates: tuple[Update, ...]
     resume: bool = False
 
 
 class BrokenUpdateError(Exception):
-    """An update is missing or wrong, and trying again does not help.
+    """An update is missing or wrong, and another attempt would fail too.
 
     Attributes:
         update: The update.
-        error: What is wrong.
+        error: The reason.
     """
 
     def __init__(self, update: Update, error: P2UError) -> None:
@@ -46,7 +46,7 @@ class BrokenUpdateError(Exception):
 
 @contextmanager
 def broken(update: Update) -> Iterator[None]:
-    """Turn errors that speak against an update into BrokenError; others pass."""
+    """Raise BrokenUpdateError for an error that the update is to blame for; others pass."""
     try:
         yield
     except P2UError as error:
@@ -60,15 +60,15 @@ def broken(update: Update) -> Iterator[None]:
 
 
 class Routes:
-    """Plans ways to one state.
+    """Finds routes to one state.
 
     Args:
         manifest: The package.
         want: The state.
-        updates: Those that may be used; None for all.
+        updates: The updates to choose from; None for all.
 
     Attributes:
-        warnings: What was said about updates that cannot be used.
+        warnings: One for each update that cannot be used.
     """
 
     def __init__(
@@ -81,13 +81,13 @@ class Routes:
         self._broken: set[Update] = set()
 
     def satisfied(self, state: State | None) -> bool:
-        """Whether a state will do: it is the one wanted, or a better one of its release."""
+        """Whether a state is the one wanted, or a better one of the same release."""
         if state is None or state.version != self.want.version:
             return False
         return leads_to(self._manifest.updates, self.want.id, state.id)
 
     def find(self, have: Iterable[State]) -> tuple[Update, ...]:
-        """The cheapest way from any of these states, or from nothing.
+        """The cheapest route from any of these states, or from nothing.
 
         Raises:
             UsageError: There is none.
@@ -103,32 +103,32 @@ class Routes:
         )
 
     def usable(self, update: Update) -> bool:
-        """Whether nothing is known against an update."""
+        """Whether an update has not proved broken."""
         return update not in self._broken
 
     def find_sound(self, package: PackageReader, have: Iterable[State]) -> tuple[Update, ...]:
-        """The cheapest way whose updates are all there, as far as can be seen beforehand.
+        """The cheapest route whose updates are all there, as far as a look beforehand shows.
 
-        Within one release each state is as good a place to stop as any, and looking at all updates
-        first would keep the first state waiting: they are only looked at between releases, and
-        after one was found broken.
+        Updates are looked for only if the route leads across releases, or if one has proved broken
+        before. Within one release every state is a good place to stop, and looking for all updates
+        first would delay the first state.
 
         Raises:
             UsageError: There is none.
-            BrokenError: One of the updates is not there.
+            BrokenUpdateError: One of the updates is not there.
         """
-        way = self.find(have)
-        if self._broken or any(map(self._manifest.crosses, way)):
-            for update in way:
+        route = self.find(have)
+        if self._broken or any(map(self._manifest.crosses, route)):
+            for update in route:
                 with broken(update):
                     package.probe(update)
-        return way
+        return route
 
     def drop(self, update: Update, error: P2UError, have: Iterable[State]) -> None:
-        """Do without an update from now on.
+        """Avoid an update from now on.
 
         Raises:
-            P2UError: The error itself, if there is no other way.
+            P2UError: The error itself, if there is no other route.
         """
         self._broken.add(update)
         try:
@@ -136,8 +136,8 @@ class Routes:
         except UsageError:
             raise error from None
         text = (
-            f"the update {update.source or 'nothing'} -> {update.target} cannot be used, going "
-            f"another way: {error}"
+            f"the update {update.source or 'nothing'} -> {update.target} cannot be used, taking "
+            f"another route: {error}"
         )
         self.warnings.append(text)
         _log.warning("%s", text)

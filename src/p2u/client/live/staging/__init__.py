@@ -1,1 +1,1 @@
-"""How an update's chunks are brought into memory: at once, or gathered until a commit."""
+"""Stage an update for its commit: as decoded copies, as verified chunks, or not at all."""

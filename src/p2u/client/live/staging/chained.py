@@ -1,4 +1,4 @@
-"""Several updates into memory with one commit: from version to version, or from a newer base."""
+"""Stage a chain of updates for one commit: across versions, or from a newer base."""
 
 from __future__ import annotations
 

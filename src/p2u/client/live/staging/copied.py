@@ -1,4 +1,4 @@
-"""Chunks are decoded and checked in other memory, and copied in the commit: a short pause."""
+"""Stage an update as decoded copies, copied over in the commit: more memory, a short pause."""
 
 from __future__ import annotations
 

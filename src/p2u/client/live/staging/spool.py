@@ -1,4 +1,4 @@
-"""Verified payloads that wait for their commit: some in memory, the rest in an unlinked file."""
+"""Keep verified payloads until their commit: some in memory, the rest in an unlinked file."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Payloads are kept, and decoded together in the commit: little memory, a longer pause."""
+"""Stage an update as verified chunks, decoded in the commit: little memory, a longer pause."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""One update on its way into memory: the base of all kinds of staging, and the simplest kind."""
+"""Stage one update: the base class of all kinds of staging, and the kind that does not wait."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The parts of staging that depend on the computer; a test puts its own in their place."""
+"""Staging's decoder, and its limits of memory and disk: values, so that a test sets others."""
 
 from __future__ import annotations
 
