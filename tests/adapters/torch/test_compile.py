@@ -39,7 +39,7 @@ def test_compiled(net: Packed, fullgraph: bool) -> None:
                 assert torch.equal(compiled(x), net.plain(Net, label)(x))
     assert len(graphs) == 1
     assert [p.data_ptr() for p in model.parameters()] == addresses
-    assert not model.p2u._transfer.pins._pins
+    assert not model.p2u._parts.pins._pins
 
 
 def test_compiled_in_place(net: Packed) -> None:
@@ -55,7 +55,7 @@ def test_compiled_in_place(net: Packed) -> None:
             store.open(label)
             model.p2u.wait(label, timeout=20)
             assert torch.equal(model(x), net.plain(Net, label)(x))
-            assert not model.p2u._transfer.pins._pins
+            assert not model.p2u._parts.pins._pins
 
 
 def test_dynamo_finds_out_by_itself(net: Packed) -> None:
@@ -73,7 +73,7 @@ with torch.no_grad():
     compiled = torch.compile(model, backend="eager")
     for _ in range(3):
         assert torch.equal(compiled(x), plain)
-assert not model.p2u._transfer.pins._pins
+assert not model.p2u._parts.pins._pins
 print("fine")
 """
     places = [str(p) for p in (nets.Path(__file__).parent, nets.Path(kit.__file__).parent)]

@@ -136,7 +136,7 @@ def test_a_call_holds_its_state_and_the_next_one_has_the_new(net: nets.Packed) -
 
     model = p2u.torch.load(store, Slow).eval()
     (x,) = nets.requests(1)
-    gate = model.p2u._transfer.pins
+    gate = model.p2u._parts.pins
     with torch.no_grad():
         for _ in range(2):
             with pytest.raises(KeyError):
@@ -177,7 +177,7 @@ def test_an_interrupted_call_does_not_block_commits(net: nets.Packed) -> None:
         model(x, True)
     with torch.no_grad():
         model(x)
-    assert not model.p2u._transfer.pins.held()
+    assert not model.p2u._parts.pins.held()
     model.p2u.wait(timeout=20)
 
 

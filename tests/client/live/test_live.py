@@ -274,7 +274,7 @@ def test_cancel_while_a_commit_waits(made: Made, way: str) -> None:
     replica = open_replica(made.package, staging=way)
     with replica.pinned() as label:
         deadline = time.monotonic() + 20
-        while replica._transfer.pins._since is None and replica.state != "exact":
+        while replica._parts.pins._since is None and replica.state != "exact":
             assert time.monotonic() < deadline
             time.sleep(0.001)
         replica.cancel()

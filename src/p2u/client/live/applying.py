@@ -6,13 +6,9 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from functools import partial
 
-from p2u.client.live.connection import Connection
-from p2u.client.live.listeners import Listeners
 from p2u.client.live.low_priority import LowPriority
 from p2u.client.live.memory import ModelMemory
-from p2u.client.live.phase import LiveStatus
-from p2u.client.live.pins import Pins
-from p2u.client.live.plan import LivePlan
+from p2u.client.live.parts import LiveParts
 from p2u.client.live.staging.staged_update import StagedUpdate
 from p2u.errors import DiskError, UsageError
 from p2u.package.index import Chunk
@@ -23,30 +19,19 @@ class Applier:
     """Applies updates to the memory of a live model, for the first route and for later ones.
 
     Args:
-        plan: The options.
-        connection: To the package.
-        status: Of the model.
-        pins: Of the memory.
-        listeners: Called with each state.
+        parts: Of the model.
 
     Attributes:
         staging: Name of the staging of the last update; None before the first.
     """
 
-    def __init__(
-        self,
-        plan: LivePlan,
-        connection: Connection,
-        status: LiveStatus,
-        pins: Pins,
-        listeners: Listeners,
-    ) -> None:
+    def __init__(self, parts: LiveParts) -> None:
         self.staging: str | None = None
-        self._plan = plan
-        self._connection = connection
-        self._status = status
-        self._pins = pins
-        self._listeners = listeners
+        self._eager = parts.plan.mode == "eager"
+        self._connection = parts.connection
+        self._status = parts.status
+        self._pins = parts.pins
+        self._listeners = parts.listeners
         self._files: ModelMemory | None = None
 
     @property
@@ -100,7 +85,7 @@ class Applier:
             step.prepare()
 
     def _apply(self, step: StagedUpdate, chunk: Chunk, payload: memoryview) -> None:
-        with self._classified(step, spoils=self._plan.mode == "eager"):
+        with self._classified(step, spoils=self._eager):
             step.apply(chunk, payload)
 
     def commit(self, step: StagedUpdate, state: State, *, first: bool = False) -> None:
@@ -121,7 +106,7 @@ class Applier:
             step.commit()
             files.release = package.manifest.release(state)
 
-        if first or self._plan.mode == "eager":
+        if first or self._eager:
             self._listeners.commit(state, commit, 0.0)
         else:
             with (

@@ -3,10 +3,7 @@
 from __future__ import annotations
 
 from p2u.client.live.applying import Applier
-from p2u.client.live.connection import Connection
-from p2u.client.live.listeners import Listeners
-from p2u.client.live.phase import LiveStatus
-from p2u.client.live.plan import LivePlan
+from p2u.client.live.parts import LiveParts
 from p2u.client.live.staging.choice import STAGING, choose
 from p2u.client.live.staging.staged_update import StagedUpdate
 from p2u.client.routes.live_routes import check_aligned, first_route
@@ -17,26 +14,16 @@ class FirstRoute:
     """Brings state after state into memory, in as many attempts as it takes.
 
     Args:
-        plan: The options.
-        connection: To the package.
-        status: Of the model.
+        parts: Of the model.
         applier: Of its memory.
-        listeners: Called with each state.
     """
 
-    def __init__(
-        self,
-        plan: LivePlan,
-        connection: Connection,
-        status: LiveStatus,
-        applier: Applier,
-        listeners: Listeners,
-    ) -> None:
-        self._plan = plan
-        self._connection = connection
-        self._status = status
+    def __init__(self, parts: LiveParts, applier: Applier) -> None:
+        self._plan = parts.plan
+        self._connection = parts.connection
+        self._status = parts.status
+        self._listeners = parts.listeners
         self._applier = applier
-        self._listeners = listeners
         self._route: tuple[Update, ...] | None = None
         self._done = 0
         self._step: StagedUpdate | None = None

@@ -6,10 +6,7 @@ from collections.abc import Set
 from dataclasses import dataclass, field
 
 from p2u.client.live.applying import Applier
-from p2u.client.live.connection import Connection
-from p2u.client.live.listeners import Listeners
-from p2u.client.live.phase import LiveStatus
-from p2u.client.live.plan import LivePlan
+from p2u.client.live.parts import LiveParts
 from p2u.client.live.staging.chained import ChainedUpdate, Ranges
 from p2u.client.routes.live_routes import (
     LiveRoute,
@@ -66,26 +63,16 @@ class Follower:
     the place of the old one. Therefore any error before leaves the model as it is.
 
     Args:
-        plan: The options.
-        connection: To the package.
-        status: Of the model, which has its first route behind it when `advance` is called.
+        parts: Of the model, which has its first route behind it when `advance` is called.
         applier: Of its memory.
-        listeners: Called with each state.
     """
 
-    def __init__(
-        self,
-        plan: LivePlan,
-        connection: Connection,
-        status: LiveStatus,
-        applier: Applier,
-        listeners: Listeners,
-    ) -> None:
-        self._plan = plan
-        self._connection = connection
-        self._status = status
+    def __init__(self, parts: LiveParts, applier: Applier) -> None:
+        self._plan = parts.plan
+        self._connection = parts.connection
+        self._status = parts.status
+        self._listeners = parts.listeners
         self._applier = applier
-        self._listeners = listeners
         self._verdict: _Verdict | None = None
         self._mark = ""
         #: Errors of updates that do not lead where they should, by the digest of their index.

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 from p2u.client.live.listeners import Commit
 from p2u.client.live.live_transfer import LiveTransfer
 from p2u.client.live.memory import ModelMemory
+from p2u.client.live.parts import make_parts
 from p2u.client.live.pins import Pin
 from p2u.client.live.plan import LivePlan
 from p2u.client.live.waiting import BEST, Waiting
@@ -33,7 +34,7 @@ class Replica:
     Args:
         source: Path or URL of the package, or an open store.
         plan: The options.
-        early: The manifest of this source as it was asked for early.
+        early: This source, open already, for the first attempt.
 
     Raises:
         UsageError: An argument is wrong.
@@ -46,11 +47,12 @@ class Replica:
         plan: LivePlan,
         early: Store | None = None,
     ) -> None:
-        self._transfer = transfer = LiveTransfer(source, plan, early)
-        self._status = transfer.status
-        self._waiting = Waiting(plan, transfer.status, transfer.pins, transfer.connection)
+        self._parts = parts = make_parts(source, plan, early)
+        self._status = parts.status
+        self._waiting = Waiting(parts)
+        self._transfer = LiveTransfer(parts)
         self._arrays: Mapping[str, np.ndarray[Any, Any]] | None = None
-        transfer.start()
+        self._transfer.start()
 
     @property
     def state(self) -> str | None:
@@ -84,7 +86,7 @@ class Replica:
     @property
     def mode(self) -> str:
         """``"eager"`` or ``"atomic"``."""
-        return self._transfer.plan.mode
+        return self._parts.plan.mode
 
     @property
     def staging(self) -> str | None:
@@ -103,7 +105,7 @@ class Replica:
     @property
     def commits(self) -> tuple[Commit, ...]:
         """Each change from one state to the next so far, and how long it kept callers waiting."""
-        return self._transfer.listeners.commits
+        return self._parts.listeners.commits
 
     @property
     def tensors(self) -> Mapping[str, np.ndarray[Any, Any]]:
@@ -144,7 +146,7 @@ class Replica:
     def progress(self) -> Progress:
         """How far the transfer is."""
         with self._status.changed:
-            meter, route = self._transfer.connection.package.meter, self._status.route
+            meter, route = self._parts.connection.package.meter, self._status.route
             return Progress(
                 self.state,
                 route.target if self._status.running else None,
@@ -202,7 +204,7 @@ class Replica:
         Calls come from a background thread (at once: from this one), and nobody is kept waiting for
         them. The tensors do not change before they return: the next state waits.
         """
-        self._transfer.listeners.add_callback(callback)
+        self._parts.listeners.add_callback(callback)
 
     def on_commit(self, action: Callable[[str], None]) -> None:
         """Call ``action(label)`` as a part of each later commit, for copies that have to agree.
@@ -210,7 +212,7 @@ class Replica:
         The tensors hold the new state, and nobody has a pin until it returns. If it raises an
         error, the transfer ends, and no state can be pinned any more.
         """
-        self._transfer.listeners.add_action(action)
+        self._parts.listeners.add_action(action)
 
     def refresh(self) -> None:
         """Look for a newer version now, and go on to the newest one; returns at once.
@@ -282,7 +284,7 @@ class Pinned:
             left = None
             if self._timeout is not None:
                 left = max(0.0, begin + self._timeout - time.monotonic())
-            pins = replica._transfer.pins
+            pins = replica._parts.pins
             self._pin = pins.pin(brief=self._brief, timeout=left, frame=frame)
         try:
             replica._status.check_memory()

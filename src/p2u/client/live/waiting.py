@@ -5,10 +5,8 @@ from __future__ import annotations
 import time
 from collections.abc import Callable
 
-from p2u.client.live.connection import Connection
-from p2u.client.live.phase import LiveStatus, Phase
-from p2u.client.live.pins import Pins
-from p2u.client.live.plan import LivePlan
+from p2u.client.live.parts import LiveParts
+from p2u.client.live.phase import Phase
 from p2u.client.transfer.control import LOOK, in_time, wait_briefly
 from p2u.errors import UsageError
 
@@ -23,19 +21,14 @@ class Waiting:
     """Lets threads wait for states of a live model. Thread-safe.
 
     Args:
-        plan: The options.
-        status: Of the model.
-        pins: Of the model: a thread that has pinned a state would wait for the next one for ever.
-        connection: To the package.
+        parts: Of the model.
     """
 
-    def __init__(
-        self, plan: LivePlan, status: LiveStatus, pins: Pins, connection: Connection
-    ) -> None:
-        self._plan = plan
-        self._status = status
-        self._pins = pins
-        self._connection = connection
+    def __init__(self, parts: LiveParts) -> None:
+        self._plan = parts.plan
+        self._status = parts.status
+        self._pins = parts.pins
+        self._connection = parts.connection
 
     def wait(self, state: str | None, timeout: float | None) -> None:
         """See `Replica.wait`."""

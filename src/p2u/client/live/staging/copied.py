@@ -3,13 +3,10 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator
 
-from p2u.client.live.memory import ModelMemory
 from p2u.client.live.staging.staged_update import StagedUpdate, in_threads
-from p2u.client.live.staging.tools import StagingTools
 from p2u.package.index import Chunk
-from p2u.package.manifest import Update
 
 #: Bytes that one thread copies at a time during a commit.
 _STRIDE = 4 << 20
@@ -22,17 +19,11 @@ class CopiedUpdate(StagedUpdate):
 
     name = "copy"
 
-    def __init__(
-        self,
-        files: ModelMemory,
-        update: Update,
-        chunks: Sequence[Chunk],
-        check: bool,
-        tools: StagingTools,
-    ) -> None:
-        super().__init__(files, update, chunks, check, tools)
-        self._spare = files.spare()
-        self._ranges = merge((s.file, s.offset, s.size) for c in chunks for s in self.spans(c))
+    def begin(self) -> None:
+        """See `StagedUpdate.begin`."""
+        self._spare = self.files.spare()
+        spans = (span for chunk in self.chunks for span in self.spans(chunk))
+        self._ranges = merge((s.file, s.offset, s.size) for s in spans)
 
     def take(self, chunk: Chunk, payload: memoryview) -> None:
         """See `StagedUpdate.take`."""

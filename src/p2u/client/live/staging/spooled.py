@@ -3,15 +3,11 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Sequence
 
 from p2u.client.live.low_priority import in_background
-from p2u.client.live.memory import ModelMemory
 from p2u.client.live.staging.spool import Spool
 from p2u.client.live.staging.staged_update import StagedUpdate, in_threads
-from p2u.client.live.staging.tools import StagingTools
 from p2u.package.index import Chunk
-from p2u.package.manifest import Update
 
 
 class SpooledUpdate(StagedUpdate):
@@ -19,16 +15,9 @@ class SpooledUpdate(StagedUpdate):
 
     name = "chunks"
 
-    def __init__(
-        self,
-        files: ModelMemory,
-        update: Update,
-        chunks: Sequence[Chunk],
-        check: bool,
-        tools: StagingTools,
-    ) -> None:
-        super().__init__(files, update, chunks, check, tools)
-        self._spool = Spool(tools)
+    def begin(self) -> None:
+        """See `StagedUpdate.begin`."""
+        self._spool = Spool(self.tools)
 
     def take(self, chunk: Chunk, payload: memoryview) -> None:
         """See `StagedUpdate.take`."""

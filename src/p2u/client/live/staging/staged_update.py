@@ -48,11 +48,15 @@ class StagedUpdate(ABC):
         self.broken = False
         self.missing = {chunk.number: chunk for chunk in chunks}
         self._check = check
-        self._tools = tools
+        self.tools = tools
         self._state = files.manifest.state(update.target)
         self._lock = threading.Lock()
         self._unchecked = set(changed_files(files.manifest, update))
         self._left = Countdown(files.layout, chunks)
+        self.begin()
+
+    def begin(self) -> None:  # noqa: B027 - nothing to do where chunks are applied at once
+        """Make room for the chunks."""
 
     def spans(self, chunk: Chunk) -> list[Span]:
         """Where a chunk's bytes lie."""
@@ -65,7 +69,7 @@ class StagedUpdate(ABC):
         key = self.update.blobs[chunk.blob].key
         crosses = self.files.manifest.crosses(self.update)
         check_kind(chunk, payload, key, begins=self.update.source is None, crosses=crosses)
-        self._tools.decode(chunk, payload, self.files.layout, spans, buffers, key)
+        self.tools.decode(chunk, payload, self.files.layout, spans, buffers, key)
 
     def apply(self, chunk: Chunk, payload: memoryview) -> None:
         """Take a chunk whose hash is right; in any thread.
