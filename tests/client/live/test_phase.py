@@ -74,12 +74,14 @@ def test_a_failure_ends_it_and_resume_returns_to_its_phase(phase: Phase) -> None
     status, _ = make(None, BASE)
     if phase is Phase.LOOKING:
         assert not status.refresh()
+        assert status.next_look(None)
     assert not status.retry(DEAD)
     assert status.end(DEAD, FaultKind.RETRY)
     assert fault(status) == (FaultKind.RETRY, phase) and status.failure is DEAD
     assert status.refreshing == (phase is Phase.LOOKING)
     assert status.resume()
     assert status.phase is phase and status.fault is None
+    assert status.next_look(None) == (phase is Phase.LOOKING)  # the look is not forgotten
 
 
 def test_a_broken_package_cannot_be_resumed() -> None:

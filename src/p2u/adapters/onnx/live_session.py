@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any, Literal
 from p2u.adapters.onnx.feed import feeds, split
 from p2u.client.folder.pull import PullResult, run_pull
 from p2u.client.folder.pull_task import PullTask
-from p2u.client.live.replica import BEST
+from p2u.client.live.waiting import BEST
 from p2u.client.transfer.backoff import Retry
 from p2u.client.transfer.control import Progress, wait_briefly
 from p2u.client.transfer.options import TransferOptions

@@ -14,7 +14,8 @@ from p2u.adapters.torch.build import build, fill
 from p2u.adapters.torch.names import choose_tensors, rename, tied_names
 from p2u.adapters.torch.tensors import DTYPES, Copies, all_copied
 from p2u.client.live.plan import LivePlan
-from p2u.client.live.replica import BEST, Replica
+from p2u.client.live.replica import Replica
+from p2u.client.live.waiting import BEST
 from p2u.client.transfer.backoff import Retry
 from p2u.client.transfer.options import DEFAULT_OPTIONS, TransferOptions
 from p2u.errors import UnsupportedError, UsageError

@@ -77,8 +77,8 @@ class LiveStatus:
     resume    the user       ENDED by a retry fault              the phase that failed, no fault
     ========= ============== =================================== ==================================
 
-    A retry fault is gone when the model has settled, a package fault when it has settled without.
-    A memory fault is never replaced. ``stop`` lets the thread end in any phase, and for good.
+    A retry fault ends when the model settles, a package fault when it settles without an error.
+    A memory fault is never replaced. Calling ``stop`` ends the thread in any phase, for good.
 
     Args:
         stop: Called to cancel.
@@ -86,7 +86,7 @@ class LiveStatus:
         follow: Seconds between two looks for a new version; None: only `refresh` looks.
 
     Attributes:
-        changed: Notified of every change. Who needs several attributes to agree holds it.
+        changed: Notified of every change. Hold it to read several attributes that agree.
     """
 
     def __init__(self, stop: Stop, url: str, follow: float | None) -> None:
@@ -112,7 +112,7 @@ class LiveStatus:
 
     @property
     def fault(self) -> Fault | None:
-        """Whatever is wrong at present; None if all is well."""
+        """The present fault; None if all is well."""
         return self._fault
 
     @property
@@ -150,7 +150,7 @@ class LiveStatus:
 
     @property
     def refreshing(self) -> bool:
-        """Whether `refresh` was called, and no look has found since that there is nothing newer."""
+        """Whether `refresh` was called, and the look for a newer version has not succeeded yet."""
         failed = None if self._fault is None or self.running else self._fault.phase
         return Phase.LOOKING in (self._phase, failed)
 
@@ -183,7 +183,7 @@ class LiveStatus:
     # The thread: phases and faults.
 
     def next_look(self, error: P2UError | None) -> bool:
-        """Nothing is left to do: return when to look for a newer version, or False for never.
+        """Settle, and wait for the next look at newer versions; return False if there is none.
 
         Args:
             error: The fault of the package that keeps the newest version away.
@@ -210,7 +210,7 @@ class LiveStatus:
         self.changed.notify_all()
 
     def retry(self, error: BaseException) -> bool:
-        """An attempt has failed: return when it is time for another one, or False for never."""
+        """Wait for another attempt after a failed one; return False if there is none."""
         if self._follow is None or not isinstance(error, Exception) or self._stop.called:
             return False
         with self.changed:
@@ -304,6 +304,7 @@ class LiveStatus:
                     return False  # all else is here
                 raise fault.error
             self._phase, self._fault = fault.phase, None
+            self._asked = self._asked or fault.phase is Phase.LOOKING
             self.changed.notify_all()
             return True
 

@@ -14,15 +14,13 @@ from p2u.client.live.memory import ModelMemory
 from p2u.client.live.parts import make_parts
 from p2u.client.live.pins import Pin
 from p2u.client.live.plan import LivePlan
-from p2u.client.live.waiting import BEST, Waiting
+from p2u.client.live.waiting import Waiting
 from p2u.client.transfer.control import Progress
 from p2u.errors import UsageError
 from p2u.stores import Store
 
 if TYPE_CHECKING:
     import numpy as np
-
-__all__ = ["BEST", "Commit", "Pinned", "Progress", "Replica"]
 
 
 class Replica:
