@@ -16,11 +16,11 @@ from statistics import mean, median
 from typing import Any
 
 import torch
-from p2u_lab.network.link import Link, check_support
 
 import p2u
 from p2u.errors import UnsupportedError
 from p2u.serve import make_server
+from p2u_lab.network.link import Link, check_support
 
 #: What is measured of each replica: seconds from when a version could be fetched, and from the
 #: trainer's step, until it answers with it; milliseconds in which it could not answer.

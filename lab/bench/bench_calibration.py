@@ -26,11 +26,11 @@ import numpy as np
 import tasks
 import torch
 from models import cache_dir
-from p2u_lab.language.embedding import encoder
 
 import p2u
 from p2u.packing.rounding.calibration import make_factor
 from p2u.packing.rounding.feedback import fed_back
+from p2u_lab.language.embedding import encoder
 
 #: Average bits per weight, and what `--thrift` may be.
 BITS = {"minilm": (3.1, 3.6), "resnet": (3.0, 4.0)}

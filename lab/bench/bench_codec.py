@@ -26,7 +26,6 @@ import numpy as np
 import zstandard
 from measure import Result, best, measure, table, warm_memory
 from models import WEIGHTS, cache_dir
-from p2u_lab.methods.codecs import Rival
 from rivals import rivals
 
 import p2u
@@ -34,6 +33,7 @@ from p2u.codec import core
 from p2u.package.index import Chunk
 from p2u.package.layout import Layout
 from p2u.package.manifest import Update
+from p2u_lab.methods.codecs import Rival
 
 MINILM = ("minilm-bf16", "minilm-fp16", "minilm-fp32")
 ALL = tuple(

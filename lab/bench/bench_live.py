@@ -33,9 +33,9 @@ from pathlib import Path
 from typing import Any
 
 from models import WEIGHTS, cache_dir
-from p2u_lab.network.link import Link
 
 import p2u
+from p2u_lab.network.link import Link
 
 MIB = 1 << 20
 STAGINGS = ("copy", "chunks")

@@ -23,6 +23,7 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
+import p2u
 from p2u_lab import language, vision
 from p2u_lab.network import (
     LinkSpec,
@@ -35,8 +36,6 @@ from p2u_lab.network import (
     transfer,
 )
 from p2u_lab.network.items import image_items, wordnet_items
-
-import p2u
 
 PARTS = ("links", "first", "stream", "serving")
 MODELS = {**language.MODELS, **vision.MODELS}

@@ -19,8 +19,9 @@ from dataclasses import asdict
 from pathlib import Path
 
 from models import WEIGHTS, cache_dir
-from p2u_lab.network import METHODS, LinkSpec, Offer, TransferResult, prepare, transfer
 from start_users import ASIDE
+
+from p2u_lab.network import METHODS, LinkSpec, Offer, TransferResult, prepare, transfer
 
 #: The relay keeps up to this rate (Mbit/s); above, the rate alone is shaped.
 RELAY_MBIT = 1000

@@ -9,10 +9,9 @@ from __future__ import annotations
 import argparse
 import sys
 
+from p2u.errors import P2UError
 from p2u_lab.tensorfiles import FLOATS, WEIGHTS, Array, read_safetensors, write_safetensors
 from p2u_lab.weights import MODELS, cache_dir, ensure
-
-from p2u.errors import P2UError
 
 __all__ = ["FLOATS", "WEIGHTS", "Array", "cache_dir", "read_safetensors", "write_safetensors"]
 

@@ -25,6 +25,7 @@ from typing import Any
 
 from measure import BUDGET, Result, best, measure, same_tensors, table, warm_memory
 from models import WEIGHTS, cache_dir
+
 from p2u_lab.methods.codecs import Rival, ZipNN, Zstd, lmz_settings, zipnn_settings
 
 # BigSmall asks the network for newer versions on import.

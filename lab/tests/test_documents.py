@@ -6,10 +6,10 @@ import csv
 from pathlib import Path
 
 import pytest
-from p2u_lab.markdown import BLOCK, filled
-from p2u_lab.suites import SUITES
 
 from p2u.errors import FormatError
+from p2u_lab.markdown import BLOCK, filled
+from p2u_lab.suites import SUITES
 
 ROOT = Path(__file__).resolve().parents[2]
 DOCS = ROOT / "docs"

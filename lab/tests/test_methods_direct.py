@@ -11,16 +11,16 @@ from typing import Any
 import ml_dtypes
 import numpy as np
 import pytest
+
+from p2u.codec import core
+from p2u.errors import UnsupportedError
+from p2u.formats import scan_model
 from p2u_lab.methods import METHODS
 from p2u_lab.methods.casts import Cast
 from p2u_lab.methods.packing import low_bits, pack_codes, top_bytes, unpack_codes
 from p2u_lab.methods.quantisers import Affine, ChannelAbsMax, Quantiser, TensorMinMax
 from p2u_lab.methods.tally import Entropy, Plain, Stream
 from p2u_lab.methods.tensors import Tensors
-
-from p2u.codec import core
-from p2u.errors import UnsupportedError
-from p2u.formats import scan_model
 
 QUANTISERS: list[Quantiser] = [
     TensorMinMax(),

@@ -14,6 +14,10 @@ from pathlib import Path
 import kit
 import pytest
 from eval import fakes
+from typer.testing import CliRunner
+
+from p2u.cli import app
+from p2u.errors import FormatError, UnsupportedError, UsageError
 from p2u_lab import compare, drive, registry
 from p2u_lab.base import MissingDataError, Report
 from p2u_lab.cells import CellStore
@@ -21,10 +25,6 @@ from p2u_lab.network import check_support
 from p2u_lab.results import Results, load, make_results, save, table_csv
 from p2u_lab.run import Runner
 from p2u_lab.suites import SUITES, Request, Suite
-from typer.testing import CliRunner
-
-from p2u.cli import app
-from p2u.errors import FormatError, UnsupportedError, UsageError
 
 BITS = (2.0, 3.0, 4.0)
 METHODS = {

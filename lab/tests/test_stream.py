@@ -13,11 +13,11 @@ from typing import Any
 
 import numpy as np
 import pytest
-from p2u_lab.network import LinkSpec, check_support, prepare, serving, stream, stream_live
-from p2u_lab.network.client import Job
 
 from p2u.errors import UnsupportedError, UsageError
 from p2u.serve import FolderApp, Server
+from p2u_lab.network import LinkSpec, check_support, prepare, serving, stream, stream_live
+from p2u_lab.network.client import Job
 
 from . import tiny_net
 

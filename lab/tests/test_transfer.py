@@ -14,14 +14,14 @@ from typing import Any
 
 import kit
 import pytest
+
+from p2u.errors import StoreError, UnsupportedError, UsageError
+from p2u.serve import FolderApp, Server
 from p2u_lab.base import MissingDataError
 from p2u_lab.network import LinkSpec, Offer, check_support, prepare, transfer
 from p2u_lab.network.client import Job
 from p2u_lab.network.offer import unpacker
 from p2u_lab.network.spec import analytic_seconds
-
-from p2u.errors import StoreError, UnsupportedError, UsageError
-from p2u.serve import FolderApp, Server
 
 
 @pytest.fixture(scope="module")
