@@ -73,7 +73,7 @@ def test_a_folder_without_a_model(tmp_path: Path) -> None:
 
 
 def test_a_library_that_is_not_there() -> None:
-    with pytest.raises(MissingDataError, match="p2u-models\\[eval,torch\\]"):
+    with pytest.raises(MissingDataError, match="p2u-lab\\[torch\\]"):
         libraries.imported("no_such_library")
 
 

@@ -5,9 +5,9 @@ from __future__ import annotations
 import json
 from pathlib import Path
 
+import fakes
 import numpy as np
 import pytest
-from eval import fakes
 
 from p2u.errors import DiskError, FormatError, UsageError
 from p2u_lab.base import Scores
