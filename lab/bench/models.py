@@ -1,7 +1,7 @@
 """Fetch the real models that the benchmarks run on, in three dtypes each: see `p2u_lab.weights`.
 
-python bench/models.py minilm mpnet     # or: all
-P2U_MODELS=/some/folder python bench/models.py all
+python lab/bench/models.py minilm mpnet     # or: all
+P2U_MODELS=/some/folder python lab/bench/models.py all
 """
 
 from __future__ import annotations
