@@ -241,6 +241,16 @@ def test_import_takes_less_than_100_ms() -> None:
     assert min(float(run_python(code)) for _ in range(5)) < 0.1
 
 
+def test_help_takes_less_than_300_ms() -> None:
+    # Processor time, start of the interpreter included: no other process lengthens it much.
+    code = (
+        "import atexit, sys, time; from p2u.cli import main; sys.argv = ['p2u', '--help']\n"
+        "atexit.register(lambda: print(f'\\n{time.process_time()}'))\n"
+        "main()"
+    )
+    assert min(float(run_python(code).split()[-1]) for _ in range(5)) < 0.3
+
+
 def test_source_files_are_small() -> None:
     lengths = {
         str(path.relative_to(ROOT)): len(path.read_text(encoding="utf-8").splitlines())

@@ -327,6 +327,6 @@ def test_parts_of_a_suite_have_folders(known: Path, monkeypatch: pytest.MonkeyPa
 
 
 def test_the_command_line_loads_no_library_for_it() -> None:
-    code = "import sys; import p2u.cli; print(*{n.split('.')[0] for n in sys.modules})"
+    code = "import sys; import p2u_lab.cli; print(*{n.split('.')[0] for n in sys.modules})"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert not {"numpy", "matplotlib", "torch"} & set(done.stdout.split())
