@@ -54,9 +54,10 @@ test: $(TEST)/.stamp ## the product's tests but the long fuzz runs
 	$(CARGO) test --quiet --offline --manifest-path $(CORE_MANIFEST)
 	$(TEST)/$(BIN)/python -m pytest -n auto $(PYTEST_ARGS)
 
+# One after the other: some measure times over shaped lines.
 .PHONY: test-lab
 test-lab: $(TEST)/.stamp-lab ## the laboratory's tests
-	cd lab && ../$(TEST)/$(BIN)/python -m pytest -n auto $(PYTEST_ARGS)
+	cd lab && ../$(TEST)/$(BIN)/python -m pytest $(PYTEST_ARGS)
 
 .PHONY: fuzz
 fuzz: $(TEST)/.stamp ## the long randomised tests
