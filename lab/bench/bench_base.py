@@ -1,6 +1,6 @@
 """How good the low-precision states are: embeddings of MiniLM at each state against the original.
 
-    python bench/bench_base.py [minilm-bf16 ...] [--bits 3.5]
+    python lab/bench/bench_base.py [minilm-bf16 ...] [--bits 3.5]
 
 48 texts out of Python's own manual (`pydoc_data.topics`), cosine between the embedding that a state
 gives and the one of the fp32 original, mean and minimum; bytes as a fraction of the original's.
@@ -21,7 +21,7 @@ from models import cache_dir
 
 import p2u
 
-sys.path.insert(0, str(Path(__file__).parent.parent / "examples"))
+sys.path.insert(0, str(Path(__file__).resolve().parents[2] / "examples"))
 from minilm import MiniLM
 
 

@@ -1,9 +1,9 @@
 """Plain rounding beside error feedback: what a base of the same size is worth, and what it costs.
 
-    python bench/bench_calibration.py                          # MiniLM, bf16
-    python bench/bench_calibration.py minilm-fp32 --bits 3.1
-    python bench/bench_calibration.py resnet20-fp32 --bits 3 4
-    python bench/bench_calibration.py --speed                  # what large layers take
+    python lab/bench/bench_calibration.py                          # MiniLM, bf16
+    python lab/bench/bench_calibration.py minilm-fp32 --bits 3.1
+    python lab/bench/bench_calibration.py resnet20-fp32 --bits 3 4
+    python lab/bench/bench_calibration.py --speed                  # what large layers take
 
 MiniLM is calibrated on 128 docstrings of Python's standard library and judged by the embeddings of
 200 others (cosine to the original's). ResNets are calibrated on 512 of CIFAR-10's training images
@@ -19,18 +19,17 @@ import random
 import sysconfig
 import tempfile
 import time
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import tasks
 import torch
 from models import cache_dir
-from p2u_lab.language.embedding import encoder
 
 import p2u
-from p2u.packing.rounding.calibration import make_factor
-from p2u.packing.rounding.feedback import fed_back
+from p2u_lab.language.embedding import encoder
+from p2u_lab.tensorfiles import WEIGHTS, write_safetensors
 
 #: Average bits per weight, and what `--thrift` may be.
 BITS = {"minilm": (3.1, 3.6), "resnet": (3.0, 4.0)}
@@ -119,22 +118,37 @@ def shown(figures: dict[str, float]) -> str:
 
 def speed() -> None:
     """Processor time of the steps whose cost grows with a layer, for one thread."""
+    torch.set_num_threads(1)
     print("columns  moments of 1000 rows  factor  rounding 2^20 weights")
-    rng = np.random.default_rng(0)
+    steps(64)  # the first ones also import and warm up
     for d in (384, 1536, 4096):
-        x = rng.standard_normal((d + 1000, d)) @ np.diag(1 + rng.random(d))
-        h, t0 = timed(lambda x=x: x.T @ x)
-        factor, t1 = timed(lambda h=h: make_factor(h[None].copy(), 0.01))
-        w = 2 * rng.standard_normal((1, d, (1 << 20) // d))
-        _, t2 = timed(lambda w=w, f=factor: fed_back(w, f, np.zeros(f.columns, np.int64), 0.2))
-        print(f"{d:7}  {t0 / len(x) * 1000:18.3f} s  {t1:.2f} s  {t2:.2f} s", flush=True)
+        moments, factor, rounding = steps(d)
+        print(f"{d:7}  {moments:18.3f} s  {factor:.2f} s  {rounding:.2f} s", flush=True)
 
 
-def timed(call: Any) -> tuple[Any, float]:
-    """What a call gives, and the processor time that it takes."""
+def steps(d: int) -> tuple[float, float, float]:
+    """A layer of d columns and 2^20 weights: seconds of its moments, its factor, its rounding."""
+    layer = torch.nn.Linear(d, (1 << 20) // d, bias=False)
+    inputs = torch.randn(4000, d) * (1 + torch.rand(d))
+    options: dict[str, Any] = {"levels": ("base", "exact"), "jobs": 1}
+    with tempfile.TemporaryDirectory() as name:
+        work = Path(name)
+        write_safetensors(work / WEIGHTS, {"weight": layer.weight.detach().numpy()}, {})
+        # The factor is made once, of however many rows.
+        few = timed(lambda: p2u.torch.calibrate(layer, [inputs[:8]], work / "few"))
+        all_ = timed(lambda: p2u.torch.calibrate(layer, [inputs], work / "all"))
+        forward = timed(lambda: layer(inputs))
+        plain = timed(lambda: p2u.pack(work / WEIGHTS, work / "plain", **options))
+        options["calibration"] = work / "all"
+        fed = timed(lambda: p2u.pack(work / WEIGHTS, work / "fed", **options))
+    return (all_ - forward - few) * 1000 / len(inputs), few, fed - plain
+
+
+def timed(call: Callable[[], Any]) -> float:
+    """The processor time that a call takes."""
     start = time.process_time()
-    found = call()
-    return found, time.process_time() - start
+    call()
+    return time.process_time() - start
 
 
 def main() -> None:

@@ -1,11 +1,11 @@
 """P2U beside the rivals: sizes, and pack and decode speed on one thread, in the same run.
 
-    python bench/bench_codec.py                      # MiniLM, all dtypes
-    python bench/bench_codec.py --all                # every real model: the README's table
-    python bench/bench_codec.py mpnet-bf16 mpnet-fp32
+    python lab/bench/bench_codec.py                      # MiniLM, all dtypes
+    python lab/bench/bench_codec.py --all                # every real model: the README's table
+    python lab/bench/bench_codec.py mpnet-bf16 mpnet-fp32
 
-P2U's bytes are those of the whole package directory; its decoder's time is the native core's from
-nothing to the exact file in memory, update by update, chunk hashes not checked (nor do the rivals
+P2U's bytes are those of the whole package directory; its decoder's time is from nothing to the
+exact file in memory, update by update (`decoding.py`), chunk hashes not checked (nor do the rivals
 check any, but for lmz's checksums).
 """
 
@@ -16,24 +16,19 @@ import json
 import shutil
 import sys
 from collections.abc import Callable
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-import zstandard
+from decoding import decoder
 from measure import Result, best, measure, table, warm_memory
 from models import WEIGHTS, cache_dir
-from p2u_lab.methods.codecs import Rival
 from rivals import rivals
 
 import p2u
-from p2u.codec import core
-from p2u.package.index import Chunk
-from p2u.package.layout import Layout
-from p2u.package.manifest import Update
+from p2u_lab.methods.codecs import Rival
 
 MINILM = ("minilm-bf16", "minilm-fp16", "minilm-fp32")
 ALL = tuple(
@@ -63,14 +58,7 @@ class P2U(Rival):
         return run
 
     def unpack(self, packed: Any, threads: int) -> Callable[[], Any]:
-        from p2u.client.transfer.package_reader import PackageReader
-
-        package = PackageReader(packed)
-        updates = [(u, package.index(u).chunks) for u in package.manifest.updates]
-        blobs = {b.key: (packed / b.key).read_bytes() for u, _ in updates for b in u.blobs}
-        layout = package.layout(package.manifest.latest)
-        size = package.manifest.latest.files[0].size
-        return lambda: decode(updates, blobs, layout, size, threads)
+        return decoder(packed, threads=threads)
 
     def size(self, packed: Any) -> int:
         return sum(f.stat().st_size for f in packed.iterdir())
@@ -79,44 +67,6 @@ class P2U(Rival):
         """Bytes of the manifest, the layout, and the base with its index."""
         tree = json.loads((packed / "p2u.json").read_bytes())
         return int(tree["states"][0]["bytes"]) + (packed / "p2u.json").stat().st_size
-
-
-def decode(
-    updates: list[tuple[Update, tuple[Chunk, ...]]],
-    blobs: dict[str, bytes],
-    layout: Layout,
-    size: int,
-    threads: int,
-) -> bytearray:
-    """All updates of a one-file package, in order, into one buffer."""
-    out = bytearray(size)
-    view = memoryview(out)
-
-    def one(update: Update, chunk: Chunk) -> None:
-        blob = blobs[update.blobs[chunk.blob].key]
-        payload = memoryview(blob)[chunk.start : chunk.start + chunk.length]
-        if chunk.pieces:
-            data = memoryview(zstandard.decompress(payload))
-            for p in chunk.pieces:
-                view[p.offset : p.offset + p.size] = data[: p.size]
-                data = data[p.size :]
-            return
-        segments = []
-        for seg in chunk.segments:
-            t = layout.tensors[seg.tensor]
-            first, elems = t.span(seg.first_row, seg.rows)
-            at = t.offset + first * t.item
-            segments.append(core.Segment(view[at : at + elems * t.item], elems, t.cols))
-        core.apply(payload, t.dtype, t.item, segments)
-
-    with ThreadPoolExecutor(threads) as pool:
-        for update, chunks in updates:
-            if threads == 1:
-                for chunk in chunks:
-                    one(update, chunk)
-            else:
-                list(pool.map(lambda chunk, u=update: one(u, chunk), chunks))
-    return out
 
 
 def main() -> int:
@@ -137,7 +87,7 @@ def main() -> int:
     for name in args.models or (ALL if args.all else MINILM):
         weights = cache_dir() / name / WEIGHTS
         if not weights.is_file():
-            print(f"no {weights}; fetch it with bench/models.py", file=sys.stderr)
+            print(f"no {weights}; fetch it with lab/bench/models.py", file=sys.stderr)
             return 1
         print(f"\n{name}, {weights.stat().st_size:,} bytes, {args.threads} thread(s)", flush=True)
         results = measure(weights, [*others, *mine], runs=args.runs, threads=args.threads)

@@ -1,6 +1,6 @@
 """Start-up time and peak memory of the client and the packer, each in a process of its own.
 
-python bench/bench_footprint.py [minilm-bf16]
+python lab/bench/bench_footprint.py [minilm-bf16]
 """
 
 from __future__ import annotations

@@ -1,6 +1,6 @@
 """Real ONNX models of others: how small each state is, and what each state still does.
 
-    python bench/bench_formats.py [ocr-rec ...] [--bits 3.5] [--speech FOLDER]
+    python lab/bench/bench_formats.py [ocr-rec ...] [--bits 3.5] [--speech FOLDER]
 
 Sizes are fractions of the original file, beside zstd -19 of it. What a state does is compared with
 the original model on the same input, in onnxruntime:

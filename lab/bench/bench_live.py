@@ -1,6 +1,6 @@
 """The live PyTorch model: pauses, throughput while it refines, peak memory.
 
-    sudo python bench/bench_live.py [minilm-bf16 ...] [--rate 100] [--rounds 3]
+    sudo python lab/bench/bench_live.py [minilm-bf16 ...] [--rate 100] [--rounds 3]
 
 Three tables, each model through `transformers` (which has to be installed):
 
@@ -32,10 +32,11 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+from decoding import read_manifest
 from models import WEIGHTS, cache_dir
-from p2u_lab.network.link import Link
 
 import p2u
+from p2u_lab.network.link import Link
 
 MIB = 1 << 20
 STAGINGS = ("copy", "chunks")
@@ -44,9 +45,10 @@ STAGINGS = ("copy", "chunks")
 MEMORY = """
 import json, sys, time
 import numpy, torch, torch.nn as nn
-import p2u, p2u.client.live.replica
-import p2u.adapters.torch.loading, p2u.adapters.torch.hooks, urllib3, ml_dtypes
+import p2u, urllib3, ml_dtypes
 from safetensors import safe_open
+
+p2u.Replica, p2u.torch.load  # imported now, so that their memory is not counted
 
 def status(key):
     lines = dict(line.split(":", 1) for line in open("/proc/self/status"))
@@ -148,9 +150,7 @@ def load_of_refining(url: str) -> float:
 
 def update_urls(url: str, package: Path) -> list[str]:
     """Where the bytes of all updates behind the base are."""
-    manifest = p2u.package.manifest.parse_manifest(
-        (package / p2u.package.manifest.KEY).read_bytes()
-    )
+    manifest = read_manifest(package)
     blobs = [blob for update in manifest.updates if update.source for blob in update.blobs]
     return [f"{url}/{blob.key}" for blob in blobs]
 

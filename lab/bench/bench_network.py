@@ -1,8 +1,8 @@
 """Latency, streams of requests and serving of real models, as CSV: `p2u_lab.network`.
 
-    sudo python bench/bench_network.py minilm-fp32 resnet20 --out results
-    sudo python bench/bench_network.py minilm-fp32 --parts stream --rates 20 --seconds 60
-    python bench/bench_network.py resnet20 --parts serving          # needs no root
+    sudo python lab/bench/bench_network.py minilm-fp32 resnet20 --out results
+    sudo python lab/bench/bench_network.py minilm-fp32 --parts stream --rates 20 --seconds 60
+    python lab/bench/bench_network.py resnet20 --parts serving          # needs no root
 
 - ``links``: times to each state over shaped lines, as arrays in memory, beside arithmetic.
 - ``first``: the same with PyTorch, from the process's start to the first inference of each state.
@@ -23,20 +23,14 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-from p2u_lab import language, vision
-from p2u_lab.network import (
-    LinkSpec,
-    Offer,
-    TransferResult,
-    prepare,
-    serving,
-    stream,
-    stream_live,
-    transfer,
-)
-from p2u_lab.network.items import image_items, wordnet_items
-
 import p2u
+from p2u_lab import language, vision
+from p2u_lab.network.items import image_items, wordnet_items
+from p2u_lab.network.load_test import serving
+from p2u_lab.network.offer import Offer, prepare
+from p2u_lab.network.spec import LinkSpec
+from p2u_lab.network.streams import stream, stream_live
+from p2u_lab.network.transfers import TransferResult, transfer
 
 PARTS = ("links", "first", "stream", "serving")
 MODELS = {**language.MODELS, **vision.MODELS}
@@ -185,7 +179,7 @@ def main() -> None:
     parser.add_argument("--patience", type=float, default=1, help="s that a request waits (1)")
     parser.add_argument("--batches", nargs="+", type=int, default=[1, 16], help="of serving")
     parser.add_argument("--threads", type=int, default=1, help="of PyTorch (1)")
-    parser.add_argument("--out", type=Path, default=Path("bench/out"))
+    parser.add_argument("--out", type=Path, default=Path("build/bench"))
     args = parser.parse_args()
     print(f"{socket.gethostname()}: {os.cpu_count()} processors, load {os.getloadavg()[0]:.1f}")
     tables: dict[str, list[dict[str, Any]]] = {part: [] for part in PARTS}

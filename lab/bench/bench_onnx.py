@@ -1,6 +1,6 @@
 """A live ONNX Runtime session beside a plain one: speed, pauses and memory.
 
-    python bench/bench_onnx.py [MODEL.onnx]
+    python lab/bench/bench_onnx.py [MODEL.onnx]
 
 By default the text recogniser of the PyPI package ``rapidocr-onnxruntime`` (PP-OCRv4, 10.9 MB; pip
 install it with --no-deps). Prints the time of a run with a plain session, with ``p2u.onnx.session``

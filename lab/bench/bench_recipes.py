@@ -1,7 +1,7 @@
 """What recipes are worth: packages of real models, their bases judged on the models' own tasks.
 
-    python bench/bench_recipes.py                   # MiniLM
-    python bench/bench_recipes.py resnet20 resnet56 effnet-lite0 --bits 3 4    # with P2U_EVAL_DATA
+    python lab/bench/bench_recipes.py                   # MiniLM
+    python lab/bench/bench_recipes.py resnet20 resnet56 effnet-lite0 --bits 3 4  # P2U_EVAL_DATA
 
 For each model and size of the base: every tensor the same number of bits (`--tensor-bits '*=BITS'`,
 an equal relative error everywhere), the bits shared out by the tensors' sizes (the default), and by

@@ -1,7 +1,7 @@
 """Time to the first inference over a shaped link: P2U, a plain download, and the rivals.
 
-    sudo python bench/bench_start.py minilm-bf16 minilm-fp32 --rates 5 20 100 1000
-    sudo python bench/bench_start.py mpnet-bf16 mpnet-fp32 --rates 20 100 1000
+    sudo python lab/bench/bench_start.py minilm-bf16 minilm-fp32 --rates 5 20 100 1000
+    sudo python lab/bench/bench_start.py mpnet-bf16 mpnet-fp32 --rates 20 100 1000
 
 A real client fetches real packages from a real nginx in another network namespace
 (`p2u_lab.network`). The clock runs from the start of the process to the answer. Needs root,
@@ -19,8 +19,11 @@ from dataclasses import asdict
 from pathlib import Path
 
 from models import WEIGHTS, cache_dir
-from p2u_lab.network import METHODS, LinkSpec, Offer, TransferResult, prepare, transfer
 from start_users import ASIDE
+
+from p2u_lab.network.offer import METHODS, Offer, prepare
+from p2u_lab.network.spec import LinkSpec
+from p2u_lab.network.transfers import TransferResult, transfer
 
 #: The relay keeps up to this rate (Mbit/s); above, the rate alone is shaped.
 RELAY_MBIT = 1000

@@ -1,8 +1,8 @@
 """Weight sync: bytes per step of training, what the trainer waits for, memory of a swap.
 
-    python bench/bench_sync.py                             # the tables of docs/versions.md
-    python bench/bench_sync.py --steps 3 --only lora       # one of them
-    python bench/bench_sync.py --csv docs/data/tables
+    python lab/bench/bench_sync.py                             # the tables of docs/versions.md
+    python lab/bench/bench_sync.py --steps 3 --only lora       # one of them
+    python lab/bench/bench_sync.py --csv docs/data/tables
 
 MiniLM is trained as in `finetune.py`, on one thread, in batches of 8 pairs: AdamW, lr 2e-6 for all
 weights, 1e-4 for LoRA adapters of rank 8 at the queries and values. After every step a version is

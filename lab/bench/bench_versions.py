@@ -1,8 +1,8 @@
 """Updates from one version to the next: sizes and one-core speeds beside the rivals.
 
-    python bench/bench_versions.py                    # all pairs, the table of docs/versions.md
-    python bench/bench_versions.py step1 --runs 1     # one pair
-    python bench/bench_versions.py --csv docs/data/versions.csv
+    python lab/bench/bench_versions.py                    # all pairs, the table of docs/versions.md
+    python lab/bench/bench_versions.py step1 --runs 1     # one pair
+    python lab/bench/bench_versions.py --csv docs/data/versions.csv
 
 Pairs are those of `finetune.py` and `releases.py`, made or fetched when they are missing. An
 update's size is what somebody who has the parent must fetch. GB/s are 1e9 bytes of the new
@@ -38,19 +38,13 @@ from typing import Any
 
 import finetune
 import numpy as np
+from decoding import decoder, read_manifest
 from measure import cores, ram_folder, raw_bytes, warm_memory
 from models import cache_dir, read_safetensors
 from releases import RELEASES, release_pair
 
 from p2u import pack
-from p2u.codec import core
 from p2u.formats import scan_model
-from p2u.package.index import decode_pieces, parse_index, places
-from p2u.package.layout import ReleaseLayout
-from p2u.package.manifest import KEY
-from p2u.package.manifest_parse import parse_manifest
-from p2u.package.mapping import copies, source_bytes
-from p2u.packing.versions.decode import read_layout, read_object
 from p2u.types import ITEMSIZE, PROGRESSIVE, TensorSpan
 
 os.environ.setdefault("BIGSMALL_DISABLE_VERSION_CHECK", "1")
@@ -265,60 +259,12 @@ class Ours(Method):
         return package, marks["verify"] - marks["encode"]
 
     def size(self, made: Any) -> int:
-        manifest = parse_manifest((made[0] / KEY).read_bytes())
+        manifest = read_manifest(made[0])
         (update,) = manifest.updates
         return manifest.cost(update)
 
     def decoder(self, made: Any, old: Path, folder: Path) -> Callable[[], Any]:
-        """As a client does it in memory: copy what is the same, apply the chunks."""
-        package = made[0]
-        manifest = parse_manifest((package / KEY).read_bytes())
-        source, target = (ReleaseLayout(r, read_layout(package, r)) for r in manifest.releases)
-        (update,) = manifest.updates
-        index = parse_index(read_object(package, update.index), update, target, source)
-        assert index.map is not None
-        found = index.map
-        same = copies(places(index.chunks, target), found, target, source, "index")
-        blobs = [(package / blob.key).read_bytes() for blob in update.blobs]
-        parent = memoryview(bytearray(old.read_bytes()))
-
-        def run() -> bytearray:
-            out = bytearray(target.files[0].size)
-            view = memoryview(out)
-            for c in same:
-                data = parent[c.source_offset : c.source_offset + c.size]
-                view[c.offset : c.offset + c.size] = data
-            for chunk in index.chunks:
-                payload = blobs[chunk.blob][chunk.start : chunk.start + chunk.length]
-                if chunk.pieces:
-                    data_, at = decode_pieces(payload, chunk.pieces, "blob"), 0
-                    for piece in chunk.pieces:
-                        view[piece.offset : piece.offset + piece.size] = data_[at : at + piece.size]
-                        at += piece.size
-                    continue
-                segments, sources = [], []
-                for seg in chunk.segments:
-                    t = target.tensors[seg.tensor]
-                    first, elems = t.span(seg.first_row, seg.rows)
-                    begin = t.offset + first * t.item
-                    segments.append(
-                        core.Segment(view[begin : begin + elems * t.item], elems, t.cols)
-                    )
-                    pair = found.tensors[seg.tensor]
-                    at_ = (
-                        None
-                        if pair is None
-                        else source_bytes(t, source.tensors[pair], first, elems)
-                    )
-                    if pair is None or at_ is None:
-                        sources.append(None)
-                    else:
-                        begin = source.tensors[pair].offset + at_[0]
-                        sources.append(parent[begin : begin + at_[1]])
-                core.apply(payload, t.dtype, t.item, segments, sources=sources)
-            return out
-
-        return run
+        return decoder(made[0], old)
 
 
 class Alone(Method):

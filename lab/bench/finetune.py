@@ -1,6 +1,6 @@
 """Pairs of versions for `bench_versions.py`: MiniLM, fine-tuned for real.
 
-    python bench/finetune.py FOLDER
+    python lab/bench/finetune.py FOLDER
 
 Contrastive training (in-batch negatives) on neighbouring sentences of the docstrings of Python's
 standard library, AdamW, weights and moments in fp32, dropout on, seeds fixed. Saved in bf16 are the

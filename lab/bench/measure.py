@@ -26,6 +26,7 @@ from typing import Any
 
 import numpy as np
 from models import WEIGHTS, Array, read_safetensors, write_safetensors
+
 from p2u_lab.methods.codecs import Rival, main_dtype
 
 #: An entrant is not run again once its runs of one step took this many seconds together.

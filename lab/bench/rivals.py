@@ -1,7 +1,7 @@
 """One-shot lossless compressors for model weights: the rivals, at their best settings.
 
-    python bench/rivals.py minilm-bf16 minilm-fp32       # sizes and one-core speeds
-    python bench/rivals.py --runs 1 --fast whisper-bf16  # quick: sizes, no zstd -19
+    python lab/bench/rivals.py minilm-bf16 minilm-fp32       # sizes and one-core speeds
+    python lab/bench/rivals.py --runs 1 --fast whisper-bf16  # quick: sizes, no zstd -19
 
 Each rival runs in its defaults and in every setting that its documentation offers and that helped
 on some model; column by column, the best number of any of its settings counts. Other scripts put
@@ -25,6 +25,7 @@ from typing import Any
 
 from measure import BUDGET, Result, best, measure, same_tensors, table, warm_memory
 from models import WEIGHTS, cache_dir
+
 from p2u_lab.methods.codecs import Rival, ZipNN, Zstd, lmz_settings, zipnn_settings
 
 # BigSmall asks the network for newer versions on import.
@@ -178,7 +179,7 @@ def main() -> int:
     for name in args.models:
         weights = cache_dir() / name / WEIGHTS
         if not weights.is_file():
-            print(f"no {weights}; fetch it with bench/models.py", file=sys.stderr)
+            print(f"no {weights}; fetch it with lab/bench/models.py", file=sys.stderr)
             return 1
         print(f"\n{name}, {weights.stat().st_size:,} bytes, {args.threads} thread(s)", flush=True)
         results = measure(

@@ -9,7 +9,7 @@ from typing import Any
 
 from p2u_lab.network.users import User
 
-sys.path.append(str(Path(__file__).resolve().parent.parent / "examples"))
+sys.path.append(str(Path(__file__).resolve().parents[2] / "examples"))
 
 #: Fetched beside the weights.
 ASIDE = ("config.json", "tokenizer.json")

@@ -21,12 +21,13 @@ from typing import Any
 import numpy as np
 import torch
 from models import cache_dir
+from torch import Tensor, nn
+from torch.nn import functional as F  # noqa: N812 - its usual name
+
 from p2u_lab.data.cifar import cifar10
 from p2u_lab.language.embedding import encoder
 from p2u_lab.vision.nets import NETS
 from p2u_lab.vision.store import GIVEN
-from torch import Tensor, nn
-from torch.nn import functional as F  # noqa: N812 - its usual name
 
 
 def texts(count: int = 48, skip: int = 0) -> list[str]:

@@ -1,6 +1,6 @@
 """The tables of docs/versions.md from what `bench_versions.py` kept.
 
-    python bench/versions_tables.py docs/data/versions.csv docs/data/tables
+    python lab/bench/versions_tables.py docs/data/versions.csv docs/data/tables
 
 Writes ``versions-sizes.csv``, updates as per cent of the new version's file, and
 ``versions-speeds.csv``, GB/s of the largest pair that is fine-tuned by some steps.

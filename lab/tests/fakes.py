@@ -6,9 +6,9 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 import numpy as np
-from p2u_lab.base import Method, MissingDataError, Model, Point, Report, Scores, Task, Trainable
 
 from p2u.errors import UnsupportedError
+from p2u_lab.base import Method, MissingDataError, Model, Point, Report, Scores, Task, Trainable
 
 WEIGHTS = np.random.default_rng(7).normal(0, 0.05, (8, 40)).astype("<f4")
 

@@ -8,6 +8,8 @@ import struct
 
 import numpy as np
 import pytest
+
+from p2u.errors import FormatError, UsageError
 from p2u_lab.base import MissingDataError
 from p2u_lab.data.cifar import cifar10, cifar100
 from p2u_lab.data.fashion import fashion
@@ -17,8 +19,6 @@ from p2u_lab.data.medmnist import medmnist
 from p2u_lab.data.nih import FINDINGS, nih_chest
 from p2u_lab.data.pickles import load_batch
 from p2u_lab.data.voc import CLASSES, average_precision, mean_average_precision, voc
-
-from p2u.errors import FormatError, UsageError
 
 image_module = pytest.importorskip("PIL.Image")
 RNG = np.random.default_rng(5)

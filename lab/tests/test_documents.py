@@ -6,14 +6,20 @@ import csv
 from pathlib import Path
 
 import pytest
+
+from p2u.errors import FormatError
 from p2u_lab.markdown import BLOCK, filled
 from p2u_lab.suites import SUITES
 
-from p2u.errors import FormatError
-
-ROOT = Path(__file__).resolve().parents[2]
+LAB = Path(__file__).resolve().parents[1]
+ROOT = LAB.parent
 DOCS = ROOT / "docs"
-PAGES = [ROOT / "README.md", ROOT / "bench" / "README.md", *sorted(DOCS.glob("*.md"))]
+PAGES = [
+    ROOT / "README.md",
+    LAB / "README.md",
+    LAB / "bench" / "README.md",
+    *sorted(DOCS.glob("*.md")),
+]
 
 
 @pytest.mark.parametrize("page", PAGES, ids=lambda p: p.relative_to(ROOT).as_posix())

@@ -9,12 +9,12 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+
+from p2u.errors import FormatError
 from p2u_lab import weights
 from p2u_lab.base import MissingDataError
 from p2u_lab.language import files, libraries, lines, samples
 from p2u_lab.language.onnx import session
-
-from p2u.errors import FormatError
 
 
 def test_lines_are_the_same_everywhere() -> None:
@@ -73,7 +73,7 @@ def test_a_folder_without_a_model(tmp_path: Path) -> None:
 
 
 def test_a_library_that_is_not_there() -> None:
-    with pytest.raises(MissingDataError, match="p2u-models\\[eval,torch\\]"):
+    with pytest.raises(MissingDataError, match="p2u-lab\\[torch\\]"):
         libraries.imported("no_such_library")
 
 

@@ -11,11 +11,11 @@ from typing import Any
 
 import numpy as np
 import pytest
+
+from p2u.errors import FormatError
 from p2u_lab.base import MissingDataError
 from p2u_lab.language import prompts as recordings
 from p2u_lab.language import speech, whisper_names
-
-from p2u.errors import FormatError
 
 TEXT = """\
 ; Sounds

@@ -9,11 +9,11 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+
+from p2u.errors import FormatError, UnsupportedError
 from p2u_lab.base import MissingDataError
 from p2u_lab.language import MODELS, TASKS, reports, wordnet
 from p2u_lab.language.items import edits, shuffled
-
-from p2u.errors import FormatError, UnsupportedError
 
 NOUNS = """\
   1 This software and database is being provided to you

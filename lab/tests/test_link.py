@@ -10,9 +10,9 @@ import sys
 from pathlib import Path
 
 import pytest
-from p2u_lab.network import link, traces
 
 from p2u.errors import UnsupportedError
+from p2u_lab.network import link, traces
 
 TUN = Path("/dev/net/tun")
 

@@ -5,12 +5,12 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
-from p2u_lab.base import Trainable
-from p2u_lab.methods import METHODS
-from p2u_lab.methods.progressive import Progressive
 
 import p2u
 from p2u.errors import UnsupportedError
+from p2u_lab.base import Trainable
+from p2u_lab.methods import METHODS
+from p2u_lab.methods.progressive import Progressive
 
 torch = pytest.importorskip("torch")
 save_file = pytest.importorskip("safetensors.torch").save_file

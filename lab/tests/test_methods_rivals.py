@@ -7,16 +7,15 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from model_files import model, read
+
+from p2u.errors import IntegrityError
 from p2u_lab.base import MissingDataError
 from p2u_lab.methods import METHODS
 from p2u_lab.methods.codecs import Rival, Zstd, lmz_settings, main_dtype
 from p2u_lab.methods.hqq import HQQ
 from p2u_lab.methods.lossless import Compressed
 from p2u_lab.methods.nf4 import NF4, TABLE, dynamic_table
-
-from p2u.errors import IntegrityError
-
-from .test_methods_direct import model, read
 
 
 def gaussian(*shape: int) -> np.ndarray:

@@ -1,4 +1,5 @@
 import pytest
+
 from p2u_lab.base import MissingDataError
 from p2u_lab.places import cache_dir, data_dir, data_path
 

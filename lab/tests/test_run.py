@@ -5,15 +5,15 @@ from __future__ import annotations
 import json
 from pathlib import Path
 
+import fakes
 import numpy as np
 import pytest
-from eval import fakes
+
+from p2u.errors import DiskError, FormatError, UsageError
 from p2u_lab.base import Scores
 from p2u_lab.cells import Cell, CellStore, Key, folder_digest, write_whole
 from p2u_lab.registry import choose, make_task
 from p2u_lab.run import Outcome, Runner
-
-from p2u.errors import DiskError, FormatError, UsageError
 
 BITS = (2.0, 3.0, 4.0)
 

@@ -9,9 +9,9 @@ import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from p2u_lab.stats import difference, interval, mcnemar
 
 from p2u.errors import UsageError
+from p2u_lab.stats import difference, interval, mcnemar
 
 items = st.lists(st.sampled_from([0.0, 0.25, 0.5, 1.0]), min_size=1, max_size=60)
 rights = st.lists(st.tuples(st.booleans(), st.booleans()), min_size=1, max_size=80)

@@ -13,13 +13,16 @@ from typing import Any
 
 import numpy as np
 import pytest
-from p2u_lab.network import LinkSpec, check_support, prepare, serving, stream, stream_live
-from p2u_lab.network.client import Job
+import tiny_net
 
 from p2u.errors import UnsupportedError, UsageError
 from p2u.serve import FolderApp, Server
-
-from . import tiny_net
+from p2u_lab.network.client import Job
+from p2u_lab.network.link import check_support
+from p2u_lab.network.load_test import serving
+from p2u_lab.network.offer import prepare
+from p2u_lab.network.spec import LinkSpec
+from p2u_lab.network.streams import stream, stream_live
 
 GOOD = np.array([1.0, 1.0, 1.0, 0.0])
 

@@ -12,26 +12,30 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-import kit
+import ml_dtypes
+import numpy as np
 import pytest
-from p2u_lab.base import MissingDataError
-from p2u_lab.network import LinkSpec, Offer, check_support, prepare, transfer
-from p2u_lab.network.client import Job
-from p2u_lab.network.offer import unpacker
-from p2u_lab.network.spec import analytic_seconds
 
 from p2u.errors import StoreError, UnsupportedError, UsageError
 from p2u.serve import FolderApp, Server
+from p2u_lab.base import MissingDataError
+from p2u_lab.network.client import Job
+from p2u_lab.network.link import check_support
+from p2u_lab.network.offer import Offer, prepare, unpacker
+from p2u_lab.network.spec import LinkSpec, analytic_seconds
+from p2u_lab.network.transfers import transfer
+from p2u_lab.tensorfiles import write_safetensors
 
 
 @pytest.fixture(scope="module")
 def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("model")
-    tensors = [
-        (f"layer.{n}.weight", "BF16", (512, 256), kit.floats(512 * 256, "BF16", n))
+    rng = np.random.default_rng(0)
+    tensors = {
+        f"layer.{n}.weight": rng.normal(0, 0.05, (512, 256)).astype(ml_dtypes.bfloat16)
         for n in range(4)
-    ]
-    kit.write_safetensors(folder / "model.safetensors", tensors)
+    }
+    write_safetensors(folder / "model.safetensors", tensors, {})
     (folder / "config.json").write_text("{}")
     return folder
 

@@ -2,10 +2,10 @@ import json
 
 import numpy as np
 import pytest
-from p2u_lab import vision
-from p2u_lab.base import MissingDataError
 
 from p2u.errors import FormatError, UnsupportedError, UsageError
+from p2u_lab import vision
+from p2u_lab.base import MissingDataError
 
 torch = pytest.importorskip("torch")
 pytest.importorskip("safetensors")

@@ -1,4 +1,5 @@
-"""``p2u eval``: what a model can do after so many bytes and seconds, beside its rivals.
+"""The laboratory: what a model can do after so many bytes and seconds, compared with rivals.
 
-Extra ``p2u-models[eval]``. Nothing outside this package imports it but the command line.
+A distribution of its own, ``p2u-lab``, which uses public names of P2U only. Its command is
+``p2u eval``.
 """

@@ -22,6 +22,7 @@ app = typer.Typer(
     name="eval",
     help="What a model can do after so many bytes and seconds, beside its rivals.",
     no_args_is_help=True,
+    add_completion=False,
     rich_markup_mode="rich",
     context_settings={"help_option_names": ["-h", "--help"]},
 )

@@ -9,7 +9,7 @@ from p2u_lab.base import MissingDataError
 
 
 def imported(
-    name: str, package: str | None = None, hint: str = "pip install 'p2u-models[eval,torch]'"
+    name: str, package: str | None = None, hint: str = "pip install 'p2u-lab[torch]'"
 ) -> Any:
     """Import a library.
 

@@ -122,7 +122,9 @@ class Transfers:
         self, model: str, folder: Path, digest: str, specs: Sequence[LinkSpec], bits: float,
         work: Path,
     ) -> None:  # fmt: skip
-        from p2u_lab.network import check_support, prepare, transfer
+        from p2u_lab.network.link import check_support
+        from p2u_lab.network.offer import prepare
+        from p2u_lab.network.transfers import transfer
 
         check_support()
         self._report(f"{model}: packing for transfers", 0, 0)

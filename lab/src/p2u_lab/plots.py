@@ -41,9 +41,7 @@ def _pyplot() -> Any:
     try:
         import matplotlib as mpl
     except ImportError:
-        raise UnsupportedError(
-            "plots need matplotlib", hint="pip install 'p2u-models[eval]'"
-        ) from None
+        raise UnsupportedError("plots need matplotlib", hint="pip install matplotlib") from None
     mpl.use("Agg", force=False)
     import matplotlib.pyplot as plt
 

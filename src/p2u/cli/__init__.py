@@ -14,7 +14,7 @@ from typing import Annotated
 
 import typer
 
-from p2u.cli import gc, inspect, pack, publish, pull, serve, verify, watch
+from p2u.cli import extensions, gc, inspect, pack, publish, pull, serve, verify, watch
 from p2u.errors import Cancelled, P2UError, UsageError
 
 app = typer.Typer(
@@ -56,6 +56,7 @@ app.command(epilog=serve.EXAMPLES)(serve.serve)
 app.command(epilog=watch.EXAMPLES)(watch.watch)
 app.command(epilog=publish.EXAMPLES)(publish.publish)
 app.command(epilog=gc.EXAMPLES)(gc.gc)
+app.command("eval", context_settings=extensions.PASS_ON, add_help_option=False)(extensions.evaluate)
 
 
 def _fail(message: str, status: int) -> int:

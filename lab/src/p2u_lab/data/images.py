@@ -79,7 +79,7 @@ def _pillow() -> ModuleType:
     except ImportError as error:
         raise MissingDataError(
             "Pillow is not installed, which decodes and resizes images",
-            hint="pip install 'p2u-models[eval]'",
+            hint="pip install pillow",
         ) from error
     return Image
 

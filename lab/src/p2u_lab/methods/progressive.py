@@ -7,14 +7,14 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any, Literal, cast
 
-from p2u.client.folder.pull import pull
+import p2u
 from p2u.errors import UnsupportedError
 from p2u.package.manifest import KEY
-from p2u.packing.api import pack
-from p2u.packing.recipe import BITS
 from p2u_lab.base import Method, Point, Trainable
 
 LEVELS = ("base", "8bit", "exact")
+#: Fewest and most bits per weight that `p2u.pack` gives a base.
+BITS = (1.0, 6.0)
 
 
 class Progressive(Method):
@@ -48,10 +48,10 @@ class Progressive(Method):
         options = self._learned(model, work, trainable)
         for wanted in sorted({b for b in bits if BITS[0] <= b <= BITS[1]}):
             package, folder = work / f"{wanted:g}.p2u", work / f"{self.name}-{wanted:g}"
-            made = pack(model, package, bits=wanted, levels=self._levels, **options)
+            made = p2u.pack(model, package, bits=wanted, levels=self._levels, **options)
             manifest = (package / KEY).stat().st_size
             for state in made.states:
-                pull(package, folder, until=state.label)
+                p2u.pull(package, folder, until=state.label)
                 exact = state.label == self._levels[-1]
                 assert state.bytes is not None  # it has a base
                 size = state.bytes + manifest
@@ -73,15 +73,13 @@ class Progressive(Method):
                 file=str(model),
                 hint=f"{self.name} is for tasks that have both",
             )
-        from p2u.adapters import torch as adapter
-
         options: dict[str, Any] = {}
         if self._sensitivity:
             output = cast('Literal["logits", "values"]', trainable.output)
-            options["sensitivity"] = adapter.sensitivity(
+            options["sensitivity"] = p2u.torch.sensitivity(
                 trainable.module, trainable.batches, output=output
             )
         if self._calibration:
             options["calibration"] = work / "calibration"
-            adapter.calibrate(trainable.module, trainable.batches, options["calibration"])
+            p2u.torch.calibrate(trainable.module, trainable.batches, options["calibration"])
         return options

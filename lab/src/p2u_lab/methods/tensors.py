@@ -1,8 +1,8 @@
 """Which tensors of a model a method may make coarse, and a folder in which it does.
 
-The rule is P2U's own (`p2u.packing.chunking.treatment`), so that all methods spend
-their bits on the same weights: F32, F16 and BF16 tensors of at least two dimensions and 64
-elements. Biases, norms, integer tensors and all that lies between the tensors stay as they are.
+The rule is P2U's own, so that all methods spend their bits on the same weights: F32, F16 and BF16
+tensors of at least two dimensions and 64 elements. Biases, norms, integer tensors and all that lies
+between the tensors stay as they are.
 """
 
 from __future__ import annotations
@@ -20,14 +20,15 @@ import numpy.typing as npt
 
 from p2u.errors import UnsupportedError
 from p2u.formats import scan_model
-from p2u.packing.chunking.treatment import Treatment, treatment
-from p2u.types import ModelFile, TensorSpan
+from p2u.types import PROGRESSIVE, ModelFile, TensorSpan
 
 NUMPY: dict[str, np.dtype[Any]] = {
     "F32": np.dtype("<f4"),
     "F16": np.dtype("<f2"),
     "BF16": np.dtype(ml_dtypes.bfloat16),
 }
+#: Fewest elements of a tensor that P2U makes coarse.
+LEAST = 64
 #: Elements that are worked on at once, about.
 BLOCK = 1 << 22
 #: Rows of a block are a multiple of this: then codes of any width end at a byte's end.
@@ -117,8 +118,8 @@ class Tensors:
 
 def has_levels(span: TensorSpan) -> bool:
     """Whether P2U makes a tensor coarse in its base."""
-    elems = math.prod(span.shape)
-    return treatment(span.dtype, span.shape, elems) is Treatment.PROGRESSIVE
+    large = len(span.shape) >= 2 and math.prod(span.shape) >= LEAST
+    return large and span.dtype in PROGRESSIVE
 
 
 class Writer:

@@ -97,11 +97,10 @@ class Client:
     def _follow(self) -> None:
         arrived: dict[str, float] = {}
         self.asked = self.now()
-        replica = self.user.begin(f"{self.job.url}/{self.job.package}")
+        replica = self.user.follow(
+            f"{self.job.url}/{self.job.package}", lambda label: arrived.update({label: self.now()})
+        )
         self._open.enter_context(replica)
-        replica.on_state(lambda label: arrived.update({label: self.now()}))
-        self.user.prepare()
-        self.user.follow(replica)
         marks = dict(replica.progress.marks)
         for label in replica.states:
             if self.job.states is not None and label not in self.job.states:

@@ -207,7 +207,7 @@ def main() -> None:
         user.prepare()
         before = memory("VmRSS")
         _forget_peak()
-        user.follow(user.begin(job.path))
+        user.follow(job.path)
     found = list(_phases(user, job, before))
     if user.replica is not None:
         user.replica.cancel()

@@ -29,7 +29,8 @@ class StateTime:
     Attributes:
         label: ``"base"``, ``"8bit"``, ``"exact"``.
         bytes: Received for it, from nothing on.
-        arrived: Its last byte was here, of P2U also decoded and checked.
+        arrived: Its last byte was here, of P2U also decoded and checked. (A PyTorch user learns of
+            its first state when that is in the module.)
         usable: The model has answered from it (of `users.Arrays`: is in memory).
         analytic: What `spec.analytic_seconds` says of ``arrived - TransferResult.asked``.
         error: Relative error of that: 0.1 is 10 % more than was measured.

@@ -1,9 +1,9 @@
 """What clients do with a model, so that one client serves them all. Imports nothing heavy.
 
-A client makes its user first. It lets the transfer begin (`User.begin`, or a download of its own),
-then `User.prepare` imports what is needed while bytes arrive. `User.follow` uses a replica; of a
-download, `User.build` makes what needs no weights before these are there, and `User.load` takes
-them. From then on `User.answer` uses the model.
+A client makes its user first. `User.follow` opens a package, imports what is needed while bytes
+arrive, and uses the model from the first state on. Of a download, which the client begins itself,
+`User.prepare` imports what is needed and `User.build` makes what needs no weights meanwhile;
+`User.load` takes them. From then on `User.answer` uses the model.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     import numpy as np
 
-    from p2u.client.live.replica import Replica
+    from p2u import Replica
 
 
 class User:
@@ -31,23 +31,31 @@ class User:
         self.options = options
         self.replica: Replica | None = None
 
-    def begin(self, url: str) -> Replica:
-        """Open a package; the transfer begins before this returns."""
-        import p2u
-
-        return p2u.open(url)
-
     def prepare(self) -> None:
         """Import what is needed."""
 
     def build(self) -> None:
         """Before `load`: do what needs no weights."""
 
-    def follow(self, replica: Replica) -> None:
-        """Use a replica from its first state on; returns when that is there."""
-        self.replica = replica
-        with replica.pinned():
-            pass
+    def follow(self, source: str, seen: Callable[[str], None] = lambda label: None) -> Replica:
+        """Use a package from its first state on; returns when that is there.
+
+        Args:
+            source: Its URL or folder; the transfer begins at once.
+            seen: Called with the label of each state that has arrived.
+        """
+        import p2u
+
+        self.replica = p2u.open(source)
+        try:
+            self.replica.on_state(seen)
+            self.prepare()
+            with self.replica.pinned():
+                pass
+        except BaseException:
+            self.replica.cancel()
+            raise
+        return self.replica
 
     def load(self, folder: Path) -> None:
         """Use a complete folder; it goes away when the client ends."""
@@ -84,13 +92,14 @@ class Arrays(User):
         import numpy  # noqa: F401
 
         from p2u.formats import scan_model  # noqa: F401
+        from p2u_lab.tensorfiles import ST_DTYPES  # noqa: F401
 
     def load(self, folder: Path) -> None:
         """Read all files that have tensors."""
         import numpy as np
 
-        from p2u.client.live.memory import numpy_dtype
         from p2u.formats import scan_model
+        from p2u_lab.tensorfiles import ST_DTYPES
 
         model = scan_model(str(folder))
         arrays: dict[str, np.ndarray[Any, Any]] = {}
@@ -100,7 +109,7 @@ class Arrays(User):
             content = np.fromfile(model.locate(file.path), np.uint8)
             for span in file.spans:
                 part = content[span.offset : span.offset + span.length]
-                dtype = numpy_dtype(span.dtype)
+                dtype = ST_DTYPES.get(span.dtype)
                 whole = dtype is not None and span.length % dtype.itemsize == 0
                 arrays[f"{file.path}:{span.name}"] = part.view(dtype) if whole else part
         self._arrays = arrays
@@ -129,16 +138,13 @@ class Torch(User):
         load: More keyword arguments for ``p2u.torch.load``.
     """
 
-    def begin(self, url: str) -> Replica:
-        """As ``p2u.torch.load`` does first."""
-        from p2u.adapters.torch.loading import Options, start
-
-        more = {"strict": False, "dtype": self.options.get("dtype"), **self.options.get("load", {})}
-        self._wanted = Options(**more)
-        return start(url, self._wanted)
+    _ready = False
 
     def prepare(self) -> None:
         """Import torch; read the items."""
+        if self._ready:
+            return
+        self._ready = True
         import numpy as np
         import torch
 
@@ -155,14 +161,21 @@ class Torch(User):
         self.count = len(next(iter(self.inputs.values())))
 
     def _build(self) -> Any:
+        self.prepare()
         return self._make(dict(self.options.get("build_options") or {})).eval()
 
-    def follow(self, replica: Replica) -> None:
-        """As ``p2u.torch.load`` does then."""
-        from p2u.adapters.torch.loading import attach
+    def follow(self, source: str, seen: Callable[[str], None] = lambda label: None) -> Replica:
+        """Load a package with ``p2u.torch.load``, which builds the module while bytes arrive.
 
-        self.replica = replica
-        self.module = attach(replica, self._build, self._wanted).eval()
+        It gives no replica before the first state is in the module: ``seen`` is called then.
+        """
+        import p2u
+
+        more = {"strict": False, "dtype": self.options.get("dtype"), **self.options.get("load", {})}
+        self.module = p2u.torch.load(source, self._build, **more).eval()
+        self.replica = p2u.torch.replica(self.module)
+        self.replica.on_state(seen)
+        return self.replica
 
     def build(self) -> None:
         """Make the module, with weights that `load` replaces."""
