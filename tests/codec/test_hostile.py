@@ -17,10 +17,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from oracle.floats import FORMATS
 from oracle.guard import Guarded
-from oracle.bins import Rows
-from oracle.rans import Table, write_table
-from oracle.refine import write_refinement
-from oracle.samples import FAMILIES, Sample
+from oracle.rans import PLAIN, Table, write_table
+from oracle.samples import Sample
 from oracle.wire import Bits, Sink, zigzag
 
 from p2u.codec import core
@@ -77,12 +75,10 @@ def apply_oracle(case: Case, payload: bytes) -> bytes | None:
     return b"".join(parts)
 
 
-def chain(
-    sample: Sample, wanted: list[int], name: str, codes: bool = False, offset: int = -160
-) -> Iterator[Case]:
+def chain(sample: Sample, wanted: list[int], name: str, codes: bool = False) -> Iterator[Case]:
     """Cases of a sample's base and refinements."""
     segments = sample.segments()
-    scales = core.row_scales(sample.dtype, offset, segments)
+    scales = core.row_scales(sample.dtype, -160, segments)
     done = core.encode(
         sample.dtype, segments, scales, wanted, codes=sample.codes() if codes else None
     )
@@ -102,10 +98,6 @@ def cases(large: bool) -> tuple[Case, ...]:
         out += chain(Sample(dtype, "special", shapes, 1), [4, 0], f"{dtype}-special")
         out += chain(Sample(dtype, "normal", shapes, 2), [0], f"{dtype}-shifted", codes=True)
         out += chain(Sample(dtype, "sparse", shapes, 3), [0], f"{dtype}-sparse")
-        out += chain(Sample(dtype, "sparse", shapes, 5), [2, 5, 0], f"{dtype}-sparse-cells")
-        out += chain(Sample(dtype, "normal", shapes, 6), [3, 0], f"{dtype}-coarse", offset=60)
-        out += chain(Sample(dtype, "short", shapes, 7), [0], f"{dtype}-short")
-        out += chain(Sample(dtype, "lognormal", shapes, 8), [8, 15, 0], f"{dtype}-deep")
         sample = Sample(dtype, "cauchy", shapes, 4)
         segments = sample.segments()
         full = core.encode(
@@ -236,66 +228,23 @@ BASE = {
     **STREAM,
     "patches": b"\0",
 }
-START = {**{name: BASE[name] for name in ("dtype", "rows", "elems")}}
-
-
-def refine(flags: int, before: int, after: int) -> bytes:
-    return bytes([flags, before, after])
-
-
-def stream(contexts: int, symbol: int = 0) -> bytes:
-    """One symbol all over, in each context."""
-    tables = Bits()
-    for _ in range(contexts):
-        write_table(tables, Table(False, symbol, 0, (4096,)))
-    return b"\0" + tables.to_bytes() + u32(1 << 16) + b"\0"
-
-
-def run(data: bytes) -> bytes:
-    assert len(data) < 128
-    return bytes([len(data)]) + data
-
-
-#: Positions 0, in cells with 5 bits of upper fields.
 REFINE = {
+    **{name: BASE[name] for name in ("kind", "dtype", "rows", "elems")},
     "kind": b"\2",
-    **START,
-    "head": refine(1, 0, 4),
+    "head": bytes([0, 20, 20, 0]),
     "exponents": ints(0),
     "zeros": ints(0),
-    "shifts": b"",
-    "named": b"",
-    "coarse": b"",
-    "positions": run(bytes(2)),
-    "low": run(bytes(8)),
-    "upper": run(bytes(3)),
-    "deep": run(b""),
+    **STREAM,
+    "raw": b"\x0a" + bytes(10),
     "patches": b"\0",
 }
-NOTHING = {"low": b"", "upper": b"", "deep": b""}
-CELLS = {**REFINE, **NOTHING, "head": refine(0, 0, 4), "zeros": b""}
-#: Of zeros from cells, which are known and have nothing but low bits.
-CLOSE = {**REFINE, "head": refine(1, 4, 4), "positions": b"", "upper": run(b"")}
-#: Positions of the cells at zero.
-DEEP = {
-    **REFINE,
-    "positions": run(b"\x78\x78"),
-    "upper": run(b""),
-    "deep": run(b"\x10\x02" + bytes(6) + b"\0\0"),
-}
-EVERY = {
-    **REFINE,
-    "head": refine(15, 0, 4),
-    "shifts": stream(14),
-    "named": stream(2),
-    "coarse": stream(16),
-    "positions": run(bytes(1)),
-}
+CELLS = {**REFINE, "head": bytes([2, 0, 0, 4]), "zeros": b"", "raw": b"\0"}
 FULL = {**BASE, "kind": b"\3"}
-FULL["head"] = REFINE["head"]
-FULL["rest"] = b"".join(REFINE[k] for k in list(REFINE)[list(REFINE).index("zeros") :])
+FULL["patches"] += b"".join(
+    v for k, v in REFINE.items() if k not in ("kind", "dtype", "rows", "elems", "exponents")
+)
 HAND = Case("hand", b"", "F32", 4, ((4, 2),), bytes(16))
-#: The same where nothing is zero.
+#: The same where context 0, of zeros, does not occur.
 ONES = Case("ones", b"", "F32", 4, ((4, 2),), np.ones(4, "<f4").tobytes())
 
 VARINT_MAX = b"\xff\xff\xff\xff\x0f"
@@ -303,11 +252,14 @@ VARINT_LONG = b"\xff\xff\xff\xff\x7f"
 VARINT_ENDLESS = b"\x80" * 5 + b"\0"
 
 
-def table(*fields: tuple[int, int], lengths: tuple[int, ...] = ()) -> bytes:
-    """The tables of a base of which one, that of context 1, which does not occur, has these fields
-    after its flag. ``lengths`` are bit lengths of frequencies whose further bits are zeros."""
+def table(*fields: tuple[int, int], lengths: tuple[int, ...] = (), kind: str = "base") -> bytes:
+    """The tables of a stream of which one has these fields after its flag, the others are absent.
+
+    In a base it is the table of context 1, which does not occur; in a refinement that of context
+    0. ``lengths`` are bit lengths of frequencies whose further bits are zeros.
+    """
     out = Bits()
-    out.put(0, 1)
+    out.put(0, 1 if kind == "base" else 0)
     out.put(1, 1)
     for value, width in fields:
         out.put(value, width)
@@ -316,13 +268,17 @@ def table(*fields: tuple[int, int], lengths: tuple[int, ...] = ()) -> bytes:
         out.unary(zigzag(length - before))
         before = length
         out.put(0, min(max(length - 1, 0), 3))
-    out.put(0, 14)
+    out.put(0, 14 if kind == "base" else 13)
     return out.to_bytes()
 
 
 def four(*lengths: int) -> bytes:
     """A fine table of symbols 0 to 3 with these bit lengths of 1, 2 and 3."""
     return table((0, 1), (0, 8), (3, 8), (0, 8), lengths=lengths)
+
+
+def pairs(*fields: tuple[int, int], lengths: tuple[int, ...] = ()) -> bytes:
+    return table(*fields, lengths=lengths, kind="refine")
 
 
 BAD = {
@@ -364,84 +320,41 @@ BAD = {
     "patch that wraps": (BASE, {"patches": b"\2\3" + bytes(4) + VARINT_MAX + bytes(4)}),
     "more patches than elements": (BASE, {"patches": b"\5" + b"\0abcd" * 5}),
     "huge patch count": (BASE, {"patches": VARINT_MAX + b"\0abcd"}),
-    "flag 16": (REFINE, {"head": refine(17, 0, 4)}),
-    "all flags": (EVERY, {"head": refine(255, 0, 4)}),
-    "to below from": (CELLS, {"head": refine(0, 5, 4)}),
-    "to far below from": (CELLS, {"head": refine(0, 255, 0)}),
-    "9 halvings": (CELLS, {"head": refine(0, 0, 9), "positions": run(bytes(5))}),
-    "16 halvings in all": (CELLS, {"head": refine(0, 12, 16)}),
-    "255 halvings in all": (CELLS, {"head": refine(0, 251, 255)}),
-    "no halvings": (CELLS, {"head": refine(0, 4, 4), "positions": b""}),
-    "no halvings from the base": (CLOSE, {"head": refine(1, 0, 0)}),
-    "nothing at all": (CELLS, {"head": refine(0, 0, 0), "positions": b""}),
-    "shifted from cells": (CELLS, {"head": refine(2, 4, 8), "shifts": stream(14)}),
-    "coarse from cells": (
-        CELLS,
-        {"head": refine(8, 4, 8), "coarse": stream(16), "positions": run(bytes(1))},
-    ),
-    "zeros named from cells": (CELLS, {"head": refine(4, 4, 8), "named": stream(2)}),
-    "coarse with one bit": (CELLS, {"head": refine(8, 0, 1), "coarse": stream(16)}),
-    "coarse with one bit and no run": (
-        CELLS,
-        {"head": refine(8, 0, 1), "coarse": stream(16), "positions": b""},
-    ),
-    "exponents too high": (REFINE, {"exponents": ints(120)}),
-    "exponents too low": (REFINE, {"exponents": ints(-111)}),
-    "exponents from cells too low": (CLOSE, {"exponents": ints(-111)}),
-    "exponents from cells too high": (CELLS, {"head": refine(0, 4, 8), "exponents": ints(120)}),
-    "zeros 24": (REFINE, {"zeros": ints(24), "low": run(b"")}),
+    "head flag 16": (REFINE, {"head": bytes([16, 20, 20, 0])}),
+    "raw above zero": (REFINE, {"head": bytes([0, 21, 20, 0])}),
+    "width 26": (REFINE, {"head": bytes([0, 20, 26, 0]), "raw": b"\x0a" + bytes(10) + b"\0"}),
+    "width 26 both": (REFINE, {"head": bytes([0, 26, 26, 0]), "raw": b"\x0d" + bytes(13)}),
+    "width 255": (REFINE, {"head": bytes([0, 255, 255, 0])}),
+    "exact with cells": (REFINE, {"head": bytes([0, 20, 20, 1])}),
+    "cells and shifted": (REFINE, {"head": bytes([5, 20, 20, 0])}),
+    "refine exponent too high": (REFINE, {"exponents": ints(120)}),
+    "refine exponent too low": (REFINE, {"exponents": ints(-111)}),
+    "cells' exponent too low": (REFINE, {"head": bytes([1, 20, 20, 0]), "exponents": ints(-126)}),
+    "zeros 24": (REFINE, {"zeros": ints(24)}),
     "zeros -1": (REFINE, {"zeros": ints(-1)}),
-    "zeros in cells": (CELLS, {"zeros": ints(0)}),
-    "a shift stream of few contexts": (EVERY, {"shifts": stream(13)}),
-    "a zero stream of three contexts": (EVERY, {"named": stream(3)}),
-    "a coarse stream of few contexts": (EVERY, {"coarse": stream(14)}),
-    "no shift stream": (EVERY, {"shifts": b""}),
-    "a zero of no sign": (EVERY, {"named": stream(2, 3), "low": run(b"")}),
-    "a zero of symbol 255": (EVERY, {"named": stream(2, 255), "low": run(b"")}),
-    "three upper bits": (EVERY, {"coarse": stream(16, 4)}),
-    "eight upper bits": (EVERY, {"coarse": stream(16, 255)}),
-    "a coarse run of all bits": (EVERY, {"positions": run(bytes(2))}),
-    "positions too short": (REFINE, {"positions": run(bytes(1))}),
-    "positions too long": (REFINE, {"positions": run(bytes(3))}),
-    "no positions": (REFINE, {"positions": run(b"")}),
-    "huge positions": (REFINE, {"positions": VARINT_MAX}),
-    "positions of named zeros": (EVERY, {"named": stream(2, 1), "low": run(b"")}),
-    "low bits of named zeros": (EVERY, {"named": stream(2, 1), "positions": run(b"")}),
-    "low too short": (REFINE, {"low": run(bytes(7))}),
-    "low too long": (REFINE, {"low": run(bytes(9))}),
-    "low bits that are zero": (REFINE, {"zeros": ints(2)}),
-    "low bits of 8": (REFINE, {"zeros": ints(8)}),
-    "huge low": (REFINE, {"low": VARINT_MAX}),
-    "endless low": (REFINE, {"low": VARINT_ENDLESS}),
-    "upper too short": (REFINE, {"upper": run(bytes(1))}),
-    "upper too long": (REFINE, {"upper": run(bytes(4))}),
-    "huge upper": (REFINE, {"upper": VARINT_MAX}),
-    "deep of none": (REFINE, {"deep": run(bytes(1))}),
-    "huge deep": (REFINE, {"deep": VARINT_MAX}),
-    "runs in another order": (REFINE, {"low": REFINE["upper"], "upper": REFINE["low"]}),
-    "full that ends in cells": (
-        {**FULL, "rest": CELLS["positions"] + b"\0"},
-        {"head": refine(0, 0, 4)},
+    "raw too short": (REFINE, {"raw": b"\x09" + bytes(9)}),
+    "raw too long": (REFINE, {"raw": b"\x0b" + bytes(11)}),
+    "huge raw": (REFINE, {"raw": VARINT_MAX}),
+    "no upper part": (REFINE, {"head": bytes([0, 20, 21, 0])}),
+    "upper part too long": (
+        REFINE,
+        {"head": bytes([0, 20, 21, 0]), "raw": b"\x0a" + bytes(10) + b"\1\0"},
     ),
-    "full from cells": (FULL, {"head": refine(1, 1, 4)}),
-    "full from the same cells": (
-        {**FULL, "rest": CLOSE["zeros"] + CLOSE["low"] + b"\0\0\0"},
-        {"head": refine(1, 4, 4)},
+    "a pair takes an odd rest": (
+        REFINE,
+        {"tables": pairs((0, 1), (0, 8), (2, 8), (2, 8), lengths=(1, 0))},
     ),
-}
-
-#: Of zeros alone: how long their fields are depends on the bytes before.
-BAD_OF_ZEROS = {
-    "upper one byte too short": (REFINE, {"upper": run(bytes(2))}),
-    "fields of those who are known": (CLOSE, {"upper": run(bytes(1))}),
-    "deep too short": (DEEP, {"deep": run(DEEP["deep"][1:-1])}),
-    "deep too long": (DEEP, {"deep": run(DEEP["deep"][1:] + b"\0")}),
-    "deep without end": (DEEP, {"deep": run(bytes(13))}),
-    "deep with more than its end": (DEEP, {"deep": run(bytes(15))}),
-    "deep that are none": (DEEP, {"deep": run(b"")}),
-    "fields of deep ones": (DEEP, {"upper": run(bytes(1))}),
-    "no low bits of deep ones": (DEEP, {"low": run(b"")}),
-    "low bits of zeros from cells": (CLOSE, {"head": refine(5, 4, 4)}),
+    "pairs that begin in the middle": (REFINE, {"tables": pairs((0, 1), (1, 8), (0, 8))}),
+    "pairs beyond 256 symbols": (
+        REFINE,
+        {"tables": pairs((0, 1), (0, 8), (129, 8), (129, 8), lengths=(0,) * 129)},
+    ),
+    "table of another symbol": (REFINE, {"tables": table((0, 1), (7, 8), (0, 8), kind="refine")}),
+    "cells without halvings": (CELLS, {"head": bytes([2, 0, 0, 0])}),
+    "16 halvings": (CELLS, {"head": bytes([2, 0, 0, 16])}),
+    "cells with other widths": (CELLS, {"head": bytes([2, 0, 1, 4])}),
+    "cells of cells too low": (CELLS, {"head": bytes([3, 0, 0, 4]), "exponents": ints(-122)}),
+    "full from cells": (FULL, {"patches": FULL["patches"][:1] + b"\1" + FULL["patches"][2:]}),
 }
 
 GOOD = {
@@ -456,59 +369,26 @@ GOOD = {
     "longer varint": (BASE, {"words": b"\x80\x80\x80\x80\0"}),
     "all patched": (BASE, {"patches": b"\4" + b"\0abcd" * 4}),
     "last patched": (BASE, {"patches": b"\1\3" + b"\xff" * 4}),
-    "close": (CLOSE, {}),
-    "close from 15 halvings": (CLOSE, {"head": refine(1, 15, 15)}),
-    "close with positions": (CLOSE, {"head": refine(1, 7, 15), "positions": run(bytes(4))}),
-    "lowest cells": (CLOSE, {"head": refine(1, 15, 15), "exponents": ints(-110)}),
-    "highest cells": (CELLS, {"head": refine(0, 1, 2), "exponents": ints(119),
-                              "positions": run(b"\5")}),
-    "8 halvings": (CELLS, {"head": refine(0, 0, 8), "positions": run(b"\xff\0\x80\x7f")}),
-    "15 halvings in all": (CELLS, {"head": refine(0, 7, 15), "positions": run(bytes(4))}),
-    "zeros 23": (REFINE, {"zeros": ints(23), "low": run(b""), "upper": run(b"")}),
-    "zeros 16": (REFINE, {"zeros": ints(16), "low": run(b"")}),
-    "zeros 18": (REFINE, {"zeros": ints(18), "low": run(b""), "upper": run(b"\xff\x0f")}),
-    "zeros 13": (REFINE, {"zeros": ints(13), "low": run(b"\xff\x07")}),
-    "zeros of rows": (REFINE, {"zeros": b"\2\0\0" + b"\1\0" + b"\3\0",
-                               "low": run(b"\xff" * 4 + b"\xff" * 4)}),
-    "every stream": (EVERY, {}),
-    "named zeros": (EVERY, {"named": stream(2, 2), "positions": run(b""), "low": run(b""),
-                            "upper": run(b"")}),
-    "named zeros with upper bits": (
-        EVERY,
-        {"named": stream(2, 1), "coarse": stream(16, 3), "positions": run(b""), "low": run(b""),
-         "upper": run(b"")},
-    ),
-    "zeros named by cells": (
-        CELLS, {"head": refine(4, 4, 8), "positions": run(b"")},
-    ),
-    "zeros named by cells to exact": (CLOSE, {"head": refine(5, 4, 4), "low": run(b"")}),
-    "upper bits": (EVERY, {"coarse": stream(16, 3), "positions": run(b"\xff")}),
-    "upper bits alone": (
-        CELLS,
-        {"head": refine(8, 0, 2), "coarse": stream(16, 2), "positions": b""},
-    ),
-    "shifts": (EVERY, {"shifts": stream(14, 1)}),
-    "far shifts": (EVERY, {"shifts": stream(14, 254), "upper": run(b"")}),
-    "farthest shifts": (EVERY, {"shifts": stream(14, 255), "upper": run(b"")}),
-    "shifts out of all bins": (
-        EVERY,
-        {"shifts": stream(14, 255), "upper": run(b""), "exponents": ints(119)},
-    ),
-    "deep": (DEEP, {}),
-    "deep to the end": (DEEP, {"deep": run(bytes(6) + b"\xff" * 8)}),
-    "deep that are not": (DEEP, {"deep": run(b"\x21\xf8" + b"\xff" * 3)}),
-    "deep with zeros": (
-        DEEP, {"zeros": ints(18), "low": run(b""), "deep": run(b"\x11\x11" + b"\xff" * 3)},
-    ),
-    "deep with nothing but zeros": (
-        DEEP, {"zeros": ints(23), "low": run(b""), "deep": run(b"\x51\xf3")},
-    ),
-    "longer varints": (REFINE, {"deep": b"\x80\x80\x80\x80\0"}),
+    "width 25": (REFINE, {"head": bytes([0, 25, 25, 0]), "raw": b"\x0d" + bytes(13)}),
+    "upper part": (REFINE, {"head": bytes([0, 20, 21, 0]), "raw": b"\x0a" + bytes(10) + b"\0"}),
+    "zeros 23": (REFINE, {"zeros": ints(23), "raw": b"\0"}),
+    "from cells": (REFINE, {"head": bytes([1, 20, 20, 0]), "exponents": ints(-125)}),
+    "no fields for zeros": (REFINE, {"head": bytes([8, 20, 20, 0]), "raw": b"\0"}),
+    "15 halvings": (CELLS, {"head": bytes([2, 0, 0, 15])}),
+    "cells of cells": (CELLS, {"head": bytes([3, 0, 0, 4]), "exponents": ints(-121)}),
     "frequency of 12 bits": (BASE, {"tables": four(12, 0, 0)}),
     "frequencies that fit": (BASE, {"tables": four(12, 11, 10)}),
     "all 256 symbols": (
         BASE,
         {"tables": table((1, 1), (0, 8), (255, 8), (0, 8), lengths=(1,) * 255)},
+    ),
+    "a pair takes an even rest": (
+        REFINE,
+        {"tables": pairs((0, 1), (0, 8), (2, 8), (0, 8), lengths=(0, 0))},
+    ),
+    "128 pairs": (
+        REFINE,
+        {"tables": pairs((0, 1), (0, 8), (128, 8), (0, 8), lengths=(0,) * 128)},
     ),
 }
 
@@ -534,13 +414,6 @@ def test_what_is_refused(name: str) -> None:
         assert apply_oracle(case, payload) is None
 
 
-@pytest.mark.parametrize("name", sorted(BAD_OF_ZEROS))
-def test_runs_of_other_lengths(name: str) -> None:
-    payload = by_hand(*BAD_OF_ZEROS[name])
-    assert apply_all(HAND, payload) is None
-    assert apply_oracle(HAND, payload) is None
-
-
 @pytest.mark.parametrize(
     "payload",
     [
@@ -563,38 +436,35 @@ def test_opaque_chunks_that_are_refused(payload: bytes) -> None:
     assert apply_oracle(case, payload) is None
 
 
-@given(
-    st.sampled_from(sorted(FORMATS)),
-    st.sampled_from(sorted(FAMILIES)),
-    st.sampled_from(sorted(FAMILIES)),
-    st.integers(0, 15),
-    st.integers(0, 2**32 - 1),
-)
-def test_refinements_of_any_bytes(
-    dtype: str, family: str, before: str, halved: int, seed: int
-) -> None:
-    """What no writer writes: fields without sense, largest steps, bytes that are no state."""
+@pytest.mark.parametrize("dtype", sorted(FORMATS))
+@pytest.mark.parametrize("exact", [False, True])
+def test_cells_that_no_writer_names(dtype: str, exact: bool) -> None:
+    """Largest steps, symbols and fields at once: nothing overflows, and all agree."""
     f = FORMATS[dtype]
-    rng = np.random.default_rng(seed)
-    sample = Sample(dtype, family, ((90, 9), (33, 33), (5, 2)), seed)
-    rows = Rows.of(list(sample.shapes))
-    state = FAMILIES[before](rng, dtype, sample.elems)
-    about = int(rng.integers(f.e_min, f.e_max + 1))
-    spread = int(rng.choice([0, 3]))
-    steps = np.clip(about + rng.integers(-spread, spread + 1, len(rows.lengths)), f.e_min, f.e_max)
-    if rng.random() < 0.5:
-        scales = core.row_scales(dtype, int(rng.integers(-300, 200)), sample.segments())
-        steps = np.frombuffer(scales, "=i2").astype(np.int64) >> 2
-    levels = [0, *range(halved + 1, min(halved + 8, 15) + 1)]
-    sink = Sink([2, f.code])
-    sink.u32(len(rows.lengths))
-    sink.u32(sample.elems)
-    write_refinement(
-        sink, f, rows, sample.weights(), state, steps.tolist(),
-        (halved, int(rng.choice(levels))), oracle.Choices(seed), False,
-    )  # fmt: skip
-    case = Case("any", bytes(sink), dtype, f.size, sample.shapes, f.store(state))
-    assert apply_all(case, case.payload) is not None
-    check_like_the_oracle(case, case.payload)
-    for _ in range(4):
-        check_like_the_oracle(case, flipped(case.payload, rng))
+    rng = np.random.default_rng(9)
+    for _ in range(12):
+        head = bytes([0, 25, 25, 0]) if exact else bytes([int(rng.integers(2)) + 2, 25, 25, 15])
+        e = int(rng.choice([f.e_max, f.e_max - 1, f.e_min, 0]))
+        sink = Sink([2, f.code])
+        sink.u32(1)
+        sink.u32(4)
+        sink += head + ints(e) + (ints(int(rng.choice([0, f.mant]))) if exact else b"")
+        sink += b"\0"
+        tables = Bits()
+        for context in range(14):
+            layout = "paired" if context == 0 and not head[0] & 1 else PLAIN
+            top = int(rng.choice([0, 1, 100, 128 if layout == "paired" else 255]))
+            listed = tuple([0] * top + [2048 if layout == "paired" and top > 1 else 4096])
+            table_of = Table(False, 0, top, listed)
+            write_table(tables, table_of)
+        sink += tables.to_bytes()
+        # One bit per symbol at most: the lane starts with more than it needs and is checked at
+        # the end, so only tables of one symbol come through; the others are refused alike.
+        sink += u32(1 << 16) + b"\0"
+        tz = f.mant if exact and sink[13] else 0
+        fields = rng.bytes(-(-4 * max(25 - tz, 0) // 8))
+        sink.varint(len(fields))
+        sink += fields + b"\0"
+        before = f.store(rng.integers(0, 2 * f.sign, 4))
+        case = Case("cells", b"", dtype, f.size, ((4, 4),), before)
+        check_like_the_oracle(case, bytes(sink))

@@ -41,16 +41,6 @@ def _on_edges(rng: np.random.Generator, dtype: str, n: int) -> Ints:
     return np.where(bits % FORMATS[dtype].sign > 0, bits + rng.integers(-1, 2, n), bits)
 
 
-def _short(rng: np.random.Generator, dtype: str, n: int) -> Ints:
-    """Runs of floats with as many trailing zeros, some deep in their bins, and NaNs that have none."""
-    f = FORMATS[dtype]
-    size = int(rng.integers(1, 200))
-    zeros = np.repeat(rng.integers(0, f.mant + 1, n // size + 1), size)[:n]
-    bits = bits_of(dtype, rng.normal(0, 0.05, n) * 2.0 ** (rng.integers(-14, 1, n) // 3))
-    nan = f.inf + rng.integers(0, 1 << f.mant, n) + f.sign * rng.integers(0, 2, n)
-    return np.where(rng.random(n) < 0.02, nan, bits >> zeros << zeros)
-
-
 FAMILIES: dict[str, Callable[[np.random.Generator, str, int], Ints]] = {
     "normal": lambda g, d, n: bits_of(d, g.normal(0, 0.02, n)),
     "sparse": lambda g, d, n: bits_of(d, g.normal(0, 1, n) * (g.random(n) < 0.1)),
@@ -62,7 +52,6 @@ FAMILIES: dict[str, Callable[[np.random.Generator, str, int], Ints]] = {
     "special": _special,
     "edges": _on_edges,
     "born_half": lambda g, d, n: bits_of(d, g.normal(0, 0.1, n).astype("<f2").astype("<f4")),
-    "short": _short,
     "tiny": lambda g, d, n: g.integers(0, 40, n) + FORMATS[d].sign * g.integers(0, 2, n),
 }
 
