@@ -1,4 +1,4 @@
-"""``python -m p2u``."""
+"""Run the command line as ``python -m p2u``."""
 
 from p2u.cli import main
 

@@ -1,4 +1,4 @@
-"""Public names of a package, imported when they are first used, so that `import p2u` is quick."""
+"""Import a package's public names when they are first used, so that `import p2u` is quick."""
 
 from __future__ import annotations
 

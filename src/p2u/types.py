@@ -1,4 +1,4 @@
-"""Plain data shared by all layers. Imports nothing of ours."""
+"""Plain data that all layers share; imports nothing of ours."""
 
 from __future__ import annotations
 

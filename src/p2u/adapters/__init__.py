@@ -1,1 +1,1 @@
-"""Adapters: one per library that runs models, each importing its library when it is used."""
+"""Adapters connect live models to libraries, each imported when it is first used."""

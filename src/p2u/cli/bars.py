@@ -1,4 +1,4 @@
-"""Progress on the terminal."""
+"""Show progress on the terminal."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Tables and sentences of the commands' results."""
+"""Print the results of commands as tables and sentences."""
 
 from __future__ import annotations
 

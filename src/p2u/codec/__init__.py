@@ -1,1 +1,1 @@
-"""The core, and the one function that applies a chunk."""
+"""The native core, and the one function that applies a chunk."""

@@ -1,4 +1,4 @@
-"""One chunk: previous bytes and payload in, next bytes out."""
+"""Apply one chunk: previous bytes and payload in, next bytes out."""
 
 from __future__ import annotations
 

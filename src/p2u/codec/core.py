@@ -1,4 +1,4 @@
-"""The native core, through ctypes: the only module that knows its C ABI.
+"""Bind the native core, through ctypes; the only module that knows its C ABI.
 
 Every call releases the GIL. Buffers are any objects with the buffer protocol; nothing is copied on
 the way in, and :func:`apply` writes in place. NumPy is not needed.

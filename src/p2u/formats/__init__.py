@@ -1,4 +1,4 @@
-"""Model files and directories: which tensors they hold and where the bytes lie.
+"""Scan a model: list its files and the spans of their tensors.
 
 A format is a module with ``SUFFIXES`` and two functions, `matches` and `scan`; ``FORMATS`` lists
 them. It names tensor spans; all other bytes are carried as they are.

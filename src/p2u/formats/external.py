@@ -1,4 +1,4 @@
-"""ONNX's external data: tensors whose bytes lie in files beside the model."""
+"""ONNX's external data: spans in files next to the model."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""GGUF, versions 2 and 3: where the tensors of one file lie.
+"""GGUF, versions 2 and 3: the spans of one file.
 
 https://github.com/ggml-org/ggml/blob/master/docs/gguf.md. Layout: magic, version, counts,
 metadata (key, type, value), tensor infos (name, sizes, type, offset), padding, tensors.

@@ -1,4 +1,4 @@
-"""The tensors of all files of a model, each file's own and those that other files place in it."""
+"""Merge the spans of a model's files: each file's own, and those that others place in it."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""NumPy's .npz: a zip archive of .npy files. Stored members are tensors, deflated ones carried."""
+"""NumPy's .npz, a zip archive: stored members are spans, deflated ones are carried."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""ONNX: where the tensors of a model lie, found by walking the protobuf wire format.
+"""ONNX: the spans of a model, found by walking the protobuf wire format.
 
 https://github.com/onnx/onnx/blob/main/onnx/onnx.proto. A tensor's elements become a span where
 they are one run of little-endian bytes: ``raw_data``, packed ``float_data`` and ``double_data``,

@@ -1,4 +1,4 @@
-"""What tensors a pickle of PyTorch's names: its instructions are read, none is carried out.
+"""Read which tensors a PyTorch pickle names, without executing any of its instructions.
 
 No class or function that a pickle names is ever looked up. Calls that rebuild a tensor are known by
 name; all others become a node that holds their arguments. Source: Python's pickletools, PyTorch's

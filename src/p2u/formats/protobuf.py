@@ -1,4 +1,4 @@
-"""The wire format of Protocol Buffers: fields of messages, without a schema.
+"""Read the wire format of Protocol Buffers: fields of messages, without a schema.
 
 A message is a run of fields. A field is a tag (a varint: field number, wire type) and a value:
 a varint, 4 bytes, 8 bytes, or a length and that many bytes, which may be a message in turn.

@@ -1,4 +1,4 @@
-"""PyTorch's files: zip archives (checkpoints and TorchScript) and the older streams of pickles.
+"""PyTorch: the spans of zip archives (checkpoints, TorchScript) and older pickle streams.
 
 Storages lie in both as they are. What they hold is in a pickle, which is read but never carried
 out; where it is not understood, everything is carried as bytes. Source: torch/serialization.py.

@@ -1,4 +1,4 @@
-"""Reading the structure of a large file: small pieces here and there, never the weights."""
+"""Read the structure of a large model file with small reads, never the weights."""
 
 from __future__ import annotations
 

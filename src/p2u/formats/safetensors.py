@@ -1,4 +1,4 @@
-"""safetensors: where the tensors of one file lie.
+"""safetensors: the spans of one file.
 
 The rules are those of the official library, so that every state made from an accepted file can
 be loaded by it. Two are looser, because bytes can be carried without being understood: unknown

@@ -1,4 +1,4 @@
-"""Shard indexes (``model.safetensors.index.json``): do they name what is there?"""
+"""Check a shard index (``model.safetensors.index.json``) against the files that are there."""
 
 from __future__ import annotations
 

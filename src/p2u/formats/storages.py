@@ -1,4 +1,4 @@
-"""From the storages and tensors that a pickle of PyTorch's names to spans of a file."""
+"""Turn the storages and tensors that a PyTorch pickle names into spans of a file."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""All files of a model directory, in a fixed order."""
+"""List all files of a model directory, in a fixed order."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Zip archives: where their members lie, checked twice. Nothing is ever decompressed.
+"""Read zip archives: where members lie, checked twice; nothing is ever decompressed.
 
 Source: PKWARE's APPNOTE 6.3. The central directory says what there is; every local header must
 agree with it, members must not overlap, and nothing is believed that the file has no room for.

@@ -1,1 +1,1 @@
-"""Names of tensors: their forward order, and what different formats call the same one."""
+"""Names of tensors: their forward order, and the names that other formats give them."""

@@ -1,4 +1,4 @@
-"""Names of tensors: what Hugging Face's model families and llama.cpp call the same thing.
+"""Translate names of tensors between Hugging Face's model families and llama.cpp.
 
 Only a first guess at which tensors belong together; whoever uses it looks at the values, too. The
 names of GGUF are those of https://github.com/ggml-org/ggml/blob/master/docs/gguf.md.

@@ -1,4 +1,4 @@
-"""The order in which a forward pass needs the tensors of a model, guessed from their names.
+"""Guess from their names the order in which a forward pass needs a model's tensors.
 
 Chunks are stored in this order, so that whoever computes while the rest still arrives (layer by
 layer) waits least. It is a guess that costs nothing when wrong: any order decodes.

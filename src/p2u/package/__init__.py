@@ -1,1 +1,1 @@
-"""What a package holds, as data: SPEC.md sections 2 to 5. Pure: no file is read or written."""
+"""A package as data (SPEC.md sections 2 to 5); pure, so no file is read or written."""

@@ -1,4 +1,4 @@
-"""Where the decoded bytes of a chunk lie in the files of a release."""
+"""Locate the decoded bytes of a chunk in the files of a release."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The graph of states and updates: which updates lead from one state to another."""
+"""The graph of states and updates: find the updates that lead from one state to another."""
 
 from __future__ import annotations
 

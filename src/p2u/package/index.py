@@ -1,4 +1,4 @@
-"""``<label>.index``: what each chunk of an update is. Binary, about 37 to 40 bytes per chunk.
+"""The index, ``<label>.index``: what each chunk of an update is, in about 40 bytes per chunk.
 
 Layout: ``"P2UI"``, a version byte, varint number of chunks; then per chunk a type byte, varint
 length of its payload, 32 bytes SHA-256 of it, and

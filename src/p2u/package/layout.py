@@ -1,4 +1,4 @@
-"""``layout.json.zst``: the model's tensors, and how their elements form rows."""
+"""The layout, ``layout.json.zst``: a release's tensors, and how their elements form rows."""
 
 from __future__ import annotations
 

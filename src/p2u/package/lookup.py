@@ -1,4 +1,4 @@
-"""States by the names that people give them."""
+"""Look up a state by its label, version or id."""
 
 from __future__ import annotations
 

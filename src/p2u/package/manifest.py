@@ -1,4 +1,4 @@
-"""``p2u.json``: what a package holds, as data; how it is written, and what its states cost.
+"""The manifest, ``p2u.json``, as data: releases, states, updates, and their costs.
 
 ``p2u.package.manifest_parse`` reads it.
 """

@@ -1,4 +1,4 @@
-"""Parse and validate ``p2u.json``.
+"""Parse and validate the manifest, ``p2u.json``.
 
 Manifests come from strangers: every field is checked here, so that nobody behind this module has
 to. What a manifest says of its own bytes (digests) is checked by those who fetch them.

@@ -1,4 +1,4 @@
-"""From one release to the next: which bytes of the source correspond to which of the target.
+"""The map between two releases: which bytes of the source correspond to those of the target.
 
 A map names for each tensor and each file of the target one of the source, or none. Element i of a
 tensor corresponds to element i of its source, both counted flat, whatever their shapes. What no

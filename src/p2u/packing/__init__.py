@@ -1,1 +1,1 @@
-"""The publisher's side: from a model to a package, from version to version."""
+"""The publisher's side: from a model to a package, and from version to version."""

@@ -1,4 +1,4 @@
-"""Model directory -> package.
+"""``p2u.pack``, ``p2u.publish`` and ``p2u.gc``: check the arguments, and do it.
 
 Scan the model, choose the base's step on a sample, encode chunk by chunk into blobs, decode what
 was written and compare it with the source, publish by rename. Memory holds a few chunks.

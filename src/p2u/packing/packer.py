@@ -1,4 +1,4 @@
-"""The run from model to package."""
+"""Pack a model into the first version of a package, or into a version's own base."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Publishing version after version to one package, and dropping old ones."""
+"""Publish versions to one package, one after the other, and remove old ones (gc)."""
 
 from __future__ import annotations
 

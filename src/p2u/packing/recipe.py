@@ -1,4 +1,4 @@
-"""What is asked of a package: how large its base is, and which levels follow it.
+"""The recipe of a base: its size, its levels, and tensors that are treated on their own.
 
 Nothing here binds a reader: another recipe changes bytes, never the format.
 """

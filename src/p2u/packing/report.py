@@ -1,4 +1,4 @@
-"""What packing, publishing and cleaning up report."""
+"""Reports of packing, publishing and gc."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Stores: where the bytes of a package come from. They know keys and byte ranges, nothing else."""
+"""Stores: read the objects of a package by key and byte range."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""A package in a local folder."""
+"""The local store: read objects from a folder."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""A limit on bytes per second, shared by any number of threads."""
+"""Limit the bytes per second of any number of threads."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""ONNX Runtime, as ``p2u.onnx``. Needs the extra ``p2u-models[onnx]``; imported on use."""
+"""The adapter of ONNX Runtime, ``p2u.onnx``; needs the extra ``p2u-models[onnx]``."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Weights as graph inputs: a model whose weights come with each call."""
+"""Feed a model's weights to a session as graph inputs, with each call."""
 
 from __future__ import annotations
 

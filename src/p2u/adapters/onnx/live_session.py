@@ -1,4 +1,4 @@
-"""A session that answers from the base on, and is replaced by a sharper one as states arrive."""
+"""A live ONNX Runtime session: runs from the base on, and is replaced at each state."""
 
 from __future__ import annotations
 

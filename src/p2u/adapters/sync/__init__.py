@@ -1,4 +1,4 @@
-"""Weights from a trainer to those who use them, as ``p2u.sync``; torch is imported on use."""
+"""Carry a trainer's weights to those that serve them, as ``p2u.sync``."""
 
 from __future__ import annotations
 

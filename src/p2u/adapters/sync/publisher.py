@@ -1,4 +1,4 @@
-"""``p2u.sync.Publisher``: a trainer's weights as versions of a package, made in the background."""
+"""``p2u.sync.Publisher``: publish a trainer's weights as versions, in the background."""
 
 from __future__ import annotations
 

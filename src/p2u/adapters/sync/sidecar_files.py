@@ -1,4 +1,4 @@
-"""What a model directory of Hugging Face has beside the weights."""
+"""Collect the sidecar files of a Hugging Face model: configuration, tokenizer and so on."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""A copy of a model's tensors, in memory that is used again and again; a safetensors file of it.
+"""Copy a model's tensors to memory that is reused, and write a safetensors file of them.
 
 The order is that of the safetensors library (items from large to small, then names), so that two
 snapshots of one model differ only in their tensors' bytes.

@@ -1,4 +1,4 @@
-"""A trainer's steps as names of versions: ``step120``; ``step120.1`` for the same step again."""
+"""Name versions after a trainer's steps: ``step120``, and ``step120.1`` for a repeated step."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""``p2u.sync.Subscriber``: a model that takes over what a trainer has published."""
+"""``p2u.sync.Subscriber``: bring a model to the newest version that a trainer published."""
 
 from __future__ import annotations
 

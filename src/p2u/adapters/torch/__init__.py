@@ -1,4 +1,4 @@
-"""PyTorch, as ``p2u.torch``. Needs the extra ``p2u-models[torch]``; torch is imported on use."""
+"""The adapter of PyTorch, ``p2u.torch``; needs the extra ``p2u-models[torch]``."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Modules without weights: parameters on the meta device, everything else real."""
+"""Build modules without weights: parameters on the meta device, everything else real."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""How much the error of each tensor damages a model's answers.
+"""Measure the damage that an error in each tensor does to a model's answers.
 
 The base's error is noise in proportion to each row's size. To second order the damage that it does
 is ``sum_i v_i * F_ii``: its variance in each weight times the diagonal of the output's metric, seen

@@ -1,4 +1,4 @@
-"""A call of the model sees one state: hooks that pin it."""
+"""Pin one state for each call of a module, with hooks."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""``p2u.torch.load``: a module that works from the base on and sharpens in place."""
+"""``p2u.torch.load``: open a package as a live module, usable from the base on."""
 
 from __future__ import annotations
 

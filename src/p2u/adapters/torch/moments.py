@@ -1,4 +1,4 @@
-"""Second moments of the layers' inputs, for ``p2u pack --calibration``."""
+"""Measure the second moments of layers' inputs, for a calibration file."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Which tensor of the package is which of the model."""
+"""Match the tensors of a package with those of a module, by name."""
 
 from __future__ import annotations
 

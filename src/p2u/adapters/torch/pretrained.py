@@ -1,4 +1,4 @@
-"""``p2u.torch.from_pretrained``: a packed Hugging Face directory as transformers' objects."""
+"""``p2u.torch.from_pretrained``: open a packed Hugging Face directory with transformers."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Torch tensors over a replica's memory, and copies that follow it."""
+"""Torch tensors that share a replica's memory, and copies that each commit renews."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The default way: the next state is built beside the target and takes its place when complete."""
+"""Build the next state in the work folder, and swap it with the target when it is complete."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""A state that is somewhere else already: copied, checked and put in the target's place."""
+"""Copy a state that is elsewhere on the disk to the target, and check it."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""One pull from beginning to end: look, plan, lock, and update by update to disk."""
+"""One pull from start to end: inspect the target, choose a route, write each update."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""``--in-place``: the target's files are refined where they lie, for disks without room for two.
+"""``--in-place``: change the target's own files, for disks without room for two copies.
 
 Before a chunk's new bytes are written over the old ones they are made durable in a *redo* file, so
 that a process killed at any moment loses nothing: the next run writes them again. Meanwhile readers

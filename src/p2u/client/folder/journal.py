@@ -1,4 +1,4 @@
-"""The journal of one update on its way to disk: which chunks are done, checked when read back.
+"""The journal of one update: which of its chunks are on disk, checked when read back.
 
 Append-only. A header of 72 bytes, then records of 25 bytes, each with a CRC, so that a record cut
 off by a crash is recognised. What a record says is a claim: the caller checks it with its hash.

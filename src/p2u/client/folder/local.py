@@ -1,4 +1,4 @@
-"""What a folder or file holds: nothing, a state of the package, or something else altogether."""
+"""Find out which state of the package a folder or file holds, if any."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""``p2u.pull``: bring a package to a folder, state by state."""
+"""``p2u.pull``: bring a folder to a state of a package."""
 
 from __future__ import annotations
 

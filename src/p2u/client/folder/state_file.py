@@ -1,4 +1,4 @@
-"""``.p2u-state.json``: the one file that a pulled model directory has beside the model's own.
+"""The state file ``.p2u-state.json`` in a target, which names its state.
 
 It says which state of which package the directory holds, and each file's digest. Sizes, times and
 inodes are hints: where they still fit, a file is taken for unchanged without reading it.

@@ -1,4 +1,4 @@
-"""What both ways of writing an update to disk have in common."""
+"""Write the chunks of an update to a target; the common part of swapping and in place."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""``p2u.verify``: check every byte of a package, or of a directory that was pulled."""
+"""``p2u.verify``: compare every byte of a package or a pulled folder with its digest."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The folder ``.<name>.p2u`` beside the target: lock, journal, the next state, a small cache.
+"""The work folder ``.<name>.p2u`` next to a target: lock, journal, next state, small cache.
 
 Crash-safe by construction: `settle` finishes or undoes whatever a killed process left behind,
 without knowing the package.

@@ -1,1 +1,1 @@
-"""Fetching: one package, its objects and the chunks of its updates, checked."""
+"""Fetch the objects of a package and the chunks of its updates, and check them."""

@@ -1,4 +1,4 @@
-"""Stopping, counting and pacing: small things that all threads of one transfer share."""
+"""Stop, count and pace the threads of one transfer."""
 
 from __future__ import annotations
 

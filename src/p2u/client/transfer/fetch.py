@@ -1,4 +1,4 @@
-"""Fetching small objects and the chunks of updates, with retries. Nothing leaves here unchecked."""
+"""Fetch objects and chunks, with retries; only checked bytes leave this module."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""An open package: its manifest, and on demand its layouts and the indices of its updates."""
+"""Read a package: its manifest, and its layouts and indices when they are needed."""
 
 from __future__ import annotations
 

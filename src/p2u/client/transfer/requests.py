@@ -1,4 +1,4 @@
-"""Pure planner: which updates, and which byte ranges, lead from what is here to what is wanted.
+"""Plan the requests for the chunks of an update; pure.
 
 Nothing here reads or writes anything. The shapes it works on are stated as protocols, so that it
 depends on no other module: manifests, indices and tests all fit.

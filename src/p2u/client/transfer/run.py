@@ -1,4 +1,4 @@
-"""One run: the chunks of one update, fetched by several threads and checked."""
+"""Fetch and check the chunks of one update, with several threads."""
 
 from __future__ import annotations
 

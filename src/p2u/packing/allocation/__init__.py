@@ -1,1 +1,1 @@
-"""How many bits per weight the base spends on each tensor."""
+"""Allocate the bits of a base: choose an offset for each tensor."""

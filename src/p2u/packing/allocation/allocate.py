@@ -1,4 +1,4 @@
-"""Which offset each tensor's step gets, so that the base has the size that was asked for."""
+"""Choose the offset of each tensor, so that the base has the size that the recipe asks for."""
 
 from __future__ import annotations
 

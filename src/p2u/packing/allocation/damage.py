@@ -1,4 +1,4 @@
-"""Measured damage: what an error of each tensor costs a model's answers."""
+"""Read measured damage: how much an error in each tensor costs a model's answers."""
 
 from __future__ import annotations
 

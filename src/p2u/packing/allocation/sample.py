@@ -1,4 +1,4 @@
-"""How many bits per weight the base takes, measured on some blocks of a model."""
+"""Measure on a sample of a model how many bits per weight a base takes."""
 
 from __future__ import annotations
 

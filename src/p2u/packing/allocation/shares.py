@@ -1,4 +1,4 @@
-"""How the base's bits are shared out among the tensors.
+"""Share the bits of a base among the tensors, so that they do the least damage.
 
 A tensor's *offset* says how coarse it is: its step is ``2 ** (offset / 64)`` times the root mean
 square of each row, about, so its squared relative error grows with ``2 ** (offset / 32)`` and its

@@ -1,4 +1,4 @@
-"""Checksums that files keep of their own bytes, such as a zip's of its members, in every state.
+"""Compute the checksums that files keep of their own bytes, for every state.
 
 A state's tensors differ from the original's, and so must the checksums, or nobody would open the
 file. They are put together from checksums of the chunks' parts while these are encoded, and written

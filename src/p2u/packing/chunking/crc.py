@@ -1,4 +1,4 @@
-"""CRC-32 of joined parts from the CRC-32 of each, without their bytes.
+"""Compute the CRC-32 of joined parts from the CRC-32 of each, without their bytes.
 
 Source of the method: ``crc32_combine`` of zlib. A CRC is a polynomial over GF(2) modulo P; its bits
 are reversed here, bit 31 is the coefficient of x^0. Behind another part of n bytes, a part's CRC is

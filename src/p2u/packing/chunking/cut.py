@@ -1,4 +1,4 @@
-"""Which chunks a model is cut into, and their order."""
+"""Cut a model into chunks, and order them."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Work in threads, results in order, memory bounded."""
+"""Run work in threads: results in order, memory bounded."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""How the encoder treats a tensor: with levels or exact from the base on, and what its rows are.
+"""Decide how a tensor is encoded: with levels or exact in the base, and with which rows.
 
 Nothing here binds a reader. All decisions compare integers, so that every machine comes to the
 same ones.

@@ -1,4 +1,4 @@
-"""One chunk: read, encode for all updates, hash."""
+"""Encode one chunk for all levels: read, encode, hash."""
 
 from __future__ import annotations
 

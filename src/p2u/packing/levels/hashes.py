@@ -1,4 +1,4 @@
-"""SHA-256 of several states of one file at once."""
+"""Hash several states of one file at once."""
 
 from __future__ import annotations
 

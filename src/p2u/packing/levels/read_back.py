@@ -1,4 +1,4 @@
-"""Decode what was written, compare it with the source, and hash every state.
+"""Read back what was written: decode it, compare it with the original, hash every state.
 
 Hashes need a file's bytes in order, chunks lie in the order of a forward pass: a chunk is decoded
 when its first bytes are due, and kept until its last ones were.

@@ -1,1 +1,1 @@
-"""The package's folder on the local disk: made, locked, changed in one step."""
+"""The folder of a package on the local disk: made, locked, changed in one step."""

@@ -1,4 +1,4 @@
-"""Writing the files of a package."""
+"""Write the blobs and the other files of a package."""
 
 from __future__ import annotations
 

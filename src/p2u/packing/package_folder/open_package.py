@@ -1,4 +1,4 @@
-"""A package that grows: locked, new files staged, the manifest replaced last and in one step.
+"""Change a package: lock it, stage new files, replace the manifest last.
 
 At any moment the folder is a valid package: the one before, or the one after. What a killed
 publisher leaves behind is either the staged folder or listed beforehand in a small file; the next

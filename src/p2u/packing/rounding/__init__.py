@@ -1,1 +1,1 @@
-"""Which base code each weight gets: nearest, balanced, or calibrated."""
+"""Choose the base code of each weight: nearest, balanced or calibrated."""

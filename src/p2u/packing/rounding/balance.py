@@ -1,4 +1,4 @@
-"""Base codes of convolutions: errors that make good each other within a filter, without any data.
+"""Balance the codes of convolutions: errors cancel within a filter, without any data.
 
 What a filter sees is correlated: neighbouring pixels are alike, and what comes out of a rectifier
 is not negative. So the *sum* of a filter's errors does more damage than the errors do one by one.

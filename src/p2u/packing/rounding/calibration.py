@@ -1,4 +1,4 @@
-"""The calibration file: how the inputs of a model's layers hang together.
+"""Read and write calibration files: the second moments of a model's layer inputs.
 
 For a layer ``y = W x`` the damage of a rounding error ``E`` is ``E H E^T`` with the second moment
 ``H = mean(x x^T)``. With ``H = C D C^T``, ``C`` unit upper triangular and ``D`` diagonal, it is

@@ -1,4 +1,4 @@
-"""Which base code each weight gets.
+"""Choose the base codes of a chunk by the method that fits each of its tensors.
 
 Its nearest bin; in a convolution one that balances a filter's errors; or what error feedback from a
 calibration file comes to.

@@ -1,4 +1,4 @@
-"""Error feedback: base codes that make good each other's errors, from a calibration file.
+"""Choose codes by error feedback: errors cancel at a layer's output, by its calibration.
 
 The mathematics is in `p2u.calibration`. Here is integer arithmetic only, so that every machine and
 every number of threads comes to the same codes: weights and errors are whole numbers of `ONE` parts

@@ -1,1 +1,1 @@
-"""From one version to the next: pair tensors, find differences, make the update."""
+"""Make version updates: pair tensors, find differences, encode them."""

@@ -1,4 +1,4 @@
-"""A version more for a package: an update from its parent, and by choice a base of its own."""
+"""Add a version to a package: an update from its parent, and optionally its own base."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""A state of a package on the local disk, decoded: what a new version is compared with.
+"""Decode a state of a package on the local disk, as the parent of a new version.
 
 The client's `pull` does more (links, resuming, locking) and lies in another layer.
 """

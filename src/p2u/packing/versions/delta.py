@@ -1,4 +1,4 @@
-"""One chunk of a version's update: read both sides, encode, decode."""
+"""Encode one chunk of a version update: read both sides, encode, decode."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What a new version has that its parent lacks, cut into chunks.
+"""Find what a new version has that its parent lacks, and cut it into chunks.
 
 Rows and bytes that are the same cost nothing and get no chunk. Tensors that changed alike (by the
 part of their elements) share chunks, whose tables then fit; hardly changed ones share large chunks,

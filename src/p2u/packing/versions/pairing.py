@@ -1,4 +1,4 @@
-"""Which tensor and file of the parent each one of the new version comes from.
+"""Pair each tensor and file of a new version with the one of its parent that it comes from.
 
 First by file and name, then by name, then by equal bytes, then by what llama.cpp would call it,
 then the most alike of those with as many elements. Blocks and what has another name have to be

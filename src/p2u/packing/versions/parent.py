@@ -1,4 +1,4 @@
-"""What a new version is made from: a state of the package, of another one, or a model at hand."""
+"""Find the parent of a new version: a state of a package, or a given model."""
 
 from __future__ import annotations
 

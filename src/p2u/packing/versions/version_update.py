@@ -1,4 +1,4 @@
-"""One update from a release to another: compare, encode, verify."""
+"""Make one update from a release to another: compare, encode, read back."""
 
 from __future__ import annotations
 

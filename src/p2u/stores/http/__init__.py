@@ -1,1 +1,1 @@
-"""A package on a web server or bucket, by GET and Range."""
+"""Read a package from a web server or bucket, with GET and Range."""

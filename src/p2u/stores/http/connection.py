@@ -1,4 +1,4 @@
-"""urllib3 connections under watch, and the choice of proxy. The only user of urllib3's pools."""
+"""Open urllib3 connections, watched and through the right proxy; the only user of its pools."""
 
 from __future__ import annotations
 

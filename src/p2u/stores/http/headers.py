@@ -1,4 +1,4 @@
-"""What the status and the headers of an HTTP response mean."""
+"""Interpret the status and the headers of an HTTP response."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""A package on any web server or bucket, by GET and Range."""
+"""The HTTP store: read objects from any web server or bucket, with GET and Range."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What the base URL of a package means: its folder, query, credentials and how to show it."""
+"""Interpret the base URL of a package: folder, query, credentials, and how to show it."""
 
 from __future__ import annotations
 

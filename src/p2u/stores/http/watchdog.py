@@ -1,4 +1,4 @@
-"""Ends network calls that take too long as a whole.
+"""End network calls that take too long as a whole.
 
 A socket's time-out restarts with each byte that arrives, so a server that sends one header byte a
 second can hold a thread for hours. Calls that may block are therefore watched: when one lasts
