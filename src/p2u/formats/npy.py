@@ -1,4 +1,4 @@
-"""NumPy's .npy: the span of one array. Source: numpy.lib.format, versions 1 to 3 of the format.
+"""NumPy's .npy: the span of one array, as numpy.lib.format writes it (versions 1 to 3).
 
 The header is a Python literal; what NumPy itself writes is recognised, nothing is evaluated.
 """
