@@ -215,12 +215,12 @@ def test_versions(tmp_path: Path, versions) -> None:
     dst = tmp_path / "dst"
     p2u("pull", versions.package, dst, "--until", "v1")
     said = p2u("pull", versions.package, dst, "--dry-run").stdout
-    assert "holds v1@exact, the way begins at v1@exact" in said
+    assert "holds v1@exact, the route begins at v1@exact" in said
     other = tmp_path / "other"
     p2u("pull", versions.package, other, "--origin", dst)
     assert versions.state(other) == "v3@exact"
     said = p2u("pull", versions.package, dst, "--origin", other, "--dry-run").stdout
-    assert "is to be copied" in said
+    assert "will be copied" in said
     broken = Path(shutil.copytree(versions.package, tmp_path / "broken"))
     (broken / versions.update("v1@exact", "v2@exact").blobs[0].key).unlink()
     done = p2u("pull", broken, dst, "--until", "v2")

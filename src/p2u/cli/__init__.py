@@ -70,7 +70,7 @@ def main() -> None:
     try:
         app(standalone_mode=True)
     except KeyboardInterrupt:
-        status = _fail("interrupted; run the same command again to go on", 130)
+        status = _fail("interrupted; run the same command again to resume", 130)
     except Cancelled as e:
         status = _fail(str(e), 130)
     except UsageError as e:

@@ -46,7 +46,7 @@ def phases(quiet: bool) -> Iterator[Callable[[PackProgress], None] | None]:
 
 
 class TransferView:
-    """One bar for the whole way, with the states marked on it."""
+    """One bar for the whole transfer, with the states marked on it."""
 
     def __init__(self, console: Console, live: Live | None) -> None:
         self._console = console

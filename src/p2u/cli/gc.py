@@ -1,4 +1,4 @@
-"""``p2u gc``: old versions of a package are dropped."""
+"""``p2u gc``: remove old versions from a package."""
 
 from __future__ import annotations
 
@@ -18,20 +18,25 @@ EXAMPLES = (
 
 def gc(
     package: Annotated[Path, typer.Argument(help="A package on this machine.")],
-    keep: Annotated[int, typer.Option(metavar="N", help="Newest versions to keep.", min=1)] = 5,
+    keep: Annotated[
+        int, typer.Option(metavar="N", help="Number of newest versions to keep.", min=1)
+    ] = 5,
     anchors: Annotated[
         Optional[int],  # noqa: UP045
         typer.Option(
-            metavar="N", help="Older versions with a base to keep.", min=0, show_default="all"
+            metavar="N", help="Number of older anchors to keep.", min=0, show_default="all"
         ),
     ] = None,
     grace: Annotated[
-        str, typer.Option(metavar="TIME", help="Files stay for this long, for slow readers: 1h.")
+        str,
+        typer.Option(
+            metavar="TIME", help="Keep unneeded files for this long, for slow clients: 1h."
+        ),
     ] = "0s",
     dry_run: DryRun = False,
     quiet: Quiet = False,
 ) -> None:
-    """Drop old versions and the files that only they need; new readers still get to all others."""
+    """Remove old versions and their files; newcomers can still reach all others."""
     from p2u.cli import show
     from p2u.packing.api import gc as collect
 

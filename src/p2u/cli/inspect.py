@@ -1,4 +1,4 @@
-"""``p2u inspect``: the states and tensors of a package."""
+"""``p2u inspect``: show the states and tensors of a package."""
 
 from __future__ import annotations
 
@@ -15,10 +15,10 @@ EXAMPLES = (
 
 def inspect(
     package: Annotated[str, typer.Argument(help="Path or URL of a package.")],
-    tensors: Annotated[bool, typer.Option("--tensors", help="List the tensors, too.")] = False,
-    as_json: Annotated[bool, typer.Option("--json", help="Machine-readable.")] = False,
+    tensors: Annotated[bool, typer.Option("--tensors", help="Also list the tensors.")] = False,
+    as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
 ) -> None:
-    """Show what a package holds: states, sizes, quality, tensors."""
+    """Show the contents of a package: states, sizes, quality, tensors."""
     from p2u.cli import show
 
     show.inspect(package, tensors=tensors, as_json=as_json)

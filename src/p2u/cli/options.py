@@ -1,4 +1,4 @@
-"""Options that several commands have, and what their texts mean."""
+"""Options that several commands share, and the parsers of their texts."""
 
 from __future__ import annotations
 
@@ -8,20 +8,26 @@ import typer
 
 from p2u.errors import UsageError
 
-Jobs = Annotated[Optional[int], typer.Option("--jobs", "-j", help="Threads.", min=1)]  # noqa: UP045
-Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="Print nothing but errors.")]
-Levels = Annotated[str, typer.Option(help="States, from base to exact.")]
+Jobs = Annotated[Optional[int], typer.Option("--jobs", "-j", help="Number of threads.", min=1)]  # noqa: UP045
+Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="Print only errors.")]
+Levels = Annotated[str, typer.Option(help="The levels to make, from base to exact.")]
 Name = Annotated[
     Optional[str],  # noqa: UP045
     typer.Option(metavar="NAME", help="The version's name.", show_default="the next number"),
 ]
-BlobSize = Annotated[str, typer.Option(help="Most bytes of one blob.")]
+BlobSize = Annotated[str, typer.Option(help="Size limit of a blob.")]
 LimitRate = Annotated[
     Optional[str],  # noqa: UP045 - typer reads this on 3.10, too
-    typer.Option("--limit-rate", metavar="RATE", help="Most bytes per second: 2MB/s, 16Mbit/s."),
+    typer.Option(
+        "--limit-rate", metavar="RATE", help="Limit the bytes per second: 2MB/s, 16Mbit/s."
+    ),
 ]
-Repair = Annotated[bool, typer.Option("--repair", help="Overwrite files that were changed since.")]
-DryRun = Annotated[bool, typer.Option("--dry-run", help="Only say what it would do.")]
+Repair = Annotated[
+    bool, typer.Option("--repair", help="Overwrite files that were changed since the last pull.")
+]
+DryRun = Annotated[
+    bool, typer.Option("--dry-run", help="Only show the actions, without any change.")
+]
 
 
 def parse_labels(text: str) -> list[str]:

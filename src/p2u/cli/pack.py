@@ -1,4 +1,4 @@
-"""``p2u pack``: a model as a new package, or as another version of one."""
+"""``p2u pack``: make a package of a model, or add a version to one."""
 
 from __future__ import annotations
 
@@ -37,10 +37,13 @@ def pack(
     dst: Annotated[Path, typer.Argument(help="The package: a directory of static files.")],
     calibration: Annotated[
         Optional[Path],  # noqa: UP045 - typer reads this on 3.10, too
-        typer.Option(help="What p2u.torch.calibrate wrote: a better base of the same size."),
+        typer.Option(help="A file from p2u.torch.calibrate: gives a better base of the same size."),
     ] = None,
     thrift: Annotated[
-        float, typer.Option(help="With a calibration: more means a smaller exact state. 0 to 16.")
+        float,
+        typer.Option(
+            help="With --calibration: a higher value makes the exact state smaller, 0 to 16."
+        ),
     ] = 0.2,
     bits: Annotated[
         Optional[float],  # noqa: UP045
@@ -48,43 +51,48 @@ def pack(
     ] = None,
     budget: Annotated[
         Optional[str],  # noqa: UP045
-        typer.Option(metavar="SIZE", help="Instead: most bytes to fetch for the base: 5MB."),
+        typer.Option(
+            metavar="SIZE", help="Instead of --bits: limit the bytes to fetch for the base: 5MB."
+        ),
     ] = None,
     base_ratio: Annotated[
         Optional[float],  # noqa: UP045
-        typer.Option(metavar="PART", help="Instead: the same as a part of the model: 0.12."),
+        typer.Option(
+            metavar="PART",
+            help="Instead of --bits: limit them to this fraction of the model: 0.12.",
+        ),
     ] = None,
     tensor_bits: Annotated[
         Optional[list[str]],  # noqa: UP045
         typer.Option(
             metavar="GLOB=BITS",
-            help="Bits per weight of these tensors; --bits is the average of the others. May be "
-            "repeated, the last one that matches counts.",
+            help="Bits per weight of tensors with these names; --bits is the average of the "
+            "others. May be repeated; the last match counts.",
         ),
     ] = None,
     keep: Annotated[
         Optional[list[str]],  # noqa: UP045
-        typer.Option(metavar="GLOB", help="Tensors that are exact in the base; may be repeated."),
+        typer.Option(metavar="GLOB", help="Make these tensors exact in the base; may be repeated."),
     ] = None,
     sensitivity: Annotated[
         Optional[Path],  # noqa: UP045
-        typer.Option(metavar="FILE", help="What p2u.torch.sensitivity measured."),
+        typer.Option(metavar="FILE", help="A file from p2u.torch.sensitivity."),
     ] = None,
     levels: Levels = "base,8bit,exact",
     parent: Annotated[
         Optional[str],  # noqa: UP045
         typer.Option(
             metavar="PKG-or-DIR[@STATE]",
-            help="Make another version of the package, as an update from this package's newest "
-            "state or the one named, or from a model at hand.",
+            help="Add a version, as an update from the newest state of this package, from its "
+            "state STATE, or from a model directory.",
         ),
     ] = None,
     adopt: Annotated[
         Optional[Path],  # noqa: UP045
         typer.Option(
             metavar="FILE",
-            help="Make an update from somebody else's file of this model: a quantised GGUF, or "
-            "one of a lower precision.",
+            help="Also make an update from somebody else's copy of this model: a quantised GGUF, "
+            "or floats of lower precision.",
         ),
     ] = None,
     version: Name = None,
@@ -92,7 +100,7 @@ def pack(
         Optional[bool],  # noqa: UP045
         typer.Option(
             "--also-base/--no-base",
-            help="Whether there is a base for newcomers, too.",
+            help="Make a base for newcomers, too, or not.",
             show_default="unless there is a parent",
         ),
     ] = None,
@@ -100,7 +108,7 @@ def pack(
     blob_size: BlobSize = "24MiB",
     quiet: Quiet = False,
 ) -> None:
-    """Pack a model: base first, then its updates up to the exact original."""
+    """Make a package of a model: a base, and updates up to the exact original."""
     from p2u.cli import show
     from p2u.packing.api import pack as pack_model
 

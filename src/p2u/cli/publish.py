@@ -1,4 +1,4 @@
-"""``p2u publish``: a model as the next version of a package."""
+"""``p2u publish``: add a model to a package as its next version."""
 
 from __future__ import annotations
 
@@ -18,27 +18,27 @@ EXAMPLES = (
 
 def publish(
     src: Annotated[Path, typer.Argument(help="A model file or directory.")],
-    package: Annotated[Path, typer.Argument(help="The package; made if there is none.")],
+    package: Annotated[Path, typer.Argument(help="The package; created if it does not exist.")],
     version: Name = None,
     parent: Annotated[
         Optional[Path],  # noqa: UP045
         typer.Option(
-            metavar="DIR", help="Holds the newest version: saves decoding it from the package."
+            metavar="DIR", help="A copy of the newest version, so that it need not be decoded."
         ),
     ] = None,
     expect: Annotated[
         Optional[str],  # noqa: UP045
-        typer.Option(metavar="STATE", help="Fail unless this is the newest state: v7@exact."),
+        typer.Option(metavar="STATE", help="Fail unless the newest state is this one: v7@exact."),
     ] = None,
     anchor_every: Annotated[
-        int, typer.Option(metavar="N", help="Every Nth version gets a base for newcomers.", min=1)
+        int, typer.Option(metavar="N", help="Give every Nth version a base, for newcomers.", min=1)
     ] = 50,
     fold: Annotated[
         Optional[float],  # noqa: UP045
         typer.Option(
             metavar="PART",
-            help="Also make updates across 2, 4, 8 ... versions, and keep each that has at most "
-            "this part of the chain's bytes: 0.8.",
+            help="Also make updates across 2, 4, 8 ... versions; keep a folded update only if it "
+            "has at most this fraction of the chain's bytes: 0.8.",
         ),
     ] = None,
     bits: Annotated[
@@ -50,7 +50,7 @@ def publish(
     blob_size: BlobSize = "24MiB",
     quiet: Quiet = False,
 ) -> None:
-    """Publish a model: as a new package, or as the next version, an update from the newest."""
+    """Publish a model: as a new package, or as the next version of an existing one."""
     from p2u.cli import show
     from p2u.packing.api import publish as publish_model
 

@@ -1,4 +1,4 @@
-"""``p2u pull``: a package to a folder."""
+"""``p2u pull``: bring a folder to a state of a package."""
 
 from __future__ import annotations
 
@@ -21,33 +21,37 @@ EXAMPLES = (
 
 def pull(
     src: Annotated[str, typer.Argument(help="Path or http(s) URL of a package.")],
-    dst: Annotated[Path, typer.Argument(help="The model directory to make or to sharpen.")],
+    dst: Annotated[Path, typer.Argument(help="The model directory to create or update.")],
     until: Annotated[
-        str, typer.Option(help="State to stop at: exact, v1, v1@base.", metavar="STATE")
+        str, typer.Option(help="Stop at this state: exact, v1, v1@base.", metavar="STATE")
     ] = "exact",
     origin: Annotated[
         Optional[Path],  # noqa: UP045
-        typer.Option(metavar="PATH", help="Begin at a state in this folder or file; only read."),
+        typer.Option(
+            metavar="PATH", help="Start from the model in this folder or file, which is only read."
+        ),
     ] = None,
     deadline: Annotated[
         Optional[str],  # noqa: UP045
-        typer.Option(metavar="TIME", help="Stop at the best state that can be here by then: 2s."),
+        typer.Option(
+            metavar="TIME", help="Stop at the best state that can arrive within this time: 2s."
+        ),
     ] = None,
     jobs: Jobs = None,
     limit_rate: LimitRate = None,
     in_place: Annotated[
         bool,
         typer.Option(
-            "--in-place", help="Refine the files where they lie: no room for two copies needed."
+            "--in-place", help="Change the files themselves, to need no room for two copies."
         ),
     ] = False,
     repair: Repair = False,
     dry_run: DryRun = False,
     quiet: Quiet = False,
 ) -> None:
-    """Fetch a model, usable first; run it again to go on where it stopped.
+    """Fetch a model, usable early; run the same command again to resume.
 
-    A folder with an older version takes the update to the newest one.
+    A folder with an older version is updated to the newest one.
     """
     from p2u.cli import show
     from p2u.client.folder.pull import pull as pull_model

@@ -1,4 +1,4 @@
-"""``p2u serve``: a package over HTTP, for development."""
+"""``p2u serve``: serve a package over HTTP, for development."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ EXAMPLES = (
 
 def serve(
     package: Annotated[Path, typer.Argument(help="A package, or a folder of packages.")],
-    port: Annotated[int, typer.Option(help="Port; 0 takes a free one.")] = 8000,
+    port: Annotated[int, typer.Option(help="Port; 0 selects a free one.")] = 8000,
     host: Annotated[str, typer.Option(help="Address to listen on.")] = "127.0.0.1",
     limit_rate: LimitRate = None,
     quiet: Quiet = False,

@@ -62,7 +62,7 @@ def _warn(warnings: Iterable[str]) -> None:
 
 
 def packed(report: PackReport, dst: Path) -> None:
-    """What `pack` or `publish` made."""
+    """Print the result of `pack` or `publish`."""
     m = report.manifest
     version = f" {report.version}" if len(m.releases) > 1 else ""
     _console.print(f"[bold]{m.name}{version}[/]: {human(report.source_bytes)} → {dst}")
@@ -77,8 +77,8 @@ def packed(report: PackReport, dst: Path) -> None:
 
 
 def collected(report: GcReport, package: Path, *, dry_run: bool) -> None:
-    """What `gc` dropped, or with ``dry_run`` would drop."""
-    done = "would drop" if dry_run else "dropped"
+    """Print the versions that `gc` removed, or with ``dry_run`` would remove."""
+    done = "would remove" if dry_run else "removed"
     dropped = ", ".join(report.dropped) or "no version"
     _console.print(
         f"{package}: {done} {dropped}; {report.updates} updates, {report.files} files, "
@@ -88,7 +88,7 @@ def collected(report: GcReport, package: Path, *, dry_run: bool) -> None:
 
 
 def inspect(source: str, *, tensors: bool, as_json: bool) -> None:
-    """Manifest, and on request the layout, of a package."""
+    """Print the manifest, and on request the layout, of a package."""
     from p2u.client.transfer.package_reader import PackageReader
 
     package = PackageReader(source)
@@ -135,7 +135,7 @@ def inspect(source: str, *, tensors: bool, as_json: bool) -> None:
 
 
 def pulled(result: PullResult, dst: Path, *, dry_run: bool) -> None:
-    """What `pull` did, or with ``dry_run`` would do."""
+    """Print the result of `pull`, or with ``dry_run`` its plan."""
     _warn(result.warnings)
     if not dry_run:
         # The manifest alone takes one request.
@@ -150,7 +150,7 @@ def pulled(result: PullResult, dst: Path, *, dry_run: bool) -> None:
         return
     plan = result.plan
     if plan is not None and plan.begin is not None and not plan.steps:
-        _console.print(f"{plan.begin} is to be copied to {dst}; nothing to fetch")
+        _console.print(f"{plan.begin} will be copied to {dst}; nothing to fetch")
         return
     if plan is None or not plan.steps:
         _console.print(f"{dst} is [bold]{result.state}[/] already: nothing to do")
@@ -161,14 +161,14 @@ def pulled(result: PullResult, dst: Path, *, dry_run: bool) -> None:
         table.add_column(name, justify="right")
     for step in plan.steps:
         table.add_row(step.state, f"{step.bytes:,}", f"{step.missing:,}", str(step.requests))
-    begin = "" if plan.begin is None else f", the way begins at {plan.begin}"
+    begin = "" if plan.begin is None else f", the route begins at {plan.begin}"
     _console.print(f"{dst} holds {plan.here or 'nothing'}{begin}; to fetch: {human(plan.missing)}")
     _console.print(table)
     _console.print(f"disk space needed {human(plan.disk)}, free {human(plan.free)}")
 
 
 def verified(report: VerifyReport, target: str) -> None:
-    """What `verify` found to be right."""
+    """Print the result of `verify`."""
     what = f"{report.chunks} chunks, " if report.chunks else ""
     decoded = ", every state decoded" if report.decoded else ""
     _console.print(

@@ -1,4 +1,4 @@
-"""``p2u verify``: every byte of a package or of a folder that was pulled."""
+"""``p2u verify``: check every byte of a package or of a pulled folder."""
 
 from __future__ import annotations
 
@@ -13,14 +13,14 @@ EXAMPLES = "Examples:\n\n  p2u verify model.p2u\n\n  p2u verify ./MiniLM"
 
 
 def verify(
-    target: Annotated[str, typer.Argument(help="A package (path or URL) or a pulled directory.")],
+    target: Annotated[str, typer.Argument(help="A package (path or URL), or a pulled directory.")],
     decode: Annotated[
-        bool, typer.Option("--decode", help="Of a package, decode every state, too.")
+        bool, typer.Option("--decode", help="Also decode every state of the package.")
     ] = False,
     jobs: Jobs = None,
     quiet: Quiet = False,
 ) -> None:
-    """Check every byte of a package, or of a directory that was pulled, against its SHA-256."""
+    """Check every byte of a package or of a pulled directory."""
     from p2u.cli import show
     from p2u.client.folder.verify import verify as verify_bytes
 

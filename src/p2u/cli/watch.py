@@ -1,4 +1,4 @@
-"""``p2u watch``: a folder that follows a package."""
+"""``p2u watch``: keep a folder at the newest version of a package."""
 
 from __future__ import annotations
 
@@ -24,29 +24,34 @@ EXAMPLES = (
     "Examples:\n\n  p2u watch https://example.org/model.p2u ./model\n\n"
     "  p2u watch URL ./model --every 1s --execute 'curl -X POST localhost:8080/reload'\n\n"
     "The command finds P2U_STATE (v2@exact), P2U_VERSION (v2) and P2U_DIR in its environment. "
-    "Ctrl-C or SIGTERM ends the watch; the next one goes on."
+    "Ctrl-C or SIGTERM ends the watch; run the same command to continue."
 )
 
 
 def watch(
     src: Annotated[str, typer.Argument(help="Path or http(s) URL of a package.")],
     dst: Annotated[Path, typer.Argument(help="The model directory to keep at the newest version.")],
-    every: Annotated[str, typer.Option(metavar="TIME", help="Time between two looks.")] = "5s",
+    every: Annotated[str, typer.Option(metavar="TIME", help="Time between two polls.")] = "5s",
     execute: Annotated[
         Optional[str],  # noqa: UP045
-        typer.Option(metavar="COMMAND", help="Run after each new state."),
+        typer.Option(metavar="COMMAND", help="Run this after each new state."),
     ] = None,
-    until: Annotated[str, typer.Option(help="State wanted of each version.")] = "exact",
+    until: Annotated[str, typer.Option(help="Stop at this state of each version.")] = "exact",
     in_place: Annotated[
-        bool, typer.Option("--in-place", help="Change the files where they lie.")
+        bool,
+        typer.Option(
+            "--in-place", help="Change the files themselves, to need no room for two copies."
+        ),
     ] = False,
     repair: Repair = False,
     jobs: Jobs = None,
     limit_rate: LimitRate = None,
-    as_json: Annotated[bool, typer.Option("--json", help="A line of JSON per event.")] = False,
+    as_json: Annotated[
+        bool, typer.Option("--json", help="Print one line of JSON per event.")
+    ] = False,
     quiet: Quiet = False,
 ) -> None:
-    """Follow a package: pull each version as it is published, and run a command after each."""
+    """Pull each version of a package as it is published, and run a command after it."""
     _run(
         src, dst, every=parse_seconds(every), until=until, execute=execute, in_place=in_place,
         repair=repair, jobs=jobs, limit_rate=limit_rate, as_json=as_json, quiet=quiet,
