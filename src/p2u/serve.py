@@ -31,7 +31,7 @@ try:
 except ImportError as error:
     raise UnsupportedError(
         "the development server needs the library Werkzeug",
-        hint="Install it: pip install 'p2u-models[serve]'; any other web server does as well",
+        hint="Install it: pip install 'p2u-models[serve]'; any other web server works, too",
     ) from error
 
 if TYPE_CHECKING:

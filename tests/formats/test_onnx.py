@@ -196,11 +196,11 @@ def test_external_data_through_links(tmp_path: Path) -> None:
         ({"offset": 2**62}, "are not all in w.bin"),
         ({"length": 127}, "takes 128 bytes, it has 127"),
         ({"length": 129}, "takes 128 bytes, it has 129"),
-        ({"offset": -1}, "is no size"),
-        ({"offset": "1e3"}, "is no size"),
-        ({"offset": "9" * 5000}, "is no size"),
-        ({"offset": "\u0663"}, "is no size"),
-        ({"length": ""}, "is no size"),
+        ({"offset": -1}, "is not a size"),
+        ({"offset": "1e3"}, "is not a size"),
+        ({"offset": "9" * 5000}, "is not a size"),
+        ({"offset": "\u0663"}, "is not a size"),
+        ({"length": ""}, "is not a size"),
         ({"shape": (2**40,)}, "are not all in w.bin"),
         ({"shape": (2**40, 2**40)}, "beyond 2"),
     ],
@@ -223,7 +223,7 @@ def test_missing_external_data(tmp_path: Path) -> None:
     # Hidden files are no part of a model directory.
     (tmp_path / ".w.bin").write_bytes(bytes(200))
     external(tmp_path, ".w.bin")
-    with pytest.raises(FormatError, match="no file of the model"):
+    with pytest.raises(FormatError, match="not a file of the model"):
         scan_model(str(tmp_path))
 
 

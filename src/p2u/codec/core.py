@@ -400,7 +400,7 @@ def encode_adopt(
 def _block(block_type: str) -> tuple[int, int, int]:
     if block_type not in BLOCKS:
         hint = f"There are {', '.join(BLOCKS)}"
-        raise UsageError(f"{block_type} is no type of blocks that is known", hint=hint)
+        raise UsageError(f"{block_type} is not a known block type", hint=hint)
     return BLOCKS[block_type]
 
 

@@ -20,7 +20,7 @@ def _size(entries: Mapping[str, str], key: str, file: str, tensor: str) -> int |
         return None
     if not SIZE.match(text):
         raise FormatError(
-            f"the {key} of its external data is no size: {text[:40]!r}",
+            f"the {key} of its external data is not a size: {text[:40]!r}",
             file=file,
             tensor=tensor,
             hint=HINT,

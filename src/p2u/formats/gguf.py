@@ -224,7 +224,7 @@ def _version(reader: Reader) -> None:
     if version not in VERSIONS:
         what = "big-endian" if version in SWAPPED else f"of version {version}"
         raise UnsupportedError(
-            f"a GGUF file that is {what}; known are little-endian files of versions 2 and 3",
+            f"a GGUF file that is {what}; supported are little-endian versions 2 and 3",
             file=reader.file,
             hint="Convert it with llama.cpp's tools",
         )

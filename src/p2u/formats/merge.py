@@ -20,7 +20,7 @@ def _collect(
         for span in scan.spans:
             if span.file not in sizes:
                 raise FormatError(
-                    f"its data is said to be in {span.file}, which is no file of the model",
+                    f"its data should be in {span.file}, which is not a file of the model",
                     file=owner,
                     tensor=span.name,
                     hint="Put the file there, or fetch the model again",

@@ -209,7 +209,7 @@ def scan(path: str, file: str) -> Scan:
         covered += span.length
     if covered != size:
         raise FormatError(
-            f"by its header the file has {covered} bytes, but it has {size}",
+            f"the file has {size} bytes, but its header describes {covered}",
             file=file,
             hint=DAMAGED,
         )

@@ -48,7 +48,7 @@ def _check_folder_link(path: str, file: str, root: str) -> None:
         raise FormatError(
             "a link to a folder outside the model directory",
             file=file,
-            hint="Copy the folder's files to where the link is, or remove it",
+            hint="Replace the link by the folder's files, or remove it",
         )
 
 

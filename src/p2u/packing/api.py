@@ -106,7 +106,9 @@ def pack(
         ConflictError: Somebody published to it without a lock.
     """
     if parent is not None and adopt is not None:
-        raise UsageError("both a parent and a file to adopt", hint="Make one version of each")
+        raise UsageError(
+            "a parent and a file to adopt were both given", hint="Make one version of each"
+        )
     recipe = Recipe(
         None if bits is None else float(bits),
         budget,
@@ -128,7 +130,7 @@ def pack(
         wish = VersionRequest(version, based, adopt=adopt is not None)
         return add_version(source, target, settings, os.fspath(wanted), wish)
     if also_base is False:
-        raise UsageError("a version without a base and without a parent", hint="Name a parent")
+        raise UsageError("the version has neither a base nor a parent", hint="Name a parent")
     from p2u.packing.package_folder.new_package import check_target
     from p2u.packing.packer import Packer  # loads the core
 
@@ -186,9 +188,9 @@ def publish(
         UsageError, FormatError, DiskError, IntegrityError: See `pack`.
     """
     if anchor_every < 1:
-        raise UsageError(f"a base for every {anchor_every} versions", hint="Use 1 or more")
+        raise UsageError(f"anchor_every is {anchor_every}", hint="Use 1 or more")
     if fold is not None and not 0 < fold <= 1:
-        raise UsageError(f"folded updates of {fold:g} of the chain", hint="Choose from 0 to 1")
+        raise UsageError(f"fold is {fold:g}", hint="Choose from 0 to 1")
     settings = _settings(
         Recipe(None if bits is None else float(bits)),
         levels, jobs, blob_size, name, progress, None, 0.2, version, replace=False,
@@ -235,11 +237,11 @@ def gc(
         FormatError, DiskError: It cannot be read or written.
     """
     if keep < 1:
-        raise UsageError(f"{keep} versions to keep", hint="Use 1 or more")
+        raise UsageError(f"keep is {keep}", hint="Use 1 or more")
     if anchors is not None and anchors < 0:
-        raise UsageError(f"{anchors} older versions to keep", hint="Use 0 or more")
+        raise UsageError(f"anchors is {anchors}", hint="Use 0 or more")
     if not 0 <= grace < MOST_GRACE:
-        raise UsageError(f"{grace:g} seconds of grace", hint="Use 0 or more")
+        raise UsageError(f"grace is {grace:g} seconds", hint="Use 0 or more")
     from p2u.packing.publish import collect
 
     return collect(os.fspath(package), keep, anchors, grace, dry_run)
@@ -260,11 +262,11 @@ def _settings(
 ) -> PackSettings:
     """The settings, checked; see `pack`."""
     if jobs is not None and jobs < 1:
-        raise UsageError(f"{jobs} jobs", hint="Use 1 or more")
+        raise UsageError(f"jobs is {jobs}", hint="Use 1 or more")
     if blob_size < 1:
-        raise UsageError(f"a blob size of {blob_size} bytes", hint="Use 1 or more")
+        raise UsageError(f"the blob size is {blob_size} bytes", hint="Use 1 or more")
     if not 0 <= thrift <= MOST_THRIFT:
-        raise UsageError(f"a thrift of {thrift:g}", hint=f"Choose from 0 to {MOST_THRIFT}")
+        raise UsageError(f"thrift is {thrift:g}", hint=f"Choose from 0 to {MOST_THRIFT}")
     if name is not None and not (is_text(name) and len(name) <= MAX_NAME):
         raise UsageError(f"a name must be text of at most {MAX_NAME} characters")
     if version is not None and not LABEL.match(version):

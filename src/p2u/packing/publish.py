@@ -106,9 +106,9 @@ def publish_next(
         newest = grower.parents.newest()
         if expect is not None and newest.id != expect:
             raise ConflictError(
-                f"its newest state is {newest.id}, {expect} was expected",
+                f"its newest state is {newest.id}, expected {expect}",
                 file=dst,
-                hint="Somebody else publishes to this package: use one of your own",
+                hint="Another publisher uses this package: use one of your own",
             )
         parent = _given(grower, newest, at_hand) or grower.parents.decoded(newest)
         also_base = wish.also_base or rhythm.due(home.manifest)

@@ -31,7 +31,7 @@ def check_levels(levels: Sequence[str]) -> tuple[str, ...]:
     if labels not in known:
         raise UsageError(
             f"these levels cannot be made: {','.join(labels)}",
-            hint="Possible are " + " and ".join(",".join(k) for k in known),
+            hint="Possible levels are " + " and ".join(",".join(k) for k in known),
         )
     return labels
 
@@ -72,11 +72,9 @@ class Recipe:
         if self.bits is not None:
             check_bits(self.bits)
         if self.budget is not None and self.budget < 1:
-            raise UsageError(f"a budget of {self.budget} bytes", hint="Use 1 or more")
+            raise UsageError(f"the budget is {self.budget} bytes", hint="Use 1 or more")
         if self.ratio is not None and not 0 < self.ratio <= 1:
-            raise UsageError(
-                f"a base of {self.ratio:g} of the model's bytes", hint="Choose from 0 to 1"
-            )
+            raise UsageError(f"the base ratio is {self.ratio:g}", hint="Choose from 0 to 1")
         for pattern, bits in self.own:
             if not BITS[0] <= bits <= BITS[1]:
                 raise UsageError(
@@ -111,8 +109,8 @@ class Recipe:
                 raise UsageError(f"no tensor with levels matches {pattern!r}", hint=_LOOK)
         if self.damage and not any(name in self.damage for name in graded):
             raise UsageError(
-                f"the sensitivities are of other tensors: {min(self.damage)!r} is not in the model",
-                hint="Measure them with a model whose parameters have the names of the file",
+                f"the sensitivity file has other tensors: {min(self.damage)!r} is not in the model",
+                hint="Measure it with a model whose parameters have the names of the model file",
             )
 
 

@@ -40,7 +40,7 @@ def too_short(where: str, size: int, start: int, length: int) -> StoreError:
     return StoreError(
         f"has {size} bytes, but bytes {start} to {start + length} were expected",
         file=where,
-        hint="The package is incomplete or not the one of this manifest; publish or copy it again",
+        hint="The package is incomplete, or of another manifest; publish or copy it again",
     )
 
 

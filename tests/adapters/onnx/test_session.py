@@ -151,7 +151,7 @@ def test_a_newest_version_without_a_base(case, weights, tmp_path):
         own = ort.InferenceSession(str(other / "net.onnx"))
         (answer,) = session.run(None, {"x": X})
         assert np.allclose(answer, own.run(None, {"x": X})[0], atol=1e-4)
-        with pytest.raises(UsageError, match="does not come by"):
+        with pytest.raises(UsageError, match="does not pass through"):
             session.wait("4bit")
 
 

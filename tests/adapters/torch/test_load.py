@@ -71,9 +71,9 @@ def test_without_background(net: Packed, state: str) -> None:
 def test_the_best_state_by_a_deadline(net: Packed) -> None:
     model = p2u.torch.load(net.package, Net, state="best", deadline=60)
     assert model.p2u.state == "exact"
-    with pytest.raises(UsageError, match="belong together"):
+    with pytest.raises(UsageError, match="need each other"):
         p2u.torch.load(net.package, Net, state="best")
-    with pytest.raises(UsageError, match="belong together"):
+    with pytest.raises(UsageError, match="need each other"):
         p2u.torch.load(net.package, Net, state="best", deadline=1, background=False)
 
 

@@ -225,7 +225,7 @@ def test_gpt2_layers_are_transposed(tmp_path: Path) -> None:
     ("model", "given", "options", "expected"),
     [
         (nn.Linear(3, 3), [], {}, "no batches"),
-        (nn.ReLU(), [torch.ones(2, 3)], {}, "no layer"),
+        (nn.ReLU(), [torch.ones(2, 3)], {}, "no linear or convolution layer"),
         (nn.Linear(3, 3), [torch.ones(2, 3)], {"damping": 0}, "damping"),
         (nn.Linear(3, 3), [torch.full((2, 3), math.nan)], {}, "not finite"),
     ],

@@ -139,7 +139,7 @@ def test_what_cannot_be_measured(tmp_path: Path) -> None:
         p2u.torch.sensitivity(model, [])
     with pytest.raises(UsageError, match="parameters with levels"):
         p2u.torch.sensitivity(torch.nn.BatchNorm1d(8), [torch.zeros(2, 8)])
-    with pytest.raises(UsageError, match="depends on no"):
+    with pytest.raises(UsageError, match="does not depend on any"):
         p2u.torch.sensitivity(model, [torch.zeros(2, 48)])
     with pytest.raises(UsageError, match="expected a tensor"):
         p2u.torch.sensitivity(Words(), inputs())

@@ -146,8 +146,8 @@ class Session:
                     raise Cancelled("the transfer was cancelled")
                 if self._thread is None:
                     raise UsageError(
-                        f"the model does not come by a state {wanted!r}",
-                        hint=f"It came by {', '.join(self._answering) or 'none'}",
+                        f"the model does not pass through a state {wanted!r}",
+                        hint=f"Its states so far: {', '.join(self._answering) or 'none'}",
                     )
                 if not wait_briefly(self._changed, end):
                     raise TimeoutError(f"state {wanted!r} not reached in {timeout} s")
@@ -385,7 +385,7 @@ def session(
     if weights not in ("session", "inputs"):
         raise UsageError(f"weights={weights!r}", hint="Choose 'session' or 'inputs'")
     if (state == BEST) != (deadline is not None):
-        raise UsageError("state='best' and a deadline belong together")
+        raise UsageError("state='best' and a deadline need each other")
     make = sess_options
     if sess_options is not None and not callable(sess_options):
         make = lambda: sess_options  # noqa: E731

@@ -40,7 +40,7 @@ def read_folder(folder: str | os.PathLike[str]) -> dict[str, bytes]:
     weights = _weight_suffixes()
     with disk_errors(top, "read"):
         if not top.is_dir():
-            raise UsageError("is no folder", file=str(folder), hint="Check files=")
+            raise UsageError("is not a folder", file=str(folder), hint="Check files=")
         for path in sorted(top.rglob("*")):
             below = path.relative_to(top)
             hidden = any(part.startswith(".") for part in below.parts)
@@ -48,7 +48,7 @@ def read_folder(folder: str | os.PathLike[str]) -> dict[str, bytes]:
                 continue
             if path.stat().st_size > _LARGEST:
                 raise UsageError(
-                    f"has more than {_LARGEST >> 20} MiB, too much for what travels beside weights",
+                    f"has more than {_LARGEST >> 20} MiB, too much for a sidecar file",
                     file=str(path),
                     hint="Remove it from the folder given as files=",
                 )

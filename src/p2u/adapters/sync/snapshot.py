@@ -67,7 +67,7 @@ def _check(name: str, tensor: Any) -> None:
         )
     if hasattr(tensor, "full_tensor"):
         raise UsageError(
-            "it is only a part of the tensor, which is sharded",
+            "the tensor is sharded, and this is only a part of it",
             tensor=name,
             hint="Call full_tensor() on every rank, and publish on one of them",
         )

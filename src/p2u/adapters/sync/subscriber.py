@@ -68,7 +68,7 @@ class Subscriber:
         retry: Retry | None = None,
     ) -> None:
         if in_place and directory is None:
-            raise UsageError("in_place is for a subscriber with a directory")
+            raise UsageError("in_place needs a directory")
         options = TransferOptions(jobs=jobs, limit_rate=limit_rate, retry=retry)
         self._copy: _Memory | _Folder
         if directory is None:
@@ -343,7 +343,7 @@ def _load(model: Any, files: ModelMemory, weights: str | None) -> None:
                 f"the package has the shape {found[name].shape}, the model "
                 f"{tuple(own[name].shape)}",
                 tensor=name,
-                hint="Make the model by the configuration of this version",
+                hint="Make the model from the configuration of this version",
             )
     with torch.no_grad():
         for name in given:

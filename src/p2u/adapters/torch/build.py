@@ -123,7 +123,9 @@ def _slot(owner: torch.nn.Module, key: str) -> dict[str, Any]:
     for found in (owner._parameters, owner._buffers, owner.__dict__):
         if key in found:
             return found  # type: ignore[no-any-return]
-    raise UsageError(f"a second run of the factory made no {key!r}: it must always make the same")
+    raise UsageError(
+        f"a second run of the factory made no {key!r}; each run must make the same model"
+    )
 
 
 def _places(model: torch.nn.Module) -> Iterator[tuple[torch.nn.Module, str, str]]:

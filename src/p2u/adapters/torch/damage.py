@@ -72,7 +72,7 @@ def sensitivity(
     import torch
 
     if draws < 1:
-        raise UsageError(f"{draws} draws", hint="Use 1 or more")
+        raise UsageError(f"draws is {draws}", hint="Use 1 or more")
     parameters = {
         name: p
         for name, p in model.named_parameters(remove_duplicate=False)
@@ -105,7 +105,7 @@ def sensitivity(
     if not count:
         raise UsageError("there are no batches", hint="Give at least one")
     if not any(sums.values()):
-        raise UsageError("the output depends on no parameter", hint="Give other inputs")
+        raise UsageError("the output does not depend on any parameter", hint="Give other inputs")
     found = {name: float(f"{sums[id(p)] / count / draws:.6g}") for name, p in parameters.items()}
     result = {"format": SENSITIVITY, "version": 1, "tensors": found}
     if path is not None:

@@ -158,7 +158,7 @@ def start(source: str | os.PathLike[str] | Store, options: Options) -> Replica:
         raise UsageError("follow and background=False contradict each other")
     best = options.state == BEST
     if best != (options.deadline is not None) or (best and not options.background):
-        raise UsageError("state='best', a deadline and background=True belong together")
+        raise UsageError("state='best', a deadline and background=True need each other")
 
     def choose(layout: Layout) -> str:
         # Where the module's tensors are all copies, the memory itself may be between states.

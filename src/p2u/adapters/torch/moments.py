@@ -98,7 +98,7 @@ def calibrate(
         DiskError: The file cannot be written.
     """
     if not damping > 0:
-        raise UsageError(f"a damping of {damping:g}", hint="Use a small positive number like 0.01")
+        raise UsageError(f"damping is {damping:g}", hint="Use a small positive number like 0.01")
     if not isinstance(batches, Sequence):
         batches = list(batches)
     if not batches:
@@ -107,8 +107,8 @@ def calibrate(
     inputs = _inputs(model, batches, layers, skipped)
     if not inputs:
         raise UsageError(
-            "no layer to calibrate ran: linear and convolution layers are",
-            hint="Give the whole model, and batches that go through it",
+            "no linear or convolution layer ran, and only these are calibrated",
+            hint="Give the whole model, and batches that run through it",
         )
     entries = [
         FactorEntry(weight.names, number, weight.axis)

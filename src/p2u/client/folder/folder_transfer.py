@@ -360,7 +360,7 @@ class FolderTransfer:
         if not self.task.in_place and any(u.source is not None for u in route.updates):
             hint = f"{hint}, or use --in-place, which does not need room for two states"
         raise DiskError(
-            f"{_mib(needed)} of free space are needed, {_mib(free)} are there",
+            f"{_mib(needed)} of free space are needed, {_mib(free)} are available",
             file=str(self.target),
             hint=hint,
         )

@@ -167,9 +167,9 @@ def find_parents(path: Path, manifest: Manifest, check: Callable[[], None]) -> l
     if not found:
         names = ", ".join(state.id for state in manifest.states)
         raise UsageError(
-            f"holds no state that the package knows ({names})",
+            f"holds no state of the package ({names})",
             file=str(path),
-            hint="Name the folder or file that an update begins at, unchanged",
+            hint="Name the unchanged folder or file from which an update begins",
         )
     return found
 
@@ -266,7 +266,7 @@ def _recorded(
         _check_name(folder, manifest, recorded)
         if changed and not repair:
             raise UsageError(
-                "does not have the bytes that were pulled: it was changed or damaged",
+                "was changed or damaged since it was pulled",
                 file=str(folder / changed[0]),
                 hint="To fetch it again and overwrite it, use --repair (repair=True); to keep it, "
                 "move it away first",

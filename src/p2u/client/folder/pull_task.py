@@ -42,7 +42,9 @@ class PullTask:
     def __post_init__(self) -> None:
         """Check the deadline."""
         if self.deadline is not None and not self.deadline > 0:
-            raise UsageError(f"a deadline of {self.deadline:g} s", hint="It is in seconds, above 0")
+            raise UsageError(
+                f"the deadline is {self.deadline:g} s", hint="It is in seconds, above 0"
+            )
 
 
 @dataclass(frozen=True, slots=True)

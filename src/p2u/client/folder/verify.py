@@ -140,7 +140,7 @@ def _directory(folder: Path, progress: Callable[[Progress], None] | None) -> Ver
         )
     if recorded.refining is not None:
         raise IntegrityError(
-            "its files are being refined in place: they are of no single state",
+            "its files are being refined in place, so they have no single state",
             file=str(folder),
             hint="Run the pull again to finish it",
         )

@@ -140,7 +140,7 @@ class Pins:
         begin = time.monotonic()
         with self._changed:
             if self._holds():
-                raise UsageError("this thread has pinned the state that it is to replace")
+                raise UsageError("this thread has pinned the state that the commit would replace")
             self._since = begin
             try:
                 while self._pins:

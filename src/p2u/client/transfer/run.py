@@ -329,7 +329,7 @@ class Run:
     def _wrong(self, chunk: Chunk) -> IntegrityError:
         return IntegrityError(
             f"bytes {chunk.start} to {chunk.start + chunk.length} (chunk {chunk.number}) do not "
-            "have the SHA-256 that the index states, not even when fetched again",
+            "have the SHA-256 that the index names, even after they were fetched again",
             file=self._blobs[chunk.blob].key,
             hint=HINT,
         )

@@ -254,6 +254,6 @@ class Fitter:
             least = self.size(coarsest()) + more
             raise UsageError(
                 f"the base cannot be as small as {budget:,} bytes",
-                hint=f"The smallest that this model and recipe can have is {least:,} bytes",
+                hint=f"The smallest base of this model and recipe has {least:,} bytes",
             )
         return Levels(self._levels.allocation, found, self._levels.fixed)

@@ -214,7 +214,7 @@ class Verifier:
         states = self._chunks.decode(number)
         if states[-1] != read_job(self._source, self._layout, job, self._original):
             raise IntegrityError(
-                "what was packed does not decode to what is there now",
+                "the decoded package differs from the model",
                 file=self._source.files[job.places(self._layout)[0].file].path,
                 hint="If the model was not changed meanwhile, this is a bug: please report it",
             )

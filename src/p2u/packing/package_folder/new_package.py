@@ -31,7 +31,7 @@ def check_target(dst: str, src: str) -> Path:
         target, model = Path(os.path.realpath(dst)), Path(os.path.realpath(src))
         if target == model or target in model.parents or model in target.parents:
             raise UsageError(
-                "the package must lie outside the model's directory, and the model outside it",
+                "package and model must be outside each other's directory",
                 file=dst,
                 hint="Choose another directory",
             )
@@ -59,7 +59,7 @@ def _check_package(target: Path, dst: str) -> None:
             key = (Path(folder) / name).relative_to(target).as_posix()
             if key not in known and not key.startswith(RESERVED):
                 raise UsageError(
-                    f"holds a package, but {key!r} is no part of it", file=dst, hint=_OTHER
+                    f"holds a package, but {key!r} is not part of it", file=dst, hint=_OTHER
                 )
 
 
@@ -118,7 +118,7 @@ class NewPackage(ScratchFolder):
 
     def _conflict(self) -> ConflictError:
         return ConflictError(
-            "a package appeared here while this one was made",
+            "another package appeared here during packing",
             file=str(self._target),
-            hint="Somebody else published it; publish again for a version after theirs",
+            hint="Another publisher made it; publish again to add a version to it",
         )

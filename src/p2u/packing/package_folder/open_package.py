@@ -85,7 +85,7 @@ class OpenPackage:
         with ExitStack() as stack:
             if not (self.folder / KEY).is_file():
                 raise UsageError(
-                    f"is no package: it has no {KEY}",
+                    f"is not a package: it has no {KEY}",
                     file=str(self.folder),
                     hint="Publish a first version",
                 )
@@ -133,15 +133,15 @@ class OpenPackage:
         if full or parse_manifest(data) != manifest:
             raise UsageError(
                 f"the package would have {len(manifest.states)} states and a manifest of "
-                f"{len(data)} bytes; {MAX_STATES} and {MAX_MANIFEST} are the most",
+                f"{len(data)} bytes; {MAX_STATES} and {MAX_MANIFEST} are the limits",
                 file=str(self.folder),
-                hint="Drop old versions with `p2u gc`",
+                hint="Remove old versions with `p2u gc`",
             )
         if self._read() != self._data:
             raise ConflictError(
                 f"its {KEY} was replaced while this version was made",
                 file=str(self.folder),
-                hint="Somebody else publishes to it without a lock; publish again",
+                hint="Another publisher uses the package without a lock; publish again",
             )
         gone = keys(self.manifest) - keys(manifest)
         due = time.time() + grace

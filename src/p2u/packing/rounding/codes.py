@@ -244,13 +244,13 @@ def match(calibration: Calibration, layout: Layout) -> dict[int, FactorEntry]:
             foreign.append(entry.names[0])
     if not out:
         raise UsageError(
-            f"it knows tensors like {foreign[0][:200]!r}, and the model has none of them",
+            f"the model has none of its tensors, such as {foreign[0][:200]!r}",
             file=calibration.path,
             hint="Calibrate the model that is packed",
         )
     if foreign:
         warnings.warn(
-            f"{calibration.path}: {len(foreign)} of its tensors are not in the model, like "
+            f"{calibration.path}: {len(foreign)} of its tensors are not in the model, such as "
             f"{foreign[0][:200]!r}; they are ignored",
             stacklevel=2,
         )

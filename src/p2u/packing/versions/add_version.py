@@ -158,7 +158,7 @@ class VersionAdder:
         size, alone = manifest.cost(update), manifest.state(update.target).bytes
         if alone is not None and size > alone:
             self._notes.append(
-                f"the parent is of no use: the update from {update.source} takes {size:,} bytes, "
+                f"the parent is useless: the update from {update.source} has {size:,} bytes, "
                 f"all from nothing {alone:,}"
             )
         self._place.commit(manifest, self._folder)
@@ -231,8 +231,8 @@ class VersionAdder:
         self._notes += work.notes()
         if not parent.known:
             self._notes.append(
-                f"the parent is no state of this package: it is listed as {parent.state.id}, and "
-                "only who has these very files can use the update"
+                f"the parent is not a state of this package: it is listed as {parent.state.id}, "
+                "and only clients with exactly these files can use the update"
             )
         files = tuple(
             replace(file, sha256=found) for file, found in zip(release.files, digests, strict=True)
@@ -265,7 +265,7 @@ class VersionAdder:
             source = delivered[number - distance].states[-1]
             distance *= 2
             if source.bytes is None:
-                continue  # only who has a foreign file gets there
+                continue  # only clients with a foreign file can reach it
             parent = self.parents.decoded(source)
             work = self._update(parent, end)
             update = work.encode(source.id, release.states[-1].id)

@@ -39,7 +39,7 @@ def read_object(folder: Path, wanted: Object) -> bytes:
         data = stream.read(wanted.size + 1)
     if len(data) != wanted.size or hashlib.sha256(data).hexdigest() != wanted.sha256:
         raise IntegrityError(
-            "it is not the file that the manifest states",
+            "it is not the file that the manifest names",
             file=str(path),
             hint="The package is damaged: check it with `p2u verify`, and publish it anew",
         )
@@ -186,7 +186,7 @@ class Decoder:
                     f"what is decoded for {state.id} has SHA-256 {digest}, expected "
                     f"{entry.digest(number)}",
                     file=entry.path,
-                    hint="The package is damaged: publish it anew",
+                    hint="The package is damaged: publish it again",
                 )
 
 

@@ -170,7 +170,7 @@ class Parents:
         release = manifest.release(state)
         if release.foreign or state.bytes is None:
             raise UsageError(
-                f"{state.id} cannot be decoded from nothing with this package alone",
+                f"{state.id} cannot be decoded with this package alone",
                 file=str(package),
                 hint="Give its files: a model directory or file",
             )

@@ -189,7 +189,7 @@ class HttpStore(Store):
             raise too_short(body.name, found.size, start, end - start)
         if body.size not in (None, have):
             raise StoreError(
-                f"asked for {have} bytes, the server announced {body.size}",
+                f"asked for {have} bytes, but the server announced {body.size}",
                 file=body.name,
                 hint="The server or a proxy before it handles ranges wrongly",
             )

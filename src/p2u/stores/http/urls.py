@@ -115,7 +115,7 @@ def redirect_target(url: str, location: str | None, shown: str) -> str:
         )
     if not location:
         raise StoreError(
-            "was redirected without saying where",
+            "was redirected, but the server did not say where",
             file=shown,
             hint="Check the URL and the server",
         )
