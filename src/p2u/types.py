@@ -48,7 +48,7 @@ BLOCKS: dict[str, tuple[int, int]] = {
 
 @dataclass(frozen=True, slots=True)
 class TensorSpan:
-    """Where one tensor's bytes lie.
+    """The place of one tensor's bytes in a file.
 
     Attributes:
         name: Unique within its file; the key within a model directory is ``(file, name)``.
@@ -87,7 +87,7 @@ class Check:
 
 @dataclass(frozen=True, slots=True)
 class Scan:
-    """What a format finds in one file.
+    """The spans and checksums that a format finds in one file.
 
     Attributes:
         size: Of the file, bytes.

@@ -90,7 +90,7 @@ def test_beyond_the_end_and_unknown_files() -> None:
     assert placed(("a.onnx", [span("x", 96, 4)]))["data"]
     with pytest.raises(FormatError, match="ends at byte 101 of data, which has 100"):
         placed(("a.onnx", [span("x", 97, 4)]))
-    with pytest.raises(FormatError, match="in gone, which is no file of the model") as caught:
+    with pytest.raises(FormatError, match="in gone, which is not a file of the model") as caught:
         placed(("a.onnx", [span("x", 0, 4, "gone")]))
     assert caught.value.file == "a.onnx"
     assert caught.value.tensor == "x"

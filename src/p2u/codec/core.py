@@ -180,7 +180,7 @@ class _PinnedBuffers:
             raw.elems, raw.cols = s.elems, s.cols
 
     def sources(self, buffers: Sequence[Any]) -> ctypes.Array[_CSource]:
-        """Where a version update begins, one buffer per segment; None is the segment itself."""
+        """The source of a version update, one buffer per segment; None is the segment itself."""
         if len(buffers) != len(self.array):
             raise UsageError(f"{len(buffers)} sources for {len(self.array)} segments")
         out = (_CSource * len(buffers))()

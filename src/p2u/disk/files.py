@@ -18,7 +18,7 @@ PIECE = 1 << 20
 
 
 def lexists(path: Path) -> bool:
-    """Whether there is anything, be it a link to nowhere."""
+    """Whether a path exists, even as a link to nowhere."""
     return path.is_symlink() or path.exists()
 
 
@@ -121,7 +121,7 @@ def remove_tree(path: Path) -> None:
 
 
 def free_bytes(path: Path) -> int:
-    """Free space of the file system that an absolute path, or its nearest parent, lies on."""
+    """Free bytes of the file system of an absolute path, or of its nearest parent."""
     while not path.exists():
         path = path.parent
     return shutil.disk_usage(path).free

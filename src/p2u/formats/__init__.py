@@ -75,7 +75,7 @@ def supported() -> str:
 
 @dataclass(frozen=True, slots=True)
 class ScannedModel:
-    """A model as it lies on disk.
+    """A model on disk.
 
     Attributes:
         root: The directory that the files' paths are relative to.
@@ -91,7 +91,7 @@ class ScannedModel:
         return tuple(span for file in self.files for span in file.spans)
 
     def locate(self, file: str) -> str:
-        """Return where the file with this relative path lies on this machine."""
+        """The path on this machine of the file with this relative path."""
         return _locate(self.root, file)
 
 
@@ -100,7 +100,7 @@ def _locate(root: str, file: str) -> str:
 
 
 def _format(path: str, file: str) -> Format | None:
-    """What kind of file it is; None for one that is only carried.
+    """The format of a file; None if it is only carried.
 
     Raises:
         DiskError: It cannot be read.

@@ -44,7 +44,7 @@ class DataFiles:
     def locate(
         self, entries: Mapping[str, str], expected: int | None, tensor: str
     ) -> tuple[str, int, int]:
-        """Where a tensor's bytes are.
+        """Locate a tensor's bytes.
 
         Args:
             entries: Of the tensor: ``location``, and perhaps ``offset`` and ``length``.
@@ -112,7 +112,7 @@ class DataFiles:
             ) from error
 
     def _allowed(self, path: str, base: str) -> bool:
-        """Whether a data file really lies below the model's folder.
+        """Whether a data file really is below the model's folder.
 
         Or where the model's own file really lies: Hugging Face's cache keeps both as links to
         one folder of blobs.

@@ -14,7 +14,7 @@ HINT = "The files are damaged or of different models: fetch them again"
 def _collect(
     sizes: Mapping[str, int], scans: Mapping[str, Scan]
 ) -> dict[str, list[tuple[TensorSpan, str]]]:
-    """Spans and whose they are, by the file that they lie in; the file's own come first."""
+    """Spans and their owners, by the file that holds them; the file's own come first."""
     found: dict[str, list[tuple[TensorSpan, str]]] = {file: [] for file in sizes}
     for owner, scan in scans.items():
         for span in scan.spans:
@@ -89,7 +89,7 @@ def unique_names(spans: Sequence[TensorSpan]) -> tuple[TensorSpan, ...]:
 
 
 def merge(sizes: Mapping[str, int], scans: Mapping[str, Scan]) -> tuple[ModelFile, ...]:
-    """Assign all spans to the files that they lie in.
+    """Assign all spans to the files that hold them.
 
     Args:
         sizes: All files of the model and their sizes in bytes.

@@ -50,7 +50,7 @@ _NAMES = {
 
 @dataclass(frozen=True, slots=True)
 class Array:
-    """Where the elements of an array lie.
+    """The place of an array's elements in a file.
 
     Attributes:
         dtype: safetensors' name of the element type, else NumPy's: then it is opaque.

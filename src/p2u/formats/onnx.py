@@ -101,7 +101,7 @@ Step = tuple[_Kind, int, int]
 
 @dataclass(slots=True)
 class _OnnxTensor:
-    """What a TensorProto says, as far as it matters here. Runs are (begin, end) in the file."""
+    """The needed fields of a TensorProto. Runs are (begin, end) in the file."""
 
     dtype: int = 0
     dims: list[int] = field(default_factory=list)
@@ -114,7 +114,7 @@ class _OnnxTensor:
     external: dict[str, str] = field(default_factory=dict)
 
     def run(self) -> tuple[int, int] | None:
-        """Where the elements lie in the model's own file as one run; None if they do not."""
+        """The one run of the elements in the model's own file; None if there is none."""
         if self.raw is not None:
             return self.raw
         runs: list[tuple[int, int]] = []

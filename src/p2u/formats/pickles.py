@@ -87,7 +87,7 @@ class Pickle:
         self.storages: dict[str, Storage | None] = {}
 
     def load(self) -> object:
-        """What the pickle holds.
+        """Read the object that the pickle holds.
 
         Returns:
             ``None``, numbers, ``str``, ``bytes``, ``tuple``, and this module's classes.
@@ -231,7 +231,7 @@ def _is_size(value: object) -> bool:
 
 
 def _call(name: str, args: tuple[object, ...]) -> PickledTensor | PickledObject | None:
-    """What a known function makes of its arguments; None if it is not known."""
+    """The result of a known function; None if it is not known."""
     if name == "collections.OrderedDict":
         return _dictionary(args)
     module, _, function = name.rpartition(".")

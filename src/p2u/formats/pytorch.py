@@ -87,7 +87,7 @@ def _is_little(reader: Reader, member: Member | None) -> bool:
 
 
 def _checks(archive: Archive, spans: list[TensorSpan]) -> list[Check]:
-    """The checksums of the members that tensors lie in."""
+    """The checksums of the members that hold tensors."""
     starts = sorted(span.offset for span in spans)
 
     def holds_one(member: Member) -> bool:

@@ -46,7 +46,7 @@ _ITEMS = {**ITEMSIZE, "complex128": 16, "qint8": 1, "quint8": 1, "qint32": 4}
 
 @dataclass(frozen=True, slots=True)
 class Record:
-    """Where the bytes of a storage lie in the file."""
+    """The place of a storage's bytes in the file."""
 
     offset: int
     length: int

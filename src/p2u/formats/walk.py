@@ -42,7 +42,7 @@ def _check_name(name: str, file: str) -> None:
 
 
 def _check_folder_link(path: str, file: str, root: str) -> None:
-    """Refuse a linked folder that lies outside: it could carry anything into the package."""
+    """Refuse a linked folder outside the model: it could bring anything into the package."""
     real = os.path.realpath(path)
     if os.path.commonpath([real, root]) != root:
         raise FormatError(

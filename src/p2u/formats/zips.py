@@ -53,7 +53,7 @@ class Member:
 
     @property
     def check(self) -> Check:
-        """What the CRC-32 of a stored member covers."""
+        """The checksum of a stored member, and the bytes that it covers."""
         return Check("crc32", self.start, self.size, self.fields)
 
 
@@ -72,7 +72,7 @@ class _DirectoryEntry:
 
 
 class Archive:
-    """What a zip archive holds.
+    """The members of a zip archive.
 
     Args:
         reader: The file.
@@ -257,7 +257,7 @@ class Archive:
     def _descriptor(
         self, at: int, limit: int, expected: tuple[int, int, int], wrong: FormatError
     ) -> tuple[int, int]:
-        """Where the CRC behind a member's data is, and where the record that it is in ends."""
+        """The place of the CRC behind a member's data, and the end of its record."""
         data = self._reader.read(at, min(24, limit - at))
         for mark in (b"PK\7\x08", b""):
             for layout in ("<L2Q", "<3L"):

@@ -64,7 +64,7 @@ _IN_LAYER = re.compile(r"(?:^|\.)(?:layers?|h|blocks?)\.([0-9]+)\.(.+)\Z")
 
 
 def gguf_name(name: str) -> str:
-    """What llama.cpp calls a tensor; the name itself if it is one of GGUF, or unknown."""
+    """The name that llama.cpp gives a tensor; the same name if it is GGUF's, or unknown."""
     module, _, kind = name.rpartition(".")
     if found := _IN_LAYER.search(module):
         known = _ending(found[2], _LAYER)

@@ -14,7 +14,7 @@ from p2u.package.mapping import Map, source_bytes
 
 @dataclass(frozen=True, slots=True)
 class Span:
-    """Where some of a chunk's decoded bytes lie: file number, offset and size in bytes.
+    """A run of a chunk's decoded bytes: file number, offset and size in bytes.
 
     ``elems`` and ``cols`` are for the core: number of elements, and elements per row.
     """
@@ -39,7 +39,7 @@ def chunk_spans(chunk: Chunk, layout: Layout) -> list[Span]:
 def source_spans(
     chunk: Chunk, found: Map, target: ReleaseLayout, source: ReleaseLayout
 ) -> list[Span | None]:
-    """What corresponds in the source to each segment of a chunk; None for nothing."""
+    """The span of the source that corresponds to each segment of a chunk; None for nothing."""
     spans: list[Span | None] = []
     for seg in chunk.segments:
         tensor, number = target.tensors[seg.tensor], found.tensors[seg.tensor]
@@ -54,7 +54,7 @@ def source_spans(
 
 
 class Countdown:
-    """What each file still lacks of an update, so that it is checked as soon as it is complete.
+    """Counts the missing bytes of each file, so that it is checked as soon as it is complete.
 
     Args:
         layout: The tensors.

@@ -88,7 +88,7 @@ class Chunk:
 
 @dataclass(frozen=True, slots=True)
 class Index:
-    """What an update consists of.
+    """The chunks of an update, and its map.
 
     Attributes:
         chunks: In order of their place in the blobs. Those of an update from nothing cover every

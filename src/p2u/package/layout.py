@@ -86,7 +86,7 @@ class Layout:
 
 @dataclass(frozen=True, slots=True)
 class ReleaseLayout:
-    """What the bytes of a release mean: its files and its tensors."""
+    """The files and the tensors of a release."""
 
     release: Release
     layout: Layout

@@ -93,7 +93,7 @@ class State:
 
 @dataclass(frozen=True, slots=True)
 class Update:
-    """What leads from ``source`` (None: from nothing) to ``target``, both ids of states.
+    """An index and blobs that lead from ``source`` (None: nothing) to ``target``, ids of states.
 
     Attributes:
         index: Says what each chunk is, see ``p2u.package.index``.
@@ -173,7 +173,7 @@ class Manifest:
         return self._places[state if isinstance(state, str) else state.id][0]
 
     def title(self, state: State | str) -> str:
-        """What a state is called: by its label where that is clear, else by its id."""
+        """The name of a state for users: its label where that is clear, else its id."""
         found = self.state(state) if isinstance(state, str) else state
         return found.label if found in self.latest.states else found.id
 

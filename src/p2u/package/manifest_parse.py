@@ -87,7 +87,7 @@ def is_text(value: Any) -> bool:
 
 @dataclass(frozen=True, slots=True)
 class _JsonNode:
-    """A JSON object and the way to it, for messages (``states[1].``)."""
+    """A JSON object and its place, for messages (``states[1].``)."""
 
     value: dict[str, Any]
     at: str

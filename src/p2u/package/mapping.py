@@ -50,7 +50,7 @@ def aligned(target: ReleaseLayout, source: ReleaseLayout, found: Map) -> bool:
 
 
 def source_bytes(target: Tensor, source: Tensor, first: int, elems: int) -> tuple[int, int] | None:
-    """Where the elements of a source lie that correspond to some of the target.
+    """Locate the elements of a source that correspond to some of the target.
 
     Args:
         target: A tensor.
@@ -77,7 +77,7 @@ def copies(
     source: ReleaseLayout,
     key: str,
 ) -> list[CopiedRange]:
-    """What is to be copied, sorted by file and offset.
+    """The ranges to copy, sorted by file and offset.
 
     Args:
         covered: ``(file, offset, size)`` of all that chunks bring; disjoint.
@@ -114,7 +114,7 @@ def copies(
 
 
 def _gaps(ranges: Sequence[tuple[int, int]], size: int) -> Iterator[tuple[int, int]]:
-    """What lies between these ranges, sorted, and before the end."""
+    """The gaps between these sorted ranges, and before the end."""
     at = 0
     for begin, end in (*ranges, (size, size)):
         if at < begin:
@@ -152,7 +152,7 @@ def _copy(
     target: ReleaseLayout,
     source: ReleaseLayout,
 ) -> CopiedRange | None:
-    """Where a part comes from."""
+    """The source of a part."""
     size = end - begin
     if number is None:
         other = found.files[file]

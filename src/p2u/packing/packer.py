@@ -69,7 +69,7 @@ class PackSettings:
 
 
 class _Sums:
-    """What the progressive tensors of a package add up to."""
+    """Sums over the progressive tensors of a package."""
 
     def __init__(self, states: int) -> None:
         self.weights = 0
@@ -322,7 +322,7 @@ def report(
     offsets: dict[str, int],
     notes: Sequence[str] = (),
 ) -> PackReport:
-    """What was packed: the states of one version."""
+    """The report of the states of one version."""
     rows = tuple(
         StateRow(
             s.label, s.bytes, s.bytes / total if s.bytes is not None else None, s.bits, s.snr_db
@@ -336,7 +336,7 @@ def report(
 def make_update(
     source: str | None, target: str, index: Object, blobs: Sequence[Blob], prefix: str, chunks: int
 ) -> Update:
-    """An update whose files will lie below a prefix."""
+    """An update whose files will be below a prefix."""
     placed = tuple(Blob(prefix + blob.key, blob.size) for blob in blobs)
     return Update(source, target, index, placed, sum(blob.size for blob in blobs), chunks)
 
@@ -355,7 +355,7 @@ def _clear(folder: Path) -> None:
 
 
 def generator() -> str:
-    """Who writes the package."""
+    """The generator that the manifest names."""
     try:
         return f"p2u-models {metadata.version('p2u-models')}"
     except metadata.PackageNotFoundError:  # run from the source tree

@@ -152,7 +152,7 @@ def collect(dst: str, keep: int, old_anchors: int | None, grace: float, dry_run:
 
 
 def without_old(manifest: Manifest, keep: int, old_anchors: int | None) -> Manifest:
-    """A manifest without old versions and what only they need.
+    """A manifest without old versions and the updates that only they need.
 
     What stays: the newest versions, the ways to them from nothing, older versions that have a base
     of their own with the ways to these, and foreign ones that an update leads from to one of them.
@@ -182,7 +182,7 @@ def without_old(manifest: Manifest, keep: int, old_anchors: int | None) -> Manif
 
 
 def _way(manifest: Manifest, state: State) -> Iterable[Update]:
-    """How to get to a state from nothing; from a foreign one if that is the only way."""
+    """The route to a state from nothing, or from a foreign state if there is no other."""
     if state.bytes is not None:
         return find_path(manifest.updates, None, state.id)
     later = [update for update in manifest.updates if update.source is not None]

@@ -44,7 +44,7 @@ def check_bits(bits: float) -> None:
 
 @dataclass(frozen=True, slots=True)
 class Recipe:
-    """What is asked of the base. At most one of `bits`, `budget` and `ratio` is set.
+    """The request for a base. At most one of `bits`, `budget` and `ratio` is set.
 
     Attributes:
         bits: Average bits per weight of the tensors that have levels and no bits of their own.

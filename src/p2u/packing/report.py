@@ -9,7 +9,7 @@ from p2u.package.manifest import Manifest
 
 @dataclass(frozen=True, slots=True)
 class PackProgress:
-    """How far packing has come.
+    """The progress of packing.
 
     Attributes:
         phase: ``"measure"``, ``"encode"``, ``"verify"`` or ``"publish"``.
@@ -43,7 +43,7 @@ class StateRow:
 
 @dataclass(frozen=True, slots=True)
 class PackReport:
-    """What was packed.
+    """The result of `pack` or `publish`.
 
     Attributes:
         manifest: The package's manifest, as written.
@@ -65,7 +65,7 @@ class PackReport:
 
 @dataclass(frozen=True, slots=True)
 class GcReport:
-    """What was dropped from a package, or would be.
+    """The versions and files that `gc` removed, or would remove.
 
     Attributes:
         kept: Versions that stay, in order.

@@ -34,7 +34,7 @@ _log = logging.getLogger("p2u")
 
 @dataclass(frozen=True, slots=True)
 class _Live:
-    """What answers: one state's session, with its weights if they are inputs."""
+    """The session of one state, with its weights if they are inputs."""
 
     state: str
     inference: InferenceSession
@@ -98,7 +98,7 @@ class Session:
 
     @property
     def progress(self) -> Progress | None:
-        """How far the transfer is; None before it began."""
+        """The progress of the transfer; None before it began."""
         return self._progress
 
     def run(
@@ -170,7 +170,7 @@ class Session:
                 self._thread.start()
 
     def cancel(self) -> None:
-        """Stop the transfer. The state that answers goes on answering."""
+        """Stop the transfer; the present session stays in use."""
         with self._changed:
             self._cancelled = True
             thread = self._thread

@@ -160,7 +160,7 @@ class Publisher:
 
     @property
     def published(self) -> tuple[Published, ...]:
-        """What this publisher has published."""
+        """The versions that this publisher has published."""
         with self._changed:
             return tuple(self._published)
 

@@ -33,7 +33,7 @@ if TYPE_CHECKING:
 
 
 class Subscriber:
-    """Follows what a `Publisher` makes, any other package with versions, too.
+    """Follows the package of a `Publisher`, or any other package with versions.
 
     `apply` looks for the newest version and copies it into a model; versions between are left out.
     Any number of subscribers may follow one package, each at its own pace.
@@ -142,7 +142,7 @@ class Subscriber:
         return _between(self._copy.manifest, before, state)
 
     def _before(self, model: torch.nn.Module | Mapping[str, torch.Tensor] | None) -> State | None:
-        """What a model has from an earlier `apply`; None if that is not known."""
+        """The state that an earlier `apply` gave a model; None if that is not known."""
         if model is None:
             return self._told
         if not isinstance(model, Mapping):
@@ -308,7 +308,7 @@ def _mapped(path: Path, size: int) -> memoryview:
 
 
 def _between(manifest: Manifest, before: State | None, now: State) -> int:
-    """How many versions lie between two states, the later one included; 1 if that is unknown."""
+    """The number of versions from one state to a later one; 1 if that is unknown."""
     versions = [release.version for release in manifest.releases if not release.foreign]
     have = same_state(manifest, before) if before is not None else None
     if have is None or have.version not in versions:

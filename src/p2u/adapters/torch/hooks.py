@@ -19,7 +19,7 @@ _DEPTH = 8
 
 
 class _Calls(threading.local):
-    """The calls under way in this thread, each with its pin."""
+    """The calls in progress in this thread, each with its pin."""
 
     def __init__(self) -> None:
         self.stack: list[tuple[FrameType | None, Pinned]] = []

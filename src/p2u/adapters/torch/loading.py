@@ -138,7 +138,7 @@ class Options:
         return cls(**mine, transfer=transfer)
 
     def target(self) -> tuple[torch.dtype | None, torch.device]:
-        """What floating-point tensors become (None: nothing else), and where tensors go."""
+        """The dtype for floating-point tensors (None: unchanged), and the device of all tensors."""
         import torch
 
         wanted = self.dtype

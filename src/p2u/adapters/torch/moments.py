@@ -23,7 +23,7 @@ RECENT = 8
 
 @dataclass(frozen=True, slots=True)
 class CalibrationReport:
-    """What was calibrated.
+    """The layers that were calibrated, and those that were left out.
 
     Attributes:
         path: The file.
@@ -192,7 +192,7 @@ def _shape(module: torch.nn.Module) -> tuple[int, int, int] | None:
 
 
 def _unfolding(module: torch.nn.Module) -> tuple[Any, ...]:
-    """What decides how an input becomes columns."""
+    """The settings that decide how an input becomes columns."""
     keys = ("kernel_size", "stride", "padding", "dilation", "groups", "padding_mode")
     return tuple(getattr(module, key, None) for key in keys)
 
@@ -340,7 +340,7 @@ def _columns(
 
 
 def _unfolded(module: Any, x: torch.Tensor) -> Iterator[torch.Tensor]:
-    """A convolution's input, unfolded as its weights lie."""
+    """A convolution's input, unfolded in the order of its weights."""
     import torch
 
     dims = len(module.kernel_size)

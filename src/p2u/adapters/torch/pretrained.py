@@ -122,7 +122,7 @@ def _dtype_word(transformers: Any) -> str:
 
 
 def _main_dtype(memory: ModelMemory, options: Options) -> torch.dtype:
-    """What most weights will be, so that buffers that the package lacks suit them."""
+    """The dtype of most weights, so that buffers that the package lacks suit them."""
     import torch
 
     dtype, _ = options.target()

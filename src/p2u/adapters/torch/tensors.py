@@ -89,7 +89,7 @@ class Copies:
 
 
 def synchronizer(device: torch.device) -> Callable[[], Any]:
-    """What waits for all work that was given to a device."""
+    """A function that waits for all work that was queued on a device."""
     import torch
 
     module = getattr(torch, device.type, None)

@@ -182,7 +182,7 @@ class FolderTransfer:
         return (number > 0 or self._parents[update.source].own) and self.package.aligned(update)
 
     def _parent(self, route: Route, number: int) -> FoundState | None:
-        """Where the state is that an update begins at."""
+        """The place of the state from which an update begins."""
         source = route.updates[number].source
         if source is None:
             return None

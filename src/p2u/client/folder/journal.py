@@ -28,7 +28,7 @@ DIGEST = 16
 
 @dataclass(frozen=True, slots=True)
 class Header:
-    """What a journal is about.
+    """The update and the target of a journal.
 
     Attributes:
         in_place: Whether files are refined where they lie.
@@ -68,7 +68,7 @@ class Content:
 
 
 def read_journal(path: Path) -> Content | None:
-    """What a journal says, as far as it is valid; None if there is none."""
+    """The valid part of a journal; None if there is none."""
     try:
         with open(path, "rb") as file:
             data = file.read()

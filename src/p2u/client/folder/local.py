@@ -51,7 +51,7 @@ def parent_in(folder: Path, manifest: Manifest, state: State) -> FoundState:
 
 @dataclass(frozen=True, slots=True)
 class FolderContent:
-    """What was found.
+    """The state, if any, of a folder or file.
 
     Attributes:
         parent: The state that all files are of; None if they are of none.

@@ -53,7 +53,7 @@ class RecordedFile:
 
 @dataclass(frozen=True, slots=True)
 class StateFile:
-    """What the file says.
+    """The contents of a state file.
 
     Attributes:
         name: The package's name.

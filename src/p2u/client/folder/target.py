@@ -27,7 +27,7 @@ from p2u.package.mapping import identity
 
 
 def journal_header(manifest: Manifest, update: Update, *, in_place: bool) -> Header:
-    """What the journal of an update says it is about: all that gives its chunks their meaning."""
+    """The journal's header for an update: all that gives its chunks their meaning."""
     digests = {state.id: state.digest for state in manifest.states}
     source = digests[update.source] if update.source is not None else "nothing"
     ends = [state for state in (update.source, update.target) if state is not None]
@@ -38,7 +38,7 @@ def journal_header(manifest: Manifest, update: Update, *, in_place: bool) -> Hea
 
 
 class Target(ABC):
-    """An update on its way to disk.
+    """An update that is written to disk.
 
     Args:
         package: Where it comes from.
@@ -81,7 +81,7 @@ class Target(ABC):
 
     @abstractmethod
     def result_folder(self) -> Path:
-        """Where the next state's bytes go."""
+        """The folder that receives the next state's bytes."""
 
     @abstractmethod
     def write(
@@ -94,11 +94,11 @@ class Target(ABC):
         """The result is wrong: let the next run begin anew."""
 
     def result(self, file: int) -> Path:
-        """Where the next state's file with this number goes."""
+        """The path of the next state's file with this number."""
         return self.result_folder() / self.release.files[file].path
 
     def before(self, file: int) -> Path:
-        """Where the source's file with this number is."""
+        """The path of the source's file with this number."""
         assert self.parent is not None
         return self.parent.paths[file]
 
@@ -126,7 +126,7 @@ class Target(ABC):
             self.check(file)
 
     def _previous(self, chunk: Chunk, payload: memoryview, spans: Sequence[Span]) -> list[Span]:
-        """Where the previous bytes of a chunk's segments are; empty if it needs none.
+        """The places of a chunk's previous bytes, per segment; empty if it needs none.
 
         Raises:
             FormatError: It needs some, and there are none.

@@ -178,7 +178,7 @@ class _Watcher:
             self._close()
 
     def _poll(self, mark: str) -> tuple[bool, str]:
-        """Whether the manifest is another one."""
+        """Whether the manifest has changed."""
         try:
             if self._store is None:
                 self._store = open_store(self._source)

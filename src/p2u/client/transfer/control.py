@@ -42,7 +42,7 @@ def wait_briefly(
 
 @dataclass(frozen=True, slots=True)
 class Progress:
-    """How far a transfer is. All sizes are bytes of the package.
+    """The progress of a transfer. All sizes are bytes of the package.
 
     Attributes:
         state: Label of the state reached last; None before the first.

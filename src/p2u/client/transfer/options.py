@@ -18,7 +18,7 @@ LINK_THREADS = 4
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class TransferOptions:
-    """How bytes are fetched.
+    """The options of a transfer.
 
     Functions that fetch take ``jobs``, ``limit_rate`` and ``retry`` as keyword arguments and make
     one of these; all that is below them passes it on as it is.

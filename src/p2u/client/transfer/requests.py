@@ -13,7 +13,7 @@ from typing import Generic, Protocol, TypeVar
 
 @dataclass(frozen=True, slots=True)
 class RequestSizes:
-    """How many bytes to ask for at a time; the defaults suit any link.
+    """The sizes of requests, in bytes; the defaults suit any link.
 
     Attributes:
         least: Fewest bytes that are worth a request of their own while there is more than one

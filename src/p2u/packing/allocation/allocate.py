@@ -153,7 +153,7 @@ def _bands(layout: Layout, group: OffsetGroup) -> dict[int, int]:
 
 @dataclass(frozen=True, slots=True)
 class Levels:
-    """How coarse the groups of an allocation are.
+    """The coarseness of an allocation's groups.
 
     Attributes:
         allocation: The allocation.

@@ -50,7 +50,7 @@ def finest(cols: int) -> int:
 
 @dataclass(frozen=True, slots=True)
 class Shares:
-    """How coarse tensors are against one another.
+    """The coarseness of tensors relative to one another.
 
     Attributes:
         shares: For each tensor its offset against the average one; weights' average is 0.

@@ -73,7 +73,7 @@ class Checks:
         self._starts = [(known.file, known.check.start) for known in self._known]
 
     def parts(self, job: Job) -> list[CheckedPart]:
-        """What the checks cover of a chunk."""
+        """The parts of a chunk that checks cover."""
         found: list[CheckedPart] = []
         start = 0
         for place in job.places(self._layout) if self._known else ():

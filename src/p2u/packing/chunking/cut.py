@@ -24,7 +24,7 @@ SMALL_GAP, GAPS = 64 << 10, 1 << 20
 
 @dataclass(frozen=True, slots=True)
 class Grade:
-    """How a tensor is coded; only tensors of one grade share a chunk.
+    """A tensor's treatment and offset; only tensors of one grade share a chunk.
 
     Attributes:
         how: Whether and where it has levels.
@@ -68,7 +68,7 @@ class Job:
         return not self.pieces and self.how is Treatment.PROGRESSIVE
 
     def places(self, layout: Layout) -> list[Piece]:
-        """Where its bytes lie, in their order in the chunk."""
+        """The places of its bytes, in their order in the chunk."""
         out = list(self.pieces)
         for seg in self.segments:
             t = layout.tensors[seg.tensor]

@@ -31,7 +31,7 @@ FLAT_COLS = 1 << 12
 
 
 class Treatment(Enum):
-    """How a tensor is coded."""
+    """The ways to code a tensor."""
 
     PROGRESSIVE = "progressive"
     #: A float tensor that is exact from the base on.
@@ -41,7 +41,7 @@ class Treatment(Enum):
 
 
 def treatment(dtype: str, shape: Sequence[int], elems: int, keep: bool = False) -> Treatment:
-    """How to code a tensor: norms and biases are small, and a model is sensitive to them.
+    """The treatment of a tensor: norms and biases are small, and a model is sensitive to them.
 
     Args:
         dtype: safetensors' name.

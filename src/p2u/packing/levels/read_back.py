@@ -52,7 +52,7 @@ class _Region:
 
 
 class WrittenChunks(Protocol):
-    """What a verifier decodes."""
+    """The written chunks that a verifier decodes."""
 
     @property
     def jobs(self) -> Sequence[Job]:
@@ -120,7 +120,7 @@ class LevelChunks:
 
 
 def read_payload(folder: Path, blob: Blob, chunk: Chunk, scratch: Scratch) -> memoryview:
-    """What was written for a chunk.
+    """Read the payload that was written for a chunk.
 
     Raises:
         DiskError, IntegrityError: It cannot be read any more.
@@ -252,7 +252,7 @@ class _Kept:
         return self._regions[0].file if self._regions else -1
 
     def next(self) -> tuple[_Region, States]:
-        """The next region, and the chunk that it lies in."""
+        """The next region, and its chunk."""
         region = self._regions.popleft()
         number = region.made
         if number not in self._live:

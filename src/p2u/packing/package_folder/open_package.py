@@ -107,7 +107,7 @@ class OpenPackage:
             return stream.read(MAX_MANIFEST + 1)
 
     def folder_for(self, name: str) -> str:
-        """A folder for staged files that no file of the package lies in."""
+        """A folder name for staged files that no file of the package uses."""
         taken = {key.partition("/")[0].casefold() for key in keys(self.manifest)}
         taken |= {path.name.casefold() for path in self.folder.iterdir()}
         number = 1

@@ -41,7 +41,7 @@ Codes = NDArray[np.int16]
 
 
 class CalibrationPlan:
-    """A calibration file beside the model that it is for.
+    """A calibration file, matched with a model.
 
     Args:
         path: The file.
@@ -222,7 +222,7 @@ def _in_steps(
 
 
 def match(calibration: Calibration, layout: Layout) -> dict[int, FactorEntry]:
-    """Which tensor of a model each one of the calibration is.
+    """Match the tensors of a calibration with those of a model.
 
     Names may differ by a prefix, as those of a bare model and of a model with a head do.
 
@@ -258,7 +258,7 @@ def match(calibration: Calibration, layout: Layout) -> dict[int, FactorEntry]:
 
 
 def _renaming(names: Sequence[str], there: Mapping[str, object]) -> Callable[[str], str]:
-    """What to put before the names, or take away, so that most of them are there."""
+    """Find the prefix to add or remove so that most names are there."""
     longest = sorted(names, key=lambda n: (-n.count("."), n))[:TRIED]
     add = {t[: -len(n)] for n in longest for t in there if t.endswith("." + n)}
     cut = {n[: -len(t)] for n in longest for t in there if n.endswith("." + t)}

@@ -38,7 +38,7 @@ def to_float64(data: memoryview | bytes | bytearray, dtype: str) -> Floats:
 
 
 def own_bins(x: Floats) -> Floats:
-    """The bin that each weight lies in, as the core rounds.
+    """Each weight's own bin, as the core rounds.
 
     Args:
         x: Weights in steps.

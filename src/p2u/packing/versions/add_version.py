@@ -37,14 +37,14 @@ from p2u.types import BLOCKS, PROGRESSIVE
 
 
 class Destination(Protocol):
-    """Where a version is written: a package that grows, or a new one."""
+    """The place of a version: an existing package, or a new one."""
 
     manifest: Manifest
     folder: Path
     stage: Path
 
     def folder_for(self, name: str) -> str:
-        """What the staged files' folder will be called."""
+        """The future name of the staged files' folder."""
 
     def commit(self, manifest: Manifest, folder: str | None) -> None:
         """Publish what was staged."""
@@ -80,7 +80,7 @@ class NewDestination:
 
 @dataclass(frozen=True, slots=True)
 class VersionRequest:
-    """What is asked of a version.
+    """The request for a version.
 
     Attributes:
         version: Its name; None for the next number, or the version that has these files already.

@@ -208,7 +208,7 @@ def _cut(found: Sequence[CopiedRange]) -> Iterator[CopiedRange]:
 def _apply(
     payload: bytes, chunk: Chunk, index: Index, held: _Held, old: _Held | None, update: Update
 ) -> Iterator[tuple[int, int, bytes | memoryview]]:
-    """What a chunk brings: file, offset, bytes."""
+    """Apply a chunk; yields file, offset and bytes."""
     if chunk.pieces:
         data = decode_pieces(payload, chunk.pieces, update.blobs[chunk.blob].key)
         at = 0

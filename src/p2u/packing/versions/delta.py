@@ -92,7 +92,7 @@ class DeltaCoder:
         return out
 
     def decode(self, change: Change, payload: bytes | memoryview, key: str) -> bytearray:
-        """What a reader gets from a payload.
+        """Decode a payload as a client does.
 
         Raises:
             FormatError: The payload is malformed.

@@ -42,7 +42,7 @@ LOOK, LOOK_CARRIED = 1 << 20, 64 << 10
 
 
 class Coding(Enum):
-    """How rows come to be."""
+    """The ways to code rows."""
 
     #: As a change of the parent's.
     DELTA = "delta"
@@ -71,7 +71,7 @@ class Change:
 
 @dataclass(frozen=True, slots=True)
 class _Rows:
-    """Rows of a tensor that are coded in one way."""
+    """Rows of a tensor with the same coding."""
 
     number: int
     first: int
@@ -252,7 +252,7 @@ def block_bytes(dtype: str) -> int:
 
 
 def _unequal(a: memoryview, b: memoryview, item: int) -> np.ndarray:
-    """Which elements differ."""
+    """A mask of the elements that differ."""
     if item in (1, 2, 4, 8):
         return np.asarray(np.frombuffer(a, f"<u{item}") != np.frombuffer(b, f"<u{item}"))
     unequal = np.frombuffer(a, np.uint8) != np.frombuffer(b, np.uint8)

@@ -85,7 +85,7 @@ def signs(t: Tensor, data: bytes) -> np.ndarray | None:
 
 
 def _agree(a: np.ndarray, b: np.ndarray) -> float:
-    """How many 16ths of two samples' signs agree."""
+    """The share of two samples' signs that agree, in 16ths."""
     return 8 * (float(a @ b) / len(a) + 1)
 
 
@@ -237,7 +237,7 @@ class Matcher:
         return signs(side.layout.tensors[number], self._sample(side, number))
 
     def _likenesses(self, number: int, others: Iterable[int]) -> Iterable[tuple[float, int]]:
-        """How alike each of some old tensors is, in 16ths of the sample, and minus its number."""
+        """The likeness of each old tensor, in 16ths of the sample, and minus its number."""
         own = self._signs(self._new, number)
         for other in others:
             if own is not None:

@@ -26,7 +26,7 @@ from p2u.types import BLOCKS, PROGRESSIVE
 
 @dataclass(frozen=True, slots=True)
 class Work:
-    """How to work.
+    """Threads, memory and progress of the work.
 
     Attributes:
         jobs: Threads.
@@ -145,7 +145,7 @@ class VersionUpdate:
         return sum(8 * c.length for change, c in self._made if change.job.dtype in PROGRESSIVE)
 
     def notes(self) -> list[str]:
-        """What is worth saying: tensors that have no counterpart, where others do."""
+        """Notes for the user: tensors that have no counterpart, where others do."""
         tensors = self._new.side.layout.tensors
         lonely = [n for n, pair in enumerate(self._map.tensors) if pair is None]
         lonely = [n for n in lonely if tensors[n].length]
@@ -170,7 +170,7 @@ class VersionUpdate:
 
 
 class _Changed:
-    """What a verifier sees of an update: its chunks, and then what is copied; see `Chunks`."""
+    """The chunks of an update for a verifier, and then its copied ranges."""
 
     states = 1
 

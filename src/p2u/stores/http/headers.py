@@ -122,7 +122,7 @@ def _opaque(etag: str) -> str:
 
 @dataclass(frozen=True)
 class Version:
-    """What identifies one version of an object; None: the server did not say."""
+    """The identity of one version of an object; None: the server did not say."""
 
     etag: str | None
     size: int | None
@@ -155,7 +155,7 @@ class Version:
 
 @dataclass(frozen=True)
 class Mark:
-    """What an object was when it was last asked for; see `Store.poll`. Empty: not known."""
+    """The identity of an object at the last poll; see `Store.poll`. Empty: not known."""
 
     sha256: str = ""
     etag: str = ""
@@ -174,7 +174,7 @@ class Mark:
 
     @classmethod
     def parse(cls, text: str) -> Mark:
-        """What `text` gave, or the empty one."""
+        """The mark of a text from `text`; the empty one if it is not valid."""
         return cls(*json.loads(text)) if text else cls()
 
     def text(self) -> str:

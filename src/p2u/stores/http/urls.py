@@ -91,7 +91,7 @@ class BaseUrl:
 
 
 def redirect_target(url: str, location: str | None, shown: str) -> str:
-    """Where a redirect leads.
+    """The target of a redirect.
 
     Raises:
         StoreError: No or a bad target, another scheme, or from https back to http.
