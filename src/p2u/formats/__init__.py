@@ -144,7 +144,7 @@ def _scan_file(root: str, name: str) -> tuple[dict[str, int], dict[str, Scan]]:
     path = _locate(root, name)
     known = _format(path, name)
     if known is None:
-        raise FormatError("not a model file that is known here", file=path, hint=supported())
+        raise FormatError("not a model file of a known format", file=path, hint=supported())
     scan = known.scan(path, name)
     sizes = {name: scan.size}
     for file in {span.file for span in scan.spans} - {name}:

@@ -1,4 +1,4 @@
-"""The table of stores: which one opens the URLs of a scheme. Imported when they are first used."""
+"""The table of schemes: the store that opens the URLs of each, imported when it is first used."""
 
 from __future__ import annotations
 

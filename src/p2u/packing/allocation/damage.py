@@ -21,7 +21,7 @@ def parse_damage(data: bytes, file: str) -> dict[str, int]:
     hint = "Write it with p2u.torch.sensitivity"
     tree = parse_object(data, file=file, hint=hint)
     if tree.get("format") != SENSITIVITY or tree.get("version") != 1:
-        raise FormatError(f"is no {SENSITIVITY} file of version 1", file=file, hint=hint)
+        raise FormatError(f"is not a {SENSITIVITY} file of version 1", file=file, hint=hint)
     return quantise(tree.get("tensors"), file)
 
 
@@ -41,5 +41,5 @@ def quantise(tensors: object, file: str = "sensitivity") -> dict[str, int]:
             )
     largest = max(tensors.values())
     if largest < 1e-280:
-        raise FormatError("no tensor does any damage", file=file, hint="Use other inputs")
+        raise FormatError("the damage of every tensor is 0", file=file, hint="Use other inputs")
     return {name: log2_64(float(max(v, math.ldexp(largest, -30)))) for name, v in tensors.items()}
