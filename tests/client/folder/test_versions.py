@@ -219,7 +219,7 @@ def test_a_parent_that_is_none(versions, tmp_path):
     with pytest.raises(NotFoundError, match="nowhere"):
         pull(versions.package, tmp_path / "dst", origin=tmp_path / "nowhere")
     (tmp_path / "other").mkdir()
-    with pytest.raises(UsageError, match=r"knows .*v1@base"):
+    with pytest.raises(UsageError, match=r"no state of the package .*v1@base"):
         pull(versions.package, tmp_path / "dst", origin=tmp_path / "other")
     assert not (tmp_path / "dst").exists()
 

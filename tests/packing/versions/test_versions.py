@@ -399,7 +399,7 @@ def test_a_package_that_is_full(tmp_path: Path, first: Tensors, monkeypatch) -> 
     for number in (1, 2):
         publish(model(tmp_path / str(number), first, config=f"{number}"), tmp_path / "p")
     three = model(tmp_path / "3", first, config="3")
-    with pytest.raises(UsageError, match=r"5 states.*4 .*most.*p2u gc"):
+    with pytest.raises(UsageError, match=r"5 states.*4 .*limits.*p2u gc"):
         publish(three, tmp_path / "p")
     assert [r.version for r in manifest_of(tmp_path / "p").releases] == ["v1", "v2"]
     assert not (tmp_path / "p" / "v3").exists()

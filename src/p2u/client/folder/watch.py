@@ -114,7 +114,7 @@ def watch(
             are reported as others are, and the watch tries again.
     """
     if not every > 0:
-        raise UsageError(f"the time between polls is {every:g} s", hint="It is in seconds, above 0")
+        raise UsageError(f"every is {every:g} s", hint="It is in seconds, above 0")
     options = TransferOptions(jobs=jobs, limit_rate=limit_rate)
     watcher = _Watcher(source, Path(target), execute, on_event, stop, output)
     task = PullTask(
