@@ -118,9 +118,9 @@ class Publisher:
         **options: Any,
     ) -> None:
         if anchor_every < 1:
-            raise UsageError(f"an anchor after every {anchor_every} versions", hint="Use 1 or more")
+            raise UsageError(f"anchor_every is {anchor_every}", hint="Use 1 or more")
         if keep is not None and keep < 1:
-            raise UsageError(f"keep {keep} versions", hint="Use 1 or more")
+            raise UsageError(f"keep is {keep}", hint="Use 1 or more")
         if when_busy not in ("replace", "wait"):
             raise UsageError(f"when_busy must be 'replace' or 'wait', not {when_busy!r}")
         self._package = Path(os.path.realpath(package))
@@ -133,7 +133,7 @@ class Publisher:
         self._work = self._package.with_name(f".{self._package.name}.sync")
         self._lock = FileLock(
             self._work / "lock",
-            "another publisher works on this package",
+            "another publisher uses this package",
             "Give each trainer a package of its own",
             file=self._package,
             make_folder=True,
@@ -191,7 +191,7 @@ class Publisher:
                 taken then. Call again to try again.
         """
         if step is not None and step < 0:
-            raise UsageError(f"step {step}", hint="Use 0 or more")
+            raise UsageError(f"the step is {step}", hint="Use 0 or more")
         tensors = tensors_of(source)
         carried = self._files if self._files is not None else of_model(source, self._dtype)
         with self._changed:
@@ -233,7 +233,7 @@ class Publisher:
             while self._error is None and (self._busy or self._waiting is not None):
                 left = 0.2 if end is None else min(0.2, end - time.monotonic())
                 if left <= 0:
-                    raise TimeoutError(f"not all is published after {timeout} s")
+                    raise TimeoutError(f"some snapshots are not published after {timeout} s")
                 self._changed.wait(left)
             self._check()
 

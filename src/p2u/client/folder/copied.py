@@ -36,7 +36,7 @@ def copy_state(package: PackageReader, work: WorkFolder, parent: FoundState) -> 
             path.parent.mkdir(parents=True, exist_ok=True)
             shutil.copyfile(source, path)
             if files.hash_file(path, package.stop.check) != file.digest(number):
-                raise IntegrityError("was changed while it was copied", file=str(source))
+                raise IntegrityError("was changed during the copy", file=str(source))
             durable.sync_file(path)
         state_file.make(manifest, state, package.url).with_hints(work.next).write(work.next)
         durable.sync_folders(work.next)

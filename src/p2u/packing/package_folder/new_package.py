@@ -21,7 +21,7 @@ _OTHER = "Choose a new directory, or remove this one"
 
 
 def check_target(dst: str, src: str) -> Path:
-    """Where the package will be: a path that is free, an empty directory or a package.
+    """The future path of the package: a free path, an empty directory or a package.
 
     Raises:
         UsageError: Something else is there, or it lies in the model or the model in it.
@@ -89,7 +89,7 @@ class NewPackage(ScratchFolder):
         return self
 
     def publish(self) -> None:
-        """Move the package to its place; an older package gives way.
+        """Move the package to its place, instead of an older one.
 
         Raises:
             ConflictError: There is one now, which must not give way.

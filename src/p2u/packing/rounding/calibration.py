@@ -297,7 +297,7 @@ class Calibration:
             with disk_errors(self.path, "read"):
                 count = read_from(self.path, span.offset, data)
             if count < span.length:
-                raise FormatError("it became shorter", file=self.path, hint=HINT)
+                raise FormatError("the file became shorter", file=self.path, hint=HINT)
             return np.frombuffer(data, dtype).reshape(span.shape)
 
         order = read("order", "<i4").astype(np.int32)
