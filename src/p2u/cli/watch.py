@@ -63,11 +63,11 @@ def _run(src: str, dst: Path, *, as_json: bool, quiet: bool, **options: Any) -> 
     from p2u.client.folder.watch import watch as watch_package
 
     stop = threading.Event()
-    tell = _json if as_json else _line
+    report = _json if as_json else _line
 
     def event(found: Watched) -> None:
         if not quiet or found.kind in ("error", "warning"):
-            tell(found, dst)
+            report(found, dst)
 
     def end(*_: object) -> None:
         if not stop.is_set():

@@ -129,7 +129,7 @@ class Publisher:
         self._files = None if files is None else read_folder(files)
         self._dtype = _dtype(dtype)
         self._wait = when_busy == "wait"
-        self._tell = on_published
+        self._report = on_published
         self._work = self._package.with_name(f".{self._package.name}.sync")
         self._lock = FileLock(
             self._work / "lock",
@@ -297,8 +297,8 @@ class Publisher:
             error: BaseException | None = None
             try:
                 found = self._publish(job)
-                if self._tell is not None:
-                    self._tell(found)
+                if self._report is not None:
+                    self._report(found)
             except BaseException as raised:  # noqa: BLE001 - raised again by the next call
                 error = raised
             with self._changed:
@@ -394,8 +394,8 @@ def _cost(manifest: Manifest, version: str) -> int:
     names = [release.version for release in manifest.releases]
     before = names[names.index(version) - 1] if version in names[1:] else None
     source = None if before is None else f"{before}@exact"
-    way = find_path(manifest.updates, source, f"{version}@exact", cost=manifest.cost)
-    return sum(manifest.cost(update) for update in way)
+    route = find_path(manifest.updates, source, f"{version}@exact", cost=manifest.cost)
+    return sum(manifest.cost(update) for update in route)
 
 
 def _dtype(wanted: torch.dtype | str | None) -> torch.dtype | None:

@@ -252,13 +252,13 @@ def _bind(
             hint="Choose another class, or other files with weights=",
         )
     fresh = fill(model, source, keep=not options.strict)
-    _tell(model, left.unexpected_keys, fresh)
+    _report(model, left.unexpected_keys, fresh)
     if copies.device.type != "cpu":
         model.to(copies.device)  # what is not the package's; the rest is there already
         _check(model, given, tensors)
 
 
-def _tell(model: torch.nn.Module, unused: list[str], fresh: list[str]) -> None:
+def _report(model: torch.nn.Module, unused: list[str], fresh: list[str]) -> None:
     """Warn, as transformers does, of tensors that only one side has."""
     ignore = getattr(model, "_keys_to_ignore_on_load_unexpected", None) or ()
     unused = [name for name in unused if not any(re.search(pattern, name) for pattern in ignore)]

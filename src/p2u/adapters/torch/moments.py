@@ -305,11 +305,11 @@ def _hooked(
     """The model in evaluation mode, without gradients, and with a look at these layers' inputs."""
     import torch
 
-    def tell(module: torch.nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+    def note(module: torch.nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
         hook(module, args[0] if args else next(iter(kwargs.values())))
 
     training = {module: module.training for module in model.modules()}
-    handles = [m.register_forward_pre_hook(tell, with_kwargs=True) for m in layers]
+    handles = [m.register_forward_pre_hook(note, with_kwargs=True) for m in layers]
     try:
         model.eval()
         with torch.no_grad():

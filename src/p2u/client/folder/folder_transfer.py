@@ -88,7 +88,7 @@ class FolderTransfer:
                 local = self._inspect()
             if not self.routes.satisfied(local.state):
                 local = self._update(local)
-            complete = not self._is_under_way()
+            complete = not self._is_unfinished()
         finally:
             self.work.release(remove=complete)
         return self._stay(local)
@@ -141,7 +141,7 @@ class FolderTransfer:
         self._parents = {parent.state.id: parent for parent in same}
         return local
 
-    def _is_under_way(self) -> bool:
+    def _is_unfinished(self) -> bool:
         """Whether an earlier run got part of a better state, which is worth keeping."""
         found = read_journal(self.work.journal)
         return found is not None and any(

@@ -112,10 +112,10 @@ def run_pull(
     dry_run: bool = False,
 ) -> PullResult:
     """Do what `pull` does, for a task and options."""
-    lent = KeepOpen(source) if isinstance(source, Store) else source
+    kept = KeepOpen(source) if isinstance(source, Store) else source
 
     def connect(known: PackageReader | None = None) -> PackageReader:
-        return PackageReader(lent, options, known=known)
+        return PackageReader(kept, options, known=known)
 
     package = connect()
     transfer = None
@@ -133,5 +133,5 @@ def run_pull(
         return PullResult(state, meter.received, meter.requests, meter.seconds, plan, warnings)
     finally:
         (transfer.package if transfer is not None else package).close()
-        if isinstance(lent, KeepOpen):
-            lent.end()
+        if isinstance(kept, KeepOpen):
+            kept.end()

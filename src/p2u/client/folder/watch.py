@@ -139,7 +139,7 @@ class _Watcher:
         self._source = source
         self._target = target
         self._execute = execute
-        self._tell = on_event or (lambda event: None)
+        self._report = on_event or (lambda event: None)
         self._stop = stop or threading.Event()
         self._output = output
         self._store: Store | None = None
@@ -161,7 +161,7 @@ class _Watcher:
                     if due:
                         self._begin, self._done, self._before = time.monotonic(), 0, 0
                         for message in fetch():
-                            self._tell(Watched("warning", self._state, message=message))
+                            self._report(Watched("warning", self._state, message=message))
                         due, passing = False, (*_PASSING, UsageError)
                     failures, said = 0, ""
                 except passing as error:
@@ -170,7 +170,7 @@ class _Watcher:
                     wait = backoff.delay(failures, asked)
                     if str(error) != said:
                         said = str(error)
-                        self._tell(Watched("error", self._state, message=said))
+                        self._report(Watched("error", self._state, message=said))
                 except Cancelled:
                     return
                 self._stop.wait(wait)
@@ -207,7 +207,7 @@ class _Watcher:
         now = time.monotonic()
         self._state = state
         size, self._before = self._done - self._before, self._done
-        self._tell(Watched("commit", state, size, now - self._begin))
+        self._report(Watched("commit", state, size, now - self._begin))
         if self._execute is not None:
             self._hook(state, self._execute)
         self._begin = time.monotonic()
@@ -242,7 +242,7 @@ class _Watcher:
                 except subprocess.TimeoutExpired:
                     continue
                 spent = time.monotonic() - begin
-                self._tell(Watched("hook", state, seconds=spent, status=status))
+                self._report(Watched("hook", state, seconds=spent, status=status))
                 return
         finally:
             if process.poll() is None:

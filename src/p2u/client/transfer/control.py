@@ -175,7 +175,7 @@ class Buffers:
     def __init__(self, size: int, stop: Stop) -> None:
         self._size = size
         self._stop = stop
-        self._lent = 0
+        self._borrowed = 0
         self._idle: list[mmap.mmap] = []
         self._changed = threading.Condition()
         stop.on_call(self._wake)
@@ -192,7 +192,7 @@ class Buffers:
             yield memoryview(memory)[:count]
         finally:
             with self._changed:
-                self._lent -= len(memory)
+                self._borrowed -= len(memory)
                 self._idle.append(memory)
                 self._changed.notify_all()
 
@@ -207,13 +207,13 @@ class Buffers:
                     break
                 # Too small ones make room for a larger one.
                 self._idle.sort(key=len)
-                while self._idle and self._lent + self._held() + count > self._size:
+                while self._idle and self._borrowed + self._held() + count > self._size:
                     self._idle.pop(0)
-                if not self._lent or self._lent + count <= self._size:
+                if not self._borrowed or self._borrowed + count <= self._size:
                     memory = mmap.mmap(-1, -(-count // _PAGES) * _PAGES)
                     break
                 self._changed.wait()
-            self._lent += len(memory)
+            self._borrowed += len(memory)
             return memory
 
     def _held(self) -> int:

@@ -94,8 +94,8 @@ class Run:
         self._apply: Apply | None = None
         self._patient = False
         #: Set when chunks may be applied, and when there is nothing more to wait for.
-        self._gate = threading.Event()
-        fetcher.stop.on_call(self._gate.set)
+        self._ready = threading.Event()
+        fetcher.stop.on_call(self._ready.set)
         self._enough = False
         self._left = len(chunks)
         #: Bytes of chunks, and those of them that are here and that are applied.
@@ -119,7 +119,7 @@ class Run:
             self._working += more
             if not self._working:
                 self._idle.set()
-        self._gate.set()
+        self._ready.set()
         for number in range(first, first + more):
             self._f.spawn(number, self._thread)
         try:
@@ -145,7 +145,7 @@ class Run:
     def abandon(self) -> None:
         """Drop a run that was begun ahead."""
         self._enough = True
-        self._gate.set()
+        self._ready.set()
 
     def _thread(self, number: int) -> None:
         run: Run | None = self
@@ -300,7 +300,7 @@ class Run:
         if hashlib.sha256(payload).digest() != chunk.sha256:
             self._count(-chunk.length)
             raise _WrongHashError
-        self._gate.wait()
+        self._ready.wait()
         self._check()
         assert self._apply is not None
         self._apply(chunk, payload)
