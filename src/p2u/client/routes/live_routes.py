@@ -97,7 +97,7 @@ def _memory_route(package: PackageReader, want: State) -> tuple[Update, ...]:
                 raise
             raise UnsupportedError(
                 f"there is no route to {want.id} in memory: {why}",
-                hint="Pull it to a folder, and load that",
+                hint="Pull it to a folder, and load the folder",
             ) from None
         for update in route:
             if not manifest.crosses(update):
@@ -146,7 +146,7 @@ def find_live_route(
             route = find_path(updates, here.id if here else None, want.id, cost=manifest.cost)
         except UsageError:
             raise UnsupportedError(
-                f"no update of this package that could be used leads from {have.id} to {want.id}",
+                f"no usable update of this package leads from {have.id} to {want.id}",
                 hint=HINT,
             ) from None
         found = {
