@@ -22,7 +22,7 @@ _LONGEST = 60.0
 
 
 class Phase(Enum):
-    """How far a live model is."""
+    """The phases of a live model."""
 
     #: Its first route goes on, from nothing to the state wanted.
     REFINING = "refining"
@@ -37,7 +37,7 @@ class Phase(Enum):
 
 
 class FaultKind(Enum):
-    """How long a fault stays."""
+    """The kinds of faults, by how long they stay."""
 
     #: It passes by itself: the network, a full disk, a blob that is damaged or not there yet.
     RETRY = "retry"
@@ -107,7 +107,7 @@ class LiveStatus:
 
     @property
     def phase(self) -> Phase:
-        """How far the model is."""
+        """The present phase."""
         return self._phase
 
     @property

@@ -142,7 +142,7 @@ class Replica:
 
     @property
     def progress(self) -> Progress:
-        """How far the transfer is."""
+        """The progress of the transfer."""
         with self._status.changed:
             meter, route = self._parts.connection.package.meter, self._status.route
             return Progress(

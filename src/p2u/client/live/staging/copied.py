@@ -33,7 +33,7 @@ class CopiedUpdate(StagedUpdate):
         self.decode(chunk, payload, self._spare)
 
     def parts(self, file: int) -> Iterator[memoryview]:
-        """What chunks bring is in the spare memory, the rest stays as it is."""
+        """Bytes that chunks bring are in the spare memory, the rest stays as it is."""
         live, spare = self.files.memory[file], self._spare[file]
         at = 0
         for start, end in self._ranges.get(file, ()):

@@ -59,7 +59,7 @@ class StagedUpdate(ABC):
         """Make room for the chunks."""
 
     def spans(self, chunk: Chunk) -> list[Span]:
-        """Where a chunk's bytes lie."""
+        """The places of a chunk's bytes."""
         return chunk_spans(chunk, self.files.layout)
 
     def decode(self, chunk: Chunk, payload: memoryview, memory: list[memoryview]) -> None:
