@@ -25,6 +25,7 @@ LAYERS = (
     ("client.routes",),
     ("client.folder", "client.live"),
     ("packing.report", "packing.recipe"),
+    ("packing.settings",),
     ("packing.chunking",),
     ("packing.rounding",),
     ("packing.levels",),

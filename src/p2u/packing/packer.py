@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import math
 import os
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
 from importlib import metadata
@@ -43,29 +43,14 @@ from p2u.packing.levels.read_back import LevelChunks, Made, Verifier
 from p2u.packing.package_folder.blobs import BlobWriter, write_new
 from p2u.packing.package_folder.lock import package_lock
 from p2u.packing.package_folder.new_package import NewPackage
-from p2u.packing.recipe import HALVINGS, Recipe, check_levels
+from p2u.packing.recipe import HALVINGS, check_levels
 from p2u.packing.report import PackProgress, PackReport, StateRow
 from p2u.packing.rounding.codes import CalibrationPlan
+from p2u.packing.settings import PackSettings
 
 #: Memory for chunks under way, in bytes, beside twice the largest tensor.
 BUDGET = 96 << 20
 FIRST_VERSION = "v1"
-
-
-@dataclass(frozen=True, slots=True)
-class PackSettings:
-    """See `p2u.pack`."""
-
-    recipe: Recipe
-    levels: tuple[str, ...]
-    jobs: int
-    blob_size: int
-    name: str | None
-    progress: Callable[[PackProgress], None] | None
-    calibration: str | None = None
-    thrift: float = 0.0
-    version: str | None = None
-    replace: bool = True
 
 
 class _Sums:
@@ -136,7 +121,7 @@ class Packer:
         if settings.calibration is not None:
             self._guide = CalibrationPlan(settings.calibration, settings.thrift, self.layout)
         self._allocation = Allocation(self.layout, settings.recipe)
-        jobs = cut(self._model, self.layout, self._allocation.grades)
+        jobs = cut(self._model, self.layout, self._allocation.grades, settings.chunk_elements)
         self._jobs = self._allocation.ordered(self.layout, jobs)
         self.total = sum(file.size for file in self._model.files)
         largest = max((t.length for t in self.layout.tensors), default=0)

@@ -13,14 +13,22 @@ from p2u.package.graph import find_path
 from p2u.package.manifest import KEY, Manifest, Release, State, Update, with_costs
 from p2u.packing.package_folder.new_package import NewPackage, check_target
 from p2u.packing.package_folder.open_package import OpenPackage, keys
-from p2u.packing.packer import Packer, PackSettings
+from p2u.packing.packer import Packer
 from p2u.packing.report import GcReport, PackReport
+from p2u.packing.settings import PackSettings
 from p2u.packing.versions.add_version import NewDestination, VersionAdder, VersionRequest
 from p2u.packing.versions.parent import Parent
 
 #: A version gets a base of its own, too, if the way to it would have this many times the bytes of
 #: that to the last version that has one.
 LONG_WAY = 2
+
+
+def pack_first(src: str, dst: str, settings: PackSettings) -> PackReport:
+    """Pack a model as a package of one version; see `p2u.pack`."""
+    packer = Packer(src, settings)
+    # Of the file, not of its folder: a package may stand next to the file it is made of.
+    return packer.run(check_target(dst, src))
 
 
 def add_version(

@@ -18,6 +18,7 @@ from p2u.packing.chunking.cut import Job, cut, make_layout
 from p2u.packing.chunking.source import Source
 from p2u.packing.chunking.treatment import Treatment
 from p2u.packing.recipe import Recipe
+from p2u.packing.settings import CHUNK_ELEMENTS
 from p2u.types import Check, ModelFile, TensorSpan
 
 
@@ -71,7 +72,8 @@ def test_fields_have_the_values_of_each_state(tmp_path: Path) -> None:
     states[0][20:60] = bytes(40)
     states[1][30:45] = bytes(15)
     # Two tensors in one chunk, in the order of a forward pass; one chunk is exact from the base on.
-    jobs = [job for job in cut(found, layout, Allocation(layout, Recipe()).grades) if job.pieces]
+    grades = Allocation(layout, Recipe()).grades
+    jobs = [job for job in cut(found, layout, grades, CHUNK_ELEMENTS) if job.pieces]
     jobs.append(Job(Treatment.FULL, "F32", 4, (Seg(1, 0, 1), Seg(0, 0, 1)), 10))
     for job in jobs:
         sums = []

@@ -26,9 +26,10 @@ from p2u.package.manifest import (
 )
 from p2u.packing.package_folder.blobs import write_new
 from p2u.packing.package_folder.new_package import NewPackage
-from p2u.packing.packer import Packer, PackSettings, generator, report, write_object
+from p2u.packing.packer import Packer, generator, report, write_object
 from p2u.packing.recipe import EXACT
 from p2u.packing.report import PackReport
+from p2u.packing.settings import PackSettings
 from p2u.packing.versions.decode import hash_files, read_layout
 from p2u.packing.versions.pairing import Matcher, Side
 from p2u.packing.versions.parent import Parent, Parents
@@ -115,7 +116,9 @@ class VersionAdder:
         self._packer = packer
         self._jobs = settings.jobs
         self.parents = Parents(place.folder, place.manifest, settings.jobs, stack)
-        self._work = Work(settings.jobs, packer.budget, settings.blob_size, packer.tell)
+        self._work = Work(
+            settings.jobs, packer.budget, settings.blob_size, settings.chunk_elements, packer.tell
+        )
         self._folder = ""
         self._offsets: dict[str, int] = {}
         self._notes: list[str] = []

@@ -19,7 +19,7 @@ from p2u.formats.gguf import TYPES
 from p2u.package.index import MAX_PIECE, Piece, Seg
 from p2u.package.layout import Tensor
 from p2u.package.mapping import Map
-from p2u.packing.chunking.cut import CHUNK_ELEMENTS, GAPS, Job
+from p2u.packing.chunking.cut import GAPS, Job
 from p2u.packing.chunking.source import Scratch
 from p2u.packing.chunking.treatment import Treatment
 from p2u.packing.versions.pairing import Side, fits
@@ -88,13 +88,21 @@ class Comparer:
         new: The version.
         old: The parent.
         map: Which tensor and file comes from which.
+        chunk_elements: Most elements of a chunk, unless little of them changed.
 
     Attributes:
         map: The same without pairs that have nothing in common.
     """
 
-    def __init__(self, new: Side, old: Side, map: Map) -> None:  # noqa: A002 - its name in index
+    def __init__(
+        self,
+        new: Side,
+        old: Side,
+        map: Map,  # noqa: A002 - its name in index
+        chunk_elements: int,
+    ) -> None:
         self._new, self._old = new, old
+        self._most = chunk_elements
         self.map = map
         self._mine, self._theirs = Scratch(), Scratch()
 
@@ -117,7 +125,7 @@ class Comparer:
                 kind = t.dtype, t.item, rows.way, rows.dtype, rows.band
                 groups.setdefault(kind, []).append(rows)
         for (dtype, item, way, source, band), rows_ in groups.items():
-            most = SPARSE_ELEMENTS if way is Coding.DELTA and band else CHUNK_ELEMENTS
+            most = SPARSE_ELEMENTS if way is Coding.DELTA and band else self._most
             how = Treatment.FULL if dtype in PROGRESSIVE else Treatment.OPAQUE
             block = BLOCKS[source][0] if way is Coding.ADOPT else block_bytes(dtype) or 1
             for segs, elems in self._chunks(rows_, most, block):
@@ -137,7 +145,7 @@ class Comparer:
         # Of the last row all elements must have a counterpart.
         rows = t.rows if common == t.elems else common // t.cols
         if not same and old.dtype in BLOCKS:
-            rows = _whole(t, rows, BLOCKS[old.dtype][0])
+            rows = _whole(t, rows, BLOCKS[old.dtype][0], self._most)
             if rows:
                 yield _Rows(number, 0, rows, Coding.ADOPT, old.dtype, 0)
         elif not same:
@@ -287,9 +295,9 @@ def _unit(t: Tensor, block: int) -> int:
     return block // int(np.gcd(block, t.cols))
 
 
-def _whole(t: Tensor, rows: int, block: int) -> int:
-    """Rows from the first on, at most so many, whose elements are whole blocks."""
-    if _unit(t, block) * t.cols > CHUNK_ELEMENTS:
+def _whole(t: Tensor, rows: int, block: int, most: int) -> int:
+    """Rows from the first on, at most so many, whose elements are whole blocks that fit a chunk."""
+    if _unit(t, block) * t.cols > most:
         return 0
     if rows == t.rows and t.elems % block == 0:
         return rows

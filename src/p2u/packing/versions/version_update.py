@@ -32,12 +32,14 @@ class Work:
         jobs: Threads.
         budget: Memory for chunks under way, bytes.
         blob_size: Most bytes of a blob.
+        chunk_elements: Most elements of a chunk, unless little of them changed.
         tell: Told the phase and the bytes of it that are done.
     """
 
     jobs: int
     budget: int
     blob_size: int
+    chunk_elements: int
     tell: Callable[[str, int], None]
 
 
@@ -91,7 +93,8 @@ class VersionUpdate:
         """
         done = 0
         self._work.tell("encode", 0)
-        changes = Comparer(self._new.side, self._old.side, self._map).changes()
+        comparer = Comparer(self._new.side, self._old.side, self._map, self._work.chunk_elements)
+        changes = comparer.changes()
         results = in_order(
             changes, self._coder.encode, self._coder.cost, self._work.jobs, self._work.budget
         )
