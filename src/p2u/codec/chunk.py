@@ -7,8 +7,8 @@ from typing import Any
 
 from p2u.codec import core
 from p2u.errors import FormatError
-from p2u.package.geometry import Span
-from p2u.package.index import Chunk, decode_pieces
+from p2u.package.geometry import Chunk, Span
+from p2u.package.index import decode_pieces
 from p2u.package.layout import Layout
 
 #: Kinds of chunks that need no previous bytes, and the one that needs those of its own state.

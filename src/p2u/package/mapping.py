@@ -12,6 +12,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 
 from p2u.errors import FormatError
+from p2u.package.geometry import ChunkContent, Span
 from p2u.package.layout import ReleaseLayout, Tensor
 from p2u.package.manifest import HINT
 from p2u.types import BLOCKS, PROGRESSIVE
@@ -70,8 +71,25 @@ def source_bytes(target: Tensor, source: Tensor, first: int, elems: int) -> tupl
     return (begin, length) if begin + length <= source.length else None
 
 
+def source_spans(
+    chunk: ChunkContent, found: Map, target: ReleaseLayout, source: ReleaseLayout
+) -> list[Span | None]:
+    """The bytes of the source that correspond to each segment of a chunk; None for nothing."""
+    spans: list[Span | None] = []
+    for seg in chunk.segments:
+        tensor, number = target.tensors[seg.tensor], found.tensors[seg.tensor]
+        span = None
+        if number is not None:
+            t = source.tensors[number]
+            part = source_bytes(tensor, t, *tensor.span(seg.first_row, seg.rows))
+            if part is not None:
+                span = Span(t.file, t.offset + part[0], part[1])
+        spans.append(span)
+    return spans
+
+
 def copies(
-    covered: Iterable[tuple[int, int, int]],
+    covered: Iterable[Span],
     found: Map,
     target: ReleaseLayout,
     source: ReleaseLayout,
@@ -80,7 +98,7 @@ def copies(
     """What is to be copied, sorted by file and offset.
 
     Args:
-        covered: ``(file, offset, size)`` of all that chunks bring; disjoint.
+        covered: All that chunks bring; disjoint.
         found: The map, its numbers checked.
         target: The release that the update leads to.
         source: The one that it begins at.
@@ -90,8 +108,8 @@ def copies(
         FormatError: A byte comes from nowhere.
     """
     ranges: list[list[tuple[int, int]]] = [[] for _ in target.files]
-    for file, offset, size in covered:
-        ranges[file].append((offset, offset + size))
+    for span in covered:
+        ranges[span.file].append((span.offset, span.offset + span.size))
     tensors: list[list[int]] = [[] for _ in target.files]
     for number, tensor in enumerate(target.tensors):
         if tensor.length:
@@ -111,6 +129,14 @@ def copies(
                     )
                 out.append(copy)
     return out
+
+
+def cut_copies(ranges: Iterable[CopiedRange], most: int) -> Iterator[CopiedRange]:
+    """The same ranges in parts of at most so many bytes."""
+    for c in ranges:
+        for at in range(0, c.size, most):
+            size = min(most, c.size - at)
+            yield CopiedRange(c.file, c.offset + at, c.source_file, c.source_offset + at, size)
 
 
 def _gaps(ranges: Sequence[tuple[int, int]], size: int) -> Iterator[tuple[int, int]]:

@@ -14,7 +14,8 @@ from pathlib import Path
 from p2u.disk.errors import UNPUBLISHED, disk_errors
 from p2u.errors import UsageError
 from p2u.formats import scan_model
-from p2u.package.index import Chunk, encode_index
+from p2u.package.geometry import Chunk
+from p2u.package.index import encode_index
 from p2u.package.manifest import (
     KEY,
     LAYOUT_KEY,

@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from p2u.formats import ScannedModel
-from p2u.package.index import Piece, Seg
+from p2u.package.geometry import Piece, Seg
 from p2u.packing.allocation.allocate import Allocation
 from p2u.packing.chunking.checks import Checks
 from p2u.packing.chunking.crc import combine

@@ -20,10 +20,9 @@ from p2u.disk.durable import sync_file
 from p2u.disk.errors import disk_errors
 from p2u.disk.files import PIECE, hash_file, open_file, read_all_at
 from p2u.errors import FormatError, IntegrityError
-from p2u.package.geometry import Countdown, Span, chunk_spans, source_spans
-from p2u.package.index import Chunk, places
+from p2u.package.geometry import Chunk, Countdown, Span, all_spans, chunk_spans
 from p2u.package.manifest import Manifest, State, Update, changed_files
-from p2u.package.mapping import identity
+from p2u.package.mapping import identity, source_spans
 
 
 def journal_header(manifest: Manifest, update: Update, *, in_place: bool) -> Header:
@@ -63,7 +62,7 @@ class Target(ABC):
         self.chunks: tuple[Chunk, ...] = index.chunks
         self.source = package.source(update)
         self.map = index.map or identity(self.model)
-        written = {file for file, _, _ in places(self.chunks, self.model)}
+        written = {span.file for span in all_spans(self.chunks, self.layout)}
         self.changed = sorted(written.union(changed_files(self.manifest, update)))
         self._number = self.release.number(self.state)
         self._lock = threading.Lock()

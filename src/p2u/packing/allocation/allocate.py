@@ -7,7 +7,8 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 from p2u.errors import UsageError
-from p2u.package.index import Chunk, encode_index
+from p2u.package.geometry import Chunk
+from p2u.package.index import encode_index
 from p2u.package.layout import Layout
 from p2u.packing.allocation.sample import Sample
 from p2u.packing.allocation.shares import FINE, START, Shares, coarsest, find_level, log2_64

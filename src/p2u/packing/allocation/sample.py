@@ -7,7 +7,7 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 
 from p2u.codec import core
-from p2u.package.index import Seg
+from p2u.package.geometry import Seg
 from p2u.package.layout import Layout
 from p2u.packing.chunking.cut import Grade, Job
 from p2u.packing.chunking.source import Source

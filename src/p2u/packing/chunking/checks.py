@@ -11,7 +11,7 @@ from bisect import bisect_right
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 
-from p2u.package.index import Piece
+from p2u.package.geometry import Piece
 from p2u.package.layout import Layout
 from p2u.packing.chunking.crc import combine
 from p2u.packing.chunking.cut import FIELD, Job

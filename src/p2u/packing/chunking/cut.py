@@ -6,7 +6,8 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 
 from p2u.formats import ScannedModel, forward_key
-from p2u.package.index import MAX_PIECE, Piece, Seg
+from p2u.package.geometry import Piece, Seg
+from p2u.package.index import MAX_PIECE
 from p2u.package.layout import Layout, Tensor
 from p2u.packing.chunking.treatment import Treatment, item_size, row_length, treatment
 from p2u.types import TensorSpan

@@ -16,7 +16,8 @@ from p2u.codec import core
 from p2u.disk.errors import disk_errors
 from p2u.disk.files import read_from
 from p2u.errors import IntegrityError
-from p2u.package.index import Chunk, decode_pieces
+from p2u.package.geometry import Chunk
+from p2u.package.index import decode_pieces
 from p2u.package.layout import Layout
 from p2u.package.manifest import Blob
 from p2u.packing.chunking.cut import Job

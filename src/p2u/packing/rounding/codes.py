@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 
 from p2u.codec import core
 from p2u.errors import UsageError
-from p2u.package.index import Seg
+from p2u.package.geometry import Seg
 from p2u.package.layout import Layout, Tensor
 from p2u.packing.chunking.cut import Job
 from p2u.packing.chunking.source import Source

@@ -15,8 +15,9 @@ from p2u.disk.errors import UNPUBLISHED, disk_errors
 from p2u.disk.files import read_from
 from p2u.errors import FormatError, IntegrityError
 from p2u.formats import ScannedModel as Files
+from p2u.package.geometry import Chunk, all_spans
 from p2u.package.graph import find_path
-from p2u.package.index import Chunk, Index, decode_pieces, parse_index, places
+from p2u.package.index import Index, decode_pieces, parse_index
 from p2u.package.layout import Layout, ReleaseLayout, parse_layout
 from p2u.package.manifest import Manifest, Object, Release, State, Update
 from p2u.package.mapping import CopiedRange, copies, source_bytes
@@ -143,7 +144,7 @@ class Decoder:
         new = _Held(ReleaseLayout(release, layout), Source(Files(str(folder), files)), folder)
         index = self._index(update, new.model, old.model if old else None)
         if old is not None and index.map is not None:
-            covered = places(index.chunks, new.model)
+            covered = all_spans(index.chunks, new.model.layout)
             found = copies(covered, index.map, new.model, old.model, update.index.key)
             for copy in _cut(found):
                 data = old.source.read(copy.source_file, copy.source_offset, copy.size)
@@ -192,7 +193,7 @@ class Decoder:
 
 def _cost(model: ReleaseLayout) -> Callable[[Chunk], int]:
     def cost(chunk: Chunk) -> int:
-        return chunk.length + 3 * sum(size for _, _, size in places([chunk], model))
+        return chunk.length + 3 * sum(span.size for span in all_spans([chunk], model.layout))
 
     return cost
 

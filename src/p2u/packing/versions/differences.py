@@ -16,7 +16,8 @@ import numpy as np
 
 from p2u.formats import forward_key
 from p2u.formats.gguf import TYPES
-from p2u.package.index import MAX_PIECE, Piece, Seg
+from p2u.package.geometry import Piece, Seg
+from p2u.package.index import MAX_PIECE
 from p2u.package.layout import Tensor
 from p2u.package.mapping import Map
 from p2u.packing.chunking.cut import GAPS, Job

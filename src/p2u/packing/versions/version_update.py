@@ -7,7 +7,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from p2u.errors import UsageError
-from p2u.package.index import MAX_PIECE, Chunk, Piece, encode_index, places
+from p2u.package.geometry import Chunk, Piece, all_spans
+from p2u.package.index import MAX_PIECE, encode_index
 from p2u.package.layout import ReleaseLayout
 from p2u.package.manifest import MAX_INDEX, Blob, Release, Update
 from p2u.package.mapping import CopiedRange, Map, copies
@@ -130,7 +131,7 @@ class VersionUpdate:
             FormatError, DiskError: What was written cannot be read.
         """
         found = [chunk for _, chunk in self._made]
-        covered = places(found, self._new.model)
+        covered = all_spans(found, self._new.side.layout)
         copied = copies(covered, self._map, self._new.model, self._old.model, self._label)
         return Verifier(
             self._new.side.source,

@@ -8,8 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from p2u.codec import chunk as codec
-from p2u.package.geometry import Span
-from p2u.package.index import Chunk
+from p2u.package.geometry import Chunk, Span
 from p2u.package.layout import Layout
 
 #: The signature of `p2u.codec.chunk.decode`.
