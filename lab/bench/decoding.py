@@ -45,7 +45,9 @@ class Step:
         if parent is not None and self.source is not None and self.map is not None:
             found = source_spans(chunk, self.map, self.target, self.source)
             sources = [None if s is None else parent[s.offset : s.offset + s.size] for s in found]
-        codec.decode(chunk, payload, self.target.layout, spans, buffers, "blob", sources)
+        codec.apply_chunk(
+            chunk, payload, self.target.layout, spans, buffers, "blob", sources=sources
+        )
 
 
 def read_manifest(package: Path) -> Manifest:

@@ -26,7 +26,7 @@ from itertools import pairwise
 
 from p2u.errors import FormatError
 from p2u.package.geometry import Chunk, Piece, Seg, all_spans
-from p2u.package.layout import MAX_ELEMENTS, ReleaseLayout, decompress
+from p2u.package.layout import MAX_ELEMENTS, Contents, decompress
 from p2u.package.manifest import HINT, Update
 from p2u.package.mapping import Map, copies
 
@@ -170,7 +170,7 @@ class _IndexReader:
 
 
 def parse_index(
-    data: bytes, update: Update, target: ReleaseLayout, source: ReleaseLayout | None = None
+    data: bytes, update: Update, target: Contents, source: Contents | None = None
 ) -> Index:
     """Parse and validate the index of an update.
 
@@ -201,7 +201,7 @@ def parse_index(
     return Index(tuple(chunks), found)
 
 
-def _map(r: _IndexReader, target: ReleaseLayout, source: ReleaseLayout) -> Map:
+def _map(r: _IndexReader, target: Contents, source: Contents) -> Map:
     def numbers(what: str, count: int, most: int) -> tuple[int | None, ...]:
         out: list[int | None] = []
         for number in range(count):
@@ -215,7 +215,7 @@ def _map(r: _IndexReader, target: ReleaseLayout, source: ReleaseLayout) -> Map:
     return Map(tensors, numbers("file", len(target.files), len(source.files)))
 
 
-def _chunks(r: _IndexReader, update: Update, model: ReleaseLayout) -> list[Chunk]:
+def _chunks(r: _IndexReader, update: Update, model: Contents) -> list[Chunk]:
     count = r.count("chunks", _LEAST_CHUNK)
     if count != update.chunks:
         raise r.wrong(f"it has {count} chunks, the manifest states {update.chunks}")
@@ -247,7 +247,7 @@ def _chunks(r: _IndexReader, update: Update, model: ReleaseLayout) -> list[Chunk
     return chunks
 
 
-def _segments(r: _IndexReader, number: int, last: int, model: ReleaseLayout) -> tuple[Seg, ...]:
+def _segments(r: _IndexReader, number: int, last: int, model: Contents) -> tuple[Seg, ...]:
     segments = []
     elems = 0
     kind = None
@@ -275,9 +275,7 @@ def _segments(r: _IndexReader, number: int, last: int, model: ReleaseLayout) -> 
     return tuple(segments)
 
 
-def _pieces(
-    r: _IndexReader, number: int, model: ReleaseLayout, *, several: bool
-) -> tuple[Piece, ...]:
+def _pieces(r: _IndexReader, number: int, model: Contents, *, several: bool) -> tuple[Piece, ...]:
     count = r.count("places", _LEAST_PLACE) if several else 1
     if count < 1 + several:
         raise r.wrong(f"chunk {number} states {count} places, two or more are expected")
@@ -301,7 +299,7 @@ def _pieces(
     return tuple(pieces)
 
 
-def _check_pieces(r: _IndexReader, chunks: Iterable[Chunk], model: ReleaseLayout) -> None:
+def _check_pieces(r: _IndexReader, chunks: Iterable[Chunk], model: Contents) -> None:
     """Raise FormatError if pieces overlap each other or a tensor."""
     pieces = sorted((p.file, p.offset, p.offset + p.size) for c in chunks for p in c.pieces)
     for (file, _, end), (other, start, _) in pairwise(pieces):
@@ -326,7 +324,7 @@ def _check_disjoint(r: _IndexReader, chunks: Iterable[Chunk]) -> None:
             raise r.wrong(f"row {second} of tensor number {tensor} appears twice")
 
 
-def _check_complete(r: _IndexReader, chunks: Iterable[Chunk], model: ReleaseLayout) -> None:
+def _check_complete(r: _IndexReader, chunks: Iterable[Chunk], model: Contents) -> None:
     """Raise FormatError unless the chunks tile all files."""
     spans = sorted(all_spans(chunks, model.layout), key=lambda span: (span.file, span.offset))
     at = 0

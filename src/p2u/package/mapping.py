@@ -13,7 +13,7 @@ from dataclasses import dataclass
 
 from p2u.errors import FormatError
 from p2u.package.geometry import ChunkContent, Span
-from p2u.package.layout import ReleaseLayout, Tensor
+from p2u.package.layout import Contents, Tensor
 from p2u.package.manifest import HINT
 from p2u.types import BLOCKS, PROGRESSIVE
 
@@ -37,12 +37,12 @@ class CopiedRange:
     size: int
 
 
-def identity(target: ReleaseLayout) -> Map:
+def identity(target: Contents) -> Map:
     """The map of a release to one with the same files and tensors."""
     return Map(tuple(range(len(target.tensors))), tuple(range(len(target.files))))
 
 
-def aligned(target: ReleaseLayout, source: ReleaseLayout, found: Map) -> bool:
+def aligned(target: Contents, source: Contents, found: Map) -> bool:
     """Whether all bytes lie at the same place in both: then files can be changed in place."""
     if found != identity(target) or target.layout != source.layout:
         return False
@@ -72,7 +72,7 @@ def source_bytes(target: Tensor, source: Tensor, first: int, elems: int) -> tupl
 
 
 def source_spans(
-    chunk: ChunkContent, found: Map, target: ReleaseLayout, source: ReleaseLayout
+    chunk: ChunkContent, found: Map, target: Contents, source: Contents
 ) -> list[Span | None]:
     """The bytes of the source that correspond to each segment of a chunk; None for nothing."""
     spans: list[Span | None] = []
@@ -91,8 +91,8 @@ def source_spans(
 def copies(
     covered: Iterable[Span],
     found: Map,
-    target: ReleaseLayout,
-    source: ReleaseLayout,
+    target: Contents,
+    source: Contents,
     key: str,
 ) -> list[CopiedRange]:
     """What is to be copied, sorted by file and offset.
@@ -149,7 +149,7 @@ def _gaps(ranges: Sequence[tuple[int, int]], size: int) -> Iterator[tuple[int, i
 
 
 def _parts(
-    begin: int, end: int, tensors: Sequence[int], target: ReleaseLayout
+    begin: int, end: int, tensors: Sequence[int], target: Contents
 ) -> Iterator[tuple[int, int, int | None]]:
     """A range cut at the bounds of a file's tensors: begin, end, number of the tensor or None."""
     at = bisect_right(tensors, begin, key=lambda n: target.tensors[n].offset) - 1
@@ -175,8 +175,8 @@ def _copy(
     end: int,
     number: int | None,
     found: Map,
-    target: ReleaseLayout,
-    source: ReleaseLayout,
+    target: Contents,
+    source: Contents,
 ) -> CopiedRange | None:
     """Where a part comes from."""
     size = end - begin
