@@ -180,7 +180,7 @@ def test_the_rules_bite(
         ("package.index", "from p2u.package.layout import Layout"),
         ("client.transfer.fetch", "from p2u.stores import Store"),
         ("client.folder.pull", "from p2u.client.transfer.fetch import Fetcher"),
-        ("packing.versions.decode", "from p2u.codec.chunk import apply"),
+        ("packing.versions.materialise", "from p2u.codec.chunk import apply"),
         ("cli", "from p2u.client.live.replica import Replica"),
         ("adapters.torch", "import torch"),
         ("codec.core", "import ctypes"),

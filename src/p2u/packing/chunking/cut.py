@@ -9,6 +9,7 @@ from p2u.formats import ScannedModel, forward_key
 from p2u.package.geometry import Piece, Seg
 from p2u.package.index import MAX_PIECE
 from p2u.package.layout import Layout, Tensor
+from p2u.packing.chunking.stored import StoredModel
 from p2u.packing.chunking.treatment import Treatment, item_size, row_length, treatment
 from p2u.types import TensorSpan
 
@@ -66,15 +67,6 @@ class Job:
         """Whether it is meant to have levels."""
         return not self.pieces and self.how is Treatment.PROGRESSIVE
 
-    def places(self, layout: Layout) -> list[Piece]:
-        """Where its bytes lie, in their order in the chunk."""
-        out = list(self.pieces)
-        for seg in self.segments:
-            t = layout.tensors[seg.tensor]
-            first, elems = t.span(seg.first_row, seg.rows)
-            out.append(Piece(t.file, t.offset + first * t.item, elems * t.item))
-        return out
-
 
 def make_layout(model: ScannedModel, kept: Callable[[str], bool]) -> Layout:
     """The tensors of a model with their rows, sorted as a layout is.
@@ -98,15 +90,12 @@ def _tensor(span: TensorSpan, file: int, keep: bool) -> Tensor:
     return Tensor(span.name, span.dtype, span.shape, file, span.offset, span.length, cols, item)
 
 
-def cut(
-    model: ScannedModel, layout: Layout, grades: Sequence[Grade], chunk_elements: int
-) -> list[Job]:
+def cut(model: StoredModel, grades: Sequence[Grade], chunk_elements: int) -> list[Job]:
     """All chunks of the base update; those of the refinements are cut alike.
 
     Args:
         model: The model.
-        layout: Its tensors.
-        grades: How each of them is coded.
+        grades: How each of its tensors is coded.
         chunk_elements: Most elements of a chunk, unless a single row has more.
 
     First the bytes between the tensors and the small files, then norms, biases and other small
@@ -115,16 +104,16 @@ def cut(
     """
     small: list[Job] = []
     large: list[Job] = []
-    for job in _pieces(model, layout):
+    for job in _pieces(model):
         (large if job.large else small).append(job)
     order = sorted(
-        (n for n, t in enumerate(layout.tensors) if t.length),
-        key=lambda n: (forward_key(layout.tensors[n].name), n),
+        (n for n, t in enumerate(model.tensors) if t.length),
+        key=lambda n: (forward_key(model.tensors[n].name), n),
     )
     first: list[tuple[int, Tensor, Grade]] = []
     rest: list[tuple[int, Tensor, Grade]] = []
     for number in order:
-        t = layout.tensors[number]
+        t = model.tensors[number]
         plain = treatment(t.dtype, t.shape, t.elems)
         early = plain is Treatment.FULL or (plain is Treatment.OPAQUE and t.length <= SMALL_OPAQUE)
         (first if early else rest).append((number, t, grades[number]))
@@ -173,10 +162,10 @@ def _rows(number: int, t: Tensor, how: Treatment, chunk_elements: int) -> Iterat
         yield Job(how, t.dtype, t.item, (Seg(number, first, stop - first),), elems)
 
 
-def _pieces(model: ScannedModel, layout: Layout) -> Iterator[Job]:
+def _pieces(model: StoredModel) -> Iterator[Job]:
     """All bytes of all files that belong to no tensor and are no checksum."""
     taken: list[list[tuple[int, int]]] = [[] for _ in model.files]
-    for t in layout.tensors:
+    for t in model.tensors:
         taken[t.file].append((t.offset, t.offset + t.length))
     for number, file in enumerate(model.files):
         taken[number] += [(at, at + FIELD) for check in file.checks for at in check.fields]

@@ -20,7 +20,7 @@ from p2u.errors import UsageError
 from p2u.package.geometry import Seg
 from p2u.package.layout import Layout, Tensor
 from p2u.packing.chunking.cut import Job
-from p2u.packing.chunking.source import Source
+from p2u.packing.chunking.stored import StoredModel
 from p2u.packing.rounding.balance import balanced
 from p2u.packing.rounding.calibration import Calibration, Factor, FactorEntry
 from p2u.packing.rounding.feedback import Floats, fed_back, own_bins, power_of_two, runs, to_float64
@@ -67,19 +67,15 @@ class Rounding:
 
     Args:
         guide: What is known of the layers' inputs, if anything.
-        source: The model.
-        layout: Its tensors.
+        model: The model.
         scales: Gives the rows' scales.
     """
 
-    def __init__(
-        self, guide: CalibrationPlan | None, source: Source, layout: Layout, scales: Scales
-    ) -> None:
+    def __init__(self, guide: CalibrationPlan | None, model: StoredModel, scales: Scales) -> None:
         self._calibration = guide.calibration if guide else None
         self._thrift = guide.thrift if guide else 0.0
         self._entries = guide.entries if guide else {}
-        self._source = source
-        self._layout = layout
+        self._model = model
         self._scales = scales
         self._lock = threading.Lock()
         self._factors: OrderedDict[int, Factor] = OrderedDict()
@@ -91,14 +87,14 @@ class Rounding:
             return 0
         elems = 0
         for seg in job.segments:
-            t = self._layout.tensors[seg.tensor]
+            t = self._model.tensors[seg.tensor]
             whole = seg.tensor in self._entries and self._entries[seg.tensor].axis == 0
             elems += t.elems if whole else t.span(seg.first_row, seg.rows)[1]
         return COST * elems
 
     def _concerns(self, job: Job) -> bool:
         return job.progressive and any(
-            seg.tensor in self._entries or _window(self._layout.tensors[seg.tensor])
+            seg.tensor in self._entries or _window(self._model.tensors[seg.tensor])
             for seg in job.segments
         )
 
@@ -125,7 +121,7 @@ class Rounding:
     def _segment(
         self, job: Job, seg: Seg, segment: core.Segment, steps: NDArray[np.int64]
     ) -> Codes:
-        t = self._layout.tensors[seg.tensor]
+        t = self._model.tensors[seg.tensor]
         entry = self._entries.get(seg.tensor)
         if entry is not None and entry.axis == 0 and t.cols == t.shape[1]:
             return self._rows_of_whole(seg, t, entry)
@@ -174,7 +170,7 @@ class Rounding:
         return out
 
     def _transposed(self, number: int, t: Tensor, entry: FactorEntry) -> NDArray[np.int8]:
-        data = self._source.read(t.file, t.offset, t.length)
+        data = self._model.read(t.file, t.offset, t.length)
         scales = self._scales(number, core.Segment(data, t.elems, t.cols))
         steps = np.frombuffer(scales, np.int16).astype(np.int64) >> 2
         factor = self._factor(entry.input)

@@ -24,16 +24,17 @@ from p2u.package.manifest import (
     state_digest,
     with_costs,
 )
+from p2u.packing.chunking.stored import StoredModel
 from p2u.packing.package_folder.blobs import write_new
 from p2u.packing.package_folder.new_package import NewPackage
 from p2u.packing.packer import Packer, generator, report, write_object
 from p2u.packing.recipe import EXACT
 from p2u.packing.report import PackReport
 from p2u.packing.settings import PackSettings
-from p2u.packing.versions.decode import hash_files, read_layout
-from p2u.packing.versions.pairing import Matcher, Side
+from p2u.packing.versions.materialise import read_layout
+from p2u.packing.versions.pairing import Matcher
 from p2u.packing.versions.parent import Parent, Parents
-from p2u.packing.versions.version_update import End, VersionUpdate, Work
+from p2u.packing.versions.version_update import VersionUpdate, Work
 from p2u.types import BLOCKS, PROGRESSIVE
 
 
@@ -117,7 +118,11 @@ class VersionAdder:
         self._jobs = settings.jobs
         self.parents = Parents(place.folder, place.manifest, settings.jobs, stack)
         self._work = Work(
-            settings.jobs, packer.budget, settings.blob_size, settings.chunk_elements, packer.tell
+            settings.jobs,
+            packer.budget,
+            settings.blob_size,
+            settings.chunk_elements,
+            packer.report_progress,
         )
         self._folder = ""
         self._offsets: dict[str, int] = {}
@@ -141,12 +146,12 @@ class VersionAdder:
             release, updates = known, []
             name = f"{known.version}-from-{parent.state.version}"
             self._folder = self._place.folder_for(name)
-        foreign = () if parent.known else (self._named(parent.end),)
-        layout = self._packer.layout
+        foreign = () if parent.known else (self._named(parent),)
+        model = self._packer.model
         if known is not None:
-            layout = read_layout(self._place.folder, known)
-        update, release = self._lead(parent, End(release, Side(self._packer.source, layout)))
-        self._packer.tell("publish", 0)
+            model = model.with_layout(read_layout(self._place.folder, known))
+        update, release = self._lead(parent, release, model)
+        self._packer.report_progress("publish", 0)
         releases = [r for r in manifest.releases if r is not known]
         at = len(releases) if known is None else manifest.releases.index(known)
         releases.insert(at, release)
@@ -165,7 +170,7 @@ class VersionAdder:
                 f"all from nothing {alone:,}"
             )
         self._place.commit(manifest, self._folder)
-        self._packer.tell("publish", self._packer.total)
+        self._packer.report_progress("publish", self._packer.total)
         version, total = release.version, self._packer.total
         return report(manifest, version, total, self._offsets, self._notes)
 
@@ -179,23 +184,23 @@ class VersionAdder:
             self._offsets = built.offsets
             return built.release, list(built.updates)
         unknown = ("0" * 64,)  # until it was verified
-        files = tuple(FileEntry(f.path, f.size, unknown) for f in self._packer.source.files)
-        data = self._packer.layout.to_bytes()
+        files = tuple(FileEntry(f.path, f.size, unknown) for f in self._packer.model.files)
+        data = self._packer.model.layout.to_bytes()
         layout = self._object(data, LAYOUT_KEY)
         state = State(f"{version}@{EXACT}", EXACT, version, "", None, None, 0.0)
         return Release(version, files, layout, (state,)), []
 
     def _check_alike(self, parent: Parent) -> None:
         """Raise UsageError unless some weights of the model can be told from the parent's."""
-        layout = self._packer.layout
-        pairs = Matcher(Side(self._packer.source, layout), parent.end.side).tensors()
-        for t, pair in zip(layout.tensors, pairs, strict=True):
+        model = self._packer.model
+        pairs = Matcher(model, parent.model).tensors()
+        for t, pair in zip(model.tensors, pairs, strict=True):
             if pair is not None and t.dtype in PROGRESSIVE:
                 return
-        held = sorted({t.dtype for t in parent.end.side.layout.tensors})
+        held = sorted({t.dtype for t in parent.model.tensors})
         raise UsageError(
             f"no tensor of it ({', '.join(held[:8])}) is like one of the model",
-            file=parent.end.side.source.files[0].path,
+            file=parent.model.files[0].path,
             hint=f"Adopt a file of the same model, with floats or {', '.join(BLOCKS)}",
         )
 
@@ -211,14 +216,13 @@ class VersionAdder:
                 return release.layout
         return write_object(self._place.stage, self._prefix, key, data)
 
-    def _named(self, end: End) -> Release:
+    def _named(self, parent: Parent) -> Release:
         """A foreign release as the manifest lists it."""
-        layout = self._object(end.side.layout.to_bytes(), f"parent-{LAYOUT_KEY}")
-        return replace(end.release, layout=layout)
+        layout = self._object(parent.model.layout.to_bytes(), f"parent-{LAYOUT_KEY}")
+        return replace(parent.release, layout=layout)
 
-    def _lead(self, parent: Parent, end: End) -> tuple[Update, Release]:
+    def _lead(self, parent: Parent, release: Release, model: StoredModel) -> tuple[Update, Release]:
         """The update from the parent, and the release with what is known of it afterwards."""
-        release = end.release
         target = release.states[-1]
         if any(
             (u.source, u.target) == (parent.state.id, target.id)
@@ -228,7 +232,7 @@ class VersionAdder:
                 f"there is an update from {parent.state.id} to {target.id} already",
                 file=str(self._place.folder),
             )
-        work = self._update(parent, end)
+        work = self._update(parent, model)
         update = work.encode(parent.state.id, target.id)
         digests = work.verify()
         self._notes += work.notes()
@@ -245,14 +249,15 @@ class VersionAdder:
             if target.digest != digest:
                 raise IntegrityError("the model was changed while it was packed: pack again")
             return update, release
-        weights = sum(t.elems for t in end.side.layout.tensors if t.dtype in PROGRESSIVE)
+        weights = sum(t.elems for t in model.tensors if t.dtype in PROGRESSIVE)
         bits = round(parent.state.bits + work.bits() / max(1, weights), 3)
         state = replace(target, digest=digest, bits=bits)
         return update, replace(release, files=files, states=(state,))
 
-    def _update(self, parent: Parent, end: End) -> VersionUpdate:
+    def _update(self, parent: Parent, model: StoredModel) -> VersionUpdate:
         label = f"from-{parent.state.version}-{parent.state.label}"
-        return VersionUpdate(parent.end, end, self._place.stage, self._prefix, label, self._work)
+        folder, prefix = self._place.stage, self._prefix
+        return VersionUpdate(parent.model, model, folder, prefix, label, self._work)
 
     def _folded(self, manifest: Manifest, release: Release, wish: VersionRequest) -> Manifest:
         """Add updates from versions two, four, eight ... back, where they are worth it.
@@ -263,14 +268,13 @@ class VersionAdder:
         delivered = [r for r in manifest.releases if not r.foreign]
         number = len(delivered) - 1
         distance = 2
-        end = End(release, Side(self._packer.source, self._packer.layout))
         while wish.fold is not None and distance <= number and number % distance == 0:
             source = delivered[number - distance].states[-1]
             distance *= 2
             if source.bytes is None:
                 continue  # only who has a foreign file gets there
             parent = self.parents.decoded(source)
-            work = self._update(parent, end)
+            work = self._update(parent, self._packer.model)
             update = work.encode(source.id, release.states[-1].id)
             more = replace(manifest, updates=(*manifest.updates, update))
             way = find_path(manifest.updates, source.id, release.states[-1].id)
@@ -291,7 +295,7 @@ class VersionAdder:
 
     def _same(self, wish: VersionRequest, parent: Parent) -> Release | None:
         """The version that has exactly these files and comes after the parent, if there is one."""
-        sizes = [(file.path, file.size) for file in self._packer.source.files]
+        sizes = [(file.path, file.size) for file in self._packer.model.files]
         digest = ""
         for release in reversed(self._place.manifest.releases):
             if release.version == parent.state.version and parent.known:
@@ -304,7 +308,7 @@ class VersionAdder:
             ):
                 continue
             if not digest:
-                found = hash_files(self._packer.source, self._jobs)
+                found = self._packer.model.hashes(self._jobs)
                 digest = state_digest(
                     (path, size, sha) for (path, size), sha in zip(sizes, found, strict=True)
                 )

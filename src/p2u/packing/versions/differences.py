@@ -22,8 +22,9 @@ from p2u.package.layout import Tensor
 from p2u.package.mapping import Map
 from p2u.packing.chunking.cut import GAPS, Job
 from p2u.packing.chunking.source import Scratch
+from p2u.packing.chunking.stored import StoredModel
 from p2u.packing.chunking.treatment import Treatment
-from p2u.packing.versions.pairing import Side, fits
+from p2u.packing.versions.pairing import fits
 from p2u.types import BLOCKS, PROGRESSIVE
 
 #: Most elements of a chunk of rows that changed little, and of what changed in most places.
@@ -97,8 +98,8 @@ class Comparer:
 
     def __init__(
         self,
-        new: Side,
-        old: Side,
+        new: StoredModel,
+        old: StoredModel,
         map: Map,  # noqa: A002 - its name in index
         chunk_elements: int,
     ) -> None:
@@ -114,7 +115,7 @@ class Comparer:
             DiskError, IntegrityError: A file cannot be read.
         """
         yield from self._carried()
-        tensors = self._new.layout.tensors
+        tensors = self._new.tensors
         order = sorted(
             (n for n, t in enumerate(tensors) if t.length),
             key=lambda n: (forward_key(tensors[n].name), n),
@@ -139,7 +140,7 @@ class Comparer:
         if pair is None:
             yield _Rows(number, 0, t.rows, Coding.ALONE, "", 0)
             return
-        old = self._old.layout.tensors[pair]
+        old = self._old.tensors[pair]
         assert fits(t, old)
         same = t.dtype == old.dtype
         common = min(t.elems, old.elems if same else self._old.elements(old))
@@ -175,8 +176,8 @@ class Comparer:
         for first in range(0, rows, step):
             begin, elems = t.span(first, min(step, rows - first))
             a, b = (scratch.view(elems * t.item) for scratch in (self._mine, self._theirs))
-            self._new.source.read_into(t.file, t.offset + begin * t.item, a)
-            self._old.source.read_into(old.file, old.offset + begin * t.item, b)
+            self._new.read_into(t.file, t.offset + begin * t.item, a)
+            self._old.read_into(old.file, old.offset + begin * t.item, b)
             unequal = _unequal(a, b, t.item)
             if some := int(np.count_nonzero(unequal)):
                 differing += some
@@ -190,7 +191,7 @@ class Comparer:
         group: list[Seg] = []
         total = 0
         for some in rows:
-            t = self._new.layout.tensors[some.number]
+            t = self._new.tensors[some.number]
             unit = _unit(t, block)
             per = max(1, most // (t.cols * unit)) * unit
             first, stop = some.first, some.first + some.count
@@ -222,15 +223,15 @@ class Comparer:
     def _differing(self) -> Iterator[Piece]:
         for gap in self.gaps():
             other = self.map.files[gap.file]
-            end = 0 if other is None else self._old.source.files[other].size
+            end = 0 if other is None else self._old.files[other].size
             run: Piece | None = None
             for at in range(gap.offset, gap.offset + gap.size, LOOK_CARRIED):
                 size = min(LOOK_CARRIED, gap.offset + gap.size - at)
                 same = other is not None and at + size <= end
                 if same:
                     assert other is not None
-                    mine = self._new.source.read(gap.file, at, size)
-                    same = mine == self._old.source.read(other, at, size)
+                    mine = self._new.read(gap.file, at, size)
+                    same = mine == self._old.read(other, at, size)
                 if same or (run is not None and run.size + size > MAX_PIECE):
                     if run is not None:
                         yield run
@@ -244,10 +245,10 @@ class Comparer:
 
     def gaps(self) -> Iterator[Piece]:
         """The runs of bytes that belong to no tensor."""
-        starts: list[list[tuple[int, int]]] = [[] for _ in self._new.source.files]
-        for t in self._new.layout.tensors:
+        starts: list[list[tuple[int, int]]] = [[] for _ in self._new.files]
+        for t in self._new.tensors:
             starts[t.file].append((t.offset, t.offset + t.length))
-        for number, file in enumerate(self._new.source.files):
+        for number, file in enumerate(self._new.files):
             covered = 0
             for start, end in [*sorted(starts[number]), (file.size, file.size)]:
                 if start > covered:
