@@ -5,7 +5,8 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 
-from p2u.formats import ScannedModel, forward_key
+from p2u.formats import ScannedModel
+from p2u.names.order import forward_key
 from p2u.package.geometry import Piece, Seg
 from p2u.package.index import MAX_PIECE
 from p2u.package.layout import Layout, Tensor

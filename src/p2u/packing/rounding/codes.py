@@ -10,13 +10,14 @@ import math
 import threading
 import warnings
 from collections import OrderedDict
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 
 import numpy as np
 from numpy.typing import NDArray
 
 from p2u.codec import core
 from p2u.errors import UsageError
+from p2u.names.prefixes import find_renaming
 from p2u.package.geometry import Seg
 from p2u.package.layout import Layout, Tensor
 from p2u.packing.chunking.cut import Job
@@ -34,8 +35,6 @@ KEPT = 4
 SLICE = 1 << 20
 #: Bytes of memory per element that is rounded.
 COST = 48
-#: Names that are tried to find out how a checkpoint's names differ from the model's.
-TRIED = 16
 
 Codes = NDArray[np.int16]
 
@@ -228,7 +227,7 @@ def match(calibration: Calibration, layout: Layout) -> dict[int, FactorEntry]:
     numbers: dict[str, list[int]] = {}
     for number, t in enumerate(layout.tensors):
         numbers.setdefault(t.name, []).append(number)
-    rename = _renaming([n for e in calibration.entries for n in e.names], numbers)
+    rename = find_renaming([n for e in calibration.entries for n in e.names], numbers)
     out: dict[int, FactorEntry] = {}
     foreign = []
     for entry in calibration.entries:
@@ -251,20 +250,6 @@ def match(calibration: Calibration, layout: Layout) -> dict[int, FactorEntry]:
             stacklevel=2,
         )
     return out
-
-
-def _renaming(names: Sequence[str], there: Mapping[str, object]) -> Callable[[str], str]:
-    """What to put before the names, or take away, so that most of them are there."""
-    longest = sorted(names, key=lambda n: (-n.count("."), n))[:TRIED]
-    add = {t[: -len(n)] for n in longest for t in there if t.endswith("." + n)}
-    cut = {n[: -len(t)] for n in longest for t in there if n.endswith("." + t)}
-
-    def renamed(name: str, added: str, removed: str) -> str:
-        return added + name.removeprefix(removed)
-
-    ways = [("", ""), *((a, "") for a in sorted(add)), *(("", c) for c in sorted(cut))]
-    best = max(ways, key=lambda way: sum(renamed(n, *way) in there for n in names))
-    return lambda name: renamed(name, *best)
 
 
 def _check_shape(calibration: Calibration, entry: FactorEntry, t: Tensor) -> None:

@@ -14,8 +14,8 @@ from itertools import pairwise
 
 import numpy as np
 
-from p2u.formats import forward_key
 from p2u.formats.gguf import TYPES
+from p2u.names.order import forward_key
 from p2u.package.geometry import Piece, Seg
 from p2u.package.index import MAX_PIECE
 from p2u.package.layout import Tensor

@@ -12,6 +12,7 @@ from pathlib import Path
 from p2u.disk.errors import disk_errors
 from p2u.errors import UsageError
 from p2u.formats import scan_model
+from p2u.package.lookup import find_state
 from p2u.package.manifest import (
     KEY,
     LAYOUT_KEY,
@@ -105,7 +106,7 @@ class Parents:
                 )
             return self.given(path)
         if self._package.exists() and self._package.samefile(path):
-            return self.decoded(_find_state(self._manifest, state, path))
+            return self.decoded(_named_state(self._manifest, state, path))
         return self._of_other(Path(path), state)
 
     def decoded(self, state: State) -> Parent:
@@ -147,7 +148,7 @@ class Parents:
         """A state of another package, which is a foreign one here unless it is the same."""
         with disk_errors(path, "read"), open(path / KEY, "rb") as stream:
             manifest = parse_manifest(stream.read(MAX_MANIFEST + 1))
-        found = _find_state(manifest, wanted, str(path))
+        found = _named_state(manifest, wanted, str(path))
         model = self._materialise(path, manifest, found)
         if known := self._known(found.digest, model):
             return known
@@ -183,14 +184,6 @@ def _foreign(version: str, files: tuple[FileEntry, ...], state: State) -> Releas
     return Release(version, files, Object(LAYOUT_KEY, 0, "0" * 64), (state,), foreign=True)
 
 
-def _find_state(manifest: Manifest, wanted: str, package: str) -> State:
-    """A state by id, by label in the last version, or by version."""
-    if not wanted:
-        return manifest.latest.states[-1]
-    for state in (*reversed(manifest.latest.states), *reversed(manifest.states)):
-        if wanted in (state.id, state.version) or (
-            wanted == state.label and state in manifest.latest.states
-        ):
-            return state
-    names = ", ".join(state.id for state in manifest.states[-6:])
-    raise UsageError(f"has no state {wanted!r}", file=package, hint=f"It has {names}")
+def _named_state(manifest: Manifest, wanted: str, package: str) -> State:
+    """A state by a name, or the newest exact one if there is none."""
+    return find_state(manifest, wanted, package) if wanted else manifest.latest.states[-1]
