@@ -16,28 +16,16 @@ from pathlib import Path
 from typing import Any
 
 from p2u.errors import CoreError, FormatError, UsageError
+from p2u.types import BLOCKS, ELEMENT_TYPES
 
 ABI_VERSION = 4
 
 #: Element type codes of chunks; every other dtype is opaque (0).
-CODES = {"F32": 1, "F16": 2, "BF16": 3}
+CODES = {t.name: t.float_code for t in ELEMENT_TYPES if t.float_code is not None}
 OPAQUE = 0
 
-#: What others quantise to: code (of GGUF's types ggml's), elements and bytes of a block.
-BLOCKS = {
-    "Q4_0": (2, 32, 18),
-    "Q4_1": (3, 32, 20),
-    "Q5_0": (6, 32, 22),
-    "Q5_1": (7, 32, 24),
-    "Q8_0": (8, 32, 34),
-    "Q2_K": (10, 256, 84),
-    "Q3_K": (11, 256, 110),
-    "Q4_K": (12, 256, 144),
-    "Q5_K": (13, 256, 176),
-    "Q6_K": (14, 256, 210),
-    "F8_E4M3": (64, 1, 1),
-    "F8_E5M2": (65, 1, 1),
-}
+#: Code of each type that floats can be predicted from.
+BLOCK_CODES = {t.name: t.block_code for t in ELEMENT_TYPES if t.block_code is not None}
 
 #: Instruction sets; ``AUTO`` takes the best one of this machine.
 AUTO, SCALAR, AVX2, AVX512, NEON = range(5)
@@ -381,7 +369,7 @@ def encode_adopt(
         dtype: ``F32``, ``F16`` or ``BF16``.
         segments: The floats: whole blocks in each segment.
         sources: A buffer for each segment: the blocks that stand for its elements.
-        block_type: One of :data:`BLOCKS`.
+        block_type: One of `p2u.types.BLOCKS`.
         wish: Instruction set; the bytes are the same with all.
 
     Raises:
@@ -389,7 +377,7 @@ def encode_adopt(
     """
     pinned = _PinnedBuffers(segments, writable=False)
     priors, out = pinned.sources(sources), c_void_p()
-    code, block = CODES.get(dtype, OPAQUE), _block(block_type)[0]
+    code, block = CODES.get(dtype, OPAQUE), _block_code(block_type)
     status = _lib().p2u_encode_adopt(
         wish, code, block, pinned.array, len(segments), priors, byref(out)
     )
@@ -397,11 +385,11 @@ def encode_adopt(
     return _take(out).payloads[0]
 
 
-def _block(block_type: str) -> tuple[int, int, int]:
-    if block_type not in BLOCKS:
+def _block_code(block_type: str) -> int:
+    if block_type not in BLOCK_CODES:
         hint = f"There are {', '.join(BLOCKS)}"
         raise UsageError(f"{block_type} is no type of blocks that is known", hint=hint)
-    return BLOCKS[block_type]
+    return BLOCK_CODES[block_type]
 
 
 def dequantise(block_type: str, source: Any) -> bytes:
@@ -410,7 +398,8 @@ def dequantise(block_type: str, source: Any) -> bytes:
     Raises:
         UsageError: The buffer does not hold whole blocks.
     """
-    code, elems, size = _block(block_type)
+    code = _block_code(block_type)
+    elems, size = BLOCKS[block_type]
     pinned = _PinnedBuffers((), writable=False)
     address, length = pinned.address(source, writable=False)
     out = (ctypes.c_float * (length // size * elems))()

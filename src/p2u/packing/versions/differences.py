@@ -14,7 +14,6 @@ from itertools import pairwise
 
 import numpy as np
 
-from p2u.formats.gguf import TYPES
 from p2u.names.order import forward_key
 from p2u.package.geometry import Piece, Seg
 from p2u.package.index import MAX_PIECE
@@ -25,7 +24,7 @@ from p2u.packing.chunking.source import Scratch
 from p2u.packing.chunking.stored import StoredModel
 from p2u.packing.chunking.treatment import Treatment
 from p2u.packing.versions.pairing import fits
-from p2u.types import BLOCKS, PROGRESSIVE
+from p2u.types import BLOCKS, ELEMENT_TYPES, PROGRESSIVE
 
 #: Most elements of a chunk of rows that changed little, and of what changed in most places.
 SPARSE_ELEMENTS = 1 << 22
@@ -36,9 +35,7 @@ GAP_ELEMENTS = 1 << 14
 BANDS = 5
 #: Largest blocks, in bytes, whose bytes are coded by their place in the block.
 MAX_STRIDE = 256
-_BLOCK_BYTES = {
-    name: size for name, elems, size in TYPES.values() if elems > 1 and size <= MAX_STRIDE
-}
+_BLOCK_BYTES = {t.name: t.size for t in ELEMENT_TYPES if t.elems > 1 and t.size <= MAX_STRIDE}
 #: Bytes that are compared at once, and those of carried files.
 LOOK, LOOK_CARRIED = 1 << 20, 64 << 10
 
