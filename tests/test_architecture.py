@@ -263,6 +263,17 @@ def test_source_files_are_small() -> None:
     assert not {path: lines for path, lines in lengths.items() if lines >= 500}
 
 
+def test_each_class_has_a_name_of_its_own() -> None:
+    places: dict[str, list[str]] = {}
+    for _, path in modules():
+        for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+            if isinstance(node, ast.ClassDef):
+                where = f"{path.relative_to(ROOT)}:{node.lineno}"
+                places.setdefault(node.name.lstrip("_"), []).append(where)
+    twice = {name: found for name, found in places.items() if len(found) > 1}
+    assert not twice, "one name, one thing"
+
+
 #: Absolute paths of one person's machine; not `src/root/` nor `https://host/home/`.
 MACHINE_PATH = re.compile(
     rb"(?<![\w.~:/$)}>-])/(?:work|root|home/[a-z]+|Users/\w+|tmp/\w)/[\w.]" + rb"|[A-Z]:\\\\?Users"

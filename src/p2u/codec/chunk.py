@@ -1,4 +1,4 @@
-"""Apply one chunk: previous bytes and payload in, next bytes out. Nothing else decodes chunks."""
+"""Apply one chunk: previous bytes and payload in, next bytes out; nothing else decodes chunks."""
 
 from __future__ import annotations
 

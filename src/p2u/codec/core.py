@@ -152,9 +152,9 @@ def _lib() -> ctypes.CDLL:
     return lib
 
 
-def isa(wish: int = AUTO) -> int:
-    """The instruction set that is used for ``wish``; 0 if this machine lacks it."""
-    return int(_lib().p2u_isa(wish))
+def isa(wanted: int = AUTO) -> int:
+    """The instruction set that is used for ``wanted``; 0 if this machine lacks it."""
+    return int(_lib().p2u_isa(wanted))
 
 
 class _PinnedBuffers:
@@ -215,7 +215,7 @@ def apply(
     dtype: str,
     item: int,
     segments: Sequence[Segment],
-    wish: int = AUTO,
+    wanted: int = AUTO,
     *,
     sources: Sequence[Any] | None = None,
 ) -> None:
@@ -226,7 +226,7 @@ def apply(
         dtype: Its tensors' dtype; one without levels is carried as opaque elements.
         item: Bytes per element.
         segments: The chunk's rows, in order; their buffers are written.
-        wish: Instruction set.
+        wanted: Instruction set.
         sources: For a chunk between two versions, the parent's bytes of each segment, as many
             elements; None, for one or for all: the segment holds them itself. A buffer may be the
             segment's own memory, but must not share a part of it with any segment. Refinements
@@ -241,7 +241,9 @@ def apply(
     address, size = pinned.address(payload, writable=False)
     priors = None if sources is None else pinned.sources(sources)
     code = CODES.get(dtype, OPAQUE)
-    status = _lib().p2u_apply(wish, code, item, address, size, pinned.array, len(segments), priors)
+    status = _lib().p2u_apply(
+        wanted, code, item, address, size, pinned.array, len(segments), priors
+    )
     _check(status, "chunk")
 
 
@@ -267,7 +269,7 @@ def encode(
     *,
     codes: bytes | None = None,
     full: bool = False,
-    wish: int = AUTO,
+    wanted: int = AUTO,
 ) -> Encoded:
     """Encode rows of a float dtype: base and every refinement.
 
@@ -278,7 +280,7 @@ def encode(
         levels: Halvings of the base step at each level after the base; 0, the last, is exact.
         codes: One native ``int16`` base code per element instead of each weight's nearest.
         full: Put everything into one payload, for tensors that are exact from the base on.
-        wish: Instruction set; the bytes are the same with all.
+        wanted: Instruction set; the bytes are the same with all.
     """
     pinned = _PinnedBuffers(segments, writable=False)
     plan = _CPlan(full=int(full))
@@ -291,7 +293,7 @@ def encode(
         plan.codes, plan.code_count = ctypes.cast(address, POINTER(c_int16)), size // 2
     out = c_void_p()
     status = _lib().p2u_encode(
-        wish, CODES[dtype], pinned.array, len(segments), byref(plan), byref(out)
+        wanted, CODES[dtype], pinned.array, len(segments), byref(plan), byref(out)
     )
     _check(status, "encode")
     return _take(out)
@@ -302,7 +304,7 @@ def encode_delta(
     segments: Sequence[Segment],
     sources: Sequence[Any],
     source_dtype: str | None = None,
-    wish: int = AUTO,
+    wanted: int = AUTO,
 ) -> bytes:
     """Encode rows of a float dtype as differences to those of another version.
 
@@ -311,7 +313,7 @@ def encode_delta(
         segments: The new version's rows.
         sources: A buffer for each segment: as many elements of the parent.
         source_dtype: The parent's float dtype, if it is another one.
-        wish: Instruction set; the bytes are the same with all.
+        wanted: Instruction set; the bytes are the same with all.
 
     Raises:
         UsageError: The arguments do not fit together.
@@ -320,7 +322,7 @@ def encode_delta(
     priors, out = pinned.sources(sources), c_void_p()
     code, source = CODES.get(dtype, OPAQUE), CODES.get(source_dtype or dtype, OPAQUE)
     status = _lib().p2u_encode_delta(
-        wish, code, source, pinned.array, len(segments), priors, byref(out)
+        wanted, code, source, pinned.array, len(segments), priors, byref(out)
     )
     _check(status, "encode")
     return _take(out).payloads[0]
@@ -330,7 +332,7 @@ def encode_opaque_delta(
     item: int,
     segments: Sequence[Segment],
     sources: Sequence[Any],
-    wish: int = AUTO,
+    wanted: int = AUTO,
     *,
     stride: int = 0,
 ) -> bytes:
@@ -340,7 +342,7 @@ def encode_opaque_delta(
         item: Bytes per element, 1 to 16.
         segments: The new version's rows.
         sources: A buffer for each segment: as many elements of the parent, of as many bytes.
-        wish: Instruction set; the bytes are the same with all.
+        wanted: Instruction set; the bytes are the same with all.
         stride: Every ``stride``-th byte of the chunk is coded with its like; the size of the blocks
             of a block-quantised tensor, at most 256. 0: ``item``.
 
@@ -350,7 +352,7 @@ def encode_opaque_delta(
     pinned = _PinnedBuffers(segments, writable=False)
     priors, out = pinned.sources(sources), c_void_p()
     status = _lib().p2u_encode_opaque_delta(
-        wish, item, stride or item, pinned.array, len(segments), priors, byref(out)
+        wanted, item, stride or item, pinned.array, len(segments), priors, byref(out)
     )
     _check(status, "encode")
     return _take(out).payloads[0]
@@ -361,7 +363,7 @@ def encode_adopt(
     segments: Sequence[Segment],
     sources: Sequence[Any],
     block_type: str,
-    wish: int = AUTO,
+    wanted: int = AUTO,
 ) -> bytes:
     """Encode rows of a float dtype as what is missing in a block-quantised copy of them.
 
@@ -370,7 +372,7 @@ def encode_adopt(
         segments: The floats: whole blocks in each segment.
         sources: A buffer for each segment: the blocks that stand for its elements.
         block_type: One of `p2u.types.BLOCKS`.
-        wish: Instruction set; the bytes are the same with all.
+        wanted: Instruction set; the bytes are the same with all.
 
     Raises:
         UsageError: The arguments do not fit together.
@@ -379,7 +381,7 @@ def encode_adopt(
     priors, out = pinned.sources(sources), c_void_p()
     code, block = CODES.get(dtype, OPAQUE), _block_code(block_type)
     status = _lib().p2u_encode_adopt(
-        wish, code, block, pinned.array, len(segments), priors, byref(out)
+        wanted, code, block, pinned.array, len(segments), priors, byref(out)
     )
     _check(status, "encode")
     return _take(out).payloads[0]
@@ -408,11 +410,11 @@ def dequantise(block_type: str, source: Any) -> bytes:
     return bytes(out)
 
 
-def encode_opaque(item: int, segments: Sequence[Segment], wish: int = AUTO) -> Encoded:
+def encode_opaque(item: int, segments: Sequence[Segment], wanted: int = AUTO) -> Encoded:
     """Encode elements of ``item`` bytes (1 to 16) that have no levels."""
     pinned = _PinnedBuffers(segments, writable=False)
     out = c_void_p()
-    status = _lib().p2u_encode_opaque(wish, item, pinned.array, len(segments), byref(out))
+    status = _lib().p2u_encode_opaque(wanted, item, pinned.array, len(segments), byref(out))
     _check(status, "encode")
     return _take(out)
 

@@ -28,13 +28,13 @@ def find_renaming(names: Iterable[str], wanted: Collection[str]) -> Callable[[st
     removed |= {n[: -len(w)] for n in deepest for w in wanted if n.endswith("." + w)}
     added = _first_parts(wanted)
     added |= {w[: -len(n)] for n in deepest for w in wanted if w.endswith("." + n)}
-    ways = [("", ""), *((prefix, "") for prefix in sorted(removed))]
-    ways += [("", prefix) for prefix in sorted(added)]
+    choices = [("", ""), *((prefix, "") for prefix in sorted(removed))]
+    choices += [("", prefix) for prefix in sorted(added)]
 
     def renamed(name: str, removed: str, added: str) -> str:
         return added + name.removeprefix(removed)
 
-    best = max(ways, key=lambda way: sum(renamed(name, *way) in wanted for name in given))
+    best = max(choices, key=lambda choice: sum(renamed(name, *choice) in wanted for name in given))
     return lambda name: renamed(name, *best)
 
 

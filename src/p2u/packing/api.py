@@ -123,8 +123,8 @@ def pack(
         from p2u.packing.versions.add_version import VersionRequest
 
         based = adopt is not None if also_base is None else also_base
-        wish = VersionRequest(version, based, adopt=adopt is not None)
-        return add_version(source, target, settings, os.fspath(wanted), wish)
+        request = VersionRequest(version, based, adopt=adopt is not None)
+        return add_version(source, target, settings, os.fspath(wanted), request)
     if also_base is False:
         raise UsageError("a version without a base and without a parent", hint="Name a parent")
     from p2u.packing.publish import pack_first  # loads the core

@@ -45,7 +45,7 @@ from p2u.packing.package_folder.blobs import BlobWriter, write_new
 from p2u.packing.package_folder.lock import package_lock
 from p2u.packing.package_folder.new_package import NewPackage
 from p2u.packing.recipe import HALVINGS, check_levels
-from p2u.packing.report import PackProgress, PackReport, StateRow
+from p2u.packing.report import PackProgress, PackReport, make_report
 from p2u.packing.rounding.codes import CalibrationPlan
 from p2u.packing.settings import PackSettings
 
@@ -117,9 +117,11 @@ class Packer:
         scanned = scan_model(src)
         check_paths([file.path for file in scanned.files])
         self.model = StoredModel(scanned, make_layout(scanned, settings.recipe.kept))
-        self._guide = None
+        self._calibration = None
         if settings.calibration is not None:
-            self._guide = CalibrationPlan(settings.calibration, settings.thrift, self.model.layout)
+            self._calibration = CalibrationPlan(
+                settings.calibration, settings.thrift, self.model.layout
+            )
         self._allocation = Allocation(self.model.layout, settings.recipe)
         jobs = cut(self.model, self._allocation.grades, settings.chunk_elements)
         self._jobs = self._allocation.ordered(self.model.layout, jobs)
@@ -141,7 +143,7 @@ class Packer:
             write_new(place.path / KEY, data)
             place.publish()
             self.report_progress("publish", self.total)
-        return report(manifest, built.release.version, self.total, built.offsets)
+        return make_report(manifest, built.release.version, self.total, built.offsets)
 
     def build(self, folder: Path, version: str, prefix: str = "") -> Built:
         """Write the layout and all levels, and verify them.
@@ -206,7 +208,7 @@ class Packer:
         if checks is None:
             checks = Checks((), self.model.layout)
             return Encoder(self.model, checks, halvings, offsets)
-        return Encoder(self.model, checks, halvings, offsets, self._guide)
+        return Encoder(self.model, checks, halvings, offsets, self._calibration)
 
     def _encode(self, folder: Path, offsets: list[int]) -> _Written:
         """Write all blobs."""
@@ -298,24 +300,6 @@ class Packer:
             )
             if grade.how is Treatment.PROGRESSIVE
         }
-
-
-def report(
-    manifest: Manifest,
-    version: str,
-    total: int,
-    offsets: dict[str, int],
-    notes: Sequence[str] = (),
-) -> PackReport:
-    """What was packed: the states of one version."""
-    rows = tuple(
-        StateRow(
-            s.label, s.bytes, s.bytes / total if s.bytes is not None else None, s.bits, s.snr_db
-        )
-        for s in manifest.states
-        if s.version == version
-    )
-    return PackReport(manifest, version, total, rows, offsets, tuple(notes))
 
 
 def make_update(

@@ -1,4 +1,4 @@
-"""How to pack: the settings of one run, checked."""
+"""The settings of one run of packing, checked."""
 
 from __future__ import annotations
 

@@ -30,7 +30,7 @@ LEVEL, LARGE_LEVEL = 19, 12
 #: Levels are worth some bytes: an opaque chunk is all in the base.
 PERCENT = {Treatment.PROGRESSIVE: 8, Treatment.FULL: 2}
 #: The same where a calibration chose the codes: a better base costs bytes at the end.
-PERCENT_GUIDED = 20
+PERCENT_CALIBRATED = 20
 #: Elements that the guess at the opaque size looks at, and in how many places.
 SAMPLE, PLACES = 1 << 14, 16
 
@@ -86,7 +86,7 @@ class Encoder:
         checks: Its checksums.
         halvings: Of each level behind the base.
         offsets: Of each tensor's base step.
-        guide: What to know for other codes than each weight's nearest.
+        calibration: What to know for other codes than each weight's nearest.
     """
 
     def __init__(
@@ -95,13 +95,13 @@ class Encoder:
         checks: Checks,
         halvings: Sequence[int],
         offsets: Sequence[int],
-        guide: CalibrationPlan | None = None,
+        calibration: CalibrationPlan | None = None,
     ) -> None:
         self._model = model
         self._checks = checks
         self._halvings = tuple(halvings)
         self._offsets = offsets
-        self._rounding = Rounding(guide, model, self._tensor_scales)
+        self._rounding = Rounding(calibration, model, self._tensor_scales)
         self._scratch = Scratch()
 
     def cost(self, job: Job) -> int:
@@ -178,7 +178,7 @@ class Encoder:
         # Encoding twice would take half as long again: only where it seems to pay.
         if opaque_guess(data, job.item) < size:
             other = core.encode_opaque(job.item, segments)
-            percent = PERCENT[job.how] if codes is None else PERCENT_GUIDED
+            percent = PERCENT[job.how] if codes is None else PERCENT_CALIBRATED
             if size * 100 >= len(other.payloads[0]) * (100 + percent):
                 return _coded(other.payloads, made.signal, [0.0] * states)
         return _coded(made.payloads, made.signal, [0.0] * states if full else made.errors)

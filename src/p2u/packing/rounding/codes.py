@@ -65,15 +65,15 @@ class Rounding:
     """Makes base codes; used by many threads at once.
 
     Args:
-        guide: What is known of the layers' inputs, if anything.
+        plan: What is known of the layers' inputs, if anything.
         model: The model.
         scales: Gives the rows' scales.
     """
 
-    def __init__(self, guide: CalibrationPlan | None, model: StoredModel, scales: Scales) -> None:
-        self._calibration = guide.calibration if guide else None
-        self._thrift = guide.thrift if guide else 0.0
-        self._entries = guide.entries if guide else {}
+    def __init__(self, plan: CalibrationPlan | None, model: StoredModel, scales: Scales) -> None:
+        self._calibration = plan.calibration if plan else None
+        self._thrift = plan.thrift if plan else 0.0
+        self._entries = plan.entries if plan else {}
         self._model = model
         self._scales = scales
         self._lock = threading.Lock()

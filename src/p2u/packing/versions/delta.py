@@ -52,12 +52,12 @@ class DeltaCoder:
             DiskError, IntegrityError: A file cannot be read.
         """
         job = change.job
-        if change.way is Coding.ALONE:
+        if change.coding is Coding.ALONE:
             return self._alone.encode(job).payloads[0]
         data = read_job(self._new, job, self._mine)
         segments = rows_in(data, job, self._new.layout)
         sources = self._sources(job)
-        if change.way is Coding.ADOPT:
+        if change.coding is Coding.ADOPT:
             found = core.encode_adopt(job.dtype, segments, sources, change.dtype)
         elif job.dtype in PROGRESSIVE:
             found = core.encode_delta(job.dtype, segments, sources, change.dtype)

@@ -57,25 +57,25 @@ class Change:
 
     Attributes:
         job: Its rows or pieces.
-        way: How.
+        coding: Of its rows.
         dtype: Of the parent's tensors, with `DELTA` and `ADOPT`.
         band: How much of them changed; 0 is most.
     """
 
     job: Job
-    way: Coding
+    coding: Coding
     dtype: str = ""
     band: int = 0
 
 
 @dataclass(frozen=True, slots=True)
 class _Rows:
-    """Rows of a tensor that are coded in one way."""
+    """Rows of a tensor with the same coding."""
 
     number: int
     first: int
     count: int
-    way: Coding
+    coding: Coding
     dtype: str
     band: int
 
@@ -121,15 +121,15 @@ class Comparer:
         for number in order:
             t = tensors[number]
             for rows in self._rows(number, t):
-                kind = t.dtype, t.item, rows.way, rows.dtype, rows.band
+                kind = t.dtype, t.item, rows.coding, rows.dtype, rows.band
                 groups.setdefault(kind, []).append(rows)
-        for (dtype, item, way, source, band), rows_ in groups.items():
-            most = SPARSE_ELEMENTS if way is Coding.DELTA and band else self._most
+        for (dtype, item, coding, source, band), rows_ in groups.items():
+            most = SPARSE_ELEMENTS if coding is Coding.DELTA and band else self._most
             how = Treatment.FULL if dtype in PROGRESSIVE else Treatment.OPAQUE
-            block = BLOCKS[source][0] if way is Coding.ADOPT else block_bytes(dtype) or 1
+            block = BLOCKS[source][0] if coding is Coding.ADOPT else block_bytes(dtype) or 1
             for segs, elems in self._chunks(rows_, most, block):
                 job = Job(how, dtype, item, segs, elems)
-                yield Change(job, way, source, band)
+                yield Change(job, coding, source, band)
 
     def _rows(self, number: int, t: Tensor) -> Iterator[_Rows]:
         """The rows of a tensor that some chunk has to bring."""
