@@ -18,7 +18,7 @@ from p2u.package.geometry import chunk_spans
 from p2u.package.layout import Layout
 from p2u.packing.chunking.checks import CheckedPart, Checks
 from p2u.packing.chunking.cut import Job
-from p2u.packing.chunking.source import Scratch
+from p2u.packing.chunking.pool import Scratch
 from p2u.packing.chunking.stored import StoredModel
 from p2u.packing.chunking.treatment import Treatment
 from p2u.packing.rounding.codes import CalibrationPlan, Rounding

@@ -20,8 +20,7 @@ from p2u.package.geometry import Chunk, chunk_spans
 from p2u.package.layout import Layout
 from p2u.package.manifest import Blob
 from p2u.packing.chunking.cut import Job
-from p2u.packing.chunking.pool import in_order
-from p2u.packing.chunking.source import Scratch
+from p2u.packing.chunking.pool import Scratch, in_order
 from p2u.packing.chunking.stored import StoredModel
 from p2u.packing.levels.encode import read_job
 from p2u.packing.levels.hashes import Hashes

@@ -11,7 +11,7 @@ from p2u.package.mapping import Map, source_spans
 from p2u.packing.allocation.shares import START
 from p2u.packing.chunking.checks import Checks
 from p2u.packing.chunking.cut import Job
-from p2u.packing.chunking.source import Scratch
+from p2u.packing.chunking.pool import Scratch
 from p2u.packing.chunking.stored import StoredModel
 from p2u.packing.levels.encode import Encoder, Payload, read_job, rows_in
 from p2u.packing.versions.differences import Change, Coding, block_bytes

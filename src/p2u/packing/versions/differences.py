@@ -20,7 +20,7 @@ from p2u.package.index import MAX_PIECE
 from p2u.package.layout import Tensor
 from p2u.package.mapping import Map
 from p2u.packing.chunking.cut import GAPS, Job
-from p2u.packing.chunking.source import Scratch
+from p2u.packing.chunking.pool import Scratch
 from p2u.packing.chunking.stored import StoredModel
 from p2u.packing.chunking.treatment import Treatment
 from p2u.packing.versions.pairing import fits

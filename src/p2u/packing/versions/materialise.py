@@ -10,6 +10,7 @@ from pathlib import Path
 
 from p2u.codec.chunk import ChunkDecoding, UpdateEnds
 from p2u.disk.errors import UNPUBLISHED, disk_errors
+from p2u.disk.files import open_file, write_at
 from p2u.errors import IntegrityError
 from p2u.formats import ScannedModel
 from p2u.package.geometry import Chunk, all_spans
@@ -18,8 +19,7 @@ from p2u.package.index import parse_index
 from p2u.package.layout import Layout, parse_layout
 from p2u.package.manifest import Manifest, Object, Release, State, Update
 from p2u.package.mapping import copies, cut_copies, identity
-from p2u.packing.chunking.pool import in_order
-from p2u.packing.chunking.source import Scratch
+from p2u.packing.chunking.pool import Scratch, in_order
 from p2u.packing.chunking.stored import BUDGET, PIECE, StoredModel
 from p2u.packing.levels.read_back import read_payload
 from p2u.types import ModelFile
@@ -101,11 +101,8 @@ class _Files(StoredModel):
     def write(self, file: int, offset: int, data: bytearray | memoryview) -> None:
         """Write bytes of a file."""
         path = self._folder / self.files[file].path
-        with disk_errors(path, "write", UNPUBLISHED), open(path, "r+b", buffering=0) as stream:
-            stream.seek(offset)
-            view = memoryview(data)
-            while view:
-                view = view[stream.write(view) :]
+        with disk_errors(path, "write", UNPUBLISHED), open_file(path, "rb+") as stream:
+            write_at(stream, offset, data)
 
     def remove(self) -> None:
         """Remove the files."""

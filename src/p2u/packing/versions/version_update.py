@@ -13,8 +13,7 @@ from p2u.package.index import MAX_PIECE, encode_index
 from p2u.package.manifest import MAX_INDEX, Blob, Update
 from p2u.package.mapping import CopiedRange, Map, copies, cut_copies
 from p2u.packing.chunking.cut import Job
-from p2u.packing.chunking.pool import in_order
-from p2u.packing.chunking.source import Scratch
+from p2u.packing.chunking.pool import Scratch, in_order
 from p2u.packing.chunking.stored import StoredModel
 from p2u.packing.chunking.treatment import Treatment
 from p2u.packing.levels.read_back import States, Verifier, read_payload
