@@ -24,7 +24,7 @@ from p2u.packing.chunking.stored import BUDGET, PIECE, StoredModel
 from p2u.packing.levels.read_back import read_payload
 from p2u.types import ModelFile
 
-_DAMAGED = "The package is damaged: check it with `p2u verify`, and publish it anew"
+_DAMAGED = "The package is damaged: check it with `p2u verify`, and publish it again"
 
 
 def read_object(folder: Path, wanted: Object) -> bytes:
@@ -38,7 +38,7 @@ def read_object(folder: Path, wanted: Object) -> bytes:
         data = stream.read(wanted.size + 1)
     if len(data) != wanted.size or hashlib.sha256(data).hexdigest() != wanted.sha256:
         raise IntegrityError(
-            "it is not the file that the manifest states", file=str(path), hint=_DAMAGED
+            "it is not the file that the manifest names", file=str(path), hint=_DAMAGED
         )
     return data
 
@@ -152,5 +152,5 @@ def _check(state: State, release: Release, model: StoredModel, jobs: int) -> Non
                 f"what is decoded for {state.id} has SHA-256 {digest}, expected "
                 f"{entry.digest(number)}",
                 file=entry.path,
-                hint="The package is damaged: publish it anew",
+                hint="The package is damaged: publish it again",
             )
