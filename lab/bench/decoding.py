@@ -81,7 +81,9 @@ def decoder(package: Path, parent: Path | None = None, threads: int = 1) -> Call
         index = parse_index((package / update.index.key).read_bytes(), update, target, source)
         same: Sequence[CopiedRange] = ()
         if source is not None and index.map is not None:
-            same = copies(all_spans(index.chunks, target.layout), index.map, target, source, "index")
+            same = copies(
+                all_spans(index.chunks, target.layout), index.map, target, source, "index"
+            )
         blobs = [memoryview((package / blob.key).read_bytes()) for blob in update.blobs]
         steps.append(Step(index.chunks, blobs, target, source, index.map, same))
     before = None if parent is None else memoryview(parent.read_bytes())
