@@ -25,6 +25,7 @@ LAYERS = (
     ("client.routes",),
     ("client.folder", "client.live"),
     ("packing.report", "packing.recipe"),
+    ("packing.settings",),
     ("packing.chunking",),
     ("packing.rounding",),
     ("packing.levels",),
@@ -179,7 +180,7 @@ def test_the_rules_bite(
         ("package.index", "from p2u.package.layout import Layout"),
         ("client.transfer.fetch", "from p2u.stores import Store"),
         ("client.folder.pull", "from p2u.client.transfer.fetch import Fetcher"),
-        ("packing.versions.decode", "from p2u.codec.chunk import apply"),
+        ("packing.versions.materialise", "from p2u.codec.chunk import apply"),
         ("cli", "from p2u.client.live.replica import Replica"),
         ("adapters.torch", "import torch"),
         ("codec.core", "import ctypes"),
@@ -260,6 +261,17 @@ def test_source_files_are_small() -> None:
         for _, path in modules()
     }
     assert not {path: lines for path, lines in lengths.items() if lines >= 500}
+
+
+def test_each_class_has_a_name_of_its_own() -> None:
+    places: dict[str, list[str]] = {}
+    for _, path in modules():
+        for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+            if isinstance(node, ast.ClassDef):
+                where = f"{path.relative_to(ROOT)}:{node.lineno}"
+                places.setdefault(node.name.lstrip("_"), []).append(where)
+    twice = {name: found for name, found in places.items() if len(found) > 1}
+    assert not twice, "one name, one thing"
 
 
 #: Absolute paths of one person's machine; not `src/root/` nor `https://host/home/`.

@@ -103,9 +103,6 @@ def test_faults_of_first_lines_are_found(line: str, fault: str) -> None:
     assert fault in " ".join(faults(line))
 
 
-@pytest.mark.xfail(
-    strict=True, reason="live models and packing are being renamed; then remove this"
-)
 def test_no_identifier_uses_a_retired_word() -> None:
     old = set(retired())
     found = [

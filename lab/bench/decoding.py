@@ -8,12 +8,12 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from p2u.codec import chunk as codec
-from p2u.package.geometry import chunk_spans, source_spans
-from p2u.package.index import Chunk, parse_index, places
+from p2u.package.geometry import Chunk, all_spans, chunk_spans
+from p2u.package.index import parse_index
 from p2u.package.layout import ReleaseLayout, parse_layout
 from p2u.package.manifest import KEY, Manifest
 from p2u.package.manifest_parse import parse_manifest
-from p2u.package.mapping import CopiedRange, Map, copies
+from p2u.package.mapping import CopiedRange, Map, copies, source_spans
 
 
 @dataclass(frozen=True)
@@ -45,7 +45,9 @@ class Step:
         if parent is not None and self.source is not None and self.map is not None:
             found = source_spans(chunk, self.map, self.target, self.source)
             sources = [None if s is None else parent[s.offset : s.offset + s.size] for s in found]
-        codec.decode(chunk, payload, self.target.layout, spans, buffers, "blob", sources)
+        codec.apply_chunk(
+            chunk, payload, self.target.layout, spans, buffers, "blob", sources=sources
+        )
 
 
 def read_manifest(package: Path) -> Manifest:
@@ -79,7 +81,9 @@ def decoder(package: Path, parent: Path | None = None, threads: int = 1) -> Call
         index = parse_index((package / update.index.key).read_bytes(), update, target, source)
         same: Sequence[CopiedRange] = ()
         if source is not None and index.map is not None:
-            same = copies(places(index.chunks, target), index.map, target, source, "index")
+            same = copies(
+                all_spans(index.chunks, target.layout), index.map, target, source, "index"
+            )
         blobs = [memoryview((package / blob.key).read_bytes()) for blob in update.blobs]
         steps.append(Step(index.chunks, blobs, target, source, index.map, same))
     before = None if parent is None else memoryview(parent.read_bytes())

@@ -5,44 +5,101 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import Literal
 
-#: Bytes per element of the dtypes that safetensors names; others are carried as opaque bytes.
-ITEMSIZE: dict[str, int] = {
-    "F64": 8,
-    "F32": 4,
-    "F16": 2,
-    "BF16": 2,
-    "F8_E4M3": 1,
-    "F8_E5M2": 1,
-    "F8_E8M0": 1,
-    "I64": 8,
-    "I32": 4,
-    "I16": 2,
-    "I8": 1,
-    "U64": 8,
-    "U32": 4,
-    "U16": 2,
-    "U8": 1,
-    "BOOL": 1,
-    "C64": 8,
-}
+
+@dataclass(frozen=True, slots=True)
+class ElementType:
+    """A type of elements, or of blocks of them.
+
+    Attributes:
+        name: safetensors' name of the dtype, or ggml's of a block type.
+        size: Bytes of an element, or of a block.
+        elems: Elements of a block; 1 for a plain dtype.
+        ggml: Its number in GGUF files (``ggml_type``), if it has one.
+        numpy: NumPy's name of the dtype, or that of ml_dtypes; it is torch's name, too.
+        float_code: Number that the core knows a dtype with levels by.
+        block_code: Number that the core knows a type by that floats are predicted from; of block
+            types that of ggml.
+    """
+
+    name: str
+    size: int
+    elems: int = 1
+    ggml: int | None = None
+    numpy: str | None = None
+    float_code: int | None = None
+    block_code: int | None = None
+
+
+def _adoptable(name: str, elems: int, size: int, ggml: int) -> ElementType:
+    return ElementType(name, size, elems, ggml, block_code=ggml)
+
+
+def _opaque(name: str, elems: int, size: int, ggml: int) -> ElementType:
+    return ElementType(name, size, elems, ggml)
+
+
+#: The one table of element types. A plain dtype has a NumPy name; all others are blocks.
+ELEMENT_TYPES = (
+    ElementType("F64", 8, ggml=28, numpy="float64"),
+    ElementType("F32", 4, ggml=0, numpy="float32", float_code=1),
+    ElementType("F16", 2, ggml=1, numpy="float16", float_code=2),
+    ElementType("BF16", 2, ggml=30, numpy="bfloat16", float_code=3),
+    ElementType("F8_E4M3", 1, numpy="float8_e4m3fn", block_code=64),
+    ElementType("F8_E5M2", 1, numpy="float8_e5m2", block_code=65),
+    ElementType("F8_E8M0", 1, numpy="float8_e8m0fnu"),
+    ElementType("I64", 8, ggml=27, numpy="int64"),
+    ElementType("I32", 4, ggml=26, numpy="int32"),
+    ElementType("I16", 2, ggml=25, numpy="int16"),
+    ElementType("I8", 1, ggml=24, numpy="int8"),
+    ElementType("U64", 8, numpy="uint64"),
+    ElementType("U32", 4, numpy="uint32"),
+    ElementType("U16", 2, numpy="uint16"),
+    ElementType("U8", 1, numpy="uint8"),
+    ElementType("BOOL", 1, numpy="bool"),
+    ElementType("C64", 8, numpy="complex64"),
+    _adoptable("Q4_0", 32, 18, 2),
+    _adoptable("Q4_1", 32, 20, 3),
+    _adoptable("Q5_0", 32, 22, 6),
+    _adoptable("Q5_1", 32, 24, 7),
+    _adoptable("Q8_0", 32, 34, 8),
+    _opaque("Q8_1", 32, 40, 9),
+    _adoptable("Q2_K", 256, 84, 10),
+    _adoptable("Q3_K", 256, 110, 11),
+    _adoptable("Q4_K", 256, 144, 12),
+    _adoptable("Q5_K", 256, 176, 13),
+    _adoptable("Q6_K", 256, 210, 14),
+    _opaque("Q8_K", 256, 292, 15),
+    _opaque("IQ2_XXS", 256, 66, 16),
+    _opaque("IQ2_XS", 256, 74, 17),
+    _opaque("IQ3_XXS", 256, 98, 18),
+    _opaque("IQ1_S", 256, 50, 19),
+    _opaque("IQ4_NL", 32, 18, 20),
+    _opaque("IQ3_S", 256, 110, 21),
+    _opaque("IQ2_S", 256, 82, 22),
+    _opaque("IQ4_XS", 256, 136, 23),
+    _opaque("IQ1_M", 256, 56, 29),
+    _opaque("TQ1_0", 256, 54, 34),
+    _opaque("TQ2_0", 256, 66, 35),
+    _opaque("MXFP4", 32, 17, 39),
+    _opaque("NVFP4", 64, 36, 40),
+    _opaque("Q1_0", 128, 18, 41),
+)
+
+#: Bytes per element of the plain dtypes; others are carried as opaque bytes.
+ITEMSIZE = {t.name: t.size for t in ELEMENT_TYPES if t.numpy is not None}
+
+#: NumPy's names of the plain dtypes; those that NumPy lacks are of ml_dtypes.
+NUMPY_NAMES = {t.name: t.numpy for t in ELEMENT_TYPES if t.numpy is not None}
 
 #: The dtypes that have progressive levels; every other dtype is exact from the base on.
-PROGRESSIVE = ("F32", "F16", "BF16")
+PROGRESSIVE = tuple(t.name for t in ELEMENT_TYPES if t.float_code is not None)
 
-#: What others quantise to, that floats can be predicted from: elements and bytes of a block.
-BLOCKS: dict[str, tuple[int, int]] = {
-    "Q4_0": (32, 18),
-    "Q4_1": (32, 20),
-    "Q5_0": (32, 22),
-    "Q5_1": (32, 24),
-    "Q8_0": (32, 34),
-    "Q2_K": (256, 84),
-    "Q3_K": (256, 110),
-    "Q4_K": (256, 144),
-    "Q5_K": (256, 176),
-    "Q6_K": (256, 210),
-    "F8_E4M3": (1, 1),
-    "F8_E5M2": (1, 1),
+#: Types that floats can be predicted from, in the order of their numbers: elements and bytes of a
+#: block.
+BLOCKS = {
+    t.name: (t.elems, t.size)
+    for t in sorted(ELEMENT_TYPES, key=lambda t: t.block_code or 0)
+    if t.block_code is not None
 }
 
 

@@ -16,6 +16,7 @@ from oracle.guard import Guarded
 from oracle.rans import Log
 from oracle.samples import FAMILIES, bits_of, joined
 
+from p2u import types
 from p2u.codec import core
 from p2u.errors import FormatError, UsageError
 
@@ -171,8 +172,8 @@ class TestBlocks:
 
     @pytest.mark.parametrize("block", sorted(BLOCKS))
     def test_only_whole_blocks(self, block: str) -> None:
-        size = core.BLOCKS[block][2]
-        assert core.BLOCKS[block] == BLOCKS[block][:3]
+        size = types.BLOCKS[block][1]
+        assert (core.BLOCK_CODES[block], *types.BLOCKS[block]) == BLOCKS[block][:3]
         for wrong in [0] + [size - 1, size + 1] * (size > 1):
             with pytest.raises(UsageError):
                 core.dequantise(block, bytes(wrong))
@@ -352,7 +353,7 @@ def test_every_type_of_blocks(value: int) -> None:
     out[10] = value
     found = attempt(copy, bytes(out))
     assert found == attempt_oracle(copy, bytes(out))
-    assert (found is not None) == (value == core.BLOCKS["Q8_0"][0])
+    assert (found is not None) == (value == core.BLOCK_CODES["Q8_0"])
 
 
 @pytest.mark.parametrize("copy", LARGE[::4], ids=repr)

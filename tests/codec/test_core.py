@@ -173,7 +173,7 @@ def every_encoding(sample: Sample, scales: bytes, isa: int) -> list[core.Encoded
     """Both kinds of chunk, with and without levels between and codes of the caller's."""
     segments = sample.segments()
     return [
-        core.encode(sample.dtype, segments, scales, wanted, codes=codes, full=full, wish=isa)
+        core.encode(sample.dtype, segments, scales, wanted, codes=codes, full=full, wanted=isa)
         for codes in (None, sample.codes())
         for wanted, full in (
             ([0], False),

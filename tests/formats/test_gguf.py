@@ -75,7 +75,8 @@ def values(*shape: int, seed: int = 0) -> np.ndarray:
 
 def test_block_sizes_are_those_of_the_package() -> None:
     for kind, sizes in gguf.GGML_QUANT_SIZES.items():
-        assert TYPES[kind.value] == (kind.name, *sizes)
+        found = TYPES[kind.value]
+        assert (found.name, found.elems, found.size) == (kind.name, *sizes)
 
 
 @pytest.mark.parametrize("alignment", [32, 8, 256])

@@ -17,6 +17,7 @@ from pathlib import Path
 import numpy as np
 
 from p2u.codec import core
+from p2u.types import BLOCKS
 
 TYPES = {"F32": "<f4", "F16": "<f2", "BF16": "<f4"}
 
@@ -88,7 +89,7 @@ def opaque(rng: np.random.Generator) -> list[dict[str, object]]:
 def adopted(rng: np.random.Generator) -> list[dict[str, object]]:
     """Kind 6: every type of blocks, near what they stand for and not."""
     out = []
-    for i, (block, (_, elems, size)) in enumerate(core.BLOCKS.items()):
+    for i, (block, (elems, size)) in enumerate(BLOCKS.items()):
         dtype, n = list(TYPES)[i % 3], -(-600 // elems)
         data = rng.integers(0, 256, (n, size), np.uint8)
         halves = {"Q2_K": [80, 82], "Q3_K": [108], "Q6_K": [208]}.get(block, [0, 2])

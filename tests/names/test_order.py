@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from p2u.formats import forward_key
+from p2u.names.order import forward_key
 
 
 def bert(prefix: str = "") -> list[str]:

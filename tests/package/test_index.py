@@ -11,7 +11,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from p2u.errors import FormatError, P2UError
-from p2u.package.index import Chunk, Piece, Seg, decode_pieces, encode_index, parse_index
+from p2u.package.geometry import Chunk, Piece, Seg
+from p2u.package.index import decode_pieces, encode_index, parse_index
 from p2u.package.layout import Layout, ReleaseLayout, Tensor
 from p2u.package.manifest import Blob, FileEntry, Object, Release, Update
 

@@ -14,7 +14,8 @@ from hypothesis import strategies as st
 from trees import put
 
 from p2u.errors import FormatError, P2UError, UsageError
-from p2u.package.index import Chunk, Piece, Seg, encode_index, parse_index, places
+from p2u.package.geometry import Chunk, Piece, Seg, all_spans
+from p2u.package.index import encode_index, parse_index
 from p2u.package.layout import Layout, ReleaseLayout, Tensor
 from p2u.package.lookup import find_state
 from p2u.package.manifest import (
@@ -286,7 +287,7 @@ def test_index_with_a_map() -> None:
 
 def test_copies() -> None:
     found = parse(CHUNKS)
-    made = copies(places(found.chunks, TARGET), MAP, TARGET, SOURCE, "u")
+    made = copies(all_spans(found.chunks, TARGET.layout), MAP, TARGET, SOURCE, "u")
     assert [(c.file, c.offset, c.source_file, c.source_offset, c.size) for c in made] == [
         (0, 0, 1, 0, 40),
         (1, 0, 0, 0, 50),
@@ -348,10 +349,12 @@ def test_any_change_of_an_index(data: st.DataObject) -> None:
     except P2UError:
         return
     assert encode_index(found.chunks, found.map) == raw
-    made = copies(places(found.chunks, TARGET), found.map, TARGET, SOURCE, "u")
+    made = copies(all_spans(found.chunks, TARGET.layout), found.map, TARGET, SOURCE, "u")
     for c in made:
         assert 0 <= c.source_offset <= SOURCE.files[c.source_file].size - c.size
-    total = sum(size for _, _, size in places(found.chunks, TARGET)) + sum(c.size for c in made)
+    total = sum(span.size for span in all_spans(found.chunks, TARGET.layout)) + sum(
+        c.size for c in made
+    )
     assert total == sum(file.size for file in TARGET.files)
 
 

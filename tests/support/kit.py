@@ -24,7 +24,8 @@ from p2u.client.folder.pull import pull
 from p2u.client.transfer.backoff import Retry
 from p2u.package.manifest import Manifest, Update
 from p2u.package.manifest_parse import parse_manifest
-from p2u.packing.api import pack
+from p2u.packing.publish import pack_first
+from p2u.packing.settings import make_settings
 from p2u.serve import FolderApp, Server
 
 STATES = ("base", "8bit", "exact")
@@ -190,9 +191,7 @@ def make(folder: Path) -> Made:
 
     model, package = folder / "model", folder / "pkg"
     write_model(model)
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(importlib.import_module("p2u.packing.chunking.cut"), "CHUNK_ELEMENTS", CHUNK)
-        pack(model, package, jobs=2)
+    pack_first(str(model), str(package), make_settings(jobs=2, chunk_elements=CHUNK))
     states = {}
     for label in STATES:
         states[label] = folder / label

@@ -16,7 +16,8 @@ import zstandard
 from p2u import pack
 from p2u.client.transfer.package_reader import PackageReader
 from p2u.codec import core
-from p2u.package.index import Chunk, Piece, Seg, encode_index
+from p2u.package.geometry import Chunk, Piece, Seg
+from p2u.package.index import encode_index
 from p2u.package.layout import ReleaseLayout, Tensor
 from p2u.package.manifest import (
     KEY,

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib
 import threading
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -18,7 +17,8 @@ from safetensors.torch import load_file, save_file  # noqa: E402
 
 from p2u.client.folder.pull import pull  # noqa: E402
 from p2u.errors import StoreError  # noqa: E402
-from p2u.packing.api import pack  # noqa: E402
+from p2u.packing.publish import pack_first  # noqa: E402
+from p2u.packing.settings import make_settings  # noqa: E402
 from p2u.stores import LocalStore, Store  # noqa: E402
 
 nn = torch.nn
@@ -89,11 +89,8 @@ def pack_tensors(folder: Path, files: dict[str, dict[str, torch.Tensor]]) -> Pac
 
 def pack_folder(model: Path, folder: Path) -> Packed:
     """Pack a directory in many chunks, and pull every state."""
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(
-            importlib.import_module("p2u.packing.chunking.cut"), "CHUNK_ELEMENTS", 1 << 12
-        )
-        pack(model, folder / "pkg", jobs=2)
+    settings = make_settings(jobs=2, chunk_elements=1 << 12)
+    pack_first(str(model), str(folder / "pkg"), settings)
     for label in STATES:
         pull(folder / "pkg", folder / label, until=label)
     return Packed(model, folder / "pkg", {label: folder / label for label in STATES})

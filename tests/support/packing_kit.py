@@ -14,7 +14,8 @@ import numpy as np
 
 from p2u import pull
 from p2u.codec import core
-from p2u.package.index import Chunk, decode_pieces, parse_index
+from p2u.package.geometry import Chunk
+from p2u.package.index import decode_pieces, parse_index
 from p2u.package.layout import Layout, ReleaseLayout, parse_layout
 from p2u.package.manifest import KEY, Manifest
 from p2u.package.manifest_parse import parse_manifest

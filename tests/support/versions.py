@@ -15,7 +15,8 @@ import kit
 import zstandard
 
 from p2u.codec import core
-from p2u.package.index import Chunk, Piece, Seg, encode_index, parse_index
+from p2u.package.geometry import Chunk, Piece, Seg
+from p2u.package.index import encode_index, parse_index
 from p2u.package.layout import ReleaseLayout, parse_layout
 from p2u.package.manifest import Blob, Manifest, Object, Release, State, Update, with_costs
 from p2u.package.manifest_parse import parse_manifest

@@ -16,28 +16,16 @@ from pathlib import Path
 from typing import Any
 
 from p2u.errors import CoreError, FormatError, UsageError
+from p2u.types import BLOCKS, ELEMENT_TYPES
 
 ABI_VERSION = 4
 
 #: Element type codes of chunks; every other dtype is opaque (0).
-CODES = {"F32": 1, "F16": 2, "BF16": 3}
+CODES = {t.name: t.float_code for t in ELEMENT_TYPES if t.float_code is not None}
 OPAQUE = 0
 
-#: What others quantise to: code (of GGUF's types ggml's), elements and bytes of a block.
-BLOCKS = {
-    "Q4_0": (2, 32, 18),
-    "Q4_1": (3, 32, 20),
-    "Q5_0": (6, 32, 22),
-    "Q5_1": (7, 32, 24),
-    "Q8_0": (8, 32, 34),
-    "Q2_K": (10, 256, 84),
-    "Q3_K": (11, 256, 110),
-    "Q4_K": (12, 256, 144),
-    "Q5_K": (13, 256, 176),
-    "Q6_K": (14, 256, 210),
-    "F8_E4M3": (64, 1, 1),
-    "F8_E5M2": (65, 1, 1),
-}
+#: Code of each type that floats can be predicted from.
+BLOCK_CODES = {t.name: t.block_code for t in ELEMENT_TYPES if t.block_code is not None}
 
 #: Instruction sets; ``AUTO`` takes the best one of this machine.
 AUTO, SCALAR, AVX2, AVX512, NEON = range(5)
@@ -164,9 +152,9 @@ def _lib() -> ctypes.CDLL:
     return lib
 
 
-def isa(wish: int = AUTO) -> int:
-    """The instruction set that is used for ``wish``; 0 if this machine lacks it."""
-    return int(_lib().p2u_isa(wish))
+def isa(wanted: int = AUTO) -> int:
+    """The instruction set that is used for ``wanted``; 0 if this machine lacks it."""
+    return int(_lib().p2u_isa(wanted))
 
 
 class _PinnedBuffers:
@@ -227,7 +215,7 @@ def apply(
     dtype: str,
     item: int,
     segments: Sequence[Segment],
-    wish: int = AUTO,
+    wanted: int = AUTO,
     *,
     sources: Sequence[Any] | None = None,
 ) -> None:
@@ -238,7 +226,7 @@ def apply(
         dtype: Its tensors' dtype; one without levels is carried as opaque elements.
         item: Bytes per element.
         segments: The chunk's rows, in order; their buffers are written.
-        wish: Instruction set.
+        wanted: Instruction set.
         sources: For a chunk between two versions, the parent's bytes of each segment, as many
             elements; None, for one or for all: the segment holds them itself. A buffer may be the
             segment's own memory, but must not share a part of it with any segment. Refinements
@@ -253,7 +241,9 @@ def apply(
     address, size = pinned.address(payload, writable=False)
     priors = None if sources is None else pinned.sources(sources)
     code = CODES.get(dtype, OPAQUE)
-    status = _lib().p2u_apply(wish, code, item, address, size, pinned.array, len(segments), priors)
+    status = _lib().p2u_apply(
+        wanted, code, item, address, size, pinned.array, len(segments), priors
+    )
     _check(status, "chunk")
 
 
@@ -279,7 +269,7 @@ def encode(
     *,
     codes: bytes | None = None,
     full: bool = False,
-    wish: int = AUTO,
+    wanted: int = AUTO,
 ) -> Encoded:
     """Encode rows of a float dtype: base and every refinement.
 
@@ -290,7 +280,7 @@ def encode(
         levels: Halvings of the base step at each level after the base; 0, the last, is exact.
         codes: One native ``int16`` base code per element instead of each weight's nearest.
         full: Put everything into one payload, for tensors that are exact from the base on.
-        wish: Instruction set; the bytes are the same with all.
+        wanted: Instruction set; the bytes are the same with all.
     """
     pinned = _PinnedBuffers(segments, writable=False)
     plan = _CPlan(full=int(full))
@@ -303,7 +293,7 @@ def encode(
         plan.codes, plan.code_count = ctypes.cast(address, POINTER(c_int16)), size // 2
     out = c_void_p()
     status = _lib().p2u_encode(
-        wish, CODES[dtype], pinned.array, len(segments), byref(plan), byref(out)
+        wanted, CODES[dtype], pinned.array, len(segments), byref(plan), byref(out)
     )
     _check(status, "encode")
     return _take(out)
@@ -314,7 +304,7 @@ def encode_delta(
     segments: Sequence[Segment],
     sources: Sequence[Any],
     source_dtype: str | None = None,
-    wish: int = AUTO,
+    wanted: int = AUTO,
 ) -> bytes:
     """Encode rows of a float dtype as differences to those of another version.
 
@@ -323,7 +313,7 @@ def encode_delta(
         segments: The new version's rows.
         sources: A buffer for each segment: as many elements of the parent.
         source_dtype: The parent's float dtype, if it is another one.
-        wish: Instruction set; the bytes are the same with all.
+        wanted: Instruction set; the bytes are the same with all.
 
     Raises:
         UsageError: The arguments do not fit together.
@@ -332,7 +322,7 @@ def encode_delta(
     priors, out = pinned.sources(sources), c_void_p()
     code, source = CODES.get(dtype, OPAQUE), CODES.get(source_dtype or dtype, OPAQUE)
     status = _lib().p2u_encode_delta(
-        wish, code, source, pinned.array, len(segments), priors, byref(out)
+        wanted, code, source, pinned.array, len(segments), priors, byref(out)
     )
     _check(status, "encode")
     return _take(out).payloads[0]
@@ -342,7 +332,7 @@ def encode_opaque_delta(
     item: int,
     segments: Sequence[Segment],
     sources: Sequence[Any],
-    wish: int = AUTO,
+    wanted: int = AUTO,
     *,
     stride: int = 0,
 ) -> bytes:
@@ -352,7 +342,7 @@ def encode_opaque_delta(
         item: Bytes per element, 1 to 16.
         segments: The new version's rows.
         sources: A buffer for each segment: as many elements of the parent, of as many bytes.
-        wish: Instruction set; the bytes are the same with all.
+        wanted: Instruction set; the bytes are the same with all.
         stride: Every ``stride``-th byte of the chunk is coded with its like; the size of the blocks
             of a block-quantised tensor, at most 256. 0: ``item``.
 
@@ -362,7 +352,7 @@ def encode_opaque_delta(
     pinned = _PinnedBuffers(segments, writable=False)
     priors, out = pinned.sources(sources), c_void_p()
     status = _lib().p2u_encode_opaque_delta(
-        wish, item, stride or item, pinned.array, len(segments), priors, byref(out)
+        wanted, item, stride or item, pinned.array, len(segments), priors, byref(out)
     )
     _check(status, "encode")
     return _take(out).payloads[0]
@@ -373,7 +363,7 @@ def encode_adopt(
     segments: Sequence[Segment],
     sources: Sequence[Any],
     block_type: str,
-    wish: int = AUTO,
+    wanted: int = AUTO,
 ) -> bytes:
     """Encode rows of a float dtype as what is missing in a block-quantised copy of them.
 
@@ -381,27 +371,27 @@ def encode_adopt(
         dtype: ``F32``, ``F16`` or ``BF16``.
         segments: The floats: whole blocks in each segment.
         sources: A buffer for each segment: the blocks that stand for its elements.
-        block_type: One of :data:`BLOCKS`.
-        wish: Instruction set; the bytes are the same with all.
+        block_type: One of `p2u.types.BLOCKS`.
+        wanted: Instruction set; the bytes are the same with all.
 
     Raises:
         UsageError: The arguments do not fit together.
     """
     pinned = _PinnedBuffers(segments, writable=False)
     priors, out = pinned.sources(sources), c_void_p()
-    code, block = CODES.get(dtype, OPAQUE), _block(block_type)[0]
+    code, block = CODES.get(dtype, OPAQUE), _block_code(block_type)
     status = _lib().p2u_encode_adopt(
-        wish, code, block, pinned.array, len(segments), priors, byref(out)
+        wanted, code, block, pinned.array, len(segments), priors, byref(out)
     )
     _check(status, "encode")
     return _take(out).payloads[0]
 
 
-def _block(block_type: str) -> tuple[int, int, int]:
-    if block_type not in BLOCKS:
+def _block_code(block_type: str) -> int:
+    if block_type not in BLOCK_CODES:
         hint = f"There are {', '.join(BLOCKS)}"
-        raise UsageError(f"{block_type} is not a known block type", hint=hint)
-    return BLOCKS[block_type]
+        raise UsageError(f"{block_type} is no type of blocks that is known", hint=hint)
+    return BLOCK_CODES[block_type]
 
 
 def dequantise(block_type: str, source: Any) -> bytes:
@@ -410,7 +400,8 @@ def dequantise(block_type: str, source: Any) -> bytes:
     Raises:
         UsageError: The buffer does not hold whole blocks.
     """
-    code, elems, size = _block(block_type)
+    code = _block_code(block_type)
+    elems, size = BLOCKS[block_type]
     pinned = _PinnedBuffers((), writable=False)
     address, length = pinned.address(source, writable=False)
     out = (ctypes.c_float * (length // size * elems))()
@@ -419,11 +410,11 @@ def dequantise(block_type: str, source: Any) -> bytes:
     return bytes(out)
 
 
-def encode_opaque(item: int, segments: Sequence[Segment], wish: int = AUTO) -> Encoded:
+def encode_opaque(item: int, segments: Sequence[Segment], wanted: int = AUTO) -> Encoded:
     """Encode elements of ``item`` bytes (1 to 16) that have no levels."""
     pinned = _PinnedBuffers(segments, writable=False)
     out = c_void_p()
-    status = _lib().p2u_encode_opaque(wish, item, pinned.array, len(segments), byref(out))
+    status = _lib().p2u_encode_opaque(wanted, item, pinned.array, len(segments), byref(out))
     _check(status, "encode")
     return _take(out)
 

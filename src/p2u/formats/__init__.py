@@ -15,11 +15,10 @@ from p2u.errors import DiskError, FormatError
 from p2u.formats import gguf, npy, npz, onnx, pytorch, safetensors, shards
 from p2u.formats.merge import merge
 from p2u.formats.walk import walk_files
-from p2u.names.order import ForwardKey, forward_key
 from p2u.package.paths import MANIFEST_KEY
 from p2u.types import ModelFile, Scan, TensorSpan
 
-__all__ = ["ForwardKey", "Model", "forward_key", "scan_model"]
+__all__ = ["ScannedModel", "scan_model"]
 
 
 class Format(Protocol):

@@ -118,5 +118,5 @@ class DataFiles:
         one folder of blobs.
         """
         real = os.path.realpath(path)
-        homes = (os.path.realpath(base), os.path.dirname(os.path.realpath(self._path)))  # noqa: PTH120
-        return any(os.path.commonpath([real, home]) == home for home in homes)
+        folders = (os.path.realpath(base), os.path.dirname(os.path.realpath(self._path)))  # noqa: PTH120
+        return any(os.path.commonpath([real, folder]) == folder for folder in folders)

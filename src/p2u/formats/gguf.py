@@ -16,7 +16,7 @@ from collections.abc import Iterable
 
 from p2u.errors import FormatError, UnsupportedError
 from p2u.formats.reader import Reader, reading
-from p2u.types import Scan, TensorSpan
+from p2u.types import ELEMENT_TYPES, Scan, TensorSpan
 
 SUFFIXES: tuple[str, ...] = (".gguf",)
 MAGIC = b"GGUF"
@@ -41,43 +41,8 @@ MAX_ALIGNMENT = 1 << 30
 FIXED = {0: 1, 1: 1, 2: 2, 3: 2, 4: 4, 5: 4, 6: 4, 7: 1, 10: 8, 11: 8, 12: 8}
 UINT32, STRING, ARRAY = 4, 8, 9
 
-#: ``ggml_type``: name, elements of a block, bytes of a block.
-TYPES: dict[int, tuple[str, int, int]] = {
-    0: ("F32", 1, 4),
-    1: ("F16", 1, 2),
-    2: ("Q4_0", 32, 18),
-    3: ("Q4_1", 32, 20),
-    6: ("Q5_0", 32, 22),
-    7: ("Q5_1", 32, 24),
-    8: ("Q8_0", 32, 34),
-    9: ("Q8_1", 32, 40),
-    10: ("Q2_K", 256, 84),
-    11: ("Q3_K", 256, 110),
-    12: ("Q4_K", 256, 144),
-    13: ("Q5_K", 256, 176),
-    14: ("Q6_K", 256, 210),
-    15: ("Q8_K", 256, 292),
-    16: ("IQ2_XXS", 256, 66),
-    17: ("IQ2_XS", 256, 74),
-    18: ("IQ3_XXS", 256, 98),
-    19: ("IQ1_S", 256, 50),
-    20: ("IQ4_NL", 32, 18),
-    21: ("IQ3_S", 256, 110),
-    22: ("IQ2_S", 256, 82),
-    23: ("IQ4_XS", 256, 136),
-    24: ("I8", 1, 1),
-    25: ("I16", 1, 2),
-    26: ("I32", 1, 4),
-    27: ("I64", 1, 8),
-    28: ("F64", 1, 8),
-    29: ("IQ1_M", 256, 56),
-    30: ("BF16", 1, 2),
-    34: ("TQ1_0", 256, 54),
-    35: ("TQ2_0", 256, 66),
-    39: ("MXFP4", 32, 17),
-    40: ("NVFP4", 64, 36),
-    41: ("Q1_0", 128, 18),
-}
+#: By ``ggml_type``.
+TYPES = {t.ggml: t for t in ELEMENT_TYPES if t.ggml is not None}
 
 SPLIT = re.compile(r"(.*)-([0-9]{5})-of-([0-9]{5})\.gguf\Z", re.ASCII | re.DOTALL)
 
@@ -198,19 +163,19 @@ def _length(reader: Reader, name: str, shape: tuple[int, ...], kind: int, room: 
     """
     if kind not in TYPES:
         return room
-    dtype, block, size = TYPES[kind]
+    found = TYPES[kind]
     elems = 1
     for dim in shape:
         elems *= dim
         if elems > MAX_SIZE:
             raise reader.wrong("the number of elements is beyond 2^63 - 1", name)
     row = shape[-1] if shape else 1
-    if row % block:
-        raise reader.wrong(f"rows of {row} elements are no whole blocks of {dtype}", name)
-    length = elems // block * size
+    if row % found.elems:
+        raise reader.wrong(f"rows of {row} elements are no whole blocks of {found.name}", name)
+    length = elems // found.elems * found.size
     if length > room:
         raise reader.wrong(
-            f"{str(list(shape))[:80]} of {dtype} takes {length} bytes, {room} are there", name
+            f"{str(list(shape))[:80]} of {found.name} takes {length} bytes, {room} are there", name
         )
     return length
 
@@ -268,7 +233,7 @@ def scan(path: str, file: str) -> Scan:
             if offset % walk.alignment or offset > reader.size - start:
                 raise reader.wrong(f"its offset {offset} is not aligned or beyond the end", name)
             length = _length(reader, name, shape, kind, stop - offset)
-            dtype = TYPES[kind][0] if kind in TYPES else f"GGML_{kind}"
+            dtype = TYPES[kind].name if kind in TYPES else f"GGML_{kind}"
             spans.append(TensorSpan(name, dtype, shape, file, start + offset, length))
         return Scan(reader.size, tuple(spans))
 

@@ -16,7 +16,7 @@ from enum import Enum
 from p2u.formats.external import DataFiles
 from p2u.formats.protobuf import BYTES, VARINT, Field, Wire
 from p2u.formats.reader import reading
-from p2u.types import Scan, TensorSpan
+from p2u.types import ITEMSIZE, Scan, TensorSpan
 
 SUFFIXES: tuple[str, ...] = (".onnx",)
 
@@ -28,31 +28,35 @@ MAX_SIZE = 2**63 - 1
 #: Bytes of a name, and of an entry of a tensor's external data.
 MAX_TEXT = 1 << 16
 
-#: ``TensorProto.DataType``: our name and the bits of an element. Others are opaque.
+#: ``TensorProto.DataType``: our names.
+_NAMES = {
+    1: "F32",
+    2: "U8",
+    3: "I8",
+    4: "U16",
+    5: "I16",
+    6: "I32",
+    7: "I64",
+    9: "BOOL",
+    10: "F16",
+    11: "F64",
+    12: "U32",
+    13: "U64",
+    14: "C64",
+    16: "BF16",
+    17: "F8_E4M3",
+    19: "F8_E5M2",
+    24: "F8_E8M0",
+}
+#: Name and bits of an element. Others are opaque.
 DTYPES: dict[int, tuple[str, int]] = {
-    1: ("F32", 32),
-    2: ("U8", 8),
-    3: ("I8", 8),
-    4: ("U16", 16),
-    5: ("I16", 16),
-    6: ("I32", 32),
-    7: ("I64", 64),
-    9: ("BOOL", 8),
-    10: ("F16", 16),
-    11: ("F64", 64),
-    12: ("U32", 32),
-    13: ("U64", 64),
-    14: ("C64", 64),
+    **{number: (name, 8 * ITEMSIZE[name]) for number, name in _NAMES.items()},
     15: ("C128", 128),
-    16: ("BF16", 16),
-    17: ("F8_E4M3", 8),
     18: ("F8_E4M3FNUZ", 8),
-    19: ("F8_E5M2", 8),
     20: ("F8_E5M2FNUZ", 8),
     21: ("U4", 4),
     22: ("I4", 4),
     23: ("F4", 4),
-    24: ("F8_E8M0", 8),
     25: ("U2", 2),
     26: ("I2", 2),
 }

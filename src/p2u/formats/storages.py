@@ -8,7 +8,7 @@ from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 
 from p2u.formats.pickles import PickledTensor, Storage
-from p2u.types import ITEMSIZE, TensorSpan
+from p2u.types import ITEMSIZE, NUMPY_NAMES, PROGRESSIVE, TensorSpan
 
 #: Kinds of storages: safetensors' name of the element type, or PyTorch's for opaque ones.
 _KINDS = {
@@ -28,18 +28,10 @@ _KINDS = {
     "QUInt8Storage": "quint8",
     "QInt32Storage": "qint32",
 }
-#: The element types of tensors in storages of bytes.
-_DTYPES = {
-    "uint16": "U16",
-    "uint32": "U32",
-    "uint64": "U64",
-    "float8_e4m3fn": "F8_E4M3",
-    "float8_e5m2": "F8_E5M2",
-    "float8_e8m0fnu": "F8_E8M0",
-    "float64": "F64",
-    "float32": "F32",
-    "float16": "F16",
-    "bfloat16": "BF16",
+#: The element types of tensors in storages of bytes, by PyTorch's names.
+_UNTYPED = {
+    NUMPY_NAMES[dtype]: dtype
+    for dtype in ("U16", "U32", "U64", "F8_E4M3", "F8_E5M2", "F8_E8M0", "F64", *PROGRESSIVE)
 }
 _ITEMS = {**ITEMSIZE, "complex128": 16, "qint8": 1, "quint8": 1, "qint32": 4}
 
@@ -100,7 +92,7 @@ def _element_type(storage: Storage, views: Iterable[tuple[str, PickledTensor]]) 
     """Element type and number of elements; no type if it is not known."""
     if storage.kind != "UntypedStorage":
         return _KINDS.get(storage.kind, ""), storage.elems
-    dtypes = {_DTYPES.get(tensor.dtype, "") for _, tensor in views}
+    dtypes = {_UNTYPED.get(tensor.dtype, "") for _, tensor in views}
     dtype = dtypes.pop() if len(dtypes) == 1 else ""
     return dtype, storage.elems // _ITEMS.get(dtype, 1)
 

@@ -1,20 +1,60 @@
-"""Locate the decoded bytes of a chunk in the files of a release."""
+"""The bytes of files that a chunk holds: its rows of tensors and its pieces, as spans."""
 
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from threading import Lock
+from typing import Protocol
 
-from p2u.package.index import Chunk
-from p2u.package.layout import Layout, ReleaseLayout
-from p2u.package.mapping import Map, source_bytes
+from p2u.package.layout import Layout
+
+
+@dataclass(frozen=True, slots=True)
+class Seg:
+    """Rows of one tensor: its number in the layout, the first row, the number of rows."""
+
+    tensor: int
+    first_row: int
+    rows: int
+
+
+@dataclass(frozen=True, slots=True)
+class Piece:
+    """Bytes of a file that belong to no tensor; ``file`` is its number in the release."""
+
+    file: int
+    offset: int
+    size: int
+
+
+@dataclass(frozen=True, slots=True)
+class Chunk:
+    """The unit of fetching, checking and decoding.
+
+    Attributes:
+        number: Its place in the index.
+        blob: Number of its blob in the update.
+        start: First byte of the payload in the blob.
+        length: Bytes of the payload.
+        sha256: Digest of the payload, 32 bytes.
+        segments: The rows that it holds; empty if it holds pieces.
+        pieces: The pieces that it holds, sorted; empty if it holds rows.
+    """
+
+    number: int
+    blob: int
+    start: int
+    length: int
+    sha256: bytes
+    segments: tuple[Seg, ...]
+    pieces: tuple[Piece, ...]
 
 
 @dataclass(frozen=True, slots=True)
 class Span:
-    """A run of a chunk's decoded bytes: file number, offset and size in bytes.
+    """A run of bytes of a file: the file's number, offset and size in bytes.
 
     ``elems`` and ``cols`` are for the core: number of elements, and elements per row.
     """
@@ -26,31 +66,36 @@ class Span:
     cols: int = 0
 
 
-def chunk_spans(chunk: Chunk, layout: Layout) -> list[Span]:
-    """The places of a chunk's decoded bytes, in the order of its pieces or segments."""
+class ChunkContent(Protocol):
+    """Rows or pieces: a `Chunk`, or one that is to be made."""
+
+    @property
+    def segments(self) -> tuple[Seg, ...]:
+        """The rows; empty if it holds pieces."""
+
+    @property
+    def pieces(self) -> tuple[Piece, ...]:
+        """The pieces; empty if it holds rows."""
+
+
+def segment_span(seg: Seg, layout: Layout) -> Span:
+    """The bytes of some rows."""
+    t = layout.tensors[seg.tensor]
+    first, elems = t.span(seg.first_row, seg.rows)
+    return Span(t.file, t.offset + first * t.item, elems * t.item, elems, t.cols)
+
+
+def chunk_spans(chunk: ChunkContent, layout: Layout) -> list[Span]:
+    """A chunk's decoded bytes, in the order of its pieces or segments."""
     spans = [Span(piece.file, piece.offset, piece.size) for piece in chunk.pieces]
-    for seg in chunk.segments:
-        t = layout.tensors[seg.tensor]
-        first, elems = t.span(seg.first_row, seg.rows)
-        spans.append(Span(t.file, t.offset + first * t.item, elems * t.item, elems, t.cols))
+    spans += [segment_span(seg, layout) for seg in chunk.segments]
     return spans
 
 
-def source_spans(
-    chunk: Chunk, found: Map, target: ReleaseLayout, source: ReleaseLayout
-) -> list[Span | None]:
-    """The span of the source that corresponds to each segment of a chunk; None for nothing."""
-    spans: list[Span | None] = []
-    for seg in chunk.segments:
-        tensor, number = target.tensors[seg.tensor], found.tensors[seg.tensor]
-        span = None
-        if number is not None:
-            t = source.tensors[number]
-            part = source_bytes(tensor, t, *tensor.span(seg.first_row, seg.rows))
-            if part is not None:
-                span = Span(t.file, t.offset + part[0], part[1])
-        spans.append(span)
-    return spans
+def all_spans(chunks: Iterable[ChunkContent], layout: Layout) -> Iterator[Span]:
+    """The decoded bytes of all these chunks."""
+    for chunk in chunks:
+        yield from chunk_spans(chunk, layout)
 
 
 class Countdown:

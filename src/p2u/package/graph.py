@@ -53,7 +53,7 @@ def find_path(
     Raises:
         UsageError: No updates lead there.
     """
-    # Dijkstra over pairs: bytes of the way, and of its beginning up to the first state; the count
+    # Dijkstra over pairs: bytes of the route, and of its beginning up to the first state; the count
     # keeps the rest in the order of the updates.
     held = [*({} if have is None else {have: None}), *also]
     heap: list[tuple[int, int, int, str | None, tuple[U, ...]]] = [
@@ -65,9 +65,9 @@ def find_path(
     heapq.heapify(heap)
     seen: set[str | None] = set()
     while heap:
-        size, first, _, state, way = heapq.heappop(heap)
+        size, first, _, state, route = heapq.heappop(heap)
         if state == want:
-            return way
+            return route
         if state in seen:
             continue
         seen.add(state)
@@ -76,7 +76,7 @@ def find_path(
                 count += 1
                 more = size + cost(update)
                 begin = more if state is None else first
-                heapq.heappush(heap, (more, begin, count, update.target, (*way, update)))
+                heapq.heappush(heap, (more, begin, count, update.target, (*route, update)))
     raise UsageError(f"no update leads to the state {want!r}", hint="Choose another state")
 
 

@@ -20,12 +20,13 @@ Between two releases the version is 2, and a map comes before the number of chun
 from __future__ import annotations
 
 from bisect import bisect_left
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
 
 from p2u.errors import FormatError
-from p2u.package.layout import MAX_ELEMENTS, ReleaseLayout, decompress
+from p2u.package.geometry import Chunk, Piece, Seg, all_spans
+from p2u.package.layout import MAX_ELEMENTS, Contents, decompress
 from p2u.package.manifest import HINT, Update
 from p2u.package.mapping import Map, copies
 
@@ -43,47 +44,6 @@ MAX_PAYLOAD = 128 << 20
 _LEAST_CHUNK = 1 + 1 + 32 + 3
 _LEAST_SEGMENT = 3
 _LEAST_PLACE = 3
-
-
-@dataclass(frozen=True, slots=True)
-class Seg:
-    """Rows of one tensor: its number in the layout, the first row, the number of rows."""
-
-    tensor: int
-    first_row: int
-    rows: int
-
-
-@dataclass(frozen=True, slots=True)
-class Piece:
-    """Bytes of a file that belong to no tensor; ``file`` is its number in the release."""
-
-    file: int
-    offset: int
-    size: int
-
-
-@dataclass(frozen=True, slots=True)
-class Chunk:
-    """The unit of fetching, checking and decoding.
-
-    Attributes:
-        number: Its place in the index.
-        blob: Number of its blob in the update.
-        start: First byte of the payload in the blob.
-        length: Bytes of the payload.
-        sha256: Digest of the payload, 32 bytes.
-        segments: The rows that it holds; empty if it holds pieces.
-        pieces: The pieces that it holds, sorted; empty if it holds rows.
-    """
-
-    number: int
-    blob: int
-    start: int
-    length: int
-    sha256: bytes
-    segments: tuple[Seg, ...]
-    pieces: tuple[Piece, ...]
 
 
 @dataclass(frozen=True, slots=True)
@@ -210,7 +170,7 @@ class _IndexReader:
 
 
 def parse_index(
-    data: bytes, update: Update, target: ReleaseLayout, source: ReleaseLayout | None = None
+    data: bytes, update: Update, target: Contents, source: Contents | None = None
 ) -> Index:
     """Parse and validate the index of an update.
 
@@ -237,11 +197,11 @@ def parse_index(
     else:
         _check_disjoint(r, chunks)
     if source is not None and found is not None:
-        copies(places(chunks, target), found, target, source, update.index.key)
+        copies(all_spans(chunks, target.layout), found, target, source, update.index.key)
     return Index(tuple(chunks), found)
 
 
-def _map(r: _IndexReader, target: ReleaseLayout, source: ReleaseLayout) -> Map:
+def _map(r: _IndexReader, target: Contents, source: Contents) -> Map:
     def numbers(what: str, count: int, most: int) -> tuple[int | None, ...]:
         out: list[int | None] = []
         for number in range(count):
@@ -255,18 +215,7 @@ def _map(r: _IndexReader, target: ReleaseLayout, source: ReleaseLayout) -> Map:
     return Map(tensors, numbers("file", len(target.files), len(source.files)))
 
 
-def places(chunks: Iterable[Chunk], model: ReleaseLayout) -> Iterator[tuple[int, int, int]]:
-    """File, offset and size of all that chunks bring."""
-    for chunk in chunks:
-        for piece in chunk.pieces:
-            yield piece.file, piece.offset, piece.size
-        for seg in chunk.segments:
-            t = model.tensors[seg.tensor]
-            first, elems = t.span(seg.first_row, seg.rows)
-            yield t.file, t.offset + first * t.item, elems * t.item
-
-
-def _chunks(r: _IndexReader, update: Update, model: ReleaseLayout) -> list[Chunk]:
+def _chunks(r: _IndexReader, update: Update, model: Contents) -> list[Chunk]:
     count = r.count("chunks", _LEAST_CHUNK)
     if count != update.chunks:
         raise r.wrong(f"it has {count} chunks, the manifest states {update.chunks}")
@@ -298,7 +247,7 @@ def _chunks(r: _IndexReader, update: Update, model: ReleaseLayout) -> list[Chunk
     return chunks
 
 
-def _segments(r: _IndexReader, number: int, last: int, model: ReleaseLayout) -> tuple[Seg, ...]:
+def _segments(r: _IndexReader, number: int, last: int, model: Contents) -> tuple[Seg, ...]:
     segments = []
     elems = 0
     kind = None
@@ -326,9 +275,7 @@ def _segments(r: _IndexReader, number: int, last: int, model: ReleaseLayout) -> 
     return tuple(segments)
 
 
-def _pieces(
-    r: _IndexReader, number: int, model: ReleaseLayout, *, several: bool
-) -> tuple[Piece, ...]:
+def _pieces(r: _IndexReader, number: int, model: Contents, *, several: bool) -> tuple[Piece, ...]:
     count = r.count("places", _LEAST_PLACE) if several else 1
     if count < 1 + several:
         raise r.wrong(f"chunk {number} states {count} places, two or more are expected")
@@ -352,7 +299,7 @@ def _pieces(
     return tuple(pieces)
 
 
-def _check_pieces(r: _IndexReader, chunks: Iterable[Chunk], model: ReleaseLayout) -> None:
+def _check_pieces(r: _IndexReader, chunks: Iterable[Chunk], model: Contents) -> None:
     """Raise FormatError if pieces overlap each other or a tensor."""
     pieces = sorted((p.file, p.offset, p.offset + p.size) for c in chunks for p in c.pieces)
     for (file, _, end), (other, start, _) in pairwise(pieces):
@@ -377,16 +324,16 @@ def _check_disjoint(r: _IndexReader, chunks: Iterable[Chunk]) -> None:
             raise r.wrong(f"row {second} of tensor number {tensor} appears twice")
 
 
-def _check_complete(r: _IndexReader, chunks: Iterable[Chunk], model: ReleaseLayout) -> None:
+def _check_complete(r: _IndexReader, chunks: Iterable[Chunk], model: Contents) -> None:
     """Raise FormatError unless the chunks tile all files."""
-    spans = sorted(places(chunks, model))
+    spans = sorted(all_spans(chunks, model.layout), key=lambda span: (span.file, span.offset))
     at = 0
     for file, entry in enumerate(model.files):
         covered = 0
-        while at < len(spans) and spans[at][0] == file:
-            if spans[at][1] != covered:
+        while at < len(spans) and spans[at].file == file:
+            if spans[at].offset != covered:
                 raise r.wrong(f"{entry.path}: byte {covered} is missing or appears twice")
-            covered += spans[at][2]
+            covered += spans[at].size
             at += 1
         if covered != entry.size:
             raise r.wrong(f"{entry.path}: the chunks hold {covered} of {entry.size} bytes")

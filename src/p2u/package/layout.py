@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Protocol
 
 from p2u.errors import FormatError
 from p2u.package.manifest import HINT, LAYOUT_KEY, MAX_LAYOUT, MAX_SIZE, FileEntry, Release
@@ -82,6 +82,34 @@ class Layout:
         }
         text = json.dumps(tree, ensure_ascii=False, separators=(",", ":"))
         return zstandard.ZstdCompressor(level=LEVEL).compress(text.encode())
+
+
+class SizedFile(Protocol):
+    """A file of a release or of a model at hand."""
+
+    @property
+    def path(self) -> str:
+        """Its path in the model."""
+
+    @property
+    def size(self) -> int:
+        """Its bytes."""
+
+
+class Contents(Protocol):
+    """Files and the tensors in them, of a release or of a model at hand."""
+
+    @property
+    def files(self) -> Sequence[SizedFile]:
+        """All files."""
+
+    @property
+    def layout(self) -> Layout:
+        """All tensors."""
+
+    @property
+    def tensors(self) -> tuple[Tensor, ...]:
+        """All tensors of the layout."""
 
 
 @dataclass(frozen=True, slots=True)

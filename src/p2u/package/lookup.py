@@ -1,4 +1,4 @@
-"""Look up a state by its label, version or id."""
+"""Find a state by a name that a user gives it."""
 
 from __future__ import annotations
 
@@ -6,8 +6,13 @@ from p2u.errors import UsageError
 from p2u.package.manifest import Manifest, State
 
 
-def find_state(manifest: Manifest, wanted: str) -> State:
+def find_state(manifest: Manifest, wanted: str, file: str | None = None) -> State:
     """The state with this id, or label in the latest release, or the last one of this version.
+
+    Args:
+        manifest: The package's.
+        wanted: The name. States of foreign releases are not found: no package delivers them.
+        file: The package, for the message.
 
     Raises:
         UsageError: There is none.
@@ -19,4 +24,4 @@ def find_state(manifest: Manifest, wanted: str) -> State:
     if wanted in found:
         return found[wanted]
     names = ", ".join(manifest.title(state) for release in given for state in release.states)
-    raise UsageError(f"the package has no state {wanted!r}; it has {names}")
+    raise UsageError(f"the package has no state {wanted!r}; it has {names}", file=file)

@@ -240,7 +240,7 @@ def _check(manifest: Manifest) -> None:
     for update in manifest.updates:
         keys += [update.index.key, *(b.key for b in update.blobs)]
     check_paths(keys, "key")
-    _check_ways(manifest)
+    _check_routes(manifest)
 
 
 def _check_release(release: Release) -> None:
@@ -256,23 +256,23 @@ def _check_release(release: Release) -> None:
             raise _wrong(f"the digest of state {state.id} is not that of its files")
 
 
-def _check_ways(manifest: Manifest) -> None:
+def _check_routes(manifest: Manifest) -> None:
     """Every state can be reached from nothing, at the stated cost, or from a foreign one."""
     number = {s.id: n for n, s in enumerate(manifest.states)}
     foreign = {s.id for release in manifest.releases if release.foreign for s in release.states}
     seen = set()
     for update in manifest.updates:
-        way = f"{update.source} -> {update.target}"
+        ends = f"{update.source} -> {update.target}"
         if update.target not in number:
-            raise _wrong(f"the update {way} leads to a state that does not exist")
+            raise _wrong(f"the update {ends} leads to a state that does not exist")
         if update.target in foreign:
-            raise _wrong(f"the update {way} leads to a foreign state")
+            raise _wrong(f"the update {ends} leads to a foreign state")
         if update.source is not None and update.source not in number:
-            raise _wrong(f"the update {way} begins at a state that does not exist")
+            raise _wrong(f"the update {ends} begins at a state that does not exist")
         if update.source is not None and number[update.source] >= number[update.target]:
-            raise _wrong(f"the update {way} leads to an earlier state")
+            raise _wrong(f"the update {ends} leads to an earlier state")
         if (update.source, update.target) in seen:
-            raise _wrong(f"there are two updates {way}")
+            raise _wrong(f"there are two updates {ends}")
         seen.add((update.source, update.target))
     cost = costs(manifest)
     near = set(foreign)  # states that foreign ones lead to

@@ -12,7 +12,8 @@ from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 
 from p2u.errors import FormatError
-from p2u.package.layout import ReleaseLayout, Tensor
+from p2u.package.geometry import ChunkContent, Span
+from p2u.package.layout import Contents, Tensor
 from p2u.package.manifest import HINT
 from p2u.types import BLOCKS, PROGRESSIVE
 
@@ -36,12 +37,12 @@ class CopiedRange:
     size: int
 
 
-def identity(target: ReleaseLayout) -> Map:
+def identity(target: Contents) -> Map:
     """The map of a release to one with the same files and tensors."""
     return Map(tuple(range(len(target.tensors))), tuple(range(len(target.files))))
 
 
-def aligned(target: ReleaseLayout, source: ReleaseLayout, found: Map) -> bool:
+def aligned(target: Contents, source: Contents, found: Map) -> bool:
     """Whether all bytes lie at the same place in both: then files can be changed in place."""
     if found != identity(target) or target.layout != source.layout:
         return False
@@ -70,17 +71,34 @@ def source_bytes(target: Tensor, source: Tensor, first: int, elems: int) -> tupl
     return (begin, length) if begin + length <= source.length else None
 
 
+def source_spans(
+    chunk: ChunkContent, found: Map, target: Contents, source: Contents
+) -> list[Span | None]:
+    """The bytes of the source that correspond to each segment of a chunk; None for nothing."""
+    spans: list[Span | None] = []
+    for seg in chunk.segments:
+        tensor, number = target.tensors[seg.tensor], found.tensors[seg.tensor]
+        span = None
+        if number is not None:
+            t = source.tensors[number]
+            part = source_bytes(tensor, t, *tensor.span(seg.first_row, seg.rows))
+            if part is not None:
+                span = Span(t.file, t.offset + part[0], part[1])
+        spans.append(span)
+    return spans
+
+
 def copies(
-    covered: Iterable[tuple[int, int, int]],
+    covered: Iterable[Span],
     found: Map,
-    target: ReleaseLayout,
-    source: ReleaseLayout,
+    target: Contents,
+    source: Contents,
     key: str,
 ) -> list[CopiedRange]:
     """The ranges to copy, sorted by file and offset.
 
     Args:
-        covered: ``(file, offset, size)`` of all that chunks bring; disjoint.
+        covered: All that chunks bring; disjoint.
         found: The map, its numbers checked.
         target: The release that the update leads to.
         source: The one that it begins at.
@@ -90,8 +108,8 @@ def copies(
         FormatError: A byte comes from nowhere.
     """
     ranges: list[list[tuple[int, int]]] = [[] for _ in target.files]
-    for file, offset, size in covered:
-        ranges[file].append((offset, offset + size))
+    for span in covered:
+        ranges[span.file].append((span.offset, span.offset + span.size))
     tensors: list[list[int]] = [[] for _ in target.files]
     for number, tensor in enumerate(target.tensors):
         if tensor.length:
@@ -113,6 +131,14 @@ def copies(
     return out
 
 
+def cut_copies(ranges: Iterable[CopiedRange], most: int) -> Iterator[CopiedRange]:
+    """The same ranges in parts of at most so many bytes."""
+    for c in ranges:
+        for at in range(0, c.size, most):
+            size = min(most, c.size - at)
+            yield CopiedRange(c.file, c.offset + at, c.source_file, c.source_offset + at, size)
+
+
 def _gaps(ranges: Sequence[tuple[int, int]], size: int) -> Iterator[tuple[int, int]]:
     """The gaps between these sorted ranges, and before the end."""
     at = 0
@@ -123,7 +149,7 @@ def _gaps(ranges: Sequence[tuple[int, int]], size: int) -> Iterator[tuple[int, i
 
 
 def _parts(
-    begin: int, end: int, tensors: Sequence[int], target: ReleaseLayout
+    begin: int, end: int, tensors: Sequence[int], target: Contents
 ) -> Iterator[tuple[int, int, int | None]]:
     """A range cut at the bounds of a file's tensors: begin, end, number of the tensor or None."""
     at = bisect_right(tensors, begin, key=lambda n: target.tensors[n].offset) - 1
@@ -149,8 +175,8 @@ def _copy(
     end: int,
     number: int | None,
     found: Map,
-    target: ReleaseLayout,
-    source: ReleaseLayout,
+    target: Contents,
+    source: Contents,
 ) -> CopiedRange | None:
     """The source of a part."""
     size = end - begin

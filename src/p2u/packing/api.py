@@ -7,36 +7,26 @@ was written and compare it with the source, publish by rename. Memory holds a fe
 from __future__ import annotations
 
 import os
-import re
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from p2u.disk.errors import disk_errors
 from p2u.errors import UsageError
-from p2u.package.manifest import MAX_NAME
-from p2u.package.manifest_parse import is_text
 from p2u.packing.allocation.damage import parse_damage, quantise
 from p2u.packing.recipe import Recipe
 from p2u.packing.report import PackProgress, PackReport, StateRow
-from p2u.processors import processors
+from p2u.packing.settings import BLOB_SIZE, make_settings
 
 if TYPE_CHECKING:
-    from p2u.packing.packer import PackSettings
     from p2u.packing.report import GcReport
 
 __all__ = ["PackProgress", "PackReport", "StateRow", "gc", "pack", "publish"]
 
-#: Bytes; static hosts tend to allow 25 MiB per file.
-BLOB_SIZE = 24 << 20
-#: Steps; far below, no weight leaves its bin any more.
-MOST_THRIFT = 16
 #: Versions from one with a base of its own to the next.
 ANCHOR_EVERY = 50
 #: Seconds.
 MOST_GRACE = 1e9
-#: What versions can be called.
-LABEL = re.compile(r"[A-Za-z0-9][A-Za-z0-9._+-]{0,63}\Z")
 
 
 def pack(
@@ -117,8 +107,16 @@ def pack(
         tuple(keep),
         _damage(sensitivity),
     )
-    settings = _settings(
-        recipe, levels, jobs, blob_size, name, progress, calibration, thrift, version
+    settings = make_settings(
+        recipe,
+        levels=levels,
+        jobs=jobs,
+        blob_size=blob_size,
+        name=name,
+        progress=progress,
+        calibration=calibration,
+        thrift=thrift,
+        version=version,
     )
     source, target = os.fspath(src), os.fspath(dst)
     wanted = parent if adopt is None else adopt
@@ -127,16 +125,13 @@ def pack(
         from p2u.packing.versions.add_version import VersionRequest
 
         based = adopt is not None if also_base is None else also_base
-        wish = VersionRequest(version, based, adopt=adopt is not None)
-        return add_version(source, target, settings, os.fspath(wanted), wish)
+        request = VersionRequest(version, based, adopt=adopt is not None)
+        return add_version(source, target, settings, os.fspath(wanted), request)
     if also_base is False:
-        raise UsageError("the version has neither a base nor a parent", hint="Name a parent")
-    from p2u.packing.package_folder.new_package import check_target
-    from p2u.packing.packer import Packer  # loads the core
+        raise UsageError("a version without a base and without a parent", hint="Name a parent")
+    from p2u.packing.publish import pack_first  # loads the core
 
-    packer = Packer(source, settings)
-    # Of the file, not of its folder: a package may lie beside the file it is made of.
-    return packer.run(check_target(target, source))
+    return pack_first(source, target, settings)
 
 
 def publish(
@@ -190,11 +185,17 @@ def publish(
     if anchor_every < 1:
         raise UsageError(f"anchor_every is {anchor_every}", hint="Use 1 or more")
     if fold is not None and not 0 < fold <= 1:
-        raise UsageError(f"fold is {fold:g}", hint="Choose from 0 to 1")
-    settings = _settings(
+        raise UsageError(f"folded updates of {fold:g} of the chain", hint="Choose from 0 to 1")
+    settings = make_settings(
         Recipe(None if bits is None else float(bits)),
-        levels, jobs, blob_size, name, progress, None, 0.2, version, replace=False,
-    )  # fmt: skip
+        levels=levels,
+        jobs=jobs,
+        blob_size=blob_size,
+        name=name,
+        progress=progress,
+        version=version,
+        replace=False,
+    )
     from p2u.packing.publish import AnchorPolicy, publish_next
     from p2u.packing.versions.add_version import VersionRequest
 
@@ -245,49 +246,6 @@ def gc(
     from p2u.packing.publish import collect
 
     return collect(os.fspath(package), keep, anchors, grace, dry_run)
-
-
-def _settings(
-    recipe: Recipe,
-    levels: Sequence[str],
-    jobs: int | None,
-    blob_size: int,
-    name: str | None,
-    progress: Callable[[PackProgress], None] | None,
-    calibration: str | Path | None,
-    thrift: float,
-    version: str | None,
-    *,
-    replace: bool = True,
-) -> PackSettings:
-    """The settings, checked; see `pack`."""
-    if jobs is not None and jobs < 1:
-        raise UsageError(f"jobs is {jobs}", hint="Use 1 or more")
-    if blob_size < 1:
-        raise UsageError(f"the blob size is {blob_size} bytes", hint="Use 1 or more")
-    if not 0 <= thrift <= MOST_THRIFT:
-        raise UsageError(f"thrift is {thrift:g}", hint=f"Choose from 0 to {MOST_THRIFT}")
-    if name is not None and not (is_text(name) and len(name) <= MAX_NAME):
-        raise UsageError(f"a name must be text of at most {MAX_NAME} characters")
-    if version is not None and not LABEL.match(version):
-        raise UsageError(
-            f"{version[:80]!r} cannot be a version's name",
-            hint="Use at most 64 letters, digits and ._+-, a letter or digit first",
-        )
-    from p2u.packing.packer import PackSettings  # loads the core
-
-    return PackSettings(
-        recipe,
-        tuple(levels),
-        jobs or processors(),
-        blob_size,
-        name,
-        progress,
-        None if calibration is None else os.fspath(calibration),
-        float(thrift),
-        version,
-        replace,
-    )
 
 
 def _damage(given: str | Path | Mapping[str, Any] | None) -> dict[str, int]:

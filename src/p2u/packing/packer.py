@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import math
 import os
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
 from importlib import metadata
@@ -14,7 +14,8 @@ from pathlib import Path
 from p2u.disk.errors import UNPUBLISHED, disk_errors
 from p2u.errors import UsageError
 from p2u.formats import scan_model
-from p2u.package.index import Chunk, encode_index
+from p2u.package.geometry import Chunk
+from p2u.package.index import encode_index
 from p2u.package.manifest import (
     KEY,
     LAYOUT_KEY,
@@ -36,36 +37,21 @@ from p2u.packing.allocation.allocate import Allocation, Fitter, Levels
 from p2u.packing.chunking.checks import Checks
 from p2u.packing.chunking.cut import Job, cut, make_layout
 from p2u.packing.chunking.pool import in_order
-from p2u.packing.chunking.source import Source
+from p2u.packing.chunking.stored import StoredModel
 from p2u.packing.chunking.treatment import Treatment
 from p2u.packing.levels.encode import Coded, Encoder, encode_pieces
 from p2u.packing.levels.read_back import LevelChunks, Made, Verifier
 from p2u.packing.package_folder.blobs import BlobWriter, write_new
 from p2u.packing.package_folder.lock import package_lock
 from p2u.packing.package_folder.new_package import NewPackage
-from p2u.packing.recipe import HALVINGS, Recipe, check_levels
-from p2u.packing.report import PackProgress, PackReport, StateRow
+from p2u.packing.recipe import HALVINGS, check_levels
+from p2u.packing.report import PackProgress, PackReport, make_report
 from p2u.packing.rounding.codes import CalibrationPlan
+from p2u.packing.settings import PackSettings
 
 #: Memory for chunks under way, in bytes, beside twice the largest tensor.
 BUDGET = 96 << 20
 FIRST_VERSION = "v1"
-
-
-@dataclass(frozen=True, slots=True)
-class PackSettings:
-    """See `p2u.pack`."""
-
-    recipe: Recipe
-    levels: tuple[str, ...]
-    jobs: int
-    blob_size: int
-    name: str | None
-    progress: Callable[[PackProgress], None] | None
-    calibration: str | None = None
-    thrift: float = 0.0
-    version: str | None = None
-    replace: bool = True
 
 
 class _Sums:
@@ -128,18 +114,19 @@ class Packer:
         self._src = src
         self._settings = settings
         self._labels = check_levels(settings.levels)
-        self._model = scan_model(src)
-        check_paths([file.path for file in self._model.files])
-        self.source = Source(self._model)
-        self.layout = make_layout(self._model, settings.recipe.kept)
-        self._guide = None
+        scanned = scan_model(src)
+        check_paths([file.path for file in scanned.files])
+        self.model = StoredModel(scanned, make_layout(scanned, settings.recipe.kept))
+        self._calibration = None
         if settings.calibration is not None:
-            self._guide = CalibrationPlan(settings.calibration, settings.thrift, self.layout)
-        self._allocation = Allocation(self.layout, settings.recipe)
-        jobs = cut(self._model, self.layout, self._allocation.grades)
-        self._jobs = self._allocation.ordered(self.layout, jobs)
-        self.total = sum(file.size for file in self._model.files)
-        largest = max((t.length for t in self.layout.tensors), default=0)
+            self._calibration = CalibrationPlan(
+                settings.calibration, settings.thrift, self.model.layout
+            )
+        self._allocation = Allocation(self.model.layout, settings.recipe)
+        jobs = cut(self.model, self._allocation.grades, settings.chunk_elements)
+        self._jobs = self._allocation.ordered(self.model.layout, jobs)
+        self.total = self.model.size
+        largest = max((t.length for t in self.model.tensors), default=0)
         self.budget = 2 * largest + BUDGET
 
     def run(self, target: Path) -> PackReport:
@@ -155,8 +142,8 @@ class Packer:
                 raise UsageError("the model has too many files for one package", file=self._src)
             write_new(place.path / KEY, data)
             place.publish()
-            self.tell("publish", self.total)
-        return report(manifest, built.release.version, self.total, built.offsets)
+            self.report_progress("publish", self.total)
+        return make_report(manifest, built.release.version, self.total, built.offsets)
 
     def build(self, folder: Path, version: str, prefix: str = "") -> Built:
         """Write the layout and all levels, and verify them.
@@ -169,26 +156,25 @@ class Packer:
         levels = self._sampled()
         levels, (made, blobs, sums) = self._fitted(folder, levels)
         digests = Verifier(
-            self.source,
-            self.layout,
-            LevelChunks(folder, self.layout, made, [writer.blobs for writer in blobs]),
+            self.model,
+            LevelChunks(folder, self.model.layout, made, [writer.blobs for writer in blobs]),
             self._settings.jobs,
             self.budget,
-            lambda done: self.tell("verify", done),
+            lambda done: self.report_progress("verify", done),
         ).run()
-        self.tell("publish", 0)
+        self.report_progress("publish", 0)
         release, updates = self._release(folder, version, prefix, made, blobs, digests, sums)
         return Built(release, updates, self._offsets(levels))
 
-    def tell(self, phase: str, done: int) -> None:
+    def report_progress(self, phase: str, done: int) -> None:
         """Report progress."""
         if self._settings.progress:
             self._settings.progress(PackProgress(phase, done, self.total))
 
     def _sampled(self) -> Levels:
-        self.tell("measure", 0)
-        levels = self._allocation.sampled(self.source, self.layout, self._jobs, self._settings.jobs)
-        self.tell("measure", self.total)
+        self.report_progress("measure", 0)
+        levels = self._allocation.sampled(self.model, self._jobs, self._settings.jobs)
+        self.report_progress("measure", self.total)
         return levels
 
     def _fitted(self, folder: Path, levels: Levels) -> tuple[Levels, _Written]:
@@ -199,7 +185,7 @@ class Packer:
             budget = int(recipe.ratio * self.total)
         if budget is None:
             return levels, self._encode(folder, levels.offsets())
-        layout_size = len(self.layout.to_bytes())
+        layout_size = len(self.model.layout.to_bytes())
         fitter = Fitter(
             levels, self._jobs, self._encoder, self._settings.jobs, self.budget, layout_size
         )
@@ -220,12 +206,13 @@ class Packer:
         """One for the package; without checks, one to measure with."""
         halvings = [HALVINGS[label] for label in self._labels[1:]]
         if checks is None:
-            return Encoder(self.source, self.layout, Checks((), self.layout), halvings, offsets)
-        return Encoder(self.source, self.layout, checks, halvings, offsets, self._guide)
+            checks = Checks((), self.model.layout)
+            return Encoder(self.model, checks, halvings, offsets)
+        return Encoder(self.model, checks, halvings, offsets, self._calibration)
 
     def _encode(self, folder: Path, offsets: list[int]) -> _Written:
         """Write all blobs."""
-        checks = Checks(self._model.files, self.layout)
+        checks = Checks(self.model.files, self.model.layout)
         encoder = self._encoder(offsets, checks)
         writers = [BlobWriter(folder, label, self._settings.blob_size) for label in self._labels]
         sums = _Sums(len(self._labels))
@@ -251,8 +238,8 @@ class Packer:
                 checks.add(job, coded.sums)
                 put(job, coded)
                 done += job.size
-                self.tell("encode", done)
-            for job, states in checks.jobs(self.source, len(writers)):
+                self.report_progress("encode", done)
+            for job, states in checks.jobs(self.model, len(writers)):
                 put(job, encode_pieces(states))
         finally:
             results.close()
@@ -271,10 +258,10 @@ class Packer:
         sums: _Sums,
     ) -> tuple[Release, tuple[Update, ...]]:
         """Write layout and indices, and describe all."""
-        layout = write_object(folder, prefix, LAYOUT_KEY, self.layout.to_bytes())
+        layout = write_object(folder, prefix, LAYOUT_KEY, self.model.layout.to_bytes())
         files = tuple(
             FileEntry(file.path, file.size, digest)
-            for file, digest in zip(self._model.files, digests, strict=True)
+            for file, digest in zip(self.model.files, digests, strict=True)
         )
         states: list[State] = []
         updates: list[Update] = []
@@ -309,28 +296,10 @@ class Packer:
         return {
             t.name: offset
             for t, grade, offset in zip(
-                self.layout.tensors, self._allocation.grades, levels.offsets(), strict=True
+                self.model.tensors, self._allocation.grades, levels.offsets(), strict=True
             )
             if grade.how is Treatment.PROGRESSIVE
         }
-
-
-def report(
-    manifest: Manifest,
-    version: str,
-    total: int,
-    offsets: dict[str, int],
-    notes: Sequence[str] = (),
-) -> PackReport:
-    """The report of the states of one version."""
-    rows = tuple(
-        StateRow(
-            s.label, s.bytes, s.bytes / total if s.bytes is not None else None, s.bits, s.snr_db
-        )
-        for s in manifest.states
-        if s.version == version
-    )
-    return PackReport(manifest, version, total, rows, offsets, tuple(notes))
 
 
 def make_update(

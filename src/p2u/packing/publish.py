@@ -11,20 +11,29 @@ from pathlib import Path
 from p2u.errors import ConflictError, DiskError, FormatError, UsageError
 from p2u.package.graph import find_path
 from p2u.package.manifest import KEY, Manifest, Release, State, Update, with_costs
+from p2u.packing.package_folder.destination import Destination, NewDestination
 from p2u.packing.package_folder.new_package import NewPackage, check_target
 from p2u.packing.package_folder.open_package import OpenPackage, keys
-from p2u.packing.packer import Packer, PackSettings
+from p2u.packing.packer import Packer, generator
 from p2u.packing.report import GcReport, PackReport
-from p2u.packing.versions.add_version import NewDestination, VersionAdder, VersionRequest
+from p2u.packing.settings import PackSettings
+from p2u.packing.versions.add_version import VersionAdder, VersionRequest
 from p2u.packing.versions.parent import Parent
 
 #: A version gets a base of its own, too, if the way to it would have this many times the bytes of
 #: that to the last version that has one.
-LONG_WAY = 2
+LONG_ROUTE = 2
+
+
+def pack_first(src: str, dst: str, settings: PackSettings) -> PackReport:
+    """Pack a model as a package of one version; see `p2u.pack`."""
+    packer = Packer(src, settings)
+    # Of the file, not of its folder: a package may stand next to the file it is made of.
+    return packer.run(check_target(dst, src))
 
 
 def add_version(
-    src: str, dst: str, settings: PackSettings, wanted: str, wish: VersionRequest
+    src: str, dst: str, settings: PackSettings, wanted: str, request: VersionRequest
 ) -> PackReport:
     """Add a version to a package, or make a package of one that has a parent elsewhere.
 
@@ -33,7 +42,7 @@ def add_version(
         dst: The package.
         settings: How to pack.
         wanted: The parent, see `Parents.find`.
-        wish: What is asked of the version.
+        request: What is asked of the version.
 
     Raises:
         See `p2u.pack`.
@@ -41,15 +50,16 @@ def add_version(
     packer = Packer(src, settings)
     target = Path(os.path.realpath(dst))
     with ExitStack() as stack:
-        place: OpenPackage | NewDestination
+        destination: Destination
         if (target / KEY).is_file():
-            place = stack.enter_context(OpenPackage(target))
+            destination = stack.enter_context(OpenPackage(target))
         else:
             target = check_target(dst, src)
-            work = stack.enter_context(NewPackage(target, replace=False))
-            place = NewDestination(target, packer.name, work)
-        grower = VersionAdder(place, packer, settings, stack)
-        return grower.add(grower.parents.find(wanted), wish)
+            package = stack.enter_context(NewPackage(target, replace=False))
+            empty = Manifest(packer.name, (), (), generator())
+            destination = NewDestination(target, empty, package)
+        adder = VersionAdder(destination, packer, settings, stack)
+        return adder.add(adder.parents.find(wanted), request)
 
 
 @dataclass(frozen=True, slots=True)
@@ -74,7 +84,7 @@ class AnchorPolicy:
         if not numbers or len(delivered) - numbers[-1] >= self.every:
             return True
         at_last, now = delivered[numbers[-1]].states[-1].bytes, delivered[-1].states[-1].bytes
-        return at_last is None or now is None or now > LONG_WAY * at_last
+        return at_last is None or now is None or now > LONG_ROUTE * at_last
 
 
 def anchors(manifest: Manifest) -> set[str]:
@@ -86,8 +96,8 @@ def publish_next(
     src: str,
     dst: str,
     settings: PackSettings,
-    rhythm: AnchorPolicy,
-    wish: VersionRequest,
+    policy: AnchorPolicy,
+    request: VersionRequest,
     at_hand: str | None,
     expect: str | None,
 ) -> PackReport:
@@ -101,26 +111,26 @@ def publish_next(
             )
         return packer.run(check_target(dst, src))
     with ExitStack() as stack:
-        home = stack.enter_context(OpenPackage(target))
-        grower = VersionAdder(home, packer, settings, stack)
-        newest = grower.parents.newest()
+        package = stack.enter_context(OpenPackage(target))
+        adder = VersionAdder(package, packer, settings, stack)
+        newest = adder.parents.newest()
         if expect is not None and newest.id != expect:
             raise ConflictError(
                 f"its newest state is {newest.id}, expected {expect}",
                 file=dst,
                 hint="Another publisher uses this package: use one of your own",
             )
-        parent = _given(grower, newest, at_hand) or grower.parents.decoded(newest)
-        also_base = wish.also_base or rhythm.due(home.manifest)
-        return grower.add(parent, replace(wish, also_base=also_base))
+        parent = _given(adder, newest, at_hand) or adder.parents.decoded(newest)
+        also_base = request.also_base or policy.due(package.manifest)
+        return adder.add(parent, replace(request, also_base=also_base))
 
 
-def _given(grower: VersionAdder, newest: State, path: str | None) -> Parent | None:
+def _given(adder: VersionAdder, newest: State, path: str | None) -> Parent | None:
     """The newest state from a directory, if that is what it holds."""
     if path is None:
         return None
     try:
-        found = grower.parents.given(path)
+        found = adder.parents.given(path)
     except (DiskError, FormatError):
         return None  # the package has it, too
     return found if found.known and found.state == newest else None
@@ -129,8 +139,8 @@ def _given(grower: VersionAdder, newest: State, path: str | None) -> Parent | No
 def collect(dst: str, keep: int, old_anchors: int | None, grace: float, dry_run: bool) -> GcReport:
     """Drop old versions; see `p2u.gc`."""
     target = Path(os.path.realpath(dst))
-    with OpenPackage(target) as home:
-        before = home.manifest
+    with OpenPackage(target) as package:
+        before = package.manifest
         after = without_old(before, keep, old_anchors)
         gone = keys(before) - keys(after)
         size = 0
@@ -147,7 +157,7 @@ def collect(dst: str, keep: int, old_anchors: int | None, grace: float, dry_run:
             size,
         )
         if not dry_run and after != before:
-            home.commit(after, None, grace)
+            package.commit(after, None, grace)
     return report
 
 
@@ -170,7 +180,7 @@ def without_old(manifest: Manifest, keep: int, old_anchors: int | None) -> Manif
     stay = {release.version for release in wanted}
     for release in wanted:
         for state in release.states:
-            stay |= {manifest.release(u.target).version for u in _way(manifest, state)}
+            stay |= {manifest.release(u.target).version for u in _route(manifest, state)}
     updates = [u for u in manifest.updates if _between(manifest, u, stay)]
     sources = {manifest.release(u.source).version for u in updates if u.source is not None}
     releases = tuple(
@@ -181,7 +191,7 @@ def without_old(manifest: Manifest, keep: int, old_anchors: int | None) -> Manif
     return with_costs(replace(manifest, releases=releases, updates=tuple(updates)))
 
 
-def _way(manifest: Manifest, state: State) -> Iterable[Update]:
+def _route(manifest: Manifest, state: State) -> Iterable[Update]:
     """The route to a state from nothing, or from a foreign state if there is no other."""
     if state.bytes is not None:
         return find_path(manifest.updates, None, state.id)

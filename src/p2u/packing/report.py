@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 from p2u.package.manifest import Manifest
@@ -61,6 +62,24 @@ class PackReport:
     states: tuple[StateRow, ...]
     offsets: dict[str, int]
     notes: tuple[str, ...] = ()
+
+
+def make_report(
+    manifest: Manifest,
+    version: str,
+    total: int,
+    offsets: dict[str, int],
+    notes: Sequence[str] = (),
+) -> PackReport:
+    """The report on one version of a package; see `PackReport`."""
+    rows = tuple(
+        StateRow(
+            s.label, s.bytes, s.bytes / total if s.bytes is not None else None, s.bits, s.snr_db
+        )
+        for s in manifest.states
+        if s.version == version
+    )
+    return PackReport(manifest, version, total, rows, offsets, tuple(notes))
 
 
 @dataclass(frozen=True, slots=True)

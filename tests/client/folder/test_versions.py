@@ -28,6 +28,7 @@ from p2u.client.folder.pull import pull
 from p2u.client.folder.verify import verify
 from p2u.errors import DiskError, NotFoundError, P2UError, StoreError, UsageError
 from p2u.package.index import encode_index, parse_index
+from p2u.packing.api import pack
 from p2u.stores import LocalStore
 
 
@@ -156,7 +157,7 @@ def test_a_folder_without_a_state_file(versions, tmp_path):
 
 def test_a_folder_pulled_from_another_package(versions, tmp_path):
     other = tmp_path / "other"
-    kit.pack(versions.models["v1"], other, name="somebody's copy")
+    pack(versions.models["v1"], other, name="somebody's copy")
     dst = tmp_path / "dst"
     pull(other, dst)
     result = pull(versions.package, dst, until="v2")
@@ -165,7 +166,7 @@ def test_a_folder_pulled_from_another_package(versions, tmp_path):
     assert json.loads((dst / ".p2u-state.json").read_text())["name"] == "model"
     # A state of another model that this package does not know is still refused.
     only = tmp_path / "only-v3"
-    kit.pack(versions.models["v3"], only, name="third")
+    pack(versions.models["v3"], only, name="third")
     with pytest.raises(UsageError, match="holds the model 'model', not 'third'"):
         pull(only, dst)
 
@@ -432,7 +433,7 @@ def test_chunks_that_need_what_is_not_there(versions, tmp_path):
     weights = [("w", "F32", (64, 64), kit.floats(4096, "F32", 1))]
     kit.write_safetensors(model / "model.safetensors", weights)
     made = tmp_path / "made"
-    kit.pack(model, made, levels=("base", "exact"), name="model")
+    pack(model, made, levels=("base", "exact"), name="model")
     manifest = read_manifest(made)
     base, exact = manifest.updates
     # The refinement's chunks stand for the base's, which begins at nothing.

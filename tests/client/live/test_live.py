@@ -21,7 +21,7 @@ from p2u.client.live.staging.copied import merge
 from p2u.client.live.staging.spool import Spool
 from p2u.client.live.staging.tools import StagingTools, available_memory
 from p2u.client.transfer.backoff import Retry
-from p2u.codec.chunk import decode
+from p2u.codec.chunk import apply_chunk
 from p2u.errors import Cancelled, DiskError, FormatError, IntegrityError, StoreError, UsageError
 from p2u.serve import Server
 from p2u.stores import LocalStore, Store
@@ -314,7 +314,7 @@ def test_a_chunk_that_cannot_be_decoded(made: Made) -> None:
     def refusing(chunk, payload, layout, spans, buffers, key):
         if key.startswith("exact") and chunk.number == 7:
             raise FormatError("malformed", file=key)
-        decode(chunk, payload, layout, spans, buffers, key)
+        apply_chunk(chunk, payload, layout, spans, buffers, key)
 
     for way, valid in (("copy", True), ("chunks", False)):
         with open_with(made.package, staging=way, decode=refusing) as replica:
@@ -379,7 +379,7 @@ def test_refining_is_done_by_nicer_threads(made: Made) -> None:
     def noting(chunk, payload, layout, spans, buffers, key):
         found = os.getpriority(os.PRIO_PROCESS, threading.get_native_id())
         nice.setdefault(key.partition("-")[0], set()).add(found)
-        decode(chunk, payload, layout, spans, buffers, key)
+        apply_chunk(chunk, payload, layout, spans, buffers, key)
 
     mine = os.getpriority(os.PRIO_PROCESS, threading.get_native_id())
     with open_with(made.package, staging="copy", decode=noting) as replica:

@@ -14,7 +14,7 @@ from p2u.client.transfer.fetch import Fetcher
 from p2u.client.transfer.options import TransferOptions
 from p2u.client.transfer.run import MIN_PART
 from p2u.errors import StoreError
-from p2u.package.index import Chunk
+from p2u.package.geometry import Chunk
 from p2u.package.manifest import Blob
 from p2u.stores import Store
 

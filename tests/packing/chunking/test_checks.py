@@ -10,14 +10,15 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from p2u.formats import ScannedModel
-from p2u.package.index import Piece, Seg
+from p2u.package.geometry import Piece, Seg, chunk_spans
 from p2u.packing.allocation.allocate import Allocation
 from p2u.packing.chunking.checks import Checks
 from p2u.packing.chunking.crc import combine
 from p2u.packing.chunking.cut import Job, cut, make_layout
-from p2u.packing.chunking.source import Source
+from p2u.packing.chunking.stored import StoredModel
 from p2u.packing.chunking.treatment import Treatment
 from p2u.packing.recipe import Recipe
+from p2u.packing.settings import CHUNK_ELEMENTS
 from p2u.types import Check, ModelFile, TensorSpan
 
 
@@ -56,31 +57,31 @@ def test_fields_have_the_values_of_each_state(tmp_path: Path) -> None:
     content[4:8] = content[90:94] = crc(content[10:50])
     content[60:64] = crc(content[64:70])  # of no tensor
     content[80:84] = b"odd "  # not the sum of what it is said to be of
-    source = Source(
-        found := model(
-            tmp_path,
-            bytes(content),
-            Check("crc32", 10, 40, (90, 4)),
-            Check("crc32", 64, 6, (60,)),
-            Check("crc32", 50, 10, (80,)),
-        )
+    found = model(
+        tmp_path,
+        bytes(content),
+        Check("crc32", 10, 40, (90, 4)),
+        Check("crc32", 64, 6, (60,)),
+        Check("crc32", 50, 10, (80,)),
     )
     layout = make_layout(found, lambda _: False)
+    stored = StoredModel(found, layout)
     checks = Checks(found.files, layout)
     states = [bytearray(content) for _ in range(3)]
     states[0][20:60] = bytes(40)
     states[1][30:45] = bytes(15)
     # Two tensors in one chunk, in the order of a forward pass; one chunk is exact from the base on.
-    jobs = [job for job in cut(found, layout, Allocation(layout, Recipe()).grades) if job.pieces]
+    grades = Allocation(layout, Recipe()).grades
+    jobs = [job for job in cut(stored, grades, CHUNK_ELEMENTS) if job.pieces]
     jobs.append(Job(Treatment.FULL, "F32", 4, (Seg(1, 0, 1), Seg(0, 0, 1)), 10))
     for job in jobs:
         sums = []
         for state in states[2:] if job.pieces else states:
-            data = b"".join(state[p.offset : p.offset + p.size] for p in job.places(layout))
+            data = b"".join(state[p.offset : p.offset + p.size] for p in chunk_spans(job, layout))
             parts = checks.parts(job)
             sums.append(tuple(zlib.crc32(data[p.start : p.start + p.size]) for p in parts))
         checks.add(job, sums)
-    (steady, one), (moving, three) = checks.jobs(source, 3)
+    (steady, one), (moving, three) = checks.jobs(stored, 3)
     assert steady.pieces == (Piece(0, 60, 4), Piece(0, 80, 4))
     assert one == [bytes(content[60:64]) + b"odd "]
     assert moving.pieces == (Piece(0, 4, 4), Piece(0, 90, 4))
@@ -88,7 +89,7 @@ def test_fields_have_the_values_of_each_state(tmp_path: Path) -> None:
     assert three[2] == content[4:8] * 2
     # All chunks together are the file, each byte once.
     places = sorted(
-        (p.offset, p.size) for job in [*jobs, steady, moving] for p in job.places(layout)
+        (p.offset, p.size) for job in [*jobs, steady, moving] for p in chunk_spans(job, layout)
     )
     at = 0
     for offset, size in places:

@@ -14,11 +14,13 @@ from kit import write_safetensors
 import p2u
 from p2u.codec import core
 from p2u.errors import DiskError, FormatError, P2UError, UsageError
-from p2u.packing.chunking import cut as cut_module
 from p2u.packing.levels import encode
+from p2u.packing.publish import pack_first
+from p2u.packing.recipe import Recipe
 from p2u.packing.rounding import calibration as cal
 from p2u.packing.rounding import feedback
 from p2u.packing.rounding.calibration import Calibration, FactorEntry, Writer, make_factor
+from p2u.packing.settings import make_settings
 
 Array = np.ndarray[Any, Any]
 DTYPES = {"F32": "<f4", "F16": "<f2"}
@@ -114,12 +116,15 @@ def test_every_layer_is_better_than_rounding(
     tmp_path: Path, layers: Any, dtype: str, chunk: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     tensors, known, file = layers
-    monkeypatch.setattr(cut_module, "CHUNK_ELEMENTS", chunk)
     # Chunks this small have tables that are large beside them: some would go opaque.
     monkeypatch.setattr(encode, "opaque_guess", lambda data, item: 1 << 60)
     source = model(tmp_path / "model", tensors, dtype)
-    plain = p2u.pack(source, tmp_path / "plain", bits=3)
-    made = p2u.pack(source, tmp_path / "made", bits=3, calibration=file, thrift=0.1)
+    recipe = Recipe(bits=3.0)
+    plain = pack_first(
+        str(source), str(tmp_path / "plain"), make_settings(recipe, chunk_elements=chunk)
+    )
+    settings = make_settings(recipe, calibration=file, thrift=0.1, chunk_elements=chunk)
+    made = pack_first(str(source), str(tmp_path / "made"), settings)
     assert abs(made.states[0].bits - plain.states[0].bits) < 0.1
     exact, before = (state(tmp_path / "plain", label) for label in ("exact", "base"))
     after = state(tmp_path / "made", "base")
@@ -136,14 +141,12 @@ def test_every_layer_is_better_than_rounding(
     assert (tmp_path / "out" / "model.safetensors").read_bytes() == original
 
 
-def test_bytes_do_not_depend_on_the_threads(
-    tmp_path: Path, layers: Any, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_bytes_do_not_depend_on_the_threads(tmp_path: Path, layers: Any) -> None:
     tensors, _, file = layers
-    monkeypatch.setattr(cut_module, "CHUNK_ELEMENTS", 1 << 11)
     source = model(tmp_path / "model", tensors)
     for jobs in (1, 2, 5):
-        p2u.pack(source, tmp_path / str(jobs), calibration=file, jobs=jobs)
+        settings = make_settings(calibration=file, jobs=jobs, chunk_elements=1 << 11)
+        pack_first(str(source), str(tmp_path / str(jobs)), settings)
     first, *others = [
         {f.name: f.read_bytes() for f in (tmp_path / str(jobs)).iterdir()} for jobs in (1, 2, 5)
     ]

@@ -15,7 +15,7 @@ from p2u import gc, publish, pull
 from p2u.package.index import parse_index
 from p2u.package.layout import ReleaseLayout
 from p2u.package.manifest import Manifest, Update
-from p2u.packing.versions.decode import read_layout, read_object
+from p2u.packing.versions.materialise import read_layout, read_object
 from p2u.types import ITEMSIZE
 
 Tensor = tuple[str, tuple[int, ...], bytes]

@@ -9,14 +9,14 @@ from typing import TYPE_CHECKING, Any
 
 from p2u.formats import scan_model
 from p2u.packing.chunking.treatment import MIN_ELEMENTS
-from p2u.types import PROGRESSIVE, TensorSpan
+from p2u.types import NUMPY_NAMES, PROGRESSIVE, TensorSpan
 
 if TYPE_CHECKING:
     import numpy as np
     from onnxruntime import OrtValue
 
 #: NumPy's types of the floats whose values change from state to state; bfloat16 as its bits.
-_NUMPY = {"F32": "<f4", "F16": "<f2", "BF16": "<u2"}
+_NUMPY = {**{dtype: NUMPY_NAMES[dtype] for dtype in PROGRESSIVE}, "BF16": "uint16"}
 _BFLOAT16 = 16  # of onnx.TensorProto.DataType
 
 
@@ -97,7 +97,7 @@ def _array(path: Path, span: TensorSpan, maps: dict[str, Any]) -> np.ndarray[Any
     if span.file not in maps:
         maps[span.file] = np.memmap(path.parent / span.file, np.uint8, mode="r")
     part = maps[span.file][span.offset : span.offset + span.length]
-    dtype = np.dtype(_NUMPY[span.dtype])
+    dtype = np.dtype(_NUMPY[span.dtype]).newbyteorder("<")
     if part.ctypes.data % dtype.itemsize:
         part = np.array(part)
     # A plain array: ONNX Runtime wants no subclass.

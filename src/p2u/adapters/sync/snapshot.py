@@ -13,10 +13,10 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from p2u.adapters.torch.tensors import DTYPES, synchronizer
+from p2u.adapters.torch.tensors import synchronizer
 from p2u.disk.errors import disk_errors
 from p2u.errors import UnsupportedError, UsageError
-from p2u.types import ITEMSIZE
+from p2u.types import ITEMSIZE, NUMPY_NAMES
 
 if TYPE_CHECKING:
     import torch
@@ -113,7 +113,7 @@ class Snapshot:
     def _allocate(self, shape: dict[str, tuple[torch.dtype, tuple[int, ...]]], pin: bool) -> None:
         import torch
 
-        names = {getattr(torch, name): dtype for dtype, name in DTYPES.items() if _has(name)}
+        names = {getattr(torch, name): dtype for dtype, name in NUMPY_NAMES.items() if _has(name)}
         for name, (dtype, _) in shape.items():
             if dtype not in names:
                 raise UnsupportedError(f"a safetensors file cannot hold {dtype}", tensor=name)

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 from p2u.adapters.torch import hooks
 from p2u.adapters.torch.build import build, fill
 from p2u.adapters.torch.names import choose_tensors, rename, tied_names
-from p2u.adapters.torch.tensors import DTYPES, Copies, all_copied
+from p2u.adapters.torch.tensors import Copies, all_copied
 from p2u.client.live.plan import LivePlan
 from p2u.client.live.replica import Replica
 from p2u.client.live.waiting import BEST
@@ -21,7 +21,7 @@ from p2u.client.transfer.options import DEFAULT_OPTIONS, TransferOptions
 from p2u.errors import UnsupportedError, UsageError
 from p2u.package.layout import Layout, Tensor
 from p2u.stores import Store
-from p2u.types import PROGRESSIVE
+from p2u.types import NUMPY_NAMES, PROGRESSIVE
 
 if TYPE_CHECKING:
     import torch
@@ -281,7 +281,7 @@ def _check(model: torch.nn.Module, given: dict[str, Any], tensors: dict[str, Ten
         if value.data_ptr() != given[name].data_ptr():
             raise UnsupportedError(
                 f"{type(model).__name__} does not use this tensor as it is in the package "
-                f"({DTYPES[tensors[name].dtype]}), so it cannot be refined in place",
+                f"({NUMPY_NAMES[tensors[name].dtype]}), so it cannot be refined in place",
                 tensor=name,
                 hint="Pull the model with p2u.pull and load the directory",
             )

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import fnmatch
 import re
-from collections.abc import Callable, Collection, Iterable, Mapping
+from collections.abc import Collection, Mapping
 from typing import TYPE_CHECKING
 
 from p2u.client.live.memory import ModelMemory
 from p2u.errors import UsageError
+from p2u.names.prefixes import find_renaming
 from p2u.package.layout import Tensor
 
 if TYPE_CHECKING:
@@ -54,17 +55,10 @@ def choose_tensors(files: ModelMemory, weights: str | None) -> dict[str, Tensor]
 def rename(found: Mapping[str, Tensor], names: Collection[str]) -> dict[str, Tensor]:
     """The tensors by a model's names, those of its state dict.
 
-    A model and its file may differ by one prefix: ``bert.`` is there if the file was written by a
-    model with a head, and ``module.`` or ``_orig_mod.`` if it was wrapped. The prefix that fits
-    most names is taken; none, if as many fit without.
+    A model and its file may differ by one prefix, see `find_renaming`.
     """
     wanted = set(names)
-    ways: list[Callable[[str], str]] = [str]
-    for prefix in sorted(_first(found)):
-        ways.append(lambda name, prefix=prefix: name.removeprefix(prefix))  # type: ignore[misc]
-    for prefix in sorted(_first(wanted)):
-        ways.append(lambda name, prefix=prefix: prefix + name)  # type: ignore[misc]
-    best = max(ways, key=lambda way: sum(way(name) in wanted for name in found))
+    best = find_renaming(found, wanted)
     renamed: dict[str, Tensor] = {}
     for name, tensor in found.items():
         new = best(name)
@@ -73,11 +67,6 @@ def rename(found: Mapping[str, Tensor], names: Collection[str]) -> dict[str, Ten
             new = re.sub(r"\.gamma$", ".weight", re.sub(r"\.beta$", ".bias", new))
         renamed[new if new in wanted and new not in renamed else name] = tensor
     return renamed
-
-
-def _first(names: Iterable[str]) -> set[str]:
-    """First parts of names, with the dot."""
-    return {name.partition(".")[0] + "." for name in names if "." in name}
 
 
 def tied_names(model: torch.nn.Module) -> list[list[str]]:

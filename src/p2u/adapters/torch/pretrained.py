@@ -11,13 +11,12 @@ from typing import TYPE_CHECKING, Any
 
 from p2u.adapters.torch.loading import Options, attach, start
 from p2u.adapters.torch.names import choose_tensors
-from p2u.adapters.torch.tensors import DTYPES
 from p2u.client.live.memory import ModelMemory
 from p2u.client.live.replica import Replica
 from p2u.disk.errors import disk_errors
 from p2u.errors import UnsupportedError
 from p2u.stores import Store
-from p2u.types import PROGRESSIVE
+from p2u.types import NUMPY_NAMES, PROGRESSIVE
 
 if TYPE_CHECKING:
     import torch
@@ -132,4 +131,4 @@ def _main_dtype(memory: ModelMemory, options: Options) -> torch.dtype:
     for tensor in choose_tensors(memory, options.weights).values():
         if tensor.dtype in PROGRESSIVE:
             sizes[tensor.dtype] = sizes.get(tensor.dtype, 0) + tensor.elems
-    return getattr(torch, DTYPES[max(sizes, key=sizes.__getitem__, default="F32")])
+    return getattr(torch, NUMPY_NAMES[max(sizes, key=sizes.__getitem__, default="F32")])

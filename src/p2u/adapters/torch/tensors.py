@@ -5,16 +5,13 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
-from p2u.client.live.memory import ML_DTYPES, NUMPY, ModelMemory
+from p2u.client.live.memory import ModelMemory
 from p2u.errors import UnsupportedError
 from p2u.package.layout import Layout, Tensor
-from p2u.types import PROGRESSIVE
+from p2u.types import NUMPY_NAMES, PROGRESSIVE
 
 if TYPE_CHECKING:
     import torch
-
-#: safetensors' names of dtypes to torch's, which are NumPy's; older releases of torch lack some.
-DTYPES = {**NUMPY, **ML_DTYPES}
 
 
 def view(files: ModelMemory, tensor: Tensor) -> torch.Tensor:
@@ -25,7 +22,8 @@ def view(files: ModelMemory, tensor: Tensor) -> torch.Tensor:
     """
     import torch
 
-    dtype = getattr(torch, DTYPES.get(tensor.dtype, ""), None)
+    # Older releases of torch lack some.
+    dtype = getattr(torch, NUMPY_NAMES.get(tensor.dtype, ""), None)
     if dtype is None:
         raise UnsupportedError(
             f"torch {torch.__version__} has no dtype {tensor.dtype}",
@@ -108,7 +106,7 @@ def all_copied(layout: Layout, dtype: torch.dtype | None, device: torch.device) 
     import torch
 
     return dtype is not None and all(
-        getattr(torch, DTYPES[tensor.dtype]) != dtype
+        getattr(torch, NUMPY_NAMES[tensor.dtype]) != dtype
         for tensor in layout.tensors
         if tensor.dtype in PROGRESSIVE
     )

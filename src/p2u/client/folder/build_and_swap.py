@@ -12,8 +12,7 @@ from p2u.client.folder.journal import DIGEST, Journal, read_journal
 from p2u.client.folder.target import Opened, Target, journal_header
 from p2u.disk import durable, files
 from p2u.disk.errors import disk_errors
-from p2u.package.geometry import Span
-from p2u.package.index import Chunk, places
+from p2u.package.geometry import Chunk, Span, all_spans
 from p2u.package.mapping import copies
 
 
@@ -70,7 +69,7 @@ class BuildAndSwap(Target):
         if self.source is None:
             return
         changed = set(self.changed)
-        held = places(self.chunks, self.model)
+        held = all_spans(self.chunks, self.layout)
         key = self.update.index.key
         found = copies(held, self.map, self.model, self.source, key)
         with Opened(self.before) as source, Opened(self.result, "rb+") as target:

@@ -23,8 +23,7 @@ from p2u.client.transfer.package_reader import PackageReader
 from p2u.disk import durable, files
 from p2u.disk.errors import disk_errors
 from p2u.errors import UsageError
-from p2u.package.geometry import Span, chunk_spans
-from p2u.package.index import Chunk
+from p2u.package.geometry import Chunk, Span, chunk_spans
 from p2u.package.manifest import Update
 
 #: Bytes of redo files after which the target's files are synced and the redo files removed.

@@ -15,13 +15,12 @@ from p2u.client.folder.journal import DIGEST, Header, Journal
 from p2u.client.folder.local import FoundState
 from p2u.client.folder.work_folder import WorkFolder, target_prefix
 from p2u.client.transfer.package_reader import PackageReader
-from p2u.codec.chunk import FRESH, check_kind, decode
+from p2u.codec.chunk import ChunkDecoding, UpdateEnds
 from p2u.disk.durable import sync_file
 from p2u.disk.errors import disk_errors
 from p2u.disk.files import PIECE, hash_file, open_file, read_all_at
-from p2u.errors import FormatError, IntegrityError
-from p2u.package.geometry import Countdown, Span, chunk_spans, source_spans
-from p2u.package.index import Chunk, places
+from p2u.errors import IntegrityError
+from p2u.package.geometry import Chunk, Countdown, Span, all_spans, chunk_spans
 from p2u.package.manifest import Manifest, State, Update, changed_files
 from p2u.package.mapping import identity
 
@@ -61,9 +60,13 @@ class Target(ABC):
         self.layout = self.model.layout
         index = package.index(update)
         self.chunks: tuple[Chunk, ...] = index.chunks
+        #: `model` itself if the update is a refinement; None if it begins at nothing.
         self.source = package.source(update)
+        if self.source is not None and not self.manifest.crosses(update):
+            self.source = self.model
         self.map = index.map or identity(self.model)
-        written = {file for file, _, _ in places(self.chunks, self.model)}
+        self._ends = UpdateEnds(self.model, self.source, self.map)
+        written = {span.file for span in all_spans(self.chunks, self.layout)}
         self.changed = sorted(written.union(changed_files(self.manifest, update)))
         self._number = self.release.number(self.state)
         self._lock = threading.Lock()
@@ -108,63 +111,15 @@ class Target(ABC):
 
     def apply(self, chunk: Chunk, payload: memoryview) -> None:
         """Decode and write one chunk; in any thread."""
-        spans = chunk_spans(chunk, self.layout)
-        size = sum(span.size for span in spans)
-        previous = self._previous(chunk, payload, spans)
-        # Where an element takes as many bytes as before, the core changes it where it is.
-        same = self._same(chunk)
-        more = [] if same else previous
-        with self.package.decoded.lend(size + sum(span.size for span in more)) as memory:
-            buffers = parts(memory[:size], spans)
-            sources = parts(memory[size:], more) or None
-            self._read(previous, sources or buffers)
-            key = self.update.blobs[chunk.blob].key
-            decode(chunk, payload, self.layout, spans, buffers, key, sources)
-            digest = hashlib.sha256(memory[:size])
-            self.write(chunk, spans, buffers, digest.digest())
+        decoding = ChunkDecoding(chunk, payload, self._ends, self.update.blobs[chunk.blob].key)
+        with self.package.decoded.lend(decoding.memory) as memory:
+            buffers = decoding.run(memory, self._read)
+            digest = hashlib.sha256(memory[: decoding.size])
+            self.write(chunk, decoding.spans, buffers, digest.digest())
         for file in self._left.done(chunk):
             self.check(file)
 
-    def _previous(self, chunk: Chunk, payload: memoryview, spans: Sequence[Span]) -> list[Span]:
-        """The places of a chunk's previous bytes, per segment; empty if it needs none.
-
-        Raises:
-            FormatError: It needs some, and there are none.
-        """
-        key = self.update.blobs[chunk.blob].key
-        crosses = self.source is not None and self.source.release is not self.release
-        check_kind(chunk, payload, key, begins=self.source is None, crosses=crosses)
-        if self.source is None or chunk.pieces or payload[0] in FRESH:
-            return []
-        if not crosses:
-            return list(spans)
-        found = source_spans(chunk, self.map, self.model, self.source)
-        for span, seg in zip(found, chunk.segments, strict=True):
-            if span is None:
-                raise FormatError(
-                    f"chunk {chunk.number} needs previous bytes of row {seg.first_row}, to which "
-                    "nothing corresponds",
-                    file=key,
-                    tensor=self.layout.tensors[seg.tensor].name,
-                    hint="The package was made by a faulty program; pack the model again",
-                )
-        return [span for span in found if span is not None]
-
-    def _same(self, chunk: Chunk) -> bool:
-        """Whether the source's tensors of a chunk have the dtypes of its own."""
-        if self.source is None:
-            return True
-        for seg in chunk.segments:
-            tensor, number = self.model.tensors[seg.tensor], self.map.tensors[seg.tensor]
-            if number is not None:
-                t = self.source.tensors[number]
-                if (t.dtype, t.item) != (tensor.dtype, tensor.item):
-                    return False
-        return True
-
     def _read(self, spans: Sequence[Span], buffers: Sequence[memoryview]) -> None:
-        if not spans:
-            return
         with disk_errors(self.before(spans[0].file), "read"), Opened(self.before) as opened:
             for span, buffer in zip(spans, buffers, strict=True):
                 read_all_at(opened[span.file], span.offset, buffer)
@@ -232,16 +187,6 @@ class Target(ABC):
         """Close the journal."""
         if self.log is not None:
             self.log.close()
-
-
-def parts(memory: memoryview, spans: Sequence[Span]) -> list[memoryview]:
-    """One part of the memory per span, back to back."""
-    found = []
-    at = 0
-    for span in spans:
-        found.append(memory[at : at + span.size])
-        at += span.size
-    return found
 
 
 class Opened:

@@ -11,7 +11,7 @@ from p2u.client.live.memory import ModelMemory
 from p2u.client.live.parts import LiveParts
 from p2u.client.live.staging.staged_update import StagedUpdate
 from p2u.errors import DiskError, UsageError
-from p2u.package.index import Chunk
+from p2u.package.geometry import Chunk
 from p2u.package.manifest import Release, State, Update
 
 

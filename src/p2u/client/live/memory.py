@@ -13,47 +13,25 @@ from p2u.client.transfer.package_reader import PackageReader
 from p2u.errors import IntegrityError
 from p2u.package.layout import Tensor
 from p2u.package.manifest import Release, State
-from p2u.types import ITEMSIZE
+from p2u.types import NUMPY_NAMES
 
 if TYPE_CHECKING:
     import numpy as np
-
-#: NumPy's names; those that NumPy lacks are of ml_dtypes.
-NUMPY = {
-    "F64": "float64",
-    "F32": "float32",
-    "F16": "float16",
-    "I64": "int64",
-    "I32": "int32",
-    "I16": "int16",
-    "I8": "int8",
-    "U64": "uint64",
-    "U32": "uint32",
-    "U16": "uint16",
-    "U8": "uint8",
-    "BOOL": "bool",
-    "C64": "complex64",
-}
-ML_DTYPES = {
-    "BF16": "bfloat16",
-    "F8_E4M3": "float8_e4m3fn",
-    "F8_E5M2": "float8_e5m2",
-    "F8_E8M0": "float8_e8m0fnu",
-}
 
 
 def numpy_dtype(name: str) -> np.dtype[Any] | None:
     """NumPy's dtype for safetensors' name of one; None if there is none."""
     import numpy as np
 
-    if name in NUMPY:
-        return np.dtype(NUMPY[name])
-    if name in ML_DTYPES:
+    found = NUMPY_NAMES.get(name)
+    if found is None:
+        return None
+    if found.startswith(("bfloat", "float8")):
         import ml_dtypes
 
-        found: np.dtype[Any] = np.dtype(getattr(ml_dtypes, ML_DTYPES[name]))
-        return found
-    return None
+        other: np.dtype[Any] = np.dtype(getattr(ml_dtypes, found))
+        return other
+    return np.dtype(found)
 
 
 def allocate(size: int) -> memoryview:
@@ -149,7 +127,7 @@ class ModelMemory:
         import numpy as np
 
         part = self.bytes_of(tensor)
-        dtype = numpy_dtype(tensor.dtype) if tensor.dtype in ITEMSIZE else None
+        dtype = numpy_dtype(tensor.dtype)
         shape: tuple[int, ...] = tensor.shape
         if dtype is None:
             dtype, shape = np.dtype(np.uint8), (tensor.length,)

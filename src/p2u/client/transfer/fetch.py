@@ -12,7 +12,7 @@ from p2u.client.transfer.control import Meter, Stop
 from p2u.client.transfer.options import TransferOptions
 from p2u.client.transfer.run import HINT, Apply, Run
 from p2u.errors import IntegrityError, StoreError
-from p2u.package.index import Chunk
+from p2u.package.geometry import Chunk
 from p2u.package.manifest import Blob, Object
 from p2u.stores import Store
 

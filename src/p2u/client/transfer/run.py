@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 from p2u.client.transfer.control import Buffers
 from p2u.client.transfer.requests import Request, plan_requests
 from p2u.errors import Cancelled, IntegrityError, StoreError
-from p2u.package.index import Chunk
+from p2u.package.geometry import Chunk
 from p2u.package.manifest import Blob
 
 if TYPE_CHECKING:

@@ -7,13 +7,14 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 from p2u.errors import UsageError
-from p2u.package.index import Chunk, encode_index
+from p2u.package.geometry import Chunk
+from p2u.package.index import encode_index
 from p2u.package.layout import Layout
 from p2u.packing.allocation.sample import Sample
 from p2u.packing.allocation.shares import FINE, START, Shares, coarsest, find_level, log2_64
 from p2u.packing.chunking.cut import Grade, Job
 from p2u.packing.chunking.pool import in_order
-from p2u.packing.chunking.source import Source
+from p2u.packing.chunking.stored import StoredModel
 from p2u.packing.chunking.treatment import Treatment, treatment
 from p2u.packing.levels.encode import Encoder
 from p2u.packing.recipe import Recipe
@@ -112,19 +113,19 @@ class Allocation:
         bits = self.recipe.own[rule][1]
         return OffsetGroup(tuple(numbers), sum(sizes), Shares.equal(cols), bits, rule)
 
-    def sampled(self, source: Source, layout: Layout, jobs: Sequence[Job], threads: int) -> Levels:
+    def sampled(self, model: StoredModel, jobs: Sequence[Job], threads: int) -> Levels:
         """The levels at which all groups have their bits, in a sample of their rows.
 
         A group without bits of its own gets those of the default.
 
         Raises:
-            DiskError, IntegrityError: The source cannot be read.
+            DiskError, IntegrityError: The model cannot be read.
         """
         levels = []
         for group in [self.free, *self.fixed]:
             level = START * FINE
             if group.numbers:
-                sample = Sample(source, layout, jobs, self.grades, frozenset(group.numbers))
+                sample = Sample(model, jobs, self.grades, frozenset(group.numbers))
                 found = find_level(
                     lambda at, g=group, s=sample: s.measure(g.offsets(at), threads),  # type: ignore[misc]
                     round((group.bits or BITS) * sample.weights),

@@ -7,10 +7,10 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 
 from p2u.codec import core
-from p2u.package.index import Seg
+from p2u.package.geometry import Seg, segment_span
 from p2u.package.layout import Layout
 from p2u.packing.chunking.cut import Grade, Job
-from p2u.packing.chunking.source import Source
+from p2u.packing.chunking.stored import StoredModel
 
 #: Weights in the sample, about: smaller models are measured whole.
 SAMPLE = 1 << 22
@@ -35,24 +35,23 @@ class Sample:
     """Evenly spread blocks of some progressive tensors, of each grade at least one.
 
     Args:
-        source: The model.
-        layout: Its tensors.
+        model: The model.
         jobs: Its chunks.
         grades: How each tensor is coded.
         numbers: The tensors to look at.
 
     Raises:
-        DiskError, IntegrityError: The source cannot be read.
+        DiskError, IntegrityError: The model cannot be read.
     """
 
     def __init__(
         self,
-        source: Source,
-        layout: Layout,
+        model: StoredModel,
         jobs: Sequence[Job],
         grades: Sequence[Grade],
         numbers: Collection[int],
     ) -> None:
+        layout = model.layout
         self.weights = sum(layout.tensors[n].elems for n in numbers)
         strata: dict[tuple[str, Grade], list[tuple[Seg, ...]]] = {}
         for job in jobs:
@@ -66,7 +65,7 @@ class Sample:
             whole, part = _weights(layout, blocks), _weights(layout, chosen)
             for segs in chosen:
                 weights = _weights(layout, [segs])
-                read = tuple(_read(source, layout, seg) for seg in segs)
+                read = tuple(_read(model, seg) for seg in segs)
                 numbers_ = tuple(seg.tensor for seg in segs)
                 self._blocks.append(_Block(dtype, numbers_, read, weights, whole * weights // part))
 
@@ -107,14 +106,9 @@ def _blocks(layout: Layout, job: Job) -> Iterator[tuple[Seg, ...]]:
 
 
 def _weights(layout: Layout, blocks: Sequence[tuple[Seg, ...]]) -> int:
-    return sum(
-        layout.tensors[seg.tensor].span(seg.first_row, seg.rows)[1] for b in blocks for seg in b
-    )
+    return sum(segment_span(seg, layout).elems for block in blocks for seg in block)
 
 
-def _read(source: Source, layout: Layout, seg: Seg) -> core.Segment:
-    t = layout.tensors[seg.tensor]
-    begin, elems = t.span(seg.first_row, seg.rows)
-    return core.Segment(
-        source.read(t.file, t.offset + begin * t.item, elems * t.item), elems, t.cols
-    )
+def _read(model: StoredModel, seg: Seg) -> core.Segment:
+    span = segment_span(seg, model.layout)
+    return core.Segment(model.read(span.file, span.offset, span.size), span.elems, span.cols)

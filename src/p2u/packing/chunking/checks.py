@@ -11,11 +11,11 @@ from bisect import bisect_right
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 
-from p2u.package.index import Piece
+from p2u.package.geometry import Piece, chunk_spans
 from p2u.package.layout import Layout
 from p2u.packing.chunking.crc import combine
 from p2u.packing.chunking.cut import FIELD, Job
-from p2u.packing.chunking.source import Source
+from p2u.packing.chunking.stored import StoredModel
 from p2u.packing.chunking.treatment import Treatment
 from p2u.types import Check, ModelFile
 
@@ -76,7 +76,7 @@ class Checks:
         """The parts of a chunk that checks cover."""
         found: list[CheckedPart] = []
         start = 0
-        for place in job.places(self._layout) if self._known else ():
+        for place in chunk_spans(job, self._layout) if self._known else ():
             stop = place.offset + place.size
             at = max(0, bisect_right(self._starts, (place.file, place.offset)) - 1)
             while at < len(self._known) and self._starts[at] < (place.file, stop):
@@ -94,14 +94,14 @@ class Checks:
         for part, states in zip(self.parts(job), zip(*sums, strict=True), strict=False):
             self._known[part.check].parts.append((part.offset, part.size, states))
 
-    def jobs(self, source: Source, states: int) -> list[tuple[Job, list[bytes]]]:
+    def jobs(self, model: StoredModel, states: int) -> list[tuple[Job, list[bytes]]]:
         """The chunks that hold the checksums, with their bytes in every state.
 
         One alone if all states agree. A field whose checksum is not that of the original's bytes,
         whatever it is then, keeps its bytes in all states.
 
         Raises:
-            DiskError, IntegrityError: The source cannot be read.
+            DiskError, IntegrityError: The model cannot be read.
         """
         steady: list[tuple[Piece, list[bytes]]] = []
         moving: list[tuple[Piece, list[bytes]]] = []
@@ -109,7 +109,7 @@ class Checks:
             sums = known.sums(states) or []
             values = [value.to_bytes(FIELD, "little") for value in sums]
             for at in known.check.fields:
-                found = bytes(source.read(known.file, at, FIELD))
+                found = bytes(model.read(known.file, at, FIELD))
                 place = Piece(known.file, at, FIELD)
                 if values and values[-1] == found and len(set(values)) > 1:
                     moving.append((place, values))

@@ -5,14 +5,15 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 
-from p2u.formats import ScannedModel, forward_key
-from p2u.package.index import MAX_PIECE, Piece, Seg
+from p2u.formats import ScannedModel
+from p2u.names.order import forward_key
+from p2u.package.geometry import Piece, Seg
+from p2u.package.index import MAX_PIECE
 from p2u.package.layout import Layout, Tensor
+from p2u.packing.chunking.stored import StoredModel
 from p2u.packing.chunking.treatment import Treatment, item_size, row_length, treatment
 from p2u.types import TensorSpan
 
-#: Most elements per chunk; tables cost little beside this many, and it fits a thread's memory.
-CHUNK_ELEMENTS = 1 << 20
 #: Opaque tensors up to this many bytes come first, with the norms and biases.
 SMALL_OPAQUE = 64 << 10
 #: Bytes of a checksum.
@@ -67,15 +68,6 @@ class Job:
         """Whether it is meant to have levels."""
         return not self.pieces and self.how is Treatment.PROGRESSIVE
 
-    def places(self, layout: Layout) -> list[Piece]:
-        """The places of its bytes, in their order in the chunk."""
-        out = list(self.pieces)
-        for seg in self.segments:
-            t = layout.tensors[seg.tensor]
-            first, elems = t.span(seg.first_row, seg.rows)
-            out.append(Piece(t.file, t.offset + first * t.item, elems * t.item))
-        return out
-
 
 def make_layout(model: ScannedModel, kept: Callable[[str], bool]) -> Layout:
     """The tensors of a model with their rows, sorted as a layout is.
@@ -99,13 +91,13 @@ def _tensor(span: TensorSpan, file: int, keep: bool) -> Tensor:
     return Tensor(span.name, span.dtype, span.shape, file, span.offset, span.length, cols, item)
 
 
-def cut(model: ScannedModel, layout: Layout, grades: Sequence[Grade]) -> list[Job]:
+def cut(model: StoredModel, grades: Sequence[Grade], chunk_elements: int) -> list[Job]:
     """All chunks of the base update; those of the refinements are cut alike.
 
     Args:
         model: The model.
-        layout: Its tensors.
-        grades: How each of them is coded.
+        grades: How each of its tensors is coded.
+        chunk_elements: Most elements of a chunk, unless a single row has more.
 
     First the bytes between the tensors and the small files, then norms, biases and other small
     tensors, then the rest in the order of a forward pass, large carried files at the end. The
@@ -113,20 +105,20 @@ def cut(model: ScannedModel, layout: Layout, grades: Sequence[Grade]) -> list[Jo
     """
     small: list[Job] = []
     large: list[Job] = []
-    for job in _pieces(model, layout):
+    for job in _pieces(model):
         (large if job.large else small).append(job)
     order = sorted(
-        (n for n, t in enumerate(layout.tensors) if t.length),
-        key=lambda n: (forward_key(layout.tensors[n].name), n),
+        (n for n, t in enumerate(model.tensors) if t.length),
+        key=lambda n: (forward_key(model.tensors[n].name), n),
     )
     first: list[tuple[int, Tensor, Grade]] = []
     rest: list[tuple[int, Tensor, Grade]] = []
     for number in order:
-        t = layout.tensors[number]
+        t = model.tensors[number]
         plain = treatment(t.dtype, t.shape, t.elems)
         early = plain is Treatment.FULL or (plain is Treatment.OPAQUE and t.length <= SMALL_OPAQUE)
         (first if early else rest).append((number, t, grades[number]))
-    return [*small, *_group(first), *_group(rest), *large]
+    return [*small, *_group(first, chunk_elements), *_group(rest, chunk_elements), *large]
 
 
 class _TensorGroup:
@@ -137,33 +129,33 @@ class _TensorGroup:
         self.elems = 0
 
 
-def _group(tensors: Iterable[tuple[int, Tensor, Grade]]) -> Iterator[Job]:
+def _group(tensors: Iterable[tuple[int, Tensor, Grade]], chunk_elements: int) -> Iterator[Job]:
     """Chunks of tensors: large ones cut, small ones of a kind together, none later than before."""
     # In the order of their first tensors.
     done: list[tuple[Tensor, Treatment, int | _TensorGroup]] = []
     latest: dict[tuple[str, int, Grade], _TensorGroup] = {}
     for number, t, grade in tensors:
         how = grade.how
-        if t.elems > CHUNK_ELEMENTS:
+        if t.elems > chunk_elements:
             done.append((t, how, number))
             continue
         kind = (t.dtype, t.item, grade)
         group = latest.get(kind)
-        if group is None or group.elems + t.elems > CHUNK_ELEMENTS:
+        if group is None or group.elems + t.elems > chunk_elements:
             group = latest[kind] = _TensorGroup()
             done.append((t, how, group))
         group.segs.append(Seg(number, 0, t.rows))
         group.elems += t.elems
     for t, how, found in done:
         if isinstance(found, int):
-            yield from _rows(found, t, how)
+            yield from _rows(found, t, how, chunk_elements)
         else:
             yield Job(how, t.dtype, t.item, tuple(found.segs), found.elems)
 
 
-def _rows(number: int, t: Tensor, how: Treatment) -> Iterator[Job]:
+def _rows(number: int, t: Tensor, how: Treatment, chunk_elements: int) -> Iterator[Job]:
     """Nearly equal chunks of a large tensor."""
-    most = max(1, CHUNK_ELEMENTS // t.cols)
+    most = max(1, chunk_elements // t.cols)
     count = -(-t.rows // most)
     for k in range(count):
         first, stop = t.rows * k // count, t.rows * (k + 1) // count
@@ -171,10 +163,10 @@ def _rows(number: int, t: Tensor, how: Treatment) -> Iterator[Job]:
         yield Job(how, t.dtype, t.item, (Seg(number, first, stop - first),), elems)
 
 
-def _pieces(model: ScannedModel, layout: Layout) -> Iterator[Job]:
+def _pieces(model: StoredModel) -> Iterator[Job]:
     """All bytes of all files that belong to no tensor and are no checksum."""
     taken: list[list[tuple[int, int]]] = [[] for _ in model.files]
-    for t in layout.tensors:
+    for t in model.tensors:
         taken[t.file].append((t.offset, t.offset + t.length))
     for number, file in enumerate(model.files):
         taken[number] += [(at, at + FIELD) for check in file.checks for at in check.fields]

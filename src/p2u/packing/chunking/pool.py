@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 from collections import deque
 from collections.abc import Callable, Generator, Iterable
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -52,3 +53,16 @@ def in_order(
                 yield head, future.result()
         finally:
             pool.shutdown(wait=True, cancel_futures=True)
+
+
+class Scratch(threading.local):
+    """Memory that a thread uses again and again: new memory costs more than the work in it."""
+
+    def __init__(self) -> None:
+        self._memory = bytearray()
+
+    def view(self, size: int) -> memoryview:
+        """``size`` bytes of any content; the thread's next call gives the same ones again."""
+        if len(self._memory) < size:
+            self._memory = bytearray(size)
+        return memoryview(self._memory)[:size]

@@ -13,10 +13,13 @@ import numpy as np
 import zstandard
 
 from p2u.codec import core
+from p2u.codec.chunk import core_segments, parts
+from p2u.package.geometry import chunk_spans
 from p2u.package.layout import Layout
 from p2u.packing.chunking.checks import CheckedPart, Checks
 from p2u.packing.chunking.cut import Job
-from p2u.packing.chunking.source import Scratch, Source
+from p2u.packing.chunking.pool import Scratch
+from p2u.packing.chunking.stored import StoredModel
 from p2u.packing.chunking.treatment import Treatment
 from p2u.packing.rounding.codes import CalibrationPlan, Rounding
 
@@ -27,7 +30,7 @@ LEVEL, LARGE_LEVEL = 19, 12
 #: Levels are worth some bytes: an opaque chunk is all in the base.
 PERCENT = {Treatment.PROGRESSIVE: 8, Treatment.FULL: 2}
 #: The same where a calibration chose the codes: a better base costs bytes at the end.
-PERCENT_GUIDED = 20
+PERCENT_CALIBRATED = 20
 #: Elements that the guess at the opaque size looks at, and in how many places.
 SAMPLE, PLACES = 1 << 14, 16
 
@@ -57,29 +60,21 @@ class Coded:
     sums: tuple[tuple[int, ...], ...] = ()
 
 
-def buffers(layout: Layout, job: Job, memory: memoryview) -> list[core.Segment]:
+def rows_in(memory: memoryview, job: Job, layout: Layout) -> list[core.Segment]:
     """The segments of a chunk in memory, back to back."""
-    out = []
-    at = 0
-    for seg in job.segments:
-        t = layout.tensors[seg.tensor]
-        _, elems = t.span(seg.first_row, seg.rows)
-        out.append(core.Segment(memory[at : at + elems * t.item], elems, t.cols))
-        at += elems * t.item
-    return out
+    spans = chunk_spans(job, layout)
+    return core_segments(parts(memory, spans), spans)
 
 
-def read_job(source: Source, layout: Layout, job: Job, scratch: Scratch) -> memoryview:
+def read_job(model: StoredModel, job: Job, scratch: Scratch) -> memoryview:
     """The bytes of a chunk, back to back, in the scratch memory.
 
     Raises:
-        DiskError, IntegrityError: see `Source.read_into`.
+        DiskError, IntegrityError: see `StoredModel.read_into`.
     """
     out = scratch.view(job.size)
-    at = 0
-    for place in job.places(layout):
-        source.read_into(place.file, place.offset, out[at : at + place.size])
-        at += place.size
+    spans = chunk_spans(job, model.layout)
+    model.read_spans(spans, parts(out, spans))
     return out
 
 
@@ -87,29 +82,26 @@ class Encoder:
     """Makes payloads; used by many threads at once.
 
     Args:
-        source: The model.
-        layout: Its tensors.
+        model: The model.
         checks: Its checksums.
         halvings: Of each level behind the base.
         offsets: Of each tensor's base step.
-        guide: What to know for other codes than each weight's nearest.
+        calibration: What to know for other codes than each weight's nearest.
     """
 
     def __init__(
         self,
-        source: Source,
-        layout: Layout,
+        model: StoredModel,
         checks: Checks,
         halvings: Sequence[int],
         offsets: Sequence[int],
-        guide: CalibrationPlan | None = None,
+        calibration: CalibrationPlan | None = None,
     ) -> None:
-        self._source = source
-        self._layout = layout
+        self._model = model
         self._checks = checks
         self._halvings = tuple(halvings)
         self._offsets = offsets
-        self._rounding = Rounding(guide, source, layout, self._tensor_scales)
+        self._rounding = Rounding(calibration, model, self._tensor_scales)
         self._scratch = Scratch()
 
     def cost(self, job: Job) -> int:
@@ -125,9 +117,9 @@ class Encoder:
         """Encode one chunk.
 
         Raises:
-            DiskError, IntegrityError: The source cannot be read.
+            DiskError, IntegrityError: The model cannot be read.
         """
-        data = read_job(self._source, self._layout, job, self._scratch)
+        data = read_job(self._model, job, self._scratch)
         coded = self._encode(job, data)
         if parts := self._checks.parts(job):
             coded = replace(coded, sums=self._sums(job, data, coded.payloads, parts))
@@ -137,16 +129,16 @@ class Encoder:
         """Bytes of the base's payload; of a progressive chunk with each weight's nearest code.
 
         Raises:
-            DiskError, IntegrityError: The source cannot be read.
+            DiskError, IntegrityError: The model cannot be read.
         """
-        data = read_job(self._source, self._layout, job, self._scratch)
+        data = read_job(self._model, job, self._scratch)
         if not job.progressive:
             return len(self._encode(job, data).payloads[0].data)
-        segments = buffers(self._layout, job, data)
+        segments = rows_in(data, job, self._model.layout)
         return len(core.encode(job.dtype, segments, self._scales(job, segments), []).payloads[0])
 
     def _tensor_scales(self, tensor: int, rows: core.Segment) -> bytes:
-        return core.row_scales(self._layout.tensors[tensor].dtype, self._offsets[tensor], [rows])
+        return core.row_scales(self._model.tensors[tensor].dtype, self._offsets[tensor], [rows])
 
     def _scales(self, job: Job, segments: Sequence[core.Segment]) -> bytes:
         pairs = zip(job.segments, segments, strict=True)
@@ -164,7 +156,7 @@ class Encoder:
         out = []
         if len(payloads) > 1:
             state = bytearray(len(data))
-            segments = buffers(self._layout, job, memoryview(state))
+            segments = rows_in(memoryview(state), job, self._model.layout)
             for payload in payloads[:-1]:
                 core.apply(payload.data, job.dtype, job.item, segments)
                 out.append(sums(state))
@@ -173,7 +165,7 @@ class Encoder:
     def _encode(self, job: Job, data: memoryview) -> Coded:
         if job.pieces:
             return encode_pieces([data], large=job.large)
-        segments = buffers(self._layout, job, data)
+        segments = rows_in(data, job, self._model.layout)
         if job.how is Treatment.OPAQUE:
             return _coded(core.encode_opaque(job.item, segments).payloads)
         scales = self._scales(job, segments)
@@ -186,7 +178,7 @@ class Encoder:
         # Encoding twice would take half as long again: only where it seems to pay.
         if opaque_guess(data, job.item) < size:
             other = core.encode_opaque(job.item, segments)
-            percent = PERCENT[job.how] if codes is None else PERCENT_GUIDED
+            percent = PERCENT[job.how] if codes is None else PERCENT_CALIBRATED
             if size * 100 >= len(other.payloads[0]) * (100 + percent):
                 return _coded(other.payloads, made.signal, [0.0] * states)
         return _coded(made.payloads, made.signal, [0.0] * states if full else made.errors)

@@ -12,17 +12,17 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol
 
-from p2u.codec import core
+from p2u.codec.chunk import apply_chunk, parts
 from p2u.disk.errors import disk_errors
 from p2u.disk.files import read_from
 from p2u.errors import IntegrityError
-from p2u.package.index import Chunk, decode_pieces
+from p2u.package.geometry import Chunk, chunk_spans
 from p2u.package.layout import Layout
 from p2u.package.manifest import Blob
 from p2u.packing.chunking.cut import Job
-from p2u.packing.chunking.pool import in_order
-from p2u.packing.chunking.source import Scratch, Source
-from p2u.packing.levels.encode import buffers, read_job
+from p2u.packing.chunking.pool import Scratch, in_order
+from p2u.packing.chunking.stored import StoredModel
+from p2u.packing.levels.encode import read_job
 from p2u.packing.levels.hashes import Hashes
 
 #: Bytes of decoded chunks that are kept for regions further on in the file.
@@ -105,16 +105,14 @@ class LevelChunks:
     def decode(self, number: int) -> States:
         """See `WrittenChunks`."""
         made = self._made[number]
+        spans = chunk_spans(made.job, self._layout)
         states: list[bytearray] = []
         for update, chunk in enumerate(made.chunks):
             blob = self._blobs[update][chunk.blob]
             payload = read_payload(self._folder, blob, chunk, self._written)
-            if made.job.pieces:
-                states.append(bytearray(decode_pieces(payload, made.job.pieces, blob.key)))
-                continue
             state = bytearray(states[-1]) if states else bytearray(made.job.size)
-            segments = buffers(self._layout, made.job, memoryview(state))
-            core.apply(payload, made.job.dtype, made.job.item, segments)
+            buffers = parts(memoryview(state), spans)
+            apply_chunk(chunk, payload, self._layout, spans, buffers, blob.key)
             states.append(state)
         return tuple(states)
 
@@ -138,8 +136,7 @@ class Verifier:
     """One pass over all files.
 
     Args:
-        source: The model.
-        layout: Its tensors.
+        model: The model.
         chunks: What was written.
         jobs: Threads.
         budget: Bytes of memory for chunks that are being decoded.
@@ -148,15 +145,13 @@ class Verifier:
 
     def __init__(
         self,
-        source: Source,
-        layout: Layout,
+        model: StoredModel,
         chunks: WrittenChunks,
         jobs: int,
         budget: int,
         progress: Callable[[int], None],
     ) -> None:
-        self._source = source
-        self._layout = layout
+        self._model = model
         self._chunks = chunks
         self._jobs = jobs
         self._budget = budget
@@ -181,7 +176,7 @@ class Verifier:
         digests = []
         done = 0
         try:
-            for number in range(len(self._source.files)):
+            for number in range(len(self._model.files)):
                 states = self._chunks.states if number in finer else 1
                 with Hashes(states, thread=self._jobs > 1) as hashes:
                     while kept.file == number:
@@ -200,7 +195,7 @@ class Verifier:
         out = []
         for number, job in enumerate(self._chunks.jobs):
             start = 0
-            for place in job.places(self._layout):
+            for place in chunk_spans(job, self._model.layout):
                 out.append(_Region(place.file, place.offset, place.size, number, start))
                 start += place.size
         return sorted(out)
@@ -212,10 +207,10 @@ class Verifier:
         """All states of a chunk; raises IntegrityError if the last is not the source."""
         job = self._chunks.jobs[number]
         states = self._chunks.decode(number)
-        if states[-1] != read_job(self._source, self._layout, job, self._original):
+        if states[-1] != read_job(self._model, job, self._original):
             raise IntegrityError(
                 "the decoded package differs from the model",
-                file=self._source.files[job.places(self._layout)[0].file].path,
+                file=self._model.files[chunk_spans(job, self._model.layout)[0].file].path,
                 hint="If the model was not changed meanwhile, this is a bug: please report it",
             )
         return states

@@ -10,17 +10,18 @@ import math
 import threading
 import warnings
 from collections import OrderedDict
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 
 import numpy as np
 from numpy.typing import NDArray
 
 from p2u.codec import core
 from p2u.errors import UsageError
-from p2u.package.index import Seg
+from p2u.names.prefixes import find_renaming
+from p2u.package.geometry import Seg
 from p2u.package.layout import Layout, Tensor
 from p2u.packing.chunking.cut import Job
-from p2u.packing.chunking.source import Source
+from p2u.packing.chunking.stored import StoredModel
 from p2u.packing.rounding.balance import balanced
 from p2u.packing.rounding.calibration import Calibration, Factor, FactorEntry
 from p2u.packing.rounding.feedback import Floats, fed_back, own_bins, power_of_two, runs, to_float64
@@ -34,8 +35,6 @@ KEPT = 4
 SLICE = 1 << 20
 #: Bytes of memory per element that is rounded.
 COST = 48
-#: Names that are tried to find out how a checkpoint's names differ from the model's.
-TRIED = 16
 
 Codes = NDArray[np.int16]
 
@@ -66,20 +65,16 @@ class Rounding:
     """Makes base codes; used by many threads at once.
 
     Args:
-        guide: What is known of the layers' inputs, if anything.
-        source: The model.
-        layout: Its tensors.
+        plan: What is known of the layers' inputs, if anything.
+        model: The model.
         scales: Gives the rows' scales.
     """
 
-    def __init__(
-        self, guide: CalibrationPlan | None, source: Source, layout: Layout, scales: Scales
-    ) -> None:
-        self._calibration = guide.calibration if guide else None
-        self._thrift = guide.thrift if guide else 0.0
-        self._entries = guide.entries if guide else {}
-        self._source = source
-        self._layout = layout
+    def __init__(self, plan: CalibrationPlan | None, model: StoredModel, scales: Scales) -> None:
+        self._calibration = plan.calibration if plan else None
+        self._thrift = plan.thrift if plan else 0.0
+        self._entries = plan.entries if plan else {}
+        self._model = model
         self._scales = scales
         self._lock = threading.Lock()
         self._factors: OrderedDict[int, Factor] = OrderedDict()
@@ -91,14 +86,14 @@ class Rounding:
             return 0
         elems = 0
         for seg in job.segments:
-            t = self._layout.tensors[seg.tensor]
+            t = self._model.tensors[seg.tensor]
             whole = seg.tensor in self._entries and self._entries[seg.tensor].axis == 0
             elems += t.elems if whole else t.span(seg.first_row, seg.rows)[1]
         return COST * elems
 
     def _concerns(self, job: Job) -> bool:
         return job.progressive and any(
-            seg.tensor in self._entries or _window(self._layout.tensors[seg.tensor])
+            seg.tensor in self._entries or _window(self._model.tensors[seg.tensor])
             for seg in job.segments
         )
 
@@ -125,7 +120,7 @@ class Rounding:
     def _segment(
         self, job: Job, seg: Seg, segment: core.Segment, steps: NDArray[np.int64]
     ) -> Codes:
-        t = self._layout.tensors[seg.tensor]
+        t = self._model.tensors[seg.tensor]
         entry = self._entries.get(seg.tensor)
         if entry is not None and entry.axis == 0 and t.cols == t.shape[1]:
             return self._rows_of_whole(seg, t, entry)
@@ -174,7 +169,7 @@ class Rounding:
         return out
 
     def _transposed(self, number: int, t: Tensor, entry: FactorEntry) -> NDArray[np.int8]:
-        data = self._source.read(t.file, t.offset, t.length)
+        data = self._model.read(t.file, t.offset, t.length)
         scales = self._scales(number, core.Segment(data, t.elems, t.cols))
         steps = np.frombuffer(scales, np.int16).astype(np.int64) >> 2
         factor = self._factor(entry.input)
@@ -232,7 +227,7 @@ def match(calibration: Calibration, layout: Layout) -> dict[int, FactorEntry]:
     numbers: dict[str, list[int]] = {}
     for number, t in enumerate(layout.tensors):
         numbers.setdefault(t.name, []).append(number)
-    rename = _renaming([n for e in calibration.entries for n in e.names], numbers)
+    rename = find_renaming([n for e in calibration.entries for n in e.names], numbers)
     out: dict[int, FactorEntry] = {}
     foreign = []
     for entry in calibration.entries:
@@ -255,20 +250,6 @@ def match(calibration: Calibration, layout: Layout) -> dict[int, FactorEntry]:
             stacklevel=2,
         )
     return out
-
-
-def _renaming(names: Sequence[str], there: Mapping[str, object]) -> Callable[[str], str]:
-    """Find the prefix to add or remove so that most names are there."""
-    longest = sorted(names, key=lambda n: (-n.count("."), n))[:TRIED]
-    add = {t[: -len(n)] for n in longest for t in there if t.endswith("." + n)}
-    cut = {n[: -len(t)] for n in longest for t in there if n.endswith("." + t)}
-
-    def renamed(name: str, added: str, removed: str) -> str:
-        return added + name.removeprefix(removed)
-
-    ways = [("", ""), *((a, "") for a in sorted(add)), *(("", c) for c in sorted(cut))]
-    best = max(ways, key=lambda way: sum(renamed(n, *way) in there for n in names))
-    return lambda name: renamed(name, *best)
 
 
 def _check_shape(calibration: Calibration, entry: FactorEntry, t: Tensor) -> None:

@@ -6,14 +6,11 @@ import hashlib
 import re
 from contextlib import ExitStack
 from dataclasses import dataclass, replace
-from pathlib import Path
-from typing import Protocol
 
 from p2u.disk.errors import UNPUBLISHED, disk_errors
 from p2u.errors import IntegrityError, UsageError
 from p2u.package.graph import find_path
 from p2u.package.manifest import (
-    KEY,
     LAYOUT_KEY,
     FileEntry,
     Manifest,
@@ -24,58 +21,17 @@ from p2u.package.manifest import (
     state_digest,
     with_costs,
 )
-from p2u.packing.package_folder.blobs import write_new
-from p2u.packing.package_folder.new_package import NewPackage
-from p2u.packing.packer import Packer, PackSettings, generator, report, write_object
+from p2u.packing.chunking.stored import StoredModel
+from p2u.packing.package_folder.destination import Destination
+from p2u.packing.packer import Packer, write_object
 from p2u.packing.recipe import EXACT
-from p2u.packing.report import PackReport
-from p2u.packing.versions.decode import hash_files, read_layout
-from p2u.packing.versions.pairing import Matcher, Side
+from p2u.packing.report import PackReport, make_report
+from p2u.packing.settings import PackSettings
+from p2u.packing.versions.materialise import read_layout
+from p2u.packing.versions.pairing import Matcher
 from p2u.packing.versions.parent import Parent, Parents
-from p2u.packing.versions.version_update import End, VersionUpdate, Work
+from p2u.packing.versions.version_update import VersionUpdate, Work
 from p2u.types import BLOCKS, PROGRESSIVE
-
-
-class Destination(Protocol):
-    """The place of a version: an existing package, or a new one."""
-
-    manifest: Manifest
-    folder: Path
-    stage: Path
-
-    def folder_for(self, name: str) -> str:
-        """The future name of the staged files' folder."""
-
-    def commit(self, manifest: Manifest, folder: str | None) -> None:
-        """Publish what was staged."""
-
-
-class NewDestination:
-    """The same as `Home` for a package that is not there yet.
-
-    Args:
-        target: Where it will be.
-        name: Of the model.
-        place: Where it is made.
-    """
-
-    def __init__(self, target: Path, name: str, place: NewPackage) -> None:
-        self.folder = target
-        self.manifest = Manifest(name, (), (), generator())
-        self.stage = place.path / ".p2u-stage"
-        self._place = place
-        self.stage.mkdir()
-
-    def folder_for(self, name: str) -> str:
-        """See `Destination`."""
-        return name
-
-    def commit(self, manifest: Manifest, folder: str | None) -> None:
-        """See `Destination`."""
-        assert folder is not None
-        self.stage.rename(self._place.path / folder)
-        write_new(self._place.path / KEY, manifest.to_bytes())
-        self._place.publish()
 
 
 @dataclass(frozen=True, slots=True)
@@ -102,25 +58,31 @@ class VersionAdder:
     """Adds one version, or an update to one, to a package.
 
     Args:
-        place: The package.
+        destination: The package.
         packer: The model.
         settings: How to pack.
         stack: Keeps temporary folders.
     """
 
     def __init__(
-        self, place: Destination, packer: Packer, settings: PackSettings, stack: ExitStack
+        self, destination: Destination, packer: Packer, settings: PackSettings, stack: ExitStack
     ) -> None:
-        self._place = place
+        self._destination = destination
         self._packer = packer
         self._jobs = settings.jobs
-        self.parents = Parents(place.folder, place.manifest, settings.jobs, stack)
-        self._work = Work(settings.jobs, packer.budget, settings.blob_size, packer.tell)
+        self.parents = Parents(destination.folder, destination.manifest, settings.jobs, stack)
+        self._work = Work(
+            settings.jobs,
+            packer.budget,
+            settings.blob_size,
+            settings.chunk_elements,
+            packer.report_progress,
+        )
         self._folder = ""
         self._offsets: dict[str, int] = {}
         self._notes: list[str] = []
 
-    def add(self, parent: Parent, wish: VersionRequest) -> PackReport:
+    def add(self, parent: Parent, request: VersionRequest) -> PackReport:
         """Make the version and the update that leads to it, and publish them.
 
         Raises:
@@ -128,22 +90,22 @@ class VersionAdder:
             ConflictError: Somebody else published meanwhile.
             DiskError, IntegrityError: A file cannot be read or written, or changed meanwhile.
         """
-        manifest = self._place.manifest
-        if wish.adopt:
+        manifest = self._destination.manifest
+        if request.adopt:
             self._check_alike(parent)
-        known = None if wish.fresh else self._same(wish, parent)
+        known = None if request.fresh else self._same(request, parent)
         if known is None:
-            release, updates = self._begin(parent, wish)
+            release, updates = self._begin(parent, request)
         else:
             release, updates = known, []
             name = f"{known.version}-from-{parent.state.version}"
-            self._folder = self._place.folder_for(name)
-        foreign = () if parent.known else (self._named(parent.end),)
-        layout = self._packer.layout
+            self._folder = self._destination.folder_for(name)
+        foreign = () if parent.known else (self._named(parent),)
+        model = self._packer.model
         if known is not None:
-            layout = read_layout(self._place.folder, known)
-        update, release = self._lead(parent, End(release, Side(self._packer.source, layout)))
-        self._packer.tell("publish", 0)
+            model = model.with_layout(read_layout(self._destination.folder, known))
+        update, release = self._lead(parent, release, model)
+        self._packer.report_progress("publish", 0)
         releases = [r for r in manifest.releases if r is not known]
         at = len(releases) if known is None else manifest.releases.index(known)
         releases.insert(at, release)
@@ -153,7 +115,7 @@ class VersionAdder:
             releases=(*foreign, *releases),
             updates=(*manifest.updates, *updates, update),
         )
-        manifest = self._folded(manifest, release, wish)
+        manifest = self._folded(manifest, release, request)
         manifest = with_costs(manifest)
         size, alone = manifest.cost(update), manifest.state(update.target).bytes
         if alone is not None and size > alone:
@@ -161,38 +123,38 @@ class VersionAdder:
                 f"the parent is useless: the update from {update.source} has {size:,} bytes, "
                 f"all from nothing {alone:,}"
             )
-        self._place.commit(manifest, self._folder)
-        self._packer.tell("publish", self._packer.total)
+        self._destination.commit(manifest, self._folder)
+        self._packer.report_progress("publish", self._packer.total)
         version, total = release.version, self._packer.total
-        return report(manifest, version, total, self._offsets, self._notes)
+        return make_report(manifest, version, total, self._offsets, self._notes)
 
-    def _begin(self, parent: Parent, wish: VersionRequest) -> tuple[Release, list[Update]]:
+    def _begin(self, parent: Parent, request: VersionRequest) -> tuple[Release, list[Update]]:
         """A new release: with levels of its own, or without anything yet."""
-        version = self._name(wish.version, parent)
-        self._folder = self._place.folder_for(version)
-        stage = self._place.stage
-        if wish.also_base:
+        version = self._name(request.version, parent)
+        self._folder = self._destination.folder_for(version)
+        stage = self._destination.stage
+        if request.also_base:
             built = self._packer.build(stage, version, self._prefix)
             self._offsets = built.offsets
             return built.release, list(built.updates)
         unknown = ("0" * 64,)  # until it was verified
-        files = tuple(FileEntry(f.path, f.size, unknown) for f in self._packer.source.files)
-        data = self._packer.layout.to_bytes()
+        files = tuple(FileEntry(f.path, f.size, unknown) for f in self._packer.model.files)
+        data = self._packer.model.layout.to_bytes()
         layout = self._object(data, LAYOUT_KEY)
         state = State(f"{version}@{EXACT}", EXACT, version, "", None, None, 0.0)
         return Release(version, files, layout, (state,)), []
 
     def _check_alike(self, parent: Parent) -> None:
         """Raise UsageError unless some weights of the model can be told from the parent's."""
-        layout = self._packer.layout
-        pairs = Matcher(Side(self._packer.source, layout), parent.end.side).tensors()
-        for t, pair in zip(layout.tensors, pairs, strict=True):
+        model = self._packer.model
+        pairs = Matcher(model, parent.model).tensors()
+        for t, pair in zip(model.tensors, pairs, strict=True):
             if pair is not None and t.dtype in PROGRESSIVE:
                 return
-        held = sorted({t.dtype for t in parent.end.side.layout.tensors})
+        held = sorted({t.dtype for t in parent.model.tensors})
         raise UsageError(
             f"no tensor of it ({', '.join(held[:8])}) is like one of the model",
-            file=parent.end.side.source.files[0].path,
+            file=parent.model.files[0].path,
             hint=f"Adopt a file of the same model, with floats or {', '.join(BLOCKS)}",
         )
 
@@ -203,29 +165,28 @@ class VersionAdder:
     def _object(self, data: bytes, key: str) -> Object:
         """A layout: one that the package has already, or a new file."""
         digest = hashlib.sha256(data).hexdigest()
-        for release in self._place.manifest.releases:
+        for release in self._destination.manifest.releases:
             if (release.layout.sha256, release.layout.size) == (digest, len(data)):
                 return release.layout
-        return write_object(self._place.stage, self._prefix, key, data)
+        return write_object(self._destination.stage, self._prefix, key, data)
 
-    def _named(self, end: End) -> Release:
+    def _named(self, parent: Parent) -> Release:
         """A foreign release as the manifest lists it."""
-        layout = self._object(end.side.layout.to_bytes(), f"parent-{LAYOUT_KEY}")
-        return replace(end.release, layout=layout)
+        layout = self._object(parent.model.layout.to_bytes(), f"parent-{LAYOUT_KEY}")
+        return replace(parent.release, layout=layout)
 
-    def _lead(self, parent: Parent, end: End) -> tuple[Update, Release]:
+    def _lead(self, parent: Parent, release: Release, model: StoredModel) -> tuple[Update, Release]:
         """The update from the parent, and the release with what is known of it afterwards."""
-        release = end.release
         target = release.states[-1]
         if any(
             (u.source, u.target) == (parent.state.id, target.id)
-            for u in self._place.manifest.updates
+            for u in self._destination.manifest.updates
         ):
             raise UsageError(
                 f"there is an update from {parent.state.id} to {target.id} already",
-                file=str(self._place.folder),
+                file=str(self._destination.folder),
             )
-        work = self._update(parent, end)
+        work = self._update(parent, model)
         update = work.encode(parent.state.id, target.id)
         digests = work.verify()
         self._notes += work.notes()
@@ -242,37 +203,37 @@ class VersionAdder:
             if target.digest != digest:
                 raise IntegrityError("the model was changed while it was packed: pack again")
             return update, release
-        weights = sum(t.elems for t in end.side.layout.tensors if t.dtype in PROGRESSIVE)
+        weights = sum(t.elems for t in model.tensors if t.dtype in PROGRESSIVE)
         bits = round(parent.state.bits + work.bits() / max(1, weights), 3)
         state = replace(target, digest=digest, bits=bits)
         return update, replace(release, files=files, states=(state,))
 
-    def _update(self, parent: Parent, end: End) -> VersionUpdate:
+    def _update(self, parent: Parent, model: StoredModel) -> VersionUpdate:
         label = f"from-{parent.state.version}-{parent.state.label}"
-        return VersionUpdate(parent.end, end, self._place.stage, self._prefix, label, self._work)
+        folder, prefix = self._destination.stage, self._prefix
+        return VersionUpdate(parent.model, model, folder, prefix, label, self._work)
 
-    def _folded(self, manifest: Manifest, release: Release, wish: VersionRequest) -> Manifest:
+    def _folded(self, manifest: Manifest, release: Release, request: VersionRequest) -> Manifest:
         """Add updates from versions two, four, eight ... back, where they are worth it.
 
         Each version has as many as its number has factors of two: so few are made, and yet any
-        chain of updates has a short way.
+        chain of updates has a short route.
         """
         delivered = [r for r in manifest.releases if not r.foreign]
         number = len(delivered) - 1
         distance = 2
-        end = End(release, Side(self._packer.source, self._packer.layout))
-        while wish.fold is not None and distance <= number and number % distance == 0:
+        while request.fold is not None and distance <= number and number % distance == 0:
             source = delivered[number - distance].states[-1]
             distance *= 2
             if source.bytes is None:
                 continue  # only clients with a foreign file can reach it
             parent = self.parents.decoded(source)
-            work = self._update(parent, end)
+            work = self._update(parent, self._packer.model)
             update = work.encode(source.id, release.states[-1].id)
             more = replace(manifest, updates=(*manifest.updates, update))
-            way = find_path(manifest.updates, source.id, release.states[-1].id)
-            chain = sum(manifest.cost(u) for u in way)
-            if more.cost(update) <= wish.fold * chain:
+            route = find_path(manifest.updates, source.id, release.states[-1].id)
+            chain = sum(manifest.cost(u) for u in route)
+            if more.cost(update) <= request.fold * chain:
                 work.verify()
                 manifest = more
             else:
@@ -282,26 +243,26 @@ class VersionAdder:
     def _drop(self, update: Update) -> None:
         """Remove the staged files of an update."""
         for key in (update.index.key, *(blob.key for blob in update.blobs)):
-            path = self._place.stage / key.removeprefix(self._prefix)
+            path = self._destination.stage / key.removeprefix(self._prefix)
             with disk_errors(path, "write", UNPUBLISHED):
                 path.unlink()
 
-    def _same(self, wish: VersionRequest, parent: Parent) -> Release | None:
+    def _same(self, request: VersionRequest, parent: Parent) -> Release | None:
         """The version that has exactly these files and comes after the parent, if there is one."""
-        sizes = [(file.path, file.size) for file in self._packer.source.files]
+        sizes = [(file.path, file.size) for file in self._packer.model.files]
         digest = ""
-        for release in reversed(self._place.manifest.releases):
+        for release in reversed(self._destination.manifest.releases):
             if release.version == parent.state.version and parent.known:
                 return None
             if (
                 release.foreign
-                or (wish.also_base and not self._based(release))
-                or wish.version not in (None, release.version)
+                or (request.also_base and not self._based(release))
+                or request.version not in (None, release.version)
                 or [(f.path, f.size) for f in release.files] != sizes
             ):
                 continue
             if not digest:
-                found = hash_files(self._packer.source, self._jobs)
+                found = self._packer.model.hashes(self._jobs)
                 digest = state_digest(
                     (path, size, sha) for (path, size), sha in zip(sizes, found, strict=True)
                 )
@@ -312,7 +273,9 @@ class VersionAdder:
     def _based(self, release: Release) -> bool:
         """Whether a version has a base of its own."""
         states = {state.id for state in release.states}
-        return any(u.source is None and u.target in states for u in self._place.manifest.updates)
+        return any(
+            u.source is None and u.target in states for u in self._destination.manifest.updates
+        )
 
     def _name(self, wanted: str | None, parent: Parent) -> str:
         """The version's name.
@@ -320,7 +283,7 @@ class VersionAdder:
         Raises:
             UsageError: It is taken.
         """
-        taken = {release.version.casefold() for release in self._place.manifest.releases}
+        taken = {release.version.casefold() for release in self._destination.manifest.releases}
         taken.add(parent.state.version.casefold())
         if wanted is None:
             numbers = [int(t[1:]) for t in taken if re.fullmatch(r"v[0-9]{1,15}", t)]
@@ -328,7 +291,7 @@ class VersionAdder:
         if wanted.casefold() in taken:
             raise UsageError(
                 f"the package has a version {wanted} already, with other files",
-                file=str(self._place.folder),
+                file=str(self._destination.folder),
                 hint="Choose another name with --version, or leave it out",
             )
         return wanted

@@ -14,16 +14,17 @@ from itertools import pairwise
 
 import numpy as np
 
-from p2u.formats import forward_key
-from p2u.formats.gguf import TYPES
-from p2u.package.index import MAX_PIECE, Piece, Seg
+from p2u.names.order import forward_key
+from p2u.package.geometry import Piece, Seg
+from p2u.package.index import MAX_PIECE
 from p2u.package.layout import Tensor
 from p2u.package.mapping import Map
-from p2u.packing.chunking.cut import CHUNK_ELEMENTS, GAPS, Job
-from p2u.packing.chunking.source import Scratch
+from p2u.packing.chunking.cut import GAPS, Job
+from p2u.packing.chunking.pool import Scratch
+from p2u.packing.chunking.stored import StoredModel
 from p2u.packing.chunking.treatment import Treatment
-from p2u.packing.versions.pairing import Side, fits
-from p2u.types import BLOCKS, PROGRESSIVE
+from p2u.packing.versions.pairing import fits
+from p2u.types import BLOCKS, ELEMENT_TYPES, PROGRESSIVE
 
 #: Most elements of a chunk of rows that changed little, and of what changed in most places.
 SPARSE_ELEMENTS = 1 << 22
@@ -34,9 +35,7 @@ GAP_ELEMENTS = 1 << 14
 BANDS = 5
 #: Largest blocks, in bytes, whose bytes are coded by their place in the block.
 MAX_STRIDE = 256
-_BLOCK_BYTES = {
-    name: size for name, elems, size in TYPES.values() if elems > 1 and size <= MAX_STRIDE
-}
+_BLOCK_BYTES = {t.name: t.size for t in ELEMENT_TYPES if t.elems > 1 and t.size <= MAX_STRIDE}
 #: Bytes that are compared at once, and those of carried files.
 LOOK, LOOK_CARRIED = 1 << 20, 64 << 10
 
@@ -58,13 +57,13 @@ class Change:
 
     Attributes:
         job: Its rows or pieces.
-        way: How.
+        coding: Of its rows.
         dtype: Of the parent's tensors, with `DELTA` and `ADOPT`.
         band: How much of them changed; 0 is most.
     """
 
     job: Job
-    way: Coding
+    coding: Coding
     dtype: str = ""
     band: int = 0
 
@@ -76,7 +75,7 @@ class _Rows:
     number: int
     first: int
     count: int
-    way: Coding
+    coding: Coding
     dtype: str
     band: int
 
@@ -88,13 +87,21 @@ class Comparer:
         new: The version.
         old: The parent.
         map: Which tensor and file comes from which.
+        chunk_elements: Most elements of a chunk, unless little of them changed.
 
     Attributes:
         map: The same without pairs that have nothing in common.
     """
 
-    def __init__(self, new: Side, old: Side, map: Map) -> None:  # noqa: A002 - its name in index
+    def __init__(
+        self,
+        new: StoredModel,
+        old: StoredModel,
+        map: Map,  # noqa: A002 - its name in index
+        chunk_elements: int,
+    ) -> None:
         self._new, self._old = new, old
+        self._most = chunk_elements
         self.map = map
         self._mine, self._theirs = Scratch(), Scratch()
 
@@ -105,7 +112,7 @@ class Comparer:
             DiskError, IntegrityError: A file cannot be read.
         """
         yield from self._carried()
-        tensors = self._new.layout.tensors
+        tensors = self._new.tensors
         order = sorted(
             (n for n, t in enumerate(tensors) if t.length),
             key=lambda n: (forward_key(tensors[n].name), n),
@@ -114,15 +121,15 @@ class Comparer:
         for number in order:
             t = tensors[number]
             for rows in self._rows(number, t):
-                kind = t.dtype, t.item, rows.way, rows.dtype, rows.band
+                kind = t.dtype, t.item, rows.coding, rows.dtype, rows.band
                 groups.setdefault(kind, []).append(rows)
-        for (dtype, item, way, source, band), rows_ in groups.items():
-            most = SPARSE_ELEMENTS if way is Coding.DELTA and band else CHUNK_ELEMENTS
+        for (dtype, item, coding, source, band), rows_ in groups.items():
+            most = SPARSE_ELEMENTS if coding is Coding.DELTA and band else self._most
             how = Treatment.FULL if dtype in PROGRESSIVE else Treatment.OPAQUE
-            block = BLOCKS[source][0] if way is Coding.ADOPT else block_bytes(dtype) or 1
+            block = BLOCKS[source][0] if coding is Coding.ADOPT else block_bytes(dtype) or 1
             for segs, elems in self._chunks(rows_, most, block):
                 job = Job(how, dtype, item, segs, elems)
-                yield Change(job, way, source, band)
+                yield Change(job, coding, source, band)
 
     def _rows(self, number: int, t: Tensor) -> Iterator[_Rows]:
         """The rows of a tensor that some chunk has to bring."""
@@ -130,14 +137,14 @@ class Comparer:
         if pair is None:
             yield _Rows(number, 0, t.rows, Coding.ALONE, "", 0)
             return
-        old = self._old.layout.tensors[pair]
+        old = self._old.tensors[pair]
         assert fits(t, old)
         same = t.dtype == old.dtype
         common = min(t.elems, old.elems if same else self._old.elements(old))
         # Of the last row all elements must have a counterpart.
         rows = t.rows if common == t.elems else common // t.cols
         if not same and old.dtype in BLOCKS:
-            rows = _whole(t, rows, BLOCKS[old.dtype][0])
+            rows = _whole(t, rows, BLOCKS[old.dtype][0], self._most)
             if rows:
                 yield _Rows(number, 0, rows, Coding.ADOPT, old.dtype, 0)
         elif not same:
@@ -166,8 +173,8 @@ class Comparer:
         for first in range(0, rows, step):
             begin, elems = t.span(first, min(step, rows - first))
             a, b = (scratch.view(elems * t.item) for scratch in (self._mine, self._theirs))
-            self._new.source.read_into(t.file, t.offset + begin * t.item, a)
-            self._old.source.read_into(old.file, old.offset + begin * t.item, b)
+            self._new.read_into(t.file, t.offset + begin * t.item, a)
+            self._old.read_into(old.file, old.offset + begin * t.item, b)
             unequal = _unequal(a, b, t.item)
             if some := int(np.count_nonzero(unequal)):
                 differing += some
@@ -181,7 +188,7 @@ class Comparer:
         group: list[Seg] = []
         total = 0
         for some in rows:
-            t = self._new.layout.tensors[some.number]
+            t = self._new.tensors[some.number]
             unit = _unit(t, block)
             per = max(1, most // (t.cols * unit)) * unit
             first, stop = some.first, some.first + some.count
@@ -213,15 +220,15 @@ class Comparer:
     def _differing(self) -> Iterator[Piece]:
         for gap in self.gaps():
             other = self.map.files[gap.file]
-            end = 0 if other is None else self._old.source.files[other].size
+            end = 0 if other is None else self._old.files[other].size
             run: Piece | None = None
             for at in range(gap.offset, gap.offset + gap.size, LOOK_CARRIED):
                 size = min(LOOK_CARRIED, gap.offset + gap.size - at)
                 same = other is not None and at + size <= end
                 if same:
                     assert other is not None
-                    mine = self._new.source.read(gap.file, at, size)
-                    same = mine == self._old.source.read(other, at, size)
+                    mine = self._new.read(gap.file, at, size)
+                    same = mine == self._old.read(other, at, size)
                 if same or (run is not None and run.size + size > MAX_PIECE):
                     if run is not None:
                         yield run
@@ -235,10 +242,10 @@ class Comparer:
 
     def gaps(self) -> Iterator[Piece]:
         """The runs of bytes that belong to no tensor."""
-        starts: list[list[tuple[int, int]]] = [[] for _ in self._new.source.files]
-        for t in self._new.layout.tensors:
+        starts: list[list[tuple[int, int]]] = [[] for _ in self._new.files]
+        for t in self._new.tensors:
             starts[t.file].append((t.offset, t.offset + t.length))
-        for number, file in enumerate(self._new.source.files):
+        for number, file in enumerate(self._new.files):
             covered = 0
             for start, end in [*sorted(starts[number]), (file.size, file.size)]:
                 if start > covered:
@@ -287,9 +294,9 @@ def _unit(t: Tensor, block: int) -> int:
     return block // int(np.gcd(block, t.cols))
 
 
-def _whole(t: Tensor, rows: int, block: int) -> int:
-    """Rows from the first on, at most so many, whose elements are whole blocks."""
-    if _unit(t, block) * t.cols > CHUNK_ELEMENTS:
+def _whole(t: Tensor, rows: int, block: int, most: int) -> int:
+    """Rows from the first on, at most so many, whose elements are whole blocks that fit a chunk."""
+    if _unit(t, block) * t.cols > most:
         return 0
     if rows == t.rows and t.elems % block == 0:
         return rows

@@ -11,18 +11,15 @@ from __future__ import annotations
 import hashlib
 from collections import Counter
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
 
 import numpy as np
 
 from p2u.codec import core
 from p2u.names.gguf import gguf_name
-from p2u.package.layout import Layout, Tensor
-from p2u.packing.chunking.source import Source
+from p2u.package.layout import Tensor
+from p2u.packing.chunking.stored import RUN, StoredModel
 from p2u.types import BLOCKS, PROGRESSIVE
 
-#: A sample: this many runs of so many elements, which all blocks of quantised types divide.
-RUNS, RUN = 8, 512
 #: Parts of a sample that must agree, of 16: by chance it is half for signs, less for bytes.
 ALIKE = 12
 #: Among more candidates than this, these few are looked at as a whole, which agree best in so many
@@ -30,35 +27,6 @@ ALIKE = 12
 MANY, FEW, LEAST = 64, 4, 128
 #: Bytes of a carried file that are compared at once.
 _LOOK = 1 << 20
-
-
-@dataclass(frozen=True, slots=True)
-class Side:
-    """A model at hand: its bytes and its tensors."""
-
-    source: Source
-    layout: Layout
-
-    def elements(self, t: Tensor) -> int:
-        """Elements of a tensor, where blocks count as what they hold."""
-        if t.dtype in BLOCKS:
-            elems, size = BLOCKS[t.dtype]
-            return t.length // size * elems
-        return t.elems
-
-    def read(self, t: Tensor, first: int, elems: int) -> bytes:
-        """The bytes of some elements; of whole blocks."""
-        item, per = t.item, 1
-        if t.dtype in BLOCKS:
-            per, item = BLOCKS[t.dtype]
-        return bytes(self.source.read(t.file, t.offset + first // per * item, elems // per * item))
-
-    def sample(self, t: Tensor, count: int) -> bytes:
-        """Some of a tensor's first elements, from all over them, or all of them."""
-        if count <= RUNS * RUN:
-            return self.read(t, 0, count)
-        last = (count - RUN) // RUN
-        return b"".join(self.read(t, last * k // (RUNS - 1) * RUN, RUN) for k in range(RUNS))
 
 
 def fits(new: Tensor, old: Tensor) -> bool:
@@ -97,7 +65,7 @@ class Matcher:
         old: The parent.
     """
 
-    def __init__(self, new: Side, old: Side) -> None:
+    def __init__(self, new: StoredModel, old: StoredModel) -> None:
         self._new, self._old = new, old
         self._pairs: dict[int, int] = {}
         self._prints: dict[tuple[bool, int], bytes] = {}
@@ -110,45 +78,45 @@ class Matcher:
         self._by_bytes()
         self._by_gguf_name()
         self._by_likeness()
-        return tuple(self._pairs.get(n) for n in range(len(self._new.layout.tensors)))
+        return tuple(self._pairs.get(n) for n in range(len(self._new.tensors)))
 
-    def _sample(self, side: Side, number: int) -> bytes:
-        at = side is self._new, number
+    def _sample(self, model: StoredModel, number: int) -> bytes:
+        at = model is self._new, number
         if at not in self._samples:
-            t = side.layout.tensors[number]
-            self._samples[at] = side.sample(t, side.elements(t))
+            t = model.tensors[number]
+            self._samples[at] = model.sample(t, model.elements(t))
         return self._samples[at]
 
-    def _print(self, side: Side, number: int) -> bytes:
+    def _print(self, model: StoredModel, number: int) -> bytes:
         """A digest of one run in the middle: a model may have very many tensors."""
-        at = side is self._new, number
+        at = model is self._new, number
         if at not in self._prints:
-            t = side.layout.tensors[number]
-            count = side.elements(t)
+            t = model.tensors[number]
+            count = model.elements(t)
             run = (0, count) if count <= RUN else (count // 2 // RUN * RUN, RUN)
-            self._prints[at] = hashlib.sha256(side.read(t, *run)).digest()
+            self._prints[at] = hashlib.sha256(model.read_elements(t, *run)).digest()
         return self._prints[at]
 
     def _by_name(self) -> None:
-        names = [f.path for f in self._old.source.files]
-        exact = {(names[t.file], t.name): n for n, t in enumerate(self._old.layout.tensors)}
-        times = Counter(t.name for t in self._old.layout.tensors)
-        alone = {t.name: n for n, t in enumerate(self._old.layout.tensors) if times[t.name] == 1}
-        for number, t in enumerate(self._new.layout.tensors):
-            path = self._new.source.files[t.file].path
+        names = [f.path for f in self._old.files]
+        exact = {(names[t.file], t.name): n for n, t in enumerate(self._old.tensors)}
+        times = Counter(t.name for t in self._old.tensors)
+        alone = {t.name: n for n, t in enumerate(self._old.tensors) if times[t.name] == 1}
+        for number, t in enumerate(self._new.tensors):
+            path = self._new.files[t.file].path
             found = exact.get((path, t.name), alone.get(t.name))
-            if found is None or not t.length or not fits(t, self._old.layout.tensors[found]):
+            if found is None or not t.length or not fits(t, self._old.tensors[found]):
                 continue
-            if self._old.layout.tensors[found].dtype not in BLOCKS or self._alike(number, found):
+            if self._old.tensors[found].dtype not in BLOCKS or self._alike(number, found):
                 self._pairs[number] = found
 
     def _by_bytes(self) -> None:
         """Whole tensors that moved to another name, even if theirs has something else now."""
         kinds: dict[tuple[str, int], list[int]] = {}
-        for number, t in enumerate(self._old.layout.tensors):
+        for number, t in enumerate(self._old.tensors):
             kinds.setdefault((t.dtype, t.length), []).append(number)
         known: dict[tuple[str, int], dict[bytes, list[int]]] = {}
-        for number, t in enumerate(self._new.layout.tensors):
+        for number, t in enumerate(self._new.tensors):
             kind = t.dtype, t.length
             own = self._pairs.get(number)
             if not t.length or kinds.get(kind, [own]) == [own]:
@@ -166,23 +134,23 @@ class Matcher:
                 self._pairs[number] = found
 
     def _by_gguf_name(self) -> None:
-        names = [gguf_name(t.name) for t in self._old.layout.tensors]
+        names = [gguf_name(t.name) for t in self._old.tensors]
         times = Counter(names)
         alone = {name: n for n, name in enumerate(names) if times[name] == 1}
-        for number, t in enumerate(self._new.layout.tensors):
+        for number, t in enumerate(self._new.tensors):
             if number in self._pairs or not t.length:
                 continue
             found = alone.get(gguf_name(t.name))
             if (
                 found is not None
-                and fits(t, self._old.layout.tensors[found])
+                and fits(t, self._old.tensors[found])
                 and self._alike(number, found)
             ):
                 self._pairs[number] = found
 
     def _alike(self, number: int, other: int) -> bool:
         """Whether a float tensor is like another, as far as both go."""
-        new, old = self._new.layout.tensors[number], self._old.layout.tensors[other]
+        new, old = self._new.tensors[number], self._old.tensors[other]
         count = min(self._new.elements(new), self._old.elements(old))
         if old.dtype in BLOCKS:
             count -= count % BLOCKS[old.dtype][0]
@@ -198,15 +166,15 @@ class Matcher:
         A copy of a tensor may come and go: an output that is tied to the embedding, a layer twice.
         """
         kinds: dict[tuple[str, int], list[int]] = {}
-        for number, t in enumerate(self._old.layout.tensors):
+        for number, t in enumerate(self._old.tensors):
             if t.length:
                 kinds.setdefault((t.dtype, self._old.elements(t)), []).append(number)
-        for number, t in enumerate(self._new.layout.tensors):
+        for number, t in enumerate(self._new.tensors):
             if number in self._pairs or not t.length:
                 continue
             best: tuple[float, int] = (0.0, 0)
             for (_, elems), others in kinds.items():
-                old = self._old.layout.tensors[others[0]]
+                old = self._old.tensors[others[0]]
                 if elems == self._new.elements(t) and fits(t, old):
                     likely = self._likely(number, others)
                     best = max(best, *self._likenesses(number, likely))
@@ -225,16 +193,16 @@ class Matcher:
         # A stable sort: the lower number first where they agree alike.
         return [others[n] for n in np.argsort(-agree, kind="stable")[:FEW]]
 
-    def _begin(self, side: Side, number: int) -> np.ndarray:
+    def _begin(self, model: StoredModel, number: int) -> np.ndarray:
         """The beginning of a sample's signs, or of its bytes."""
-        t = side.layout.tensors[number]
-        sample = side.sample(t, side.elements(t))
+        t = model.tensors[number]
+        sample = model.sample(t, model.elements(t))
         found = signs(t, sample)
         bytes_ = np.frombuffer(sample, np.uint8)
         return (bytes_ if found is None else found.astype(np.int8))[:LEAST]
 
-    def _signs(self, side: Side, number: int) -> np.ndarray | None:
-        return signs(side.layout.tensors[number], self._sample(side, number))
+    def _signs(self, model: StoredModel, number: int) -> np.ndarray | None:
+        return signs(model.tensors[number], self._sample(model, number))
 
     def _likenesses(self, number: int, others: Iterable[int]) -> Iterable[tuple[float, int]]:
         """The likeness of each old tensor, in 16ths of the sample, and minus its number."""
@@ -246,25 +214,27 @@ class Matcher:
                 yield _agree(own, theirs), -other
             else:
                 a, b = (
-                    np.frombuffer(self._sample(side, n), np.uint8)
-                    for side, n in ((self._new, number), (self._old, other))
+                    np.frombuffer(self._sample(model, n), np.uint8)
+                    for model, n in ((self._new, number), (self._old, other))
                 )
                 yield 16 * float(np.count_nonzero(a == b)) / len(a), -other
 
 
-def match_files(new: Side, old: Side, pairs: tuple[int | None, ...]) -> tuple[int | None, ...]:
+def match_files(
+    new: StoredModel, old: StoredModel, pairs: tuple[int | None, ...]
+) -> tuple[int | None, ...]:
     """For each new file the number of the old one whose bytes are likely to be in it, or None."""
-    paths = {file.path: number for number, file in enumerate(old.source.files)}
+    paths = {file.path: number for number, file in enumerate(old.files)}
     sizes: dict[int, list[int]] = {}
-    for number, file in enumerate(old.source.files):
+    for number, file in enumerate(old.files):
         sizes.setdefault(file.size, []).append(number)
     votes: dict[int, Counter[int]] = {}
     for number, pair in enumerate(pairs):
         if pair is not None:
-            t = new.layout.tensors[number]
-            votes.setdefault(t.file, Counter())[old.layout.tensors[pair].file] += t.length
+            t = new.tensors[number]
+            votes.setdefault(t.file, Counter())[old.tensors[pair].file] += t.length
     out: list[int | None] = []
-    for number, file in enumerate(new.source.files):
+    for number, file in enumerate(new.files):
         found = paths.get(file.path)
         if found is None and number in votes:
             found = min(votes[number], key=lambda n, v=votes[number]: (-v[n], n))  # type: ignore[misc]
@@ -275,6 +245,6 @@ def match_files(new: Side, old: Side, pairs: tuple[int | None, ...]) -> tuple[in
     return tuple(out)
 
 
-def _same_begin(new: Side, file: int, old: Side, other: int) -> bool:
-    size = min(_LOOK, new.source.files[file].size)
-    return new.source.read(file, 0, size) == old.source.read(other, 0, size)
+def _same_begin(new: StoredModel, file: int, old: StoredModel, other: int) -> bool:
+    size = min(_LOOK, new.files[file].size)
+    return new.read(file, 0, size) == old.read(other, 0, size)

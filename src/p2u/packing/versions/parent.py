@@ -6,14 +6,13 @@ import os
 import re
 import tempfile
 from contextlib import ExitStack
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from p2u.disk.errors import disk_errors
 from p2u.errors import UsageError
-from p2u.formats import ScannedModel as Files
 from p2u.formats import scan_model
-from p2u.package.layout import Layout
+from p2u.package.lookup import find_state
 from p2u.package.manifest import (
     KEY,
     LAYOUT_KEY,
@@ -28,11 +27,8 @@ from p2u.package.manifest import (
 from p2u.package.manifest_parse import parse_manifest
 from p2u.package.paths import check_paths
 from p2u.packing.chunking.cut import make_layout
-from p2u.packing.chunking.source import Source
-from p2u.packing.versions.decode import Decoder, hash_files, read_layout
-from p2u.packing.versions.pairing import Side
-from p2u.packing.versions.version_update import End
-from p2u.types import ModelFile
+from p2u.packing.chunking.stored import StoredModel
+from p2u.packing.versions.materialise import materialise, read_layout
 
 #: Label of the one state of a model that no package delivers.
 GIVEN = "given"
@@ -40,16 +36,18 @@ GIVEN = "given"
 
 @dataclass(frozen=True, slots=True)
 class Parent:
-    """A state, with its bytes at hand.
+    """A state whose bytes are at hand.
 
     Attributes:
-        end: Its release and its bytes.
-        state: Its state.
-        known: Whether the package knows it already; else it is to be named as a foreign one.
+        state: The state.
+        release: Its release.
+        model: Its files.
+        known: Whether the package lists it already; else it is to be listed as a foreign one.
     """
 
-    end: End
     state: State
+    release: Release
+    model: StoredModel
     known: bool
 
 
@@ -108,7 +106,7 @@ class Parents:
                 )
             return self.given(path)
         if self._package.exists() and self._package.samefile(path):
-            return self.decoded(_find_state(self._manifest, state, path))
+            return self.decoded(_named_state(self._manifest, state, path))
         return self._of_other(Path(path), state)
 
     def decoded(self, state: State) -> Parent:
@@ -118,67 +116,58 @@ class Parents:
             UsageError: It cannot be reached from nothing.
             IntegrityError, FormatError, DiskError: The package is damaged, or there is no space.
         """
-        return Parent(self._decode(self._package, self._manifest, state), state, known=True)
+        model = self._materialise(self._package, self._manifest, state)
+        return Parent(state, self._manifest.release(state), model, known=True)
 
     def given(self, path: str) -> Parent:
         """A model at hand: a state of this package, if its files are, or a foreign one."""
-        model = scan_model(path)
-        check_paths([file.path for file in model.files])
-        source = Source(model)
-        files = _entries(source, self._jobs)
+        scanned = scan_model(path)
+        check_paths([file.path for file in scanned.files])
+        model = StoredModel(scanned, make_layout(scanned, lambda name: False))
+        files = tuple(
+            FileEntry(file.path, file.size, (digest,))
+            for file, digest in zip(model.files, model.hashes(self._jobs), strict=True)
+        )
         digest = state_digest((f.path, f.size, f.digest(0)) for f in files)
-        if known := self._known(digest, source):
+        if known := self._known(digest, model):
             return known
-        layout = make_layout(model, lambda name: False)
         name = Path(os.path.realpath(path))
         version = self._free_name(name.stem if name.is_file() else name.name)
         state = State(f"{version}@{GIVEN}", GIVEN, version, digest, None, None, 0.0)
-        return Parent(_foreign(version, files, layout, state, source), state, known=False)
+        return Parent(state, _foreign(version, files, state), model, known=False)
 
-    def _known(self, digest: str, source: Source) -> Parent | None:
+    def _known(self, digest: str, model: StoredModel) -> Parent | None:
         for state in self._manifest.states:
             if state.digest == digest:
                 release = self._manifest.release(state)
                 layout = read_layout(self._package, release)
-                return Parent(End(release, Side(source, layout)), state, known=True)
+                return Parent(state, release, model.with_layout(layout), known=True)
         return None
 
     def _of_other(self, path: Path, wanted: str) -> Parent:
         """A state of another package, which is a foreign one here unless it is the same."""
         with disk_errors(path, "read"), open(path / KEY, "rb") as stream:
             manifest = parse_manifest(stream.read(MAX_MANIFEST + 1))
-        found = _find_state(manifest, wanted, str(path))
-        end = self._decode(path, manifest, found)
-        if known := self._known(found.digest, end.side.source):
+        found = _named_state(manifest, wanted, str(path))
+        model = self._materialise(path, manifest, found)
+        if known := self._known(found.digest, model):
             return known
-        number = end.release.number(found)
-        files = tuple(FileEntry(f.path, f.size, (f.digest(number),)) for f in end.release.files)
+        release = manifest.release(found)
+        number = release.number(found)
+        files = tuple(FileEntry(f.path, f.size, (f.digest(number),)) for f in release.files)
         version = self._free_name(found.version)
-        state = State(
-            f"{version}@{found.label}",
-            found.label,
-            version,
-            found.digest,
-            None,
-            found.snr_db,
-            found.bits,
-        )
-        foreign = _foreign(version, files, end.side.layout, state, end.side.source)
-        return Parent(foreign, state, known=False)
+        state = replace(found, id=f"{version}@{found.label}", version=version, bytes=None)
+        return Parent(state, _foreign(version, files, state), model, known=False)
 
-    def _decode(self, package: Path, manifest: Manifest, state: State) -> End:
-        release = manifest.release(state)
-        if release.foreign or state.bytes is None:
+    def _materialise(self, package: Path, manifest: Manifest, state: State) -> StoredModel:
+        if manifest.release(state).foreign or state.bytes is None:
             raise UsageError(
                 f"{state.id} cannot be decoded with this package alone",
                 file=str(package),
                 hint="Give its files: a model directory or file",
             )
         temporary = self._stack.enter_context(tempfile.TemporaryDirectory(prefix="p2u-parent-"))
-        folder = Decoder(package, manifest, self._jobs).materialise(state, Path(temporary))
-        files = tuple(ModelFile(f.path, f.size) for f in release.files)
-        source = Source(Files(str(folder), files))
-        return End(release, Side(source, read_layout(package, release)))
+        return materialise(package, manifest, state, Path(temporary), self._jobs)
 
     def _free_name(self, name: str) -> str:
         """A name for a foreign version that no other one has."""
@@ -190,30 +179,11 @@ class Parents:
         return found
 
 
-def _entries(source: Source, jobs: int) -> tuple[FileEntry, ...]:
-    digests = hash_files(source, jobs)
-    return tuple(
-        FileEntry(file.path, file.size, (digest,))
-        for file, digest in zip(source.files, digests, strict=True)
-    )
+def _foreign(version: str, files: tuple[FileEntry, ...], state: State) -> Release:
+    # The place of its layout is known when that is written.
+    return Release(version, files, Object(LAYOUT_KEY, 0, "0" * 64), (state,), foreign=True)
 
 
-def _foreign(
-    version: str, files: tuple[FileEntry, ...], layout: Layout, state: State, source: Source
-) -> End:
-    # Where its layout lies is known when it is written.
-    release = Release(version, files, Object(LAYOUT_KEY, 0, "0" * 64), (state,), foreign=True)
-    return End(release, Side(source, layout))
-
-
-def _find_state(manifest: Manifest, wanted: str, package: str) -> State:
-    """A state by id, by label in the last version, or by version."""
-    if not wanted:
-        return manifest.latest.states[-1]
-    for state in (*reversed(manifest.latest.states), *reversed(manifest.states)):
-        if wanted in (state.id, state.version) or (
-            wanted == state.label and state in manifest.latest.states
-        ):
-            return state
-    names = ", ".join(state.id for state in manifest.states[-6:])
-    raise UsageError(f"has no state {wanted!r}", file=package, hint=f"It has {names}")
+def _named_state(manifest: Manifest, wanted: str, package: str) -> State:
+    """A state by a name, or the newest exact one if there is none."""
+    return find_state(manifest, wanted, package) if wanted else manifest.latest.states[-1]

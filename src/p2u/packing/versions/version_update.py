@@ -2,25 +2,26 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from p2u.codec.chunk import ChunkDecoding, UpdateEnds
 from p2u.errors import UsageError
-from p2u.package.index import MAX_PIECE, Chunk, Piece, encode_index, places
-from p2u.package.layout import ReleaseLayout
-from p2u.package.manifest import MAX_INDEX, Blob, Release, Update
-from p2u.package.mapping import CopiedRange, Map, copies
+from p2u.package.geometry import Chunk, Piece, all_spans
+from p2u.package.index import MAX_PIECE, encode_index
+from p2u.package.manifest import MAX_INDEX, Blob, Update
+from p2u.package.mapping import CopiedRange, Map, copies, cut_copies
 from p2u.packing.chunking.cut import Job
-from p2u.packing.chunking.pool import in_order
-from p2u.packing.chunking.source import Scratch
+from p2u.packing.chunking.pool import Scratch, in_order
+from p2u.packing.chunking.stored import StoredModel
 from p2u.packing.chunking.treatment import Treatment
 from p2u.packing.levels.read_back import States, Verifier, read_payload
 from p2u.packing.package_folder.blobs import BlobWriter
 from p2u.packing.packer import make_update, write_object
 from p2u.packing.versions.delta import DeltaCoder
 from p2u.packing.versions.differences import Change, Comparer
-from p2u.packing.versions.pairing import Matcher, Side, match_files
+from p2u.packing.versions.pairing import Matcher, match_files
 from p2u.types import BLOCKS, PROGRESSIVE
 
 
@@ -32,34 +33,23 @@ class Work:
         jobs: Threads.
         budget: Memory for chunks under way, bytes.
         blob_size: Most bytes of a blob.
-        tell: Told the phase and the bytes of it that are done.
+        chunk_elements: Most elements of a chunk, unless little of them changed.
+        report_progress: Told the phase and the bytes of it that are done.
     """
 
     jobs: int
     budget: int
     blob_size: int
-    tell: Callable[[str, int], None]
-
-
-@dataclass(frozen=True, slots=True)
-class End:
-    """A release that an update begins or ends at: its description and its bytes at hand."""
-
-    release: Release
-    side: Side
-
-    @property
-    def model(self) -> ReleaseLayout:
-        """As the index sees it."""
-        return ReleaseLayout(self.release, self.side.layout)
+    chunk_elements: int
+    report_progress: Callable[[str, int], None]
 
 
 class VersionUpdate:
     """Makes an update between two releases.
 
     Args:
-        old: The parent; its side's bytes are those of the source state.
-        new: The version; its side's bytes are those of the target state.
+        old: The parent, in the source state.
+        new: The version, in the target state.
         folder: Where the files are written.
         prefix: What the folder will be called in the package, with a slash.
         label: Beginning of the files' names.
@@ -67,14 +57,20 @@ class VersionUpdate:
     """
 
     def __init__(
-        self, old: End, new: End, folder: Path, prefix: str, label: str, work: Work
+        self,
+        old: StoredModel,
+        new: StoredModel,
+        folder: Path,
+        prefix: str,
+        label: str,
+        work: Work,
     ) -> None:
         self._old, self._new = old, new
         self._folder, self._prefix, self._label = folder, prefix, label
         self._work = work
-        pairs = Matcher(new.side, old.side).tensors()
-        self._map = Map(pairs, match_files(new.side, old.side, pairs))
-        self._coder = DeltaCoder(new.side, old.side, self._map)
+        pairs = Matcher(new, old).tensors()
+        self._map = Map(pairs, match_files(new, old, pairs))
+        self._coder = DeltaCoder(new, old, self._map)
         self._made: list[tuple[Change, Chunk]] = []
         self._writer = BlobWriter(folder, label, work.blob_size)
 
@@ -90,8 +86,8 @@ class VersionUpdate:
             UsageError: The model is too large.
         """
         done = 0
-        self._work.tell("encode", 0)
-        changes = Comparer(self._new.side, self._old.side, self._map).changes()
+        self._work.report_progress("encode", 0)
+        changes = Comparer(self._new, self._old, self._map, self._work.chunk_elements).changes()
         results = in_order(
             changes, self._coder.encode, self._coder.cost, self._work.jobs, self._work.budget
         )
@@ -104,7 +100,7 @@ class VersionUpdate:
                 )
                 self._made.append((change, chunk))
                 done += job.size
-                self._work.tell("encode", done)
+                self._work.report_progress("encode", done)
         finally:
             results.close()
             self._writer.close()
@@ -126,18 +122,16 @@ class VersionUpdate:
             IntegrityError: It is not the version.
             FormatError, DiskError: What was written cannot be read.
         """
-        found = [chunk for _, chunk in self._made]
-        covered = places(found, self._new.model)
-        copied = copies(covered, self._map, self._new.model, self._old.model, self._label)
+        ends = UpdateEnds(self._new, self._old, self._map)
+        covered = all_spans((chunk for _, chunk in self._made), self._new.layout)
+        copied = copies(covered, self._map, self._new, self._old, self._label)
+        blobs = self._writer.blobs
         return Verifier(
-            self._new.side.source,
-            self._new.side.layout,
-            _Changed(
-                self._old.side, self._coder, self._folder, self._writer.blobs, self._made, copied
-            ),
+            self._new,
+            _ChangedChunks(ends, self._old, self._folder, blobs, self._made, copied),
             self._work.jobs,
             self._work.budget,
-            lambda done: self._work.tell("verify", done),
+            lambda done: self._work.report_progress("verify", done),
         ).run()
 
     def bits(self) -> int:
@@ -145,8 +139,8 @@ class VersionUpdate:
         return sum(8 * c.length for change, c in self._made if change.job.dtype in PROGRESSIVE)
 
     def notes(self) -> list[str]:
-        """Notes for the user: tensors that have no counterpart, where others do."""
-        tensors = self._new.side.layout.tensors
+        """Sentences for the report: the tensors without a counterpart, where others have one."""
+        tensors = self._new.tensors
         lonely = [n for n, pair in enumerate(self._map.tensors) if pair is None]
         lonely = [n for n in lonely if tensors[n].length]
         out = []
@@ -158,7 +152,7 @@ class VersionUpdate:
                 f"{len(lonely)} of {len(tensors)} tensors, {size:,} bytes, have no counterpart in "
                 f"the parent and are coded alone: {names}{more}"
             )
-            blocks = any(t.dtype in BLOCKS for t in self._old.side.layout.tensors)
+            blocks = any(t.dtype in BLOCKS for t in self._old.tensors)
             matrices = (tensors[n] for n in lonely if len(tensors[n].shape) > 1)
             if blocks and any(t.dtype in PROGRESSIVE for t in matrices):
                 text += (
@@ -169,27 +163,27 @@ class VersionUpdate:
         return out
 
 
-class _Changed:
-    """The chunks of an update for a verifier, and then its copied ranges."""
+class _ChangedChunks:
+    """Chunks and copied ranges of an update, as a reader decodes them; see `WrittenChunks`."""
 
     states = 1
 
     def __init__(
         self,
-        old: Side,
-        coder: DeltaCoder,
+        ends: UpdateEnds,
+        old: StoredModel,
         folder: Path,
         blobs: Sequence[Blob],
         made: Sequence[tuple[Change, Chunk]],
         copied: Iterable[CopiedRange],
     ) -> None:
+        self._ends = ends
         self._old = old
-        self._coder = coder
         self._folder = folder
         self._blobs = blobs
         self._made = made
-        self._copied = list(_cut(copied))
-        self._written = Scratch()
+        self._copied = list(cut_copies(copied, MAX_PIECE))
+        self._written, self._decoded = Scratch(), Scratch()
         self.jobs = [change.job for change, _ in made]
         for copy in self._copied:
             piece = Piece(copy.file, copy.offset, copy.size)
@@ -204,16 +198,11 @@ class _Changed:
     def decode(self, number: int) -> States:
         if number >= len(self._made):
             copy = self._copied[number - len(self._made)]
-            return (self._old.source.read(copy.source_file, copy.source_offset, copy.size),)
-        change, chunk = self._made[number]
+            return (self._old.read(copy.source_file, copy.source_offset, copy.size),)
+        _, chunk = self._made[number]
         blob = self._blobs[chunk.blob]
         payload = read_payload(self._folder, blob, chunk, self._written)
-        return (self._coder.decode(change, payload, blob.key),)
-
-
-def _cut(found: Iterable[CopiedRange]) -> Iterator[CopiedRange]:
-    """Copies of a few MiB each."""
-    for c in found:
-        for at in range(0, c.size, MAX_PIECE):
-            size = min(MAX_PIECE, c.size - at)
-            yield CopiedRange(c.file, c.offset + at, c.source_file, c.source_offset + at, size)
+        decoding = ChunkDecoding(chunk, payload, self._ends, blob.key)
+        memory = self._decoded.view(decoding.memory)
+        decoding.run(memory, self._old.read_spans)
+        return (bytearray(memory[: decoding.size]),)

@@ -8,8 +8,7 @@ from dataclasses import replace
 from p2u.client.live.memory import ModelMemory
 from p2u.client.live.staging.copied import CopiedUpdate, copy, merge
 from p2u.client.live.staging.tools import StagingTools
-from p2u.package.geometry import Span
-from p2u.package.index import Chunk
+from p2u.package.geometry import Chunk, Span
 from p2u.package.manifest import Update
 
 #: By file, sorted ranges of bytes ``(start, end)``.

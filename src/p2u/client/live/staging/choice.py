@@ -7,8 +7,7 @@ from collections.abc import Sequence
 from p2u.client.live.staging.copied import CopiedUpdate
 from p2u.client.live.staging.spooled import SpooledUpdate
 from p2u.client.live.staging.staged_update import DirectUpdate, StagedUpdate
-from p2u.package.geometry import chunk_spans
-from p2u.package.index import Chunk
+from p2u.package.geometry import Chunk, chunk_spans
 from p2u.package.layout import Layout
 
 #: Kinds of staging by name.

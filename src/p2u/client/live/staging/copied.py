@@ -6,7 +6,7 @@ import os
 from collections.abc import Iterable, Iterator
 
 from p2u.client.live.staging.staged_update import StagedUpdate, in_threads
-from p2u.package.index import Chunk
+from p2u.package.geometry import Chunk
 
 #: Bytes that one thread copies at a time during a commit.
 _STRIDE = 4 << 20

@@ -7,7 +7,7 @@ import os
 from p2u.client.live.low_priority import in_background
 from p2u.client.live.staging.spool import Spool
 from p2u.client.live.staging.staged_update import StagedUpdate, in_threads
-from p2u.package.index import Chunk
+from p2u.package.geometry import Chunk
 
 
 class SpooledUpdate(StagedUpdate):

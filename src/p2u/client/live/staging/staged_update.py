@@ -11,8 +11,7 @@ from typing import Any, ClassVar
 from p2u.client.live.memory import ModelMemory
 from p2u.client.live.staging.tools import StagingTools
 from p2u.codec.chunk import check_kind
-from p2u.package.geometry import Countdown, Span, chunk_spans
-from p2u.package.index import Chunk
+from p2u.package.geometry import Chunk, Countdown, Span, chunk_spans
 from p2u.package.manifest import Update, changed_files
 
 

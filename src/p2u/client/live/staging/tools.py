@@ -8,11 +8,10 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from p2u.codec import chunk as codec
-from p2u.package.geometry import Span
-from p2u.package.index import Chunk
+from p2u.package.geometry import Chunk, Span
 from p2u.package.layout import Layout
 
-#: The signature of `p2u.codec.chunk.decode`.
+#: The signature of `p2u.codec.chunk.apply_chunk`.
 Decode = Callable[[Chunk, memoryview, Layout, Sequence[Span], Sequence[memoryview], str], None]
 
 
@@ -45,7 +44,7 @@ class StagingTools:
         spool_folder: The folder of that file; by default the system's.
     """
 
-    decode: Decode = codec.decode
+    decode: Decode = codec.apply_chunk
     free_memory: Callable[[], int | None] = available_memory
     spool_memory: int = 16 << 20
     spool_folder: Path | None = None

@@ -1,0 +1,116 @@
+"""A model at hand: its files on the disk, its tensors, and a reader of their bytes."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Sequence
+
+from p2u.disk.errors import disk_errors
+from p2u.disk.files import read_from
+from p2u.errors import IntegrityError
+from p2u.formats import ScannedModel
+from p2u.package.geometry import Span
+from p2u.package.layout import Layout, Tensor
+from p2u.packing.chunking.pool import in_order
+from p2u.types import BLOCKS, ModelFile
+
+#: A sample: this many runs of so many elements, which all blocks of quantised types divide.
+RUNS, RUN = 8, 512
+#: Bytes hashed at once, and of all files under way.
+PIECE, BUDGET = 4 << 20, 256 << 20
+
+
+class StoredModel:
+    """The files of a model, by number, and its tensors. Thread-safe; holds no file open.
+
+    Args:
+        scanned: Where the files are.
+        layout: The tensors in them.
+    """
+
+    def __init__(self, scanned: ScannedModel, layout: Layout) -> None:
+        self.layout = layout
+        self._scanned = scanned
+        self._paths = [scanned.locate(file.path) for file in scanned.files]
+
+    @property
+    def files(self) -> tuple[ModelFile, ...]:
+        """All files."""
+        return self._scanned.files
+
+    @property
+    def tensors(self) -> tuple[Tensor, ...]:
+        """All tensors of the layout."""
+        return self.layout.tensors
+
+    @property
+    def size(self) -> int:
+        """Bytes of all files."""
+        return sum(file.size for file in self.files)
+
+    def with_layout(self, layout: Layout) -> StoredModel:
+        """The same files with other rows: those of a release that has these very files."""
+        return StoredModel(self._scanned, layout)
+
+    def read_into(self, file: int, offset: int, out: memoryview) -> None:
+        """Fill ``out`` from a file.
+
+        Raises:
+            DiskError: It cannot be read.
+            IntegrityError: It has become shorter.
+        """
+        entry = self.files[file]
+        with disk_errors(entry.path, "read"):
+            count = read_from(self._paths[file], offset, out)
+        if count < len(out):
+            raise IntegrityError(
+                f"it ended at byte {offset + count}, of {entry.size}",
+                file=entry.path,
+                hint="It was changed while it was packed: pack again",
+            )
+
+    def read(self, file: int, offset: int, size: int) -> bytearray:
+        """The bytes of a file from ``offset`` on; raises as `read_into`."""
+        out = bytearray(size)
+        self.read_into(file, offset, memoryview(out))
+        return out
+
+    def read_spans(self, spans: Sequence[Span], buffers: Sequence[memoryview]) -> None:
+        """Fill one buffer for each span; raises as `read_into`."""
+        for span, buffer in zip(spans, buffers, strict=True):
+            self.read_into(span.file, span.offset, buffer)
+
+    def elements(self, t: Tensor) -> int:
+        """Elements of a tensor, where blocks count as the elements that they hold."""
+        if t.dtype in BLOCKS:
+            elems, size = BLOCKS[t.dtype]
+            return t.length // size * elems
+        return t.elems
+
+    def read_elements(self, t: Tensor, first: int, count: int) -> bytes:
+        """The bytes of some elements; of whole blocks."""
+        item, per = t.item, 1
+        if t.dtype in BLOCKS:
+            per, item = BLOCKS[t.dtype]
+        return bytes(self.read(t.file, t.offset + first // per * item, count // per * item))
+
+    def sample(self, t: Tensor, count: int) -> bytes:
+        """Some of a tensor's first ``count`` elements, evenly spread, or all of them."""
+        if count <= RUNS * RUN:
+            return self.read_elements(t, 0, count)
+        last = (count - RUN) // RUN
+        starts = (last * k // (RUNS - 1) * RUN for k in range(RUNS))
+        return b"".join(self.read_elements(t, start, RUN) for start in starts)
+
+    def hashes(self, jobs: int) -> list[str]:
+        """SHA-256 of each file in hex, found in ``jobs`` threads; raises as `read_into`."""
+
+        def one(number: int) -> str:
+            digest = hashlib.sha256()
+            size = self.files[number].size
+            for at in range(0, size, PIECE):
+                digest.update(self.read(number, at, min(PIECE, size - at)))
+            return digest.hexdigest()
+
+        numbers = range(len(self.files))
+        return [found for _, found in in_order(numbers, one, lambda _: PIECE, jobs, BUDGET)]

@@ -1,0 +1,58 @@
+"""The destination of a new version: a package that grows, or a new one."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Protocol
+
+from p2u.package.manifest import KEY, Manifest
+from p2u.packing.package_folder.blobs import write_new
+from p2u.packing.package_folder.new_package import NewPackage
+
+
+class Destination(Protocol):
+    """The place of a version; `OpenPackage` is the one of a package that grows.
+
+    Attributes:
+        manifest: The package as it is.
+        folder: The package's folder.
+        stage: An empty folder for new files.
+    """
+
+    manifest: Manifest
+    folder: Path
+    stage: Path
+
+    def folder_for(self, name: str) -> str:
+        """The future name of the staged files' folder."""
+
+    def commit(self, manifest: Manifest, folder: str | None) -> None:
+        """Publish the staged files."""
+
+
+class NewDestination:
+    """The destination of the first version that a package has.
+
+    Args:
+        target: The package's place.
+        manifest: A manifest without releases.
+        package: The package, unpublished.
+    """
+
+    def __init__(self, target: Path, manifest: Manifest, package: NewPackage) -> None:
+        self.folder = target
+        self.manifest = manifest
+        self.stage = package.path / ".p2u-stage"
+        self._package = package
+        self.stage.mkdir()
+
+    def folder_for(self, name: str) -> str:
+        """See `Destination`."""
+        return name
+
+    def commit(self, manifest: Manifest, folder: str | None) -> None:
+        """See `Destination`."""
+        assert folder is not None
+        self.stage.rename(self._package.path / folder)
+        write_new(self._package.path / KEY, manifest.to_bytes())
+        self._package.publish()

@@ -1,0 +1,95 @@
+"""The settings of one run of packing, checked."""
+
+from __future__ import annotations
+
+import os
+import re
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from p2u.errors import UsageError
+from p2u.package.manifest import MAX_NAME
+from p2u.package.manifest_parse import is_text
+from p2u.packing.recipe import Recipe
+from p2u.packing.report import PackProgress
+from p2u.processors import processors
+
+#: Bytes; static hosts tend to allow 25 MiB per file.
+BLOB_SIZE = 24 << 20
+#: Most elements per chunk; tables cost little compared with this many, and it fits a thread's
+#: memory.
+CHUNK_ELEMENTS = 1 << 20
+#: Steps; far below, no weight leaves its bin any more.
+MOST_THRIFT = 16
+#: What versions can be called.
+LABEL = re.compile(r"[A-Za-z0-9][A-Za-z0-9._+-]{0,63}\Z")
+
+
+@dataclass(frozen=True, slots=True)
+class PackSettings:
+    """See `p2u.pack`.
+
+    Attributes:
+        replace: Whether a package that is in the way gives way.
+        chunk_elements: Most elements of a chunk.
+    """
+
+    recipe: Recipe
+    levels: tuple[str, ...]
+    jobs: int
+    blob_size: int
+    name: str | None
+    progress: Callable[[PackProgress], None] | None
+    calibration: str | None
+    thrift: float
+    version: str | None
+    replace: bool
+    chunk_elements: int
+
+
+def make_settings(
+    recipe: Recipe | None = None,
+    *,
+    levels: Sequence[str] = ("base", "8bit", "exact"),
+    jobs: int | None = None,
+    blob_size: int = BLOB_SIZE,
+    name: str | None = None,
+    progress: Callable[[PackProgress], None] | None = None,
+    calibration: str | Path | None = None,
+    thrift: float = 0.2,
+    version: str | None = None,
+    replace: bool = True,
+    chunk_elements: int = CHUNK_ELEMENTS,
+) -> PackSettings:
+    """Settings for one run; see `p2u.pack` and `PackSettings`.
+
+    Raises:
+        UsageError: A value is not valid.
+    """
+    if jobs is not None and jobs < 1:
+        raise UsageError(f"{jobs} jobs", hint="Use 1 or more")
+    if blob_size < 1:
+        raise UsageError(f"a blob size of {blob_size} bytes", hint="Use 1 or more")
+    if not 0 <= thrift <= MOST_THRIFT:
+        raise UsageError(f"a thrift of {thrift:g}", hint=f"Choose from 0 to {MOST_THRIFT}")
+    if name is not None and not (is_text(name) and len(name) <= MAX_NAME):
+        raise UsageError(f"a name must be text of at most {MAX_NAME} characters")
+    if version is not None and not LABEL.match(version):
+        raise UsageError(
+            f"{version[:80]!r} cannot be a version's name",
+            hint="Use at most 64 letters, digits and ._+-, a letter or digit first",
+        )
+    return PackSettings(
+        recipe or Recipe(),
+        tuple(levels),
+        jobs or processors(),
+        blob_size,
+        name,
+        progress,
+        None if calibration is None else os.fspath(calibration),
+        float(thrift),
+        version,
+        replace,
+        chunk_elements,
+    )
