@@ -45,7 +45,7 @@ class UpdateEnds:
 
 
 class ChunkDecoding:
-    """A decoder of chunks that lie in files: it names the previous bytes that one needs, and applies it.
+    """The decoding of a chunk of files: the previous bytes that it needs, and the result.
 
     Args:
         chunk: One of the update.

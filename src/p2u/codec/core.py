@@ -390,7 +390,7 @@ def encode_adopt(
 def _block_code(block_type: str) -> int:
     if block_type not in BLOCK_CODES:
         hint = f"There are {', '.join(BLOCKS)}"
-        raise UsageError(f"{block_type} is no type of blocks that is known", hint=hint)
+        raise UsageError(f"{block_type} is not a known block type", hint=hint)
     return BLOCK_CODES[block_type]
 
 

@@ -1,4 +1,4 @@
-"""The bytes of files that a chunk holds: its rows of tensors and its pieces, as spans."""
+"""Locate the decoded bytes of a chunk in the files of a release: its rows and pieces, as spans."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Find a state by a name that a user gives it."""
+"""Look up a state by its label, version or id."""
 
 from __future__ import annotations
 

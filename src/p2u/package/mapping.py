@@ -74,7 +74,7 @@ def source_bytes(target: Tensor, source: Tensor, first: int, elems: int) -> tupl
 def source_spans(
     chunk: ChunkContent, found: Map, target: Contents, source: Contents
 ) -> list[Span | None]:
-    """The bytes of the source that correspond to each segment of a chunk; None for nothing."""
+    """The span of the source that corresponds to each segment of a chunk; None for nothing."""
     spans: list[Span | None] = []
     for seg in chunk.segments:
         tensor, number = target.tensors[seg.tensor], found.tensors[seg.tensor]

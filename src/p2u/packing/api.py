@@ -128,7 +128,7 @@ def pack(
         request = VersionRequest(version, based, adopt=adopt is not None)
         return add_version(source, target, settings, os.fspath(wanted), request)
     if also_base is False:
-        raise UsageError("a version without a base and without a parent", hint="Name a parent")
+        raise UsageError("the version has neither a base nor a parent", hint="Name a parent")
     from p2u.packing.publish import pack_first  # loads the core
 
     return pack_first(source, target, settings)
@@ -185,7 +185,7 @@ def publish(
     if anchor_every < 1:
         raise UsageError(f"anchor_every is {anchor_every}", hint="Use 1 or more")
     if fold is not None and not 0 < fold <= 1:
-        raise UsageError(f"folded updates of {fold:g} of the chain", hint="Choose from 0 to 1")
+        raise UsageError(f"fold is {fold:g}", hint="Choose from 0 to 1")
     settings = make_settings(
         Recipe(None if bits is None else float(bits)),
         levels=levels,

@@ -68,11 +68,11 @@ def make_settings(
         UsageError: A value is not valid.
     """
     if jobs is not None and jobs < 1:
-        raise UsageError(f"{jobs} jobs", hint="Use 1 or more")
+        raise UsageError(f"jobs is {jobs}", hint="Use 1 or more")
     if blob_size < 1:
-        raise UsageError(f"a blob size of {blob_size} bytes", hint="Use 1 or more")
+        raise UsageError(f"the blob size is {blob_size} bytes", hint="Use 1 or more")
     if not 0 <= thrift <= MOST_THRIFT:
-        raise UsageError(f"a thrift of {thrift:g}", hint=f"Choose from 0 to {MOST_THRIFT}")
+        raise UsageError(f"thrift is {thrift:g}", hint=f"Choose from 0 to {MOST_THRIFT}")
     if name is not None and not (is_text(name) and len(name) <= MAX_NAME):
         raise UsageError(f"a name must be text of at most {MAX_NAME} characters")
     if version is not None and not LABEL.match(version):
