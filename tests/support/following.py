@@ -1,10 +1,12 @@
-"""Later versions of a model, and waiting for them."""
+"""Live replicas: their files, later versions to follow to, and waiting."""
 
 from __future__ import annotations
 
 import shutil
 import time
 from pathlib import Path
+
+from p2u.client.live.replica import Replica
 
 SHARD = "model-00001-of-00002.safetensors"
 
@@ -29,3 +31,8 @@ def until(reached) -> None:
     while not reached():
         assert time.monotonic() < end
         time.sleep(0.005)
+
+
+def files(replica: Replica) -> dict[str, bytes]:
+    """Path to content of all files that a replica holds now."""
+    return {path: bytes(data) for path, data in replica.files.items()}

@@ -19,11 +19,11 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
+from manifests import manifest_of
 
 from p2u.client.folder.pull import pull
 from p2u.client.transfer.backoff import Retry
 from p2u.package.manifest import Manifest, Update
-from p2u.package.manifest_parse import parse_manifest
 from p2u.packing.api import pack
 from p2u.serve import FolderApp, Server
 
@@ -165,7 +165,7 @@ class Made:
 
     @property
     def manifest(self) -> Manifest:
-        return parse_manifest((self.package / "p2u.json").read_bytes())
+        return manifest_of(self.package)
 
     def update(self, label: str) -> Update:
         return self.manifest.updates[STATES.index(label)]

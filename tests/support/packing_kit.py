@@ -11,13 +11,13 @@ from pathlib import Path
 import kit
 import ml_dtypes
 import numpy as np
+from manifests import manifest_of
 
 from p2u import pull
 from p2u.codec import core
 from p2u.package.index import Chunk, decode_pieces, parse_index
 from p2u.package.layout import Layout, ReleaseLayout, parse_layout
-from p2u.package.manifest import KEY, Manifest
-from p2u.package.manifest_parse import parse_manifest
+from p2u.package.manifest import Manifest
 
 FLOATS = {"F32": np.float32, "F16": np.float16, "BF16": ml_dtypes.bfloat16}
 #: Name to dtype, shape and bytes.
@@ -71,10 +71,6 @@ def content(folder: Path) -> dict[str, bytes]:
     }
 
 
-def manifest_of(package: Path) -> Manifest:
-    return parse_manifest((package / KEY).read_bytes())
-
-
 def cost(package: Path, source: str, target: str) -> int:
     m = manifest_of(package)
     return next(m.cost(u) for u in m.updates if (u.source, u.target) == (source, target))
@@ -107,7 +103,7 @@ def object_bytes(folder: Path, key: str, size: int, sha256: str) -> bytes:
 
 def decode(folder: Path) -> Opened:
     """All states of a package, checked against the manifest; the slow and plain way."""
-    manifest = parse_manifest((folder / "p2u.json").read_bytes())
+    manifest = manifest_of(folder)
     (release,) = manifest.releases
     held = release.layout
     layout = parse_layout(object_bytes(folder, held.key, held.size, held.sha256), release)

@@ -20,13 +20,7 @@ from safetensors.torch import load_file, save_file  # noqa: E402
 import p2u  # noqa: E402
 from p2u.errors import IntegrityError, UsageError  # noqa: E402
 
-
-@pytest.fixture(autouse=True)
-def few_threads():
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
+pytestmark = pytest.mark.usefixtures("few_threads")
 
 
 def trained(model: Path, folder: Path, seed: int) -> Path:

@@ -14,7 +14,8 @@ from pathlib import Path
 import kit
 import numpy as np
 import pytest
-from packing_kit import Tensors, check_pull, content, manifest_of, model, moved, weights
+from manifests import manifest_of
+from packing_kit import Tensors, check_pull, content, model, moved, weights
 
 import p2u
 from p2u import gc, publish, pull
