@@ -10,13 +10,13 @@ import shutil
 import signal
 import subprocess
 import sys
-import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
 import numpy as np
 from safetensors.numpy import load_file, save_file
+from waiting import until
 
 import p2u
 from p2u.serve import Server, make_server
@@ -128,10 +128,8 @@ class Runner:
             text=True,
         )
         if words[0] == "watch":
-            end = time.monotonic() + 60
-            while not (self.reloaded and self.reloaded[-1].endswith("@exact")):
-                assert time.monotonic() < end and process.poll() is None, words
-                time.sleep(0.05)
+            until(lambda: "@exact" in "".join(self.reloaded[-1:]) or process.poll() is not None)
+            assert process.poll() is None, words
             process.send_signal(signal.SIGTERM)
         _, said = process.communicate(timeout=120)
         assert process.returncode == 0 or words[0] == "watch", (words, said)

@@ -1,9 +1,8 @@
-"""Live replicas: their files, later versions to follow to, and waiting."""
+"""Live replicas: their files, and later versions to follow to."""
 
 from __future__ import annotations
 
 import shutil
-import time
 from pathlib import Path
 
 from p2u.client.live.replica import Replica
@@ -24,13 +23,6 @@ def changed(model: Path, folder: Path, seed: int) -> Path:
     words[5] = 65 + seed % 26
     (folder / "tokenizer.json").write_bytes(words)
     return folder
-
-
-def until(reached) -> None:
-    end = time.monotonic() + 20
-    while not reached():
-        assert time.monotonic() < end
-        time.sleep(0.005)
 
 
 def files(replica: Replica) -> dict[str, bytes]:

@@ -112,12 +112,12 @@ class FlakyStore(WrapperStore):
 
 
 class GatedStore(WrapperStore):
-    """Lets the blobs of an update through when its gate is open, in pieces of at most 4 KiB.
+    """Lets the blobs of an update through when its gate is open.
 
     Attributes:
         gates: One for each state of `kit.make`'s package.
         dead: While it is set, streams break off; the error is retryable.
-        left: Pieces behind the base after which it dies by itself; None: never.
+        left: Pieces of 4 KiB behind the base after which it dies by itself; None: never.
         closed: Whether somebody closed it; then nobody waits at a gate any more.
     """
 
@@ -137,13 +137,14 @@ class GatedStore(WrapperStore):
         label = key.partition("-")[0]
         assert self.gates[label].wait(60), f"nobody opened the gate of {label}"
         for piece in super().stream(key, start, length):
-            for at in range(0, len(piece), 4096):
+            size = len(piece) if self.left is None else 4096
+            for at in range(0, len(piece), size):
                 if self.left is not None and label != "base":
                     self.left -= 1
                     self.dead = self.left < 0
                 if self.dead:
                     raise StoreError("dead (on purpose)", retryable=True)
-                yield piece[at : at + 4096]
+                yield piece[at : at + size]
 
     def close(self) -> None:
         self.closed = True

@@ -17,8 +17,9 @@ from pathlib import Path
 import kit
 import later
 import pytest
-from following import changed, until
+from following import changed
 from kit import Made
+from waiting import until
 
 import p2u
 from p2u.client.folder.watch import Watched, watch

@@ -11,11 +11,12 @@ from pathlib import Path
 import kit
 import later
 import pytest
-from following import SHARD, changed, files, until
+from following import SHARD, changed, files
 from kit import QUICK, Made
 from live_kit import flips_a_bit, open_with
 from manifests import manifest_of, write_manifest
 from store_kit import WrapperStore
+from waiting import until
 
 from p2u.client.live.opening import open_replica
 from p2u.client.live.replica import Replica

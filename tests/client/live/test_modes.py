@@ -11,6 +11,7 @@ from following import files
 from kit import STATES, Made
 from live_kit import open_with
 from store_kit import CountingStore, FlakyStore, GatedStore
+from waiting import until
 
 from p2u.client.live.opening import open_replica
 from p2u.client.transfer.backoff import Retry
@@ -209,10 +210,7 @@ def test_resume_over_http(made: Made) -> None:
 def test_cancel_while_a_commit_waits(made: Made, way: str) -> None:
     replica = open_replica(made.package, staging=way)
     with replica.pinned() as label:
-        deadline = time.monotonic() + 20
-        while replica._parts.pins._since is None and replica.state != "exact":
-            assert time.monotonic() < deadline
-            time.sleep(0.001)
+        until(lambda: replica._parts.pins._since is not None or replica.state == "exact")
         replica.cancel()
         assert files(replica) == kit.tree(made.states[label])
     assert not [t for t in threading.enumerate() if t.name.startswith("p2u-")]
