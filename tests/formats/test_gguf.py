@@ -41,9 +41,13 @@ def check(path: Path) -> None:
     }
 
 
-def write(path: Path, tensors: dict[str, tuple[np.ndarray, Any]], **more: Any) -> Path:
+def write(
+    path: Path, tensors: dict[str, tuple[np.ndarray, Any]], alignment: int | None = None, **more: Any
+) -> Path:
     """A file with metadata of all kinds; a tensor's type is one that the package quantises to."""
     writer = gguf.GGUFWriter(path, "bert", **more)
+    if alignment:
+        writer.add_custom_alignment(alignment)
     writer.add_uint8("test.u8", 1)
     writer.add_int64("test.i64", -1)
     writer.add_float64("test.f64", 0.5)
@@ -87,16 +91,7 @@ def test_all_that_the_package_writes(tmp_path: Path, alignment: int) -> None:
     tensors["ints"] = (np.arange(10, dtype=np.int64), Kind.I64)
     tensors["shorts"] = (np.arange(6, dtype=np.int16).reshape(2, 3), Kind.I16)
     path = tmp_path / "m.gguf"
-    writer = gguf.GGUFWriter
-    original = writer.__init__
-
-    def aligned(self: Any, *args: Any, **kwargs: Any) -> None:
-        original(self, *args, **kwargs)
-        self.add_custom_alignment(alignment)
-
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(writer, "__init__", aligned)
-        write(path, tensors)
+    write(path, tensors, alignment)
     check(path)
     dtypes = {span.name: span.dtype for span in scan(str(path), "m").spans}
     assert dtypes["blk.3.Q8_0"] == "Q8_0"
