@@ -11,7 +11,7 @@ import kit
 import ml_dtypes
 import numpy as np
 import pytest
-from hostile_files import check_refused
+from hostile_files import check_refused, damaged, flipped
 
 import p2u
 from p2u.errors import FormatError, P2UError, UnsupportedError
@@ -42,7 +42,10 @@ def check(path: Path) -> None:
 
 
 def write(
-    path: Path, tensors: dict[str, tuple[np.ndarray, Any]], alignment: int | None = None, **more: Any
+    path: Path,
+    tensors: dict[str, tuple[np.ndarray, Any]],
+    alignment: int | None = None,
+    **more: Any,
 ) -> Path:
     """A file with metadata of all kinds; a tensor's type is one that the package quantises to."""
     writer = gguf.GGUFWriter(path, "bert", **more)
@@ -352,13 +355,8 @@ def test_truncation_at_every_byte(tmp_path: Path) -> None:
 
 
 def damage(whole: bytes, rng: random.Random) -> bytes:
-    """Some bytes of the header changed; sometimes a part cut out or doubled."""
-    content = bytearray(whole)
-    end = len(content) - 256
-    for _ in range(rng.randint(1, 8)):
-        content[rng.randrange(end)] = rng.choice([0, 1, 8, 9, 127, 128, 255])
-    a, b = sorted((rng.randrange(end), rng.randrange(end)))
-    return bytes(rng.choice([content, content[:a] + content[b:], content[:b] + content[a:]]))
+    """The header damaged, by bytes that mean something."""
+    return damaged(whole, rng, [0, 1, 8, 9, 127, 128, 255], len(whole) - 256)
 
 
 @pytest.mark.slow
@@ -366,10 +364,8 @@ def test_damage(tmp_path: Path) -> None:
     whole = small(tmp_path)
     path = tmp_path / "x.gguf"
     rng = random.Random(5)
-    for at in range(len(whole) - 256):
-        content = bytearray(whole)
-        content[at] ^= 1 << rng.randrange(8)
-        outcome(path, bytes(content))
+    for content in flipped(whole, rng, len(whole) - 256):
+        outcome(path, content)
     for _ in range(1000):
         outcome(path, damage(whole, rng))
 

@@ -1,4 +1,4 @@
-"""Live replicas: their files, and later versions to follow to."""
+"""Makes later versions for live replicas to follow, and reads a replica's files."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Death at any moment: of real processes by SIGKILL, and before any change to the disk."""
+"""Kills pulls at any moment: real processes by SIGKILL, and runs before any change to the disk."""
 
 from __future__ import annotations
 

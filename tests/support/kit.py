@@ -1,4 +1,4 @@
-"""A small model, its package and its states, for the tests of the client."""
+"""Makes a small model, its package and its states, and serves packages to count bytes."""
 
 from __future__ import annotations
 

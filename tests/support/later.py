@@ -1,4 +1,4 @@
-"""Later versions for a package, written here without what `p2u.publish` does: for tests of clients.
+"""Adds later versions to a package without `p2u.publish`, for the tests of clients.
 
 Every tensor that changed is coded anew, opaque. What is wrong can be wrong on purpose.
 """

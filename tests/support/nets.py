@@ -1,4 +1,4 @@
-"""Small PyTorch models, their packages and their states, for the tests of the adapter."""
+"""Makes small PyTorch models, their packages and their states."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Models to pack, and a decoder of packages: the slow and plain way."""
+"""Makes models to pack, and decodes packages in the slow and plain way."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What the tests of pulling share."""
+"""Pulls with limits of the test's own, breaks pulls off, and compares folders."""
 
 from __future__ import annotations
 

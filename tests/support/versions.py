@@ -1,4 +1,4 @@
-"""Packages of several releases, put together by hand, for the tests of the client."""
+"""Puts packages of several releases together by hand, for the tests of the client."""
 
 from __future__ import annotations
 

@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 import pytest
 from kit import write_safetensors
+from layers import Array, inputs, moments, weights
 
 import p2u
 from p2u.errors import DiskError, FormatError, P2UError, UsageError
@@ -18,33 +19,13 @@ from p2u.packing.levels import encode
 from p2u.packing.rounding import calibration as cal
 from p2u.packing.rounding.calibration import Calibration, FactorEntry, Writer, make_factor
 
-Array = np.ndarray[Any, Any]
 DTYPES = {"F32": "<f4", "F16": "<f2"}
-
-
-def inputs(columns: int, count: int = 2000, seed: int = 0) -> Array:
-    """Correlated inputs, with a few columns far larger than the others."""
-    rng = np.random.default_rng([seed, columns])
-    mix = rng.standard_normal((columns // 3 + 1, columns))
-    x = rng.standard_normal((count, len(mix))) @ mix + 0.3 * rng.standard_normal((count, columns))
-    x[:, ::17] *= 6
-    return x
-
-
-def weights(shape: tuple[int, ...], seed: int = 1) -> Array:
-    rng = np.random.default_rng([seed, *shape])
-    scale = np.exp(rng.standard_normal((shape[0], *[1] * (len(shape) - 1))) / 2)
-    return (rng.standard_normal(shape) * 0.05 * scale).astype(np.float32)
 
 
 def encoded(array: Array, dtype: str) -> bytes:
     if dtype == "BF16":
         return (array.astype("<f4").view("<u4") >> 16).astype("<u2").tobytes()
     return array.astype(DTYPES[dtype]).tobytes()
-
-
-def moments(xs: list[Array]) -> Array:
-    return np.stack([x.T @ x for x in xs])
 
 
 def write(path: Path, tensors: dict[str, tuple[list[Array], int]], damping: float = 0.01) -> Path:

@@ -6,32 +6,12 @@ from typing import Any
 
 import numpy as np
 import pytest
+from layers import inputs, moments
 
 from p2u.codec import core
 from p2u.packing.rounding import calibration as cal
 from p2u.packing.rounding import feedback
 from p2u.packing.rounding.calibration import make_factor
-
-Array = np.ndarray[Any, Any]
-
-
-def inputs(columns: int, count: int = 2000, seed: int = 0) -> Array:
-    """Correlated inputs, with a few columns far larger than the others."""
-    rng = np.random.default_rng([seed, columns])
-    mix = rng.standard_normal((columns // 3 + 1, columns))
-    x = rng.standard_normal((count, len(mix))) @ mix + 0.3 * rng.standard_normal((count, columns))
-    x[:, ::17] *= 6
-    return x
-
-
-def weights(shape: tuple[int, ...], seed: int = 1) -> Array:
-    rng = np.random.default_rng([seed, *shape])
-    scale = np.exp(rng.standard_normal((shape[0], *[1] * (len(shape) - 1))) / 2)
-    return (rng.standard_normal(shape) * 0.05 * scale).astype(np.float32)
-
-
-def moments(xs: list[Array]) -> Array:
-    return np.stack([x.T @ x for x in xs])
 
 
 def test_factor_predicts_like_a_regression() -> None:
