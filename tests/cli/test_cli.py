@@ -9,16 +9,12 @@ import re
 import shutil
 import subprocess
 import sys
-from importlib.util import find_spec
 from pathlib import Path
 
 import documents
 import numpy as np
 import pytest
-from safetensors.numpy import load_file, save_file
-
-ROOT = Path(__file__).resolve().parents[2]
-WEIGHTS = "model.safetensors"
+from safetensors.numpy import load_file
 
 
 def p2u(*args: str | Path, check: bool = True) -> subprocess.CompletedProcess[str]:
@@ -39,18 +35,7 @@ def p2u(*args: str | Path, check: bool = True) -> subprocess.CompletedProcess[st
 @pytest.fixture(scope="module")
 def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A small model directory."""
-    path = tmp_path_factory.mktemp("cli") / "tiny"
-    path.mkdir()
-    rng = np.random.default_rng(1)
-    tensors = {
-        "embed.weight": rng.normal(0, 0.05, (500, 64)).astype(np.float32),
-        "layer.0.weight": rng.normal(0, 0.1, (256, 64)).astype(np.float16),
-        "layer.0.bias": rng.normal(0, 0.1, 256).astype(np.float32),
-        "ids": np.arange(100),
-    }
-    save_file(tensors, path / "model.safetensors")
-    (path / "config.json").write_text('{"model_type": "tiny"}')
-    return path
+    return documents.tiny(tmp_path_factory.mktemp("cli") / "tiny")
 
 
 @pytest.fixture(scope="module")
@@ -168,44 +153,6 @@ def test_serve_and_pull_over_http(model: Path, package: Path, tmp_path: Path) ->
         server.terminate()
         server.wait()
     assert sha256(tmp_path / "out/model.safetensors") == sha256(model / "model.safetensors")
-
-
-def test_every_command_of_the_readme_runs(model: Path, tmp_path: Path, monkeypatch) -> None:
-    """The README's shell blocks in order, with small models of the same names and a free port."""
-    (tmp_path / "all-MiniLM-L6-v2").symlink_to(model)
-    documents.tuned(model, tmp_path / "all-MiniLM-L6-v2-tuned", 1)
-    text = (ROOT / "README.md").read_text()
-    commands = documents.commands(text)
-    assert {words[0] for words in commands} >= {"pack", "serve", "pull", "publish", "watch", "gc"}
-    # The adapters' blocks run in tests/runtime, where their libraries are.
-    blocks = documents.python_blocks(text)
-    assert blocks
-    monkeypatch.chdir(tmp_path)
-    with documents.running(tmp_path) as runner:
-        for words in commands:
-            runner.run(words)
-        for block in blocks:
-            exec(runner.placed(block), {})
-    assert runner.reloaded == ["v2@exact"]
-
-
-@pytest.mark.skipif(find_spec("gguf") is None, reason="makes a GGUF file")
-def test_every_command_about_versions_runs(model: Path, tmp_path: Path) -> None:
-    """Those of docs/versions.md, in order; it ends at the newest version."""
-    (tmp_path / "model-v1").symlink_to(model)
-    for number in (2, 3, 4):
-        documents.tuned(model, tmp_path / f"model-v{number}", number)
-    documents.quantised(model, tmp_path / "model-Q8_0.gguf")
-    with documents.running(tmp_path) as runner:
-        for words in documents.commands((ROOT / "docs" / "versions.md").read_text()):
-            if words[0] == "watch":
-                runner.run(["serve", "model.p2u"])
-            runner.run(words)
-    assert runner.reloaded[-1] == "v4@exact"
-    for folder in ("mine", "live"):
-        assert sha256(tmp_path / folder / WEIGHTS) == sha256(tmp_path / "model-v4" / WEIGHTS)
-    assert sha256(tmp_path / "second" / WEIGHTS) == sha256(tmp_path / "model-v2" / WEIGHTS)
-    assert sha256(tmp_path / "exact" / WEIGHTS) == sha256(model / WEIGHTS)
 
 
 def test_versions(tmp_path: Path, versions) -> None:

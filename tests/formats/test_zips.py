@@ -18,10 +18,10 @@ from p2u.formats.reader import reading
 from p2u.formats.zips import Archive, Member
 
 
-def members(content: bytes, path: Path) -> tuple[Member, ...]:
+def members(content: bytes, path: Path, **limits: int) -> tuple[Member, ...]:
     path.write_bytes(content)
     with reading(str(path), "shown.zip") as reader:
-        return Archive(reader).members
+        return Archive(reader, **limits).members
 
 
 def made(
@@ -192,14 +192,10 @@ def test_overlapping_members_are_refused(tmp_path: Path) -> None:
         members(content, tmp_path / "z")
 
 
-def test_directories_that_are_too_large(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("p2u.formats.zips.MAX_DIRECTORY", 100)
+@pytest.mark.parametrize("limit", [{"max_directory": 100}, {"max_members": 1}])
+def test_directories_that_are_too_large(tmp_path: Path, limit: dict[str, int]) -> None:
     with pytest.raises(FormatError, match="a directory of 2 members"):
-        members(PLAIN, tmp_path / "z")
-    monkeypatch.undo()
-    monkeypatch.setattr("p2u.formats.zips.MAX_MEMBERS", 1)
-    with pytest.raises(FormatError, match="a directory of 2 members"):
-        members(PLAIN, tmp_path / "z")
+        members(PLAIN, tmp_path / "z", **limit)
 
 
 ARCHIVES = [PLAIN, described(A, B), made(A, B, wide=True), described(A, B, wide=True)]

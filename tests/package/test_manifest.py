@@ -1,4 +1,4 @@
-"""p2u.json and layout.json.zst: what is written is read back, whatever lies is refused."""
+"""p2u.json: what is written is read back, whatever lies is refused."""
 
 from __future__ import annotations
 
@@ -9,13 +9,11 @@ from contextlib import suppress
 from typing import Any
 
 import pytest
-import zstandard
 from hypothesis import given
 from hypothesis import strategies as st
-from trees import put
+from trees import any_place, put
 
 from p2u.errors import FormatError, P2UError, UnsupportedError
-from p2u.package.layout import Layout, Tensor, parse_layout
 from p2u.package.manifest import (
     Blob,
     FileEntry,
@@ -212,13 +210,7 @@ VALUES = st.sampled_from(
 @given(st.data())
 def test_any_change_is_refused_or_harmless(data: st.DataObject) -> None:
     tree = json.loads(MANIFEST.to_bytes())
-    node = tree
-    while True:
-        keys = sorted(node) if isinstance(node, dict) else list(range(len(node)))
-        key = data.draw(st.sampled_from(keys))
-        if not isinstance(node[key], dict | list) or not node[key] or data.draw(st.booleans()):
-            break
-        node = node[key]
+    node, key = any_place(data, tree)
     if data.draw(st.booleans()):
         del node[key]
     else:
@@ -242,107 +234,3 @@ def test_any_byte_is_refused_or_read(data: st.DataObject) -> None:
     with suppress(P2UError):
         parsed = parse_manifest(bytes(raw))
         assert parse_manifest(parsed.to_bytes()) == parsed
-
-
-# --- layout
-
-
-TENSORS = (
-    Tensor("empty", "F32", (0, 5), 1, 100, 0, 1, 4),
-    Tensor("w", "BF16", (10, 20), 1, 100, 400, 20, 2),
-    Tensor("x", "F4", (7,), 1, 500, 4, 4, 1),
-    Tensor("scalar", "I64", (), 1, 504, 8, 1, 8),
-)
-ENTRY = ["w", "BF16", [10, 20], 1, 100, 400, 20, 2]
-
-
-def layout_bytes(*entries: Any, tree: Any = None) -> bytes:
-    text = json.dumps({"tensors": list(entries)} if tree is None else tree)
-    return zstandard.ZstdCompressor().compress(text.encode())
-
-
-def test_layout_round_trip() -> None:
-    layout = Layout(TENSORS)
-    data = layout.to_bytes()
-    assert parse_layout(data, MANIFEST.latest) == layout
-    assert data == layout.to_bytes()
-    assert parse_layout(layout_bytes(ENTRY), MANIFEST.latest).tensors == TENSORS[1:2]
-
-
-def test_rows() -> None:
-    t = Tensor("t", "F32", (10, 10), 0, 0, 400, 32, 4)
-    assert (t.elems, t.rows) == (100, 4)
-    assert t.span(0, 2) == (0, 64)
-    assert t.span(2, 2) == (64, 36)
-
-
-def changed(place: int, value: Any) -> list[Any]:
-    return [value if n == place else v for n, v in enumerate(ENTRY)]
-
-
-@pytest.mark.parametrize(
-    "entries",
-    [
-        [changed(0, 1)],
-        [changed(0, "\ud800")],
-        [changed(1, "")],
-        [changed(1, "F32")],
-        [changed(1, 7)],
-        [changed(2, [10, 21])],
-        [changed(2, [-10, -20])],
-        [changed(2, 200)],
-        [changed(2, [2**63, 2**63, 2**63])],
-        [changed(2, [1] * 2000)],
-        [changed(3, 2)],
-        [changed(3, -1)],
-        [changed(3, 0)],  # the file is shorter
-        [changed(4, 601)],
-        [changed(4, -1)],
-        [changed(4, 1.0)],
-        [changed(5, 402)],
-        [changed(5, -400)],
-        [changed(6, 0)],
-        [changed(6, 2**24 + 1)],
-        [changed(7, 0)],
-        [changed(7, 4)],
-        [changed(7, 17)],
-        [ENTRY[:7]],
-        ["w"],
-        [ENTRY, ENTRY],
-        [ENTRY, changed(0, "v")],
-        [ENTRY, ["v", "U8", [1], 1, 499, 1, 1, 1]],
-        [ENTRY, ["v", "U8", [1], 1, 99, 1, 1, 1]],  # out of order
-        [ENTRY, ["v", "U8", [0], 1, 300, 0, 1, 1]],  # an empty one inside
-        [ENTRY, ["w", "U8", [1], 1, 500, 1, 1, 1]],
-    ],
-)
-def test_lying_layouts(entries: list[Any]) -> None:
-    with pytest.raises(FormatError) as caught:
-        parse_layout(layout_bytes(*entries), MANIFEST.latest)
-    assert caught.value.file == "layout.json.zst"
-
-
-def bomb() -> bytes:
-    """A frame that does not say how large it is."""
-    return zstandard.ZstdCompressor(write_content_size=False).compress(b"[" * (1 << 20))
-
-
-@pytest.mark.parametrize(
-    "data",
-    [
-        *(b"", b"{}", b"\0" * 100, layout_bytes(ENTRY) + b"\0", layout_bytes(ENTRY) * 2, bomb()),
-        *(layout_bytes(tree=[]), layout_bytes(tree={}), layout_bytes(tree={"tensors": {}})),
-        zstandard.ZstdCompressor().compress(b" " * ((256 << 20) + 1)),
-    ],
-    ids=["empty", "raw", "zeros", "extra", "twice", "unsized", "list", "none", "dict", "large"],
-)
-def test_layouts_that_are_none(data: bytes) -> None:
-    with pytest.raises(FormatError):
-        parse_layout(data, MANIFEST.latest)
-
-
-def test_every_truncation_of_a_layout() -> None:
-    data = Layout(TENSORS).to_bytes()
-    for length in range(len(data)):
-        with pytest.raises(FormatError):
-            parse_layout(data[:length], MANIFEST.latest)

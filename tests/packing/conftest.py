@@ -1,4 +1,4 @@
-"""A small model and its package."""
+"""Fixtures of the tests of packing: small models and a package."""
 
 from __future__ import annotations
 
@@ -37,3 +37,17 @@ def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def packed(model: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple[PackReport, Path]:
     dst = tmp_path_factory.mktemp("packages") / "p"
     return pack(model, dst, jobs=2), dst
+
+
+@pytest.fixture
+def first() -> Tensors:
+    """Tensors of a first version, of many dtypes."""
+    return {
+        "embed": weights("BF16", 200, 64, seed=1),
+        "layers.0.w": weights("BF16", 96, 128, seed=2),
+        "layers.0.norm": weights("F32", 128, seed=3),
+        "layers.1.w": weights("F32", 96, 128, seed=4),
+        "layers.1.h": weights("F16", 40, 33, seed=5),
+        "count": noise("I64", 8, 4),
+        "quantised": noise("F8_E4M3", 1, 40, 50),
+    }

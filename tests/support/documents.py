@@ -1,4 +1,4 @@
-"""Commands and Python blocks of the documents, and what runs the commands."""
+"""Finds commands and Python blocks in the documents, and runs the commands on small models."""
 
 from __future__ import annotations
 
@@ -10,13 +10,13 @@ import shutil
 import signal
 import subprocess
 import sys
-import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
 import numpy as np
 from safetensors.numpy import load_file, save_file
+from waiting import until
 
 import p2u
 from p2u.serve import Server, make_server
@@ -49,6 +49,21 @@ def named_block(text: str, name: str) -> str:
     blocks = re.findall(r"```python\n(.*?)```", text, re.S)
     (found,) = (block for block in blocks if block.startswith(f"# {name}\n"))
     return found
+
+
+def tiny(folder: Path) -> Path:
+    """A small model directory."""
+    folder.mkdir()
+    rng = np.random.default_rng(1)
+    tensors = {
+        "embed.weight": rng.normal(0, 0.05, (500, 64)).astype(np.float32),
+        "layer.0.weight": rng.normal(0, 0.1, (256, 64)).astype(np.float16),
+        "layer.0.bias": rng.normal(0, 0.1, 256).astype(np.float32),
+        "ids": np.arange(100),
+    }
+    save_file(tensors, folder / "model.safetensors")
+    (folder / "config.json").write_text('{"model_type": "tiny"}')
+    return folder
 
 
 def tuned(model: Path, folder: Path, seed: int) -> None:
@@ -113,10 +128,8 @@ class Runner:
             text=True,
         )
         if words[0] == "watch":
-            end = time.monotonic() + 60
-            while not (self.reloaded and self.reloaded[-1].endswith("@exact")):
-                assert time.monotonic() < end and process.poll() is None, words
-                time.sleep(0.05)
+            until(lambda: "@exact" in "".join(self.reloaded[-1:]) or process.poll() is not None)
+            assert process.poll() is None, words
             process.send_signal(signal.SIGTERM)
         _, said = process.communicate(timeout=120)
         assert process.returncode == 0 or words[0] == "watch", (words, said)

@@ -1,4 +1,4 @@
-"""A loopback HTTP server that misbehaves on purpose: ``{url}/{fault}/{anything}``."""
+"""Serves HTTP on loopback and misbehaves on purpose: ``{url}/{fault}/{anything}``."""
 
 from __future__ import annotations
 

@@ -1,10 +1,11 @@
-"""Later versions of a model, and waiting for them."""
+"""Makes later versions for live replicas to follow, and reads a replica's files."""
 
 from __future__ import annotations
 
 import shutil
-import time
 from pathlib import Path
+
+from p2u.client.live.replica import Replica
 
 SHARD = "model-00001-of-00002.safetensors"
 
@@ -24,8 +25,6 @@ def changed(model: Path, folder: Path, seed: int) -> Path:
     return folder
 
 
-def until(reached) -> None:
-    end = time.monotonic() + 20
-    while not reached():
-        assert time.monotonic() < end
-        time.sleep(0.005)
+def files(replica: Replica) -> dict[str, bytes]:
+    """Path to content of all files that a replica holds now."""
+    return {path: bytes(data) for path, data in replica.files.items()}

@@ -1,4 +1,4 @@
-"""GGUF files as others make them, with the quantisers of the package gguf."""
+"""Writes GGUF files as others do, with the quantisers of the package gguf."""
 
 from __future__ import annotations
 

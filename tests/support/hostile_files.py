@@ -1,8 +1,9 @@
-"""What the readers of all formats owe to a file that lies."""
+"""Files that lie: damages them, and checks that a format refuses them as it should."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import random
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
 import pytest
@@ -23,3 +24,20 @@ def check_refused(
     assert caught.value.file == shown
     assert caught.value.hint
     assert len(str(caught.value)) < 600  # no message drags a hostile file along
+
+
+def flipped(whole: bytes, rng: random.Random, end: int) -> Iterator[bytes]:
+    """The file with one bit of each of the first ``end`` bytes changed."""
+    for at in range(end):
+        content = bytearray(whole)
+        content[at] ^= 1 << rng.randrange(8)
+        yield bytes(content)
+
+
+def damaged(whole: bytes, rng: random.Random, values: Sequence[int], end: int) -> bytes:
+    """Some of the first ``end`` bytes replaced; sometimes a part cut out or doubled."""
+    content = bytearray(whole)
+    for _ in range(rng.randint(1, 8)):
+        content[rng.randrange(end)] = rng.choice(values)
+    a, b = sorted((rng.randrange(end), rng.randrange(end)))
+    return bytes(rng.choice([content, content[:a] + content[b:], content[:b] + content[a:]]))

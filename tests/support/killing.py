@@ -1,4 +1,4 @@
-"""Death at any moment: of real processes by SIGKILL, and before any change to the disk."""
+"""Kills pulls at any moment: real processes by SIGKILL, and runs before any change to the disk."""
 
 from __future__ import annotations
 
@@ -16,25 +16,18 @@ import p2u
 from p2u.client.folder import journal
 from p2u.disk import durable, files, swap
 
-#: Seconds that an undisturbed pull takes in the tests with real processes.
-SECONDS = 1.2
-
-
 CHILD = (
     "import sys, p2u\n"
-    "source, target, rate, in_place, until = sys.argv[1:]\n"
+    "source, target, in_place, until = sys.argv[1:]\n"
     "print('go', flush=True)\n"
-    "p2u.pull(source, target, limit_rate=float(rate), in_place=in_place == 'True', jobs=3, "
-    "until=until)"
+    "p2u.pull(source, target, in_place=in_place == 'True', jobs=3, until=until)"
 )
 
 
-def start(
-    url: str, dst: Path, rate: float, in_place: bool, until: str = "exact"
-) -> subprocess.Popen[bytes]:
+def start(url: str, dst: Path, in_place: bool, until: str = "exact") -> subprocess.Popen[bytes]:
     """A process that pulls; returns when it begins to."""
     process = subprocess.Popen(
-        [sys.executable, "-c", CHILD, url, str(dst), str(rate), str(in_place), until],
+        [sys.executable, "-c", CHILD, url, str(dst), str(in_place), until],
         stdout=subprocess.PIPE,
         env={**os.environ, "PYTHONPATH": str(Path(p2u.__file__).parent.parent)},
     )

@@ -1,4 +1,4 @@
-"""A small model, its package and its states, for the tests of the client."""
+"""Makes a small model, its package and its states, and serves packages to count bytes."""
 
 from __future__ import annotations
 
@@ -19,11 +19,11 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
+from manifests import manifest_of
 
 from p2u.client.folder.pull import pull
 from p2u.client.transfer.backoff import Retry
 from p2u.package.manifest import Manifest, Update
-from p2u.package.manifest_parse import parse_manifest
 from p2u.packing.publish import pack_first
 from p2u.packing.settings import make_settings
 from p2u.serve import FolderApp, Server
@@ -166,7 +166,7 @@ class Made:
 
     @property
     def manifest(self) -> Manifest:
-        return parse_manifest((self.package / "p2u.json").read_bytes())
+        return manifest_of(self.package)
 
     def update(self, label: str) -> Update:
         return self.manifest.updates[STATES.index(label)]
@@ -216,29 +216,53 @@ def tree(folder: Path) -> dict[str, bytes]:
 
 
 class CountingApp(FolderApp):
-    """The development server's application; counts requests and the bytes that it sent."""
+    """The development server's application; counts requests and the bytes that it sent.
+
+    It can also fall silent: after so many bytes, or where it is asked for an object.
+    """
 
     def __init__(self, root: Path) -> None:
         super().__init__(root)
         self.lock = threading.Lock()
-        self.sent = 0
-        self.paths: list[str] = []
+        #: Set while somebody waits for bytes that are held back.
+        self.silent = threading.Event()
+        self._go_on = threading.Event()
+        self.reset()
+
+    def reset(self) -> None:
+        """Count anew, and hold nothing back; who waits for bytes gets no more."""
+        with self.lock:
+            self.sent, self.paths = 0, []
+            self._most, self._withheld = sys.maxsize, ""
+            self.silent.clear()
+            self._go_on.set()
+            self._go_on = threading.Event()
+
+    def hold_back(self, *, after: int = sys.maxsize, key: str = "") -> None:
+        """Send no more than so many bytes in all, and none of an object, until the next reset."""
+        with self.lock:
+            self._most, self._withheld = after, f"/{key}"
 
     def __call__(self, environ, start_response):
+        path = environ["PATH_INFO"]
         with self.lock:
-            self.paths.append(environ["PATH_INFO"])
+            self.paths.append(path)
+            go_on = self._go_on
         pieces = super().__call__(environ, start_response)
         try:
             for piece in pieces:
                 with self.lock:
-                    self.sent += len(piece)
-                yield piece
+                    room = self._most - self.sent if path != self._withheld else 0
+                    sent = piece[: max(room, 0)]
+                    self.sent += len(sent)
+                if sent:
+                    yield sent
+                if len(sent) < len(piece):
+                    self.silent.set()
+                    go_on.wait(300)
+                    return
         finally:
             pieces.close()
-
-    def reset(self) -> None:
-        with self.lock:
-            self.sent, self.paths = 0, []
 
 
 def counting_server(root: Path) -> tuple[Server, CountingApp]:

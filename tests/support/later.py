@@ -1,4 +1,4 @@
-"""Later versions for a package, written here without what `p2u.publish` does: for tests of clients.
+"""Adds later versions to a package without `p2u.publish`, for the tests of clients.
 
 Every tensor that changed is coded anew, opaque. What is wrong can be wrong on purpose.
 """
@@ -12,6 +12,7 @@ from dataclasses import replace
 from pathlib import Path
 
 import zstandard
+from manifests import manifest_of, write_manifest
 
 from p2u import pack
 from p2u.client.transfer.package_reader import PackageReader
@@ -20,7 +21,6 @@ from p2u.package.geometry import Chunk, Piece, Seg
 from p2u.package.index import encode_index
 from p2u.package.layout import ReleaseLayout, Tensor
 from p2u.package.manifest import (
-    KEY,
     Blob,
     FileEntry,
     Manifest,
@@ -29,21 +29,8 @@ from p2u.package.manifest import (
     State,
     Update,
     state_digest,
-    with_costs,
 )
-from p2u.package.manifest_parse import parse_manifest
 from p2u.package.mapping import identity
-
-
-def read(package: Path) -> Manifest:
-    return parse_manifest((package / KEY).read_bytes())
-
-
-def write(package: Path, manifest: Manifest) -> None:
-    """Put a manifest into place in one step."""
-    part = package / f"{KEY}.part"
-    part.write_bytes(with_costs(manifest).to_bytes())
-    part.replace(package / KEY)
 
 
 def tensors(package: Path, version: str | None = None) -> ReleaseLayout:
@@ -111,9 +98,9 @@ def add(
         len(blob),
         len(chunks),
     )
-    manifest = read(package)
+    manifest = manifest_of(package)
     release = Release(version, entries, base.release.layout, (state,))
-    write(package, _plus(manifest, release, (update,)))
+    write_manifest(package, _plus(manifest, release, (update,)))
 
 
 def add_base(package: Path, model: Path, version: str) -> None:
@@ -122,7 +109,7 @@ def add_base(package: Path, model: Path, version: str) -> None:
         alone = Path(tmp, "pkg")
         made = pack(model, alone, levels=("base", "exact"), jobs=2).manifest
         (old,) = made.releases
-        known = {r.layout.sha256: r.layout for r in read(package).releases}
+        known = {r.layout.sha256: r.layout for r in manifest_of(package).releases}
         shutil.copytree(alone, package / version)
 
     def moved(thing):
@@ -144,7 +131,9 @@ def add_base(package: Path, model: Path, version: str) -> None:
         )
         for u in made.updates
     )
-    write(package, _plus(read(package), Release(version, old.files, layout, states), updates))
+    write_manifest(
+        package, _plus(manifest_of(package), Release(version, old.files, layout, states), updates)
+    )
 
 
 def _plus(manifest: Manifest, release: Release, updates: tuple[Update, ...]) -> Manifest:

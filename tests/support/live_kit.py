@@ -1,4 +1,4 @@
-"""Live models whose staging has limits and functions of the test's own."""
+"""Opens live models whose staging has limits and functions of the test's own."""
 
 from __future__ import annotations
 

@@ -1,14 +1,13 @@
-"""Small PyTorch models, their packages and their states, for the tests of the adapter."""
+"""Makes small PyTorch models, their packages and their states."""
 
 from __future__ import annotations
 
-import threading
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
-from store_kit import WrapperStore
+from store_kit import GatedStore
 
 torch = pytest.importorskip("torch")
 
@@ -16,10 +15,9 @@ from kit import STATES  # noqa: E402
 from safetensors.torch import load_file, save_file  # noqa: E402
 
 from p2u.client.folder.pull import pull  # noqa: E402
-from p2u.errors import StoreError  # noqa: E402
 from p2u.packing.publish import pack_first  # noqa: E402
 from p2u.packing.settings import make_settings  # noqa: E402
-from p2u.stores import LocalStore, Store  # noqa: E402
+from p2u.stores import LocalStore  # noqa: E402
 
 nn = torch.nn
 
@@ -107,30 +105,9 @@ def net_weights(seed: int = 3) -> dict[str, torch.Tensor]:
     return state
 
 
-class Gated(WrapperStore):
-    """Lets an update through when its gate is open; breaks while ``dead``."""
-
-    def __init__(self, store: Store, *open_labels: str) -> None:
-        super().__init__(store)
-        self.gates = {label: threading.Event() for label in STATES}
-        self.dead = False
-        self.open(*open_labels)
-
-    def open(self, *labels: str) -> None:
-        for label in labels:
-            self.gates[label].set()
-
-    def stream(self, key, start, length):
-        assert self.gates[key.partition("-")[0]].wait(30)
-        for piece in super().stream(key, start, length):
-            if self.dead:
-                raise StoreError("dead (on purpose)", retryable=True)
-            yield piece
-
-
-def gated(packed: Packed, *labels: str) -> Gated:
+def gated(packed: Packed, *labels: str) -> GatedStore:
     """Its package with the base and some more states let through."""
-    return Gated(LocalStore(packed.package), "base", *labels)
+    return GatedStore(LocalStore(packed.package), "base", *labels)
 
 
 def same(model: nn.Module, other: nn.Module) -> bool:
@@ -143,7 +120,7 @@ def same(model: nn.Module, other: nn.Module) -> bool:
     return all(torch.equal(value, theirs[name]) for name, value in mine.items())
 
 
-def through_all_states(store: Gated, model: nn.Module, packed: Packed, factory) -> None:
+def through_all_states(store: GatedStore, model: nn.Module, packed: Packed, factory) -> None:
     """The same storage, and at each state the tensors of the pulled directory."""
     model.eval()
     addresses = [p.data_ptr() for p in model.parameters()]

@@ -1,4 +1,4 @@
-"""A real nginx on a free loopback port, run as its own process with its own temporary config."""
+"""Runs a real nginx on a free loopback port, with a temporary configuration of its own."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""ONNX models for tests: real ones out of wheels, and one with tensors in every place there is."""
+"""Finds ONNX models in wheels, and makes one with tensors in every place there is."""
 
 from __future__ import annotations
 

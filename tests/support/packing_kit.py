@@ -1,4 +1,4 @@
-"""Models to pack, and a decoder of packages: the slow and plain way."""
+"""Makes models to pack, and decodes packages in the slow and plain way."""
 
 from __future__ import annotations
 
@@ -11,14 +11,14 @@ from pathlib import Path
 import kit
 import ml_dtypes
 import numpy as np
+from manifests import manifest_of
 
 from p2u import pull
 from p2u.codec import core
 from p2u.package.geometry import Chunk
 from p2u.package.index import decode_pieces, parse_index
 from p2u.package.layout import Layout, ReleaseLayout, parse_layout
-from p2u.package.manifest import KEY, Manifest
-from p2u.package.manifest_parse import parse_manifest
+from p2u.package.manifest import Manifest
 
 FLOATS = {"F32": np.float32, "F16": np.float16, "BF16": ml_dtypes.bfloat16}
 #: Name to dtype, shape and bytes.
@@ -72,10 +72,6 @@ def content(folder: Path) -> dict[str, bytes]:
     }
 
 
-def manifest_of(package: Path) -> Manifest:
-    return parse_manifest((package / KEY).read_bytes())
-
-
 def cost(package: Path, source: str, target: str) -> int:
     m = manifest_of(package)
     return next(m.cost(u) for u in m.updates if (u.source, u.target) == (source, target))
@@ -108,7 +104,7 @@ def object_bytes(folder: Path, key: str, size: int, sha256: str) -> bytes:
 
 def decode(folder: Path) -> Opened:
     """All states of a package, checked against the manifest; the slow and plain way."""
-    manifest = parse_manifest((folder / "p2u.json").read_bytes())
+    manifest = manifest_of(folder)
     (release,) = manifest.releases
     held = release.layout
     layout = parse_layout(object_bytes(folder, held.key, held.size, held.sha256), release)

@@ -1,14 +1,15 @@
-"""What the tests of pulling share."""
+"""Pulls with limits of the test's own, breaks pulls off, and compares folders."""
 
 from __future__ import annotations
 
 from pathlib import Path
 
 import pytest
-from kit import QUICK, Made
+from kit import QUICK, Made, tree
 from store_kit import FlakyStore
+from versions import Versions
 
-from p2u.client.folder.pull import PullResult, run_pull
+from p2u.client.folder.pull import PullResult, pull, run_pull
 from p2u.client.folder.pull_task import PullTask
 from p2u.client.transfer.options import TransferOptions
 from p2u.client.transfer.requests import RequestSizes
@@ -48,3 +49,18 @@ def interrupted(made: Made, dst: Path, requests: int, **options) -> None:
     store = FlakyStore(LocalStore(made.package), lambda key, start, n: n >= requests)
     with pytest.raises(StoreError):
         pull_with(store, dst, retry=QUICK, jobs=1, **options)
+
+
+def have(versions: Versions, state: str, folder: Path) -> Path:
+    """A folder with a state, and a file that is not the package's."""
+    pull(versions.package, folder, until=state)
+    (folder / "mine").mkdir()
+    (folder / "mine" / "notes.txt").write_text("mine")
+    return folder
+
+
+def only_model(versions: Versions, version: str, folder: Path) -> None:
+    """The folder has exactly the files of a version, and what was not the package's."""
+    found = tree(folder)
+    assert found.pop("mine/notes.txt", b"mine") == b"mine"
+    assert found == tree(versions.models[version])

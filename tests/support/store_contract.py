@@ -1,4 +1,4 @@
-"""What every store must do. A store's tests inherit `StoreContract` and give it a ``store``."""
+"""Tests the store contract: a store's tests inherit `StoreContract` and give it a ``store``."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Stores for tests: flaky ones, and one that counts what was asked for."""
+"""Stores for tests: one counts what was asked for, one breaks, one waits at gates."""
 
 from __future__ import annotations
 
@@ -109,3 +109,44 @@ class FlakyStore(WrapperStore):
                 yield piece
         finally:
             pieces.close()
+
+
+class GatedStore(WrapperStore):
+    """Lets the blobs of an update through when its gate is open.
+
+    Attributes:
+        gates: One for each state of `kit.make`'s package.
+        dead: While it is set, streams break off; the error is retryable.
+        left: Pieces of 4 KiB behind the base after which it dies by itself; None: never.
+        closed: Whether somebody closed it; then nobody waits at a gate any more.
+    """
+
+    def __init__(self, store: Store, *open_labels: str) -> None:
+        super().__init__(store)
+        self.gates = {label: threading.Event() for label in ("base", "8bit", "exact")}
+        self.dead = False
+        self.left: int | None = None
+        self.closed = False
+        self.open(*open_labels)
+
+    def open(self, *labels: str) -> None:
+        for label in labels:
+            self.gates[label].set()
+
+    def stream(self, key: str, start: int, length: int) -> Generator[bytes, None, None]:
+        label = key.partition("-")[0]
+        assert self.gates[label].wait(60), f"nobody opened the gate of {label}"
+        for piece in super().stream(key, start, length):
+            size = len(piece) if self.left is None else 4096
+            for at in range(0, len(piece), size):
+                if self.left is not None and label != "base":
+                    self.left -= 1
+                    self.dead = self.left < 0
+                if self.dead:
+                    raise StoreError("dead (on purpose)", retryable=True)
+                yield piece[at : at + size]
+
+    def close(self) -> None:
+        self.closed = True
+        self.open(*self.gates)
+        super().close()

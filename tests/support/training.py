@@ -1,4 +1,4 @@
-"""A small model in training, for the tests of ``p2u.sync``."""
+"""Trains a small model, for the tests of ``p2u.sync``."""
 
 from __future__ import annotations
 

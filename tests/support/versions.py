@@ -1,4 +1,4 @@
-"""Packages of several releases, put together by hand, for the tests of the client."""
+"""Puts packages of several releases together by hand, for the tests of the client."""
 
 from __future__ import annotations
 
@@ -13,13 +13,13 @@ from pathlib import Path
 
 import kit
 import zstandard
+from manifests import manifest_of, write_manifest
 
 from p2u.codec import core
 from p2u.package.geometry import Chunk, Piece, Seg
 from p2u.package.index import encode_index, parse_index
 from p2u.package.layout import ReleaseLayout, parse_layout
-from p2u.package.manifest import Blob, Manifest, Object, Release, State, Update, with_costs
-from p2u.package.manifest_parse import parse_manifest
+from p2u.package.manifest import Blob, Manifest, Object, Release, State, Update
 from p2u.package.mapping import Map, source_bytes
 from p2u.packing.api import pack
 from p2u.types import PROGRESSIVE
@@ -36,17 +36,6 @@ def put(package: Path, key: str, data: bytes) -> Object:
     return Object(key, len(data), hashlib.sha256(data).hexdigest())
 
 
-def read_manifest(package: Path) -> Manifest:
-    return parse_manifest((package / "p2u.json").read_bytes())
-
-
-def write_manifest(package: Path, manifest: Manifest) -> None:
-    manifest = with_costs(manifest)
-    data = manifest.to_bytes()
-    assert parse_manifest(data) == manifest
-    (package / "p2u.json").write_bytes(data)
-
-
 def read_model(package: Path, release: Release) -> ReleaseLayout:
     return ReleaseLayout(
         release, parse_layout((package / release.layout.key).read_bytes(), release)
@@ -57,7 +46,7 @@ def add_release(package: Path, version: str, model: Path, *, fresh: bool) -> Non
     """Pack a model and add it to a package as its next release; ``fresh``: with its updates."""
     made = package.with_name(f"{package.name}-{version}")
     pack(model, made, jobs=2, name="model")
-    found = read_manifest(made)
+    found = manifest_of(made)
     (old,) = found.releases
     new_ids = {s.id: f"{version}@{s.label}" for s in old.states}
     updates = []
@@ -85,7 +74,7 @@ def add_release(package: Path, version: str, model: Path, *, fresh: bool) -> Non
         states = old.states[-1:]
         files = tuple(replace(f, sha256=f.sha256[-1:]) for f in old.files)
     states = tuple(replace(s, id=new_ids[s.id], version=version, bytes=None) for s in states)
-    before = read_manifest(package) if (package / "p2u.json").exists() else None
+    before = manifest_of(package) if (package / "p2u.json").exists() else None
     shared = [r.layout for r in before.releases] if before else []
     same = [o for o in shared if o.sha256 == old.layout.sha256]
     held = same[0] if same else put(package, f"{version}/layout.json.zst", layout)
@@ -114,7 +103,7 @@ def connect(
     renamed: dict[str, str] | None = None,
 ) -> None:
     """Add an update between two states of different releases, whose bytes are in two folders."""
-    manifest = _PENDING.pop(package, None) or read_manifest(package)
+    manifest = _PENDING.pop(package, None) or manifest_of(package)
     old = read_model(package, manifest.release(source))
     new = read_model(package, manifest.release(target))
     name = f"{source}-{target}".replace("@", ".")
@@ -198,13 +187,13 @@ def add_foreign(package: Path, version: str, model: Path) -> None:
     """Put a release that is not delivered before all others."""
     made = package.with_name(f"{package.name}-{version}")
     pack(model, made, jobs=2, name="model")
-    (old,) = read_manifest(made).releases
+    (old,) = manifest_of(made).releases
     files = tuple(replace(f, sha256=f.sha256[-1:]) for f in old.files)
     state = State(f"{version}@exact", "exact", version, old.states[-1].digest, None, None, 4.5)
     layout = put(package, f"{version}/layout.json.zst", (made / old.layout.key).read_bytes())
     release = Release(version, files, layout, (state,), foreign=True)
     shutil.rmtree(made)
-    manifest = read_manifest(package)
+    manifest = manifest_of(package)
     write_manifest(package, replace(manifest, releases=(release, *manifest.releases)))
 
 
@@ -276,7 +265,7 @@ class Versions:
 
     @property
     def manifest(self) -> Manifest:
-        return read_manifest(self.package)
+        return manifest_of(self.package)
 
     def update(self, source: str | None, target: str) -> Update:
         updates = self.manifest.updates

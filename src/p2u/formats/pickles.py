@@ -72,14 +72,16 @@ class Pickle:
     Args:
         data: Bytes that it begins in.
         at: Where it begins.
+        max_steps: Most instructions that are carried out.
 
     Attributes:
         storages: Those that it names; None for a key that is used for different ones.
         at: Where the next pickle begins.
     """
 
-    def __init__(self, data: bytes, at: int = 0) -> None:
+    def __init__(self, data: bytes, at: int = 0, *, max_steps: int = MAX_STEPS) -> None:
         self._data = data
+        self._max_steps = max_steps
         self.at = at
         self._stack: list[object] = []
         self._marks: list[list[object]] = []
@@ -96,7 +98,7 @@ class Pickle:
             UnknownPickleError: It is malformed, too long or uses what PyTorch does not.
         """
         steps = _STEPS
-        for _ in range(MAX_STEPS):
+        for _ in range(self._max_steps):
             if self.at >= len(self._data):
                 raise UnknownPickleError("it ends early")
             code = self._data[self.at]

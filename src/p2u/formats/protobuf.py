@@ -27,11 +27,16 @@ Field = tuple[int, int, int, int]
 
 
 class Wire:
-    """Reads messages of one file; counts what it reads."""
+    """Reads messages of one file; counts what it reads.
 
-    def __init__(self, reader: Reader) -> None:
+    Args:
+        reader: The file.
+        max_fields: Most fields that are read, over all messages.
+    """
+
+    def __init__(self, reader: Reader, *, max_fields: int = MAX_FIELDS) -> None:
         self.reader = reader
-        self._left = MAX_FIELDS
+        self._max_fields = self._left = max_fields
 
     def varint(self, at: int, end: int) -> tuple[int, int]:
         """Read a varint.
@@ -94,7 +99,7 @@ class Wire:
     def _count(self) -> None:
         self._left -= 1
         if self._left < 0:
-            raise self.reader.wrong(f"it has more than {MAX_FIELDS} protobuf fields")
+            raise self.reader.wrong(f"it has more than {self._max_fields} protobuf fields")
 
     def _field(self, began: int, end: int) -> Field:
         """The field that begins at a byte; raises as `fields`."""

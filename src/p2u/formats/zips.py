@@ -76,6 +76,8 @@ class Archive:
 
     Args:
         reader: The file.
+        max_directory: Most bytes of its central directory.
+        max_members: Most files in it.
 
     Attributes:
         members: In order of their place in the file.
@@ -84,8 +86,15 @@ class Archive:
         FormatError: It is malformed, or split over several disks.
     """
 
-    def __init__(self, reader: Reader) -> None:
+    def __init__(
+        self,
+        reader: Reader,
+        *,
+        max_directory: int = MAX_DIRECTORY,
+        max_members: int = MAX_MEMBERS,
+    ) -> None:
         self._reader = reader
+        self._max_directory, self._max_members = max_directory, max_members
         self.members = tuple(self._members())
 
     def _wrong(self, message: str) -> FormatError:
@@ -138,7 +147,8 @@ class Archive:
         return offset, length, count
 
     def _entries(self, offset: int, length: int, count: int) -> Iterator[_DirectoryEntry]:
-        if length > MAX_DIRECTORY or not count * _ENTRY.size <= length or count > MAX_MEMBERS:
+        too_large = length > self._max_directory or count > self._max_members
+        if too_large or not count * _ENTRY.size <= length:
             raise self._wrong(f"a directory of {count} members in {length} bytes")
         data = self._reader.read(offset, length)
         at = 0

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import shutil
 import threading
-import time
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import later
 import pytest
+from waiting import until
 
 torch = pytest.importorskip("torch")
 
@@ -20,13 +20,7 @@ from safetensors.torch import load_file, save_file  # noqa: E402
 import p2u  # noqa: E402
 from p2u.errors import IntegrityError, UsageError  # noqa: E402
 
-
-@pytest.fixture(autouse=True)
-def few_threads():
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
+pytestmark = pytest.mark.usefixtures("few_threads")
 
 
 def trained(model: Path, folder: Path, seed: int) -> Path:
@@ -90,10 +84,8 @@ def test_every_answer_is_that_of_one_version(package: Path, models) -> None:
                 model.p2u.wait("broken", timeout=20)
             assert model.p2u.version == "v1"
             later.add(package, models["v2"], "v2", parent="v1")
-            end = time.monotonic() + 20  # not wait(): the broken version's error is there still
-            while model.p2u.version != "v2":
-                assert time.monotonic() < end
-                time.sleep(0.01)
+            # Not wait(): the broken version's error is there still.
+            until(lambda: model.p2u.version == "v2")
             later.add(package, models["v3"], "v3", parent="v2")
             model.p2u.wait("v3", timeout=20)
         finally:

@@ -9,6 +9,7 @@ from concurrent.futures import ThreadPoolExecutor
 import kit
 import pytest
 from kit import QUICK, STATES
+from store_kit import GatedStore
 
 torch = pytest.importorskip("torch")
 
@@ -19,14 +20,7 @@ from p2u.errors import Cancelled, StoreError  # noqa: E402
 from p2u.serve import Server  # noqa: E402
 from p2u.stores import LocalStore  # noqa: E402
 
-
-@pytest.fixture(autouse=True)
-def few_threads():
-    """Four callers, and few processors."""
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
+pytestmark = pytest.mark.usefixtures("few_threads")
 
 
 def answers(net: nets.Packed, inputs) -> dict[str, list]:
@@ -118,7 +112,7 @@ def test_the_server_dies_and_comes_back(net: nets.Packed) -> None:
 
 def test_a_call_holds_its_state_and_the_next_one_has_the_new(net: nets.Packed) -> None:
     """Also if it is long, calls itself, or fails."""
-    store = nets.Gated(LocalStore(net.package), "base")
+    store = GatedStore(LocalStore(net.package), "base")
     inside, go_on = threading.Event(), threading.Event()
 
     class Slow(nets.Net):
@@ -159,7 +153,7 @@ def test_a_call_holds_its_state_and_the_next_one_has_the_new(net: nets.Packed) -
 
 
 def test_an_interrupted_call_does_not_block_commits(net: nets.Packed) -> None:
-    store = nets.Gated(LocalStore(net.package), "base")
+    store = GatedStore(LocalStore(net.package), "base")
 
     class Interrupted(nets.Net):
         def forward(self, ids, stop: bool = False):
@@ -182,7 +176,7 @@ def test_an_interrupted_call_does_not_block_commits(net: nets.Packed) -> None:
 
 
 def test_states_progress_and_cancel(net: nets.Packed) -> None:
-    store = nets.Gated(LocalStore(net.package), "base", "8bit")
+    store = GatedStore(LocalStore(net.package), "base", "8bit")
     model = p2u.torch.load(store, nets.Net, "v1@8bit").eval()
     replica = model.p2u
     assert replica is p2u.torch.replica(model)
@@ -211,7 +205,7 @@ def test_eager_ends_exact_and_holds_nobody_up(net: nets.Packed) -> None:
 
 def test_generate_is_of_one_state(net: nets.Packed) -> None:
     """A method that calls the model many times, with an update waiting all the time."""
-    store = nets.Gated(LocalStore(net.package), "base")
+    store = GatedStore(LocalStore(net.package), "base")
 
     class Generator(nets.Net):
         def generate(self, ids, steps: int):

@@ -9,6 +9,7 @@ import documents
 import kit
 import pytest
 from kit import STATES
+from store_kit import GatedStore
 
 torch = pytest.importorskip("torch")
 transformers = pytest.importorskip("transformers")
@@ -49,7 +50,7 @@ def decoder(tmp_path_factory) -> nets.Packed:
 
 
 def test_minilm_with_its_tokenizer(minilm: nets.Packed) -> None:
-    store = nets.Gated(LocalStore(minilm.package), "base")
+    store = GatedStore(LocalStore(minilm.package), "base")
     model, tokenizer = p2u.torch.from_pretrained(
         store, transformers.AutoModel, transformers.AutoTokenizer
     )
@@ -70,7 +71,7 @@ def test_minilm_with_its_tokenizer(minilm: nets.Packed) -> None:
 
 
 def test_generation_from_the_base_on(decoder: nets.Packed) -> None:
-    store = nets.Gated(LocalStore(decoder.package), "base")
+    store = GatedStore(LocalStore(decoder.package), "base")
     model = p2u.torch.from_pretrained(
         store, transformers.AutoModelForCausalLM, attn_implementation="eager"
     )

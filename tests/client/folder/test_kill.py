@@ -14,9 +14,10 @@ from pathlib import Path
 
 import kit
 import pytest
-from killing import SECONDS, Killed, lives, mortal, start
+from killing import Killed, lives, mortal, start
 from kit import Made, tree
 from pulling import pull_with
+from waiting import until
 
 from p2u.client.folder import work_folder
 from p2u.client.folder.journal import read_journal
@@ -64,13 +65,17 @@ def test_kill_9_at_ten_random_moments(made, tmp_path, in_place):
     seen = set()
     server, app = kit.counting_server(made.package)
     with server:
-        for number in range(10):
+        for number, key in enumerate([*[""] * 10, "8bit-000.bin", "exact-000.bin"]):
             dst = tmp_path / f"dst{number}"
             app.reset()
-            process = start(server.url, dst, total / SECONDS, in_place)
-            # One moment in each tenth of the way; by bytes, as a busy machine is late by the clock.
-            while app.sent < total * (number + rng.random()) / 10 and process.poll() is None:
-                time.sleep(0.002)
+            # One moment in each tenth of the bytes, and each time that a state is complete.
+            moment = total * (number + rng.random()) / 10 if not key else total
+            app.hold_back(after=int(moment), key=key)
+            process = start(server.url, dst, in_place)
+            until(lambda: app.silent.is_set() or process.poll() is not None)  # noqa: B023
+            if key:
+                until(lambda: made.label(dst) is not None)  # noqa: B023
+            time.sleep(0.03 * rng.random())
             process.kill()
             process.wait()
             state = made.label(dst)
@@ -106,7 +111,7 @@ def fresh(made: Made, dst: Path, label: str | None) -> None:
 
 
 @pytest.mark.parametrize(
-    ("label", "until", "in_place", "exchange", "torn"),
+    ("label", "target", "in_place", "exchange", "torn"),
     [
         (None, "base", False, True, False),
         ("base", "8bit", False, True, False),
@@ -116,9 +121,9 @@ def fresh(made: Made, dst: Path, label: str | None) -> None:
         ("base", "8bit", True, True, True),
     ],
 )
-def test_dying_at_every_change(made, tmp_path, label, until, in_place, exchange, torn):
+def test_dying_at_every_change(made, tmp_path, label, target, in_place, exchange, torn):
     dst = tmp_path / "dst"
-    options = {"until": until, "in_place": in_place, "jobs": 1}
+    options = {"until": target, "in_place": in_place, "jobs": 1}
     count = 0
     fresh(made, dst, label)
     deaths = lives(
@@ -128,12 +133,12 @@ def test_dying_at_every_change(made, tmp_path, label, until, in_place, exchange,
         count += 1
         found = made.label(dst)
         if not in_place and (exchange or dst.exists()):
-            assert found in (label, until), f"after change {at} the folder is no state"
+            assert found in (label, target), f"after change {at} the folder is no state"
         if label and dst.exists():
             assert (dst / "mine" / "notes.txt").read_text() == "mine"
         result = pull(made.package, dst, **options)
-        assert result.state == until
-        assert made.label(dst) == until, f"after change {at}"
+        assert result.state == target
+        assert made.label(dst) == target, f"after change {at}"
         if label:
             assert (dst / "mine" / "notes.txt").read_text() == "mine"
         assert sorted(p.name for p in tmp_path.iterdir()) == ["dst"]

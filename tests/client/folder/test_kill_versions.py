@@ -13,13 +13,11 @@ import kit
 import pytest
 from killing import lives, start
 from versions import Versions
+from waiting import until
 
 from p2u.client.folder.pull import pull
 from p2u.client.folder.verify import verify
 from p2u.errors import UsageError
-
-#: Seconds that an undisturbed update takes in the tests with real processes.
-SECONDS = 0.8
 
 #: Source, target, whether in place.
 WAYS = [
@@ -52,10 +50,12 @@ def test_kill_9_at_ten_random_moments(versions: Versions, tmp_path, source, targ
             dst = Path(shutil.copytree(before, tmp_path / f"dst{number}"))
             (dst / "mine.txt").write_text("mine")
             app.reset()
-            process = start(server.url, dst, update.bytes / SECONDS, in_place, target)
-            moment = update.index.size + update.bytes * (number + rng.random()) / 10
-            while app.sent < moment and process.poll() is None:
-                time.sleep(0.002)
+            app.hold_back(
+                after=int(update.index.size + update.bytes * (number + rng.random()) / 10)
+            )
+            process = start(server.url, dst, in_place, target)
+            until(lambda: app.silent.is_set() or process.poll() is not None)  # noqa: B023
+            time.sleep(0.03 * rng.random())
             process.kill()
             process.wait()
             state = versions.state(dst)
@@ -63,6 +63,7 @@ def test_kill_9_at_ten_random_moments(versions: Versions, tmp_path, source, targ
                 assert state in (source, target)
                 assert known(dst)
             unfinished += state != target
+            app.reset()
             result = pull(server.url, dst, until=target, in_place=in_place)
             assert versions.state(dst) == target
             assert result.state == versions.manifest.title(target)

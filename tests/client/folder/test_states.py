@@ -105,20 +105,32 @@ def test_again_does_nothing(made, tmp_path):
     assert before == {path: path.stat().st_mtime_ns for path in dst.rglob("*")}
 
 
-def test_again_does_not_hash(made, tmp_path, monkeypatch):
+def change_unseen(path):
+    """Change a byte of a file, and nothing that can be seen without reading it."""
+    before, data = path.stat(), bytearray(path.read_bytes())
+    data[-1] ^= 1
+    path.write_bytes(data)
+    os.utime(path, ns=(before.st_atime_ns, before.st_mtime_ns))
+
+
+def test_again_does_not_hash(made, tmp_path):
     dst = tmp_path / "dst"
     pull(made.package, dst)
-    monkeypatch.setattr("p2u.client.folder.local.hash_file", lambda *_: pytest.fail("hashed"))
-    pull(made.package, dst)
+    for path in dst.rglob("*"):
+        if path.is_file() and path.name != ".p2u-state.json" and path.stat().st_size:
+            change_unseen(path)
+    assert pull(made.package, dst).state == "exact"
+    assert made.label(dst) is None
 
 
-def test_touched_files_are_hashed_once(made, tmp_path, monkeypatch):
+def test_touched_files_are_hashed_once(made, tmp_path):
     dst = tmp_path / "dst"
     pull(made.package, dst)
     os.utime(dst / "config.json", (1, 1))
     pull(made.package, dst)
-    monkeypatch.setattr("p2u.client.folder.local.hash_file", lambda *_: pytest.fail("hashed"))
-    pull(made.package, dst)
+    change_unseen(dst / "config.json")
+    assert pull(made.package, dst).state == "exact"
+    assert made.label(dst) is None
 
 
 @pytest.mark.parametrize("jobs", [1, 3])

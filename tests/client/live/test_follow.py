@@ -11,10 +11,12 @@ from pathlib import Path
 import kit
 import later
 import pytest
-from following import SHARD, changed, until
+from following import SHARD, changed, files
 from kit import QUICK, Made
 from live_kit import flips_a_bit, open_with
+from manifests import manifest_of, write_manifest
 from store_kit import WrapperStore
+from waiting import until
 
 from p2u.client.live.opening import open_replica
 from p2u.client.live.replica import Replica
@@ -32,10 +34,6 @@ from p2u.serve import FolderApp, Server
 from p2u.stores import LocalStore
 
 SOON = 0.02
-
-
-def files(replica: Replica) -> dict[str, bytes]:
-    return {path: bytes(data) for path, data in replica.files.items()}
 
 
 @pytest.fixture
@@ -203,16 +201,16 @@ def test_another_way_round_what_is_broken(package: Path, models) -> None:
 
 def _update_between(package: Path, model: Path, version: str, **options) -> None:
     """Give a version that has a base an update from v1 as well."""
-    manifest = later.read(package)
+    manifest = manifest_of(package)
     other = package.with_name("other")
     shutil.copytree(package, other)
     shutil.rmtree(other / version)
     from dataclasses import replace
 
     kept = tuple(u for u in manifest.updates if not u.target.startswith(f"{version}@"))
-    later.write(other, replace(manifest, releases=manifest.releases[:-1], updates=kept))
+    write_manifest(other, replace(manifest, releases=manifest.releases[:-1], updates=kept))
     later.add(other, model, version, **options)
-    (update,) = [u for u in later.read(other).updates if u.target == f"{version}@exact"]
+    (update,) = [u for u in manifest_of(other).updates if u.target == f"{version}@exact"]
     for name in (update.index.key, *(blob.key for blob in update.blobs)):
         (package / version / "by").mkdir(exist_ok=True)
         shutil.copy(other / name, package / version / "by")
@@ -223,7 +221,7 @@ def _update_between(package: Path, model: Path, version: str, **options) -> None
     update = replace(
         update, index=moved(update.index), blobs=tuple(moved(blob) for blob in update.blobs)
     )
-    later.write(package, replace(manifest, updates=(*manifest.updates, update)))
+    write_manifest(package, replace(manifest, updates=(*manifest.updates, update)))
 
 
 def test_a_blob_that_is_damaged_or_late_is_asked_for_again(package: Path, models) -> None:

@@ -14,9 +14,10 @@ from pathlib import Path
 import kit
 import numpy as np
 import pytest
+from following import files
 from kit import QUICK, STATES
 from live_kit import flips_a_bit, open_with
-from store_kit import CountingStore, FlakyStore, WrapperStore
+from store_kit import CountingStore, FlakyStore, GatedStore
 
 import p2u
 from p2u.client.live.opening import load, open_replica
@@ -46,20 +47,8 @@ def content(tensors) -> dict[str, bytes]:
     return {name: array.tobytes() for name, array in tensors.items()}
 
 
-class GateStore(WrapperStore):
-    """Holds back the blobs of an update until its gate is opened."""
-
-    def __init__(self, store):
-        super().__init__(store)
-        self.gates = {label: threading.Event() for label in STATES}
-
-    def stream(self, key, start, length):
-        self.gates[key.partition("-")[0]].wait(20)
-        yield from super().stream(key, start, length)
-
-
 def test_states_one_after_the_other(made):
-    store = GateStore(LocalStore(made.package))
+    store = GatedStore(LocalStore(made.package))
     with open_replica(store) as replica:
         assert replica.state is None
         with pytest.raises(UsageError, match="wait"):
@@ -70,16 +59,14 @@ def test_states_one_after_the_other(made):
             replica.wait("base", timeout=0.05)
         tensors = None
         for label in STATES:
-            store.gates[label].set()
+            store.open(label)
             replica.wait(label, timeout=20)
             assert replica.state == label
             # The same arrays, sharpened in place.
             assert tensors is None or tensors is replica.tensors
             tensors = replica.tensors
             assert content(tensors) == raw(made.states[label])
-            assert {path: bytes(data) for path, data in replica.files.items()} == kit.tree(
-                made.states[label]
-            )
+            assert files(replica) == kit.tree(made.states[label])
         replica.wait()
         assert replica.progress.done == replica.progress.total == made.manifest.states[-1].bytes
 
@@ -159,7 +146,7 @@ def test_load_takes_the_base_by_default_and_no_more_bytes(made):
 
 
 def test_callbacks_come_for_each_state_also_late_ones(made, caplog):
-    store = GateStore(LocalStore(made.package))
+    store = GatedStore(LocalStore(made.package))
     early, late = [], []
 
     def broken(label):
@@ -168,14 +155,13 @@ def test_callbacks_come_for_each_state_also_late_ones(made, caplog):
     with open_replica(store) as replica:
         replica.on_state(broken)
         replica.on_state(early.append)
-        store.gates["base"].set()
+        store.open("base")
         replica.wait("base")
         while early != ["base"]:
             time.sleep(0.001)
         replica.on_state(late.append)
         assert late == ["base"]
-        store.gates["8bit"].set()
-        store.gates["exact"].set()
+        store.open("8bit", "exact")
         with caplog.at_level(logging.ERROR, "p2u"):
             replica.wait()
     assert early == late == list(STATES)

@@ -7,6 +7,7 @@ import threading
 import time
 
 import pytest
+from waiting import until
 
 from p2u.client.transfer.backoff import Retry
 from p2u.client.transfer.control import Meter, Stop
@@ -21,15 +22,18 @@ from p2u.stores import Store
 KIB = 1 << 10
 
 
-class Slow(Store):
-    """Blobs in memory, delivered at some bytes per second and request; notes all requests."""
+class Memory(Store):
+    """Blobs in memory, delivered in pieces; notes all requests."""
 
     url = "memory"
 
-    def __init__(self, blobs, rate=5e5):
-        self.blobs, self.rate = blobs, rate
+    def __init__(self, blobs):
+        self.blobs = blobs
         self.asked: list[tuple[str, int, int]] = []
         self.broken: set[str] = set()
+
+    def was_asked(self, key):
+        return any(asked == key for asked, _, _ in list(self.asked))
 
     def read(self, key, *, limit):
         return self.blobs[key]
@@ -40,8 +44,15 @@ class Slow(Store):
             if key in self.broken:
                 raise StoreError("on purpose", retryable=True)
             piece = self.blobs[key][at : min(at + 16 * KIB, start + length)]
-            time.sleep(len(piece) / self.rate)
+            time.sleep(1e-4)  # lets other threads in
             yield piece
+
+
+class SteadyMeter(Meter):
+    """Measures the same rate at any time, on which chunks of the tests are worth sharing."""
+
+    def rate(self):
+        return 2e6
 
 
 def update(key, sizes):
@@ -71,9 +82,9 @@ class Sink:
 @pytest.fixture
 def world():
     one, two = update("one", [200 * KIB] * 9), update("two", [150 * KIB] * 9)
-    store = Slow({"one": one[0], "two": two[0]})
+    store = Memory({"one": one[0], "two": two[0]})
     options = TransferOptions(jobs=4, retry=Retry(attempts=2, base=0.01))
-    fetcher = Fetcher(store, options, Stop(), Meter())
+    fetcher = Fetcher(store, options, Stop(), SteadyMeter())
     yield store, fetcher, one, two
     fetcher.stop.call()
     fetcher.close()
@@ -92,7 +103,7 @@ def test_the_last_chunks_are_shared(world):
 
 def test_one_thread_shares_with_nobody(world):
     store, _, (_data, blobs, chunks), _ = world
-    fetcher = Fetcher(store, TransferOptions(jobs=1), Stop(), Meter())
+    fetcher = Fetcher(store, TransferOptions(jobs=1), Stop(), SteadyMeter())
     assert fetcher.run(blobs, chunks, Sink())
     assert min(length for _, _, length in store.asked) >= 200 * KIB
 
@@ -119,17 +130,14 @@ def test_a_part_that_fails_is_fetched_again(world):
 
 def test_the_next_update_is_begun_but_not_applied(world):
     store, fetcher, (_, blobs, chunks), (other, more, following) = world
-    held, asked_then = threading.Event(), []
+    size = sum(c.length for c in chunks)
 
     def last_takes_long(chunk, payload):
         if chunk.number == 8:
-            held.wait(10)
-            asked_then.extend(key for key, _, _ in store.asked)
+            until(lambda: store.was_asked("two") and fetcher.meter.done > size)
 
-    threading.Timer(0.3, held.set).start()
     assert fetcher.run(blobs, chunks, last_takes_long, following=lambda: (more, following))
-    assert "two" in asked_then
-    assert fetcher.meter.done > sum(c.length for c in chunks)
+    assert fetcher.meter.done > size
     sink = Sink()
     assert fetcher.run(more, following, sink)
     assert b"".join(sink.got[n] for n in range(9)) == other
@@ -138,19 +146,14 @@ def test_the_next_update_is_begun_but_not_applied(world):
 
 
 def test_what_was_begun_for_nothing_does_not_count(world):
-    _store, fetcher, (data, blobs, chunks), (_other, more, following) = world
+    store, fetcher, (data, blobs, chunks), (_other, more, following) = world
     rest = following[5:]
-    begun = threading.Event()
 
     def wait_for_it(chunk, payload):
         if chunk.number == 8:
-            begun.wait(10)
+            until(lambda: store.was_asked("two"))
 
-    def next_one():
-        threading.Timer(0.1, begun.set).start()
-        return more, following
-
-    assert fetcher.run(blobs, chunks, wait_for_it, following=next_one)
+    assert fetcher.run(blobs, chunks, wait_for_it, following=lambda: (more, following))
     sink = Sink()
     assert fetcher.run(more, rest, sink)
     assert sorted(sink.got) == [5, 6, 7, 8]
@@ -161,9 +164,12 @@ def test_what_was_begun_for_nothing_does_not_count(world):
 def test_what_fails_ahead_fails_only_when_it_is_wanted(world):
     store, fetcher, (_, blobs, chunks), (_, more, following) = world
     store.broken.add("two")
-    assert fetcher.run(
-        blobs, chunks, lambda *a: time.sleep(0.1), following=lambda: (more, following)
-    )
+
+    def wait_for_it(chunk, payload):
+        if chunk.number == 8:
+            until(lambda: store.was_asked("two"))
+
+    assert fetcher.run(blobs, chunks, wait_for_it, following=lambda: (more, following))
     with pytest.raises(StoreError, match="on purpose"):
         fetcher.run(more, following, Sink())
 

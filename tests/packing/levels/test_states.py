@@ -207,17 +207,23 @@ def test_progress(model: Path, tmp_path: Path) -> None:
 @pytest.mark.skipif(sys.platform != "linux", reason="reads /proc")
 @pytest.mark.parametrize("jobs", [2, 8])
 def test_memory_does_not_grow_with_the_model(tmp_path: Path, jobs: int) -> None:
-    peaks = []
     code = "import sys, p2u; p2u.pack(sys.argv[1], sys.argv[2], jobs=int(sys.argv[3]))"
-    for count in (16, 48):  # the smaller one fills what is in flight, too
+    tensor = weights("F32", 1024, 1024)
+
+    def peak(count: int, run: int) -> float:
+        """MiB that packing so many tensors of 4 MiB takes."""
         src = tmp_path / f"{count}.safetensors"
-        tensor = weights("F32", 1024, 1024)
         # Not in the order of a forward pass: 0, 1, 10, ...
         names = sorted(f"layers.{n}.w" for n in range(count))
         safetensors(src, dict.fromkeys(names, tensor))
-        peak = kit.run_python(code + kit.PRINT_PEAK, src, tmp_path / f"p{count}", jobs)
-        peaks.append(int(peak) / (1 << 20))
-    tensor_mib = 4
-    assert max(peaks) <= 2 * tensor_mib + 256
-    # 128 MiB of tensors more; threads and the allocator differ by some from run to run.
-    assert peaks[1] - peaks[0] <= 60
+        found = kit.run_python(code + kit.PRINT_PEAK, src, tmp_path / f"p{count}-{run}", jobs)
+        return int(found) / (1 << 20)
+
+    for run in range(3):
+        # The smaller one fills what is in flight, too. Which threads wait for which, and what the
+        # allocator keeps for them, differs from run to run; what grows with a model always does.
+        small, large = peak(16, run), peak(48, run)
+        if large - small <= 60:
+            break
+    assert large - small <= 60  # of 128 MiB of tensors more
+    assert max(small, large) <= 2 * 4 + 256

@@ -10,45 +10,24 @@ from typing import Any
 import numpy as np
 import pytest
 from kit import write_safetensors
+from layers import Array, inputs, moments, weights
 
 import p2u
-from p2u.codec import core
 from p2u.errors import DiskError, FormatError, P2UError, UsageError
 from p2u.packing.levels import encode
 from p2u.packing.publish import pack_first
 from p2u.packing.recipe import Recipe
 from p2u.packing.rounding import calibration as cal
-from p2u.packing.rounding import feedback
 from p2u.packing.rounding.calibration import Calibration, FactorEntry, Writer, make_factor
 from p2u.packing.settings import make_settings
 
-Array = np.ndarray[Any, Any]
 DTYPES = {"F32": "<f4", "F16": "<f2"}
-
-
-def inputs(columns: int, count: int = 2000, seed: int = 0) -> Array:
-    """Correlated inputs, with a few columns far larger than the others."""
-    rng = np.random.default_rng([seed, columns])
-    mix = rng.standard_normal((columns // 3 + 1, columns))
-    x = rng.standard_normal((count, len(mix))) @ mix + 0.3 * rng.standard_normal((count, columns))
-    x[:, ::17] *= 6
-    return x
-
-
-def weights(shape: tuple[int, ...], seed: int = 1) -> Array:
-    rng = np.random.default_rng([seed, *shape])
-    scale = np.exp(rng.standard_normal((shape[0], *[1] * (len(shape) - 1))) / 2)
-    return (rng.standard_normal(shape) * 0.05 * scale).astype(np.float32)
 
 
 def encoded(array: Array, dtype: str) -> bytes:
     if dtype == "BF16":
         return (array.astype("<f4").view("<u4") >> 16).astype("<u2").tobytes()
     return array.astype(DTYPES[dtype]).tobytes()
-
-
-def moments(xs: list[Array]) -> Array:
-    return np.stack([x.T @ x for x in xs])
 
 
 def write(path: Path, tensors: dict[str, tuple[list[Array], int]], damping: float = 0.01) -> Path:
@@ -207,80 +186,6 @@ def test_what_is_odd_survives(tmp_path: Path) -> None:
     p2u.pull(tmp_path / "package", tmp_path / "out")
     ends = [(tmp_path / f / "model.safetensors").read_bytes() for f in ("model", "out")]
     assert ends[0] == ends[1]
-
-
-def test_factor_predicts_like_a_regression() -> None:
-    # Rows of C are what least squares would predict: damage by E H E^T and by sums of D f^2 agree.
-    h = moments([inputs(40)])
-    factor = make_factor(h.copy(), 1e-4)
-    order = factor.order[0]
-    c = np.eye(40)
-    block = factor.block(0, 40)[0]
-    for k in range(40):
-        c[:, k] += block[k] * 2.0 ** factor.exponent[0, k]
-    damped = h[0] + 1e-4 * h[0].diagonal().mean() * np.eye(40)
-    inverse = np.linalg.inv(c)
-    diagonal = inverse @ damped[np.ix_(order, order)] @ inverse.T
-    assert (np.diff(h[0].diagonal()[order]) <= 0).all()
-    off = diagonal - np.diag(diagonal.diagonal())
-    scale = np.sqrt(np.outer(diagonal.diagonal(), diagonal.diagonal()))
-    assert np.abs(off / scale).max() < 0.3  # 8-bit mantissas
-    assert np.abs(off / scale).mean() < 0.05
-
-
-def test_columns_in_blocks_are_as_one_by_one(monkeypatch: pytest.MonkeyPatch) -> None:
-    factor = make_factor(moments([inputs(70), inputs(70, seed=3)]), 0.01)
-    x = np.random.default_rng(0).standard_normal((2, 70, 33)) * 3
-    steps = np.arange(70) % 12
-    found = []
-    for block in (1, 7, 70):
-        monkeypatch.setattr(feedback, "BLOCK", block)
-        found.append(feedback.fed_back(x.copy(), factor, steps, 0.2))
-    assert np.array_equal(found[0], found[1])
-    assert np.array_equal(found[0], found[2])
-    assert not np.array_equal(found[0], feedback.own_bins(x))
-
-
-def test_weights_outside_of_the_bins_leave_no_error() -> None:
-    factor = make_factor(moments([inputs(20)]), 0.01)
-    x = np.random.default_rng(0).standard_normal((1, 20, 9)) * 3
-    first = factor.order[0, 0]
-    steps = np.zeros(20, np.int64)
-    x[0, first] = [0, 5, -5, 127, 127.5, 1e6, -128, 1e300, 0]
-    codes = feedback.fed_back(x.copy(), factor, steps, 0)
-    x[0, first] = 0
-    others = np.arange(20) != first
-    assert np.array_equal(codes[0, others], feedback.fed_back(x, factor, steps, 0)[0, others])
-
-
-def test_sums_stay_exact_at_the_worst() -> None:
-    worst = feedback.MOST_ERROR * feedback.ONE * 2**feedback.SPREAD * 127 * cal.MAX_COLUMNS
-    assert worst <= 2**53
-
-
-def test_own_bins_are_the_cores() -> None:
-    rng = np.random.default_rng(5)
-    w = np.concatenate([rng.standard_normal(4000) * 8, np.arange(-130, 130) / 2, [0.49999997]])
-    w = w.astype(np.float32)
-    segment = core.Segment(w.tobytes(), len(w), len(w))
-    scales = np.zeros(1, np.int16).tobytes()
-    codes = feedback.own_bins(w.astype(np.float64)).astype(np.int16).tobytes()
-    plain = core.encode("F32", [segment], scales, [0])
-    assert core.encode("F32", [segment], scales, [0], codes=codes).payloads == plain.payloads
-
-
-@pytest.mark.parametrize(
-    ("first", "count", "per_group", "expected"),
-    [
-        (0, 12, 4, [(0, 3, 0, 12)]),
-        (3, 12, 4, [(0, 1, 0, 1), (1, 3, 1, 9), (3, 4, 9, 12)]),
-        (5, 2, 4, [(1, 2, 0, 2)]),
-        (0, 3, 1, [(0, 3, 0, 3)]),
-    ],
-)
-def test_runs(first: int, count: int, per_group: int, expected: Any) -> None:
-    found = list(feedback.runs(first, count, per_group))
-    assert [(g.start, g.stop, c.start, c.stop) for g, c in found] == expected
 
 
 # ---------------------------------------------------------------- names

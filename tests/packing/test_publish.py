@@ -8,13 +8,14 @@ import shutil
 import signal
 import subprocess
 import sys
-import time
 from pathlib import Path
 
 import kit
 import numpy as np
 import pytest
-from packing_kit import Tensors, check_pull, content, manifest_of, model, moved, weights
+from manifests import manifest_of
+from packing_kit import Tensors, check_pull, content, model, moved, weights
+from waiting import until
 
 import p2u
 from p2u import gc, publish, pull
@@ -144,13 +145,6 @@ def command(*args: str | Path) -> subprocess.Popen[str]:
     )
 
 
-def wait_for(path: Path, process: subprocess.Popen[str]) -> None:
-    end = time.monotonic() + 60
-    while not path.exists() and process.poll() is None:
-        assert time.monotonic() < end, f"no {path.name}"
-        time.sleep(0.002)
-
-
 def large(folder: Path, seed: int) -> Path:
     """A model that takes a while to publish."""
     rng = np.random.default_rng(7)
@@ -166,7 +160,7 @@ def test_two_trainers_at_once(tmp_path: Path) -> None:
     first, mine, theirs = (large(tmp_path / f"{n}", n) for n in range(3))
     publish(first, package, levels=("base", "exact"))
     one = command("publish", mine, package, "--expect", "v1@exact", "--version", "mine")
-    wait_for(package / ".p2u-stage", one)
+    until(lambda: (package / ".p2u-stage").exists() or one.poll() is not None)
     one.send_signal(signal.SIGSTOP)
     two = command("publish", theirs, package, "--expect", "v1@exact", "--version", "theirs")
     said = two.communicate(timeout=60)[1]
@@ -223,7 +217,7 @@ def test_a_publisher_is_killed(tmp_path: Path) -> None:
     stage = package / ".p2u-stage"
     for moment in (package / LOCK, stage, stage / "from-v1-exact-000.bin"):
         process = command("publish", second, package)
-        wait_for(moment, process)
+        until(lambda: moment.exists() or process.poll() is not None)  # noqa: B023 - called here
         process.kill()
         process.communicate()
         assert process.returncode == -signal.SIGKILL

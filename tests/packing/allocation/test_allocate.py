@@ -3,11 +3,9 @@
 from __future__ import annotations
 
 import json
-import math
 import struct
 import tempfile
 from collections.abc import Mapping
-from fractions import Fraction
 from pathlib import Path
 from typing import Any
 
@@ -16,25 +14,16 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from kit import write_safetensors
+from manifests import manifest_of
 
 from p2u.client.live.opening import load
-from p2u.errors import FormatError, P2UError, UsageError
+from p2u.errors import P2UError, UsageError
 from p2u.package.index import parse_index
 from p2u.package.layout import ReleaseLayout, parse_layout
-from p2u.package.manifest_parse import parse_manifest
-from p2u.packing.allocation.damage import parse_damage, quantise
 from p2u.packing.allocation.shares import (
-    COARSEST,
-    FINE,
     FINEST,
-    Shares,
-    coarsest,
-    find_level,
-    finest,
-    log2_64,
 )
 from p2u.packing.api import pack
-from p2u.packing.recipe import Recipe
 from p2u.packing.report import PackReport
 
 SHAPES = {
@@ -80,115 +69,10 @@ def error(package: Path, name: str) -> float:
 
 def base_bytes(package: Path) -> int:
     """Bytes of the base state, by the files that are there."""
-    manifest = parse_manifest((package / "p2u.json").read_bytes())
+    manifest = manifest_of(package)
     update = manifest.updates[0]
     keys = [manifest.latest.layout.key, update.index.key, *(b.key for b in update.blobs)]
     return sum((package / key).stat().st_size for key in keys)
-
-
-# ---------------------------------------------------------------- the numbers
-
-
-@given(st.floats(1e-300, 1e300))
-def test_logarithms_are_exact(value: float) -> None:
-    found = log2_64(value)
-    exact = Fraction(value) ** 64
-    assert Fraction(2) ** found <= exact < Fraction(2) ** (found + 1)
-
-
-@given(
-    st.lists(st.tuples(st.integers(1, 10**9), st.none() | st.integers(-5000, 5000)), min_size=1),
-    st.integers(-40000, 40000),
-)
-def test_shares(tensors: list[tuple[int, int | None]], level: int) -> None:
-    sizes, damage = [n for n, _ in tensors], [d for _, d in tensors]
-    cols = [8 + n % 200 for n in sizes]
-    shares = Shares.of(sizes, cols, damage)
-    mean = sum(n * s for n, s in zip(sizes, shares.shares, strict=True)) / sum(sizes)
-    assert 0 <= mean < 1
-    offsets = shares.offsets(level)
-    least = [finest(n) for n in cols]
-    assert all(low <= offset <= COARSEST for low, offset in zip(least, offsets, strict=True))
-    coarser = shares.offsets(level + FINE)
-    assert all(
-        b == min(a + 1, COARSEST) or a == low
-        for low, a, b in zip(least, offsets, coarser, strict=True)
-    )
-
-
-def test_shares_are_those_of_nearly_equal_slopes() -> None:
-    # Four times as many weights: 3/4 octave coarser. Four times the damage: half an octave finer.
-    assert Shares.of([1000, 4000], [500, 500], [None, None]).shares == (-38, 10)
-    first, second = Shares.of([1000, 1000], [500, 500], [0, 128]).shares
-    assert first - second == 32
-    # What is not known counts like the middle one.
-    shares = Shares.of([500] * 4, [500] * 4, [-64, 0, 64, None]).shares
-    assert shares[3] == shares[1]
-
-
-@given(st.integers(50, 150), st.integers(-10000, 6000), st.integers(1, 40))
-def test_the_finest_level_within_the_bits_is_found(slope: int, at: int, jump: int) -> None:
-    weights = 1_000_000
-    asked = []
-
-    def measure(level: int) -> int:
-        asked.append(level)
-        return 3_500_000 - (level // jump * jump - at) * weights // (slope * FINE)
-
-    found = find_level(measure, 3_500_000, weights)
-    assert found is not None
-    assert measure(found) <= 3_500_000
-    assert len(asked) <= 18
-    assert measure(found - jump - 250) > 3_500_000
-
-
-def test_levels_out_of_reach() -> None:
-    assert find_level(lambda _: 10, 9, 1) is None
-    assert find_level(lambda at: 10 - (at == coarsest()), 9, 1) == coarsest()
-    everything = find_level(lambda _: 1, 3, 1)
-    assert everything is not None
-    assert Shares((0, 50), (FINEST, FINEST)).offsets(everything) == [FINEST, FINEST]
-
-
-@pytest.mark.parametrize(
-    "arguments",
-    [
-        {"bits": 3, "budget": 1000},
-        {"budget": 1000, "ratio": 0.5},
-        {"budget": 0},
-        {"ratio": 0},
-        {"ratio": 1.5},
-        {"ratio": math.nan},
-        {"own": (("a", 0.5),)},
-        {"own": (("a", math.nan),)},
-    ],
-)
-def test_arguments(arguments: dict[str, Any]) -> None:
-    with pytest.raises(UsageError):
-        Recipe(**arguments)
-
-
-@pytest.mark.parametrize(
-    "text",
-    [
-        "", "[", "[]", "{}", '{"format": "p2u-sensitivity", "version": 2, "tensors": {"a": 1}}',
-        *(
-            '{"format": "p2u-sensitivity", "version": 1, "tensors": ' + tensors + "}"
-            for tensors in ("[]", "{}", '{"a": "x"}', '{"a": -1}', '{"a": NaN}', '{"a": 0}',
-                            '{"a": true}', '{"a": 1e999}', '{"a": null}')
-        ),
-    ],
-)  # fmt: skip
-def test_sensitivity_files_that_are_none(text: str) -> None:
-    with pytest.raises(FormatError, match=r"sens\.json"):
-        parse_damage(text.encode(), "sens.json")
-
-
-def test_no_damage_is_little_damage() -> None:
-    assert quantise({"a": 4, "b": 0, "c": 2.0}) == {"a": 128, "b": 128 - 30 * 64, "c": 64}
-
-
-# ---------------------------------------------------------------- what comes of it
 
 
 @settings(max_examples=12, deadline=None)
@@ -234,7 +118,7 @@ def test_an_impossible_budget_says_what_is_possible(model: Path, tmp_path: Path)
 
 def chunk_bits(package: Path, *names: str) -> float:
     """Bits per weight of the base's chunks that hold these tensors and no others."""
-    manifest = parse_manifest((package / "p2u.json").read_bytes())
+    manifest = manifest_of(package)
     layout = parse_layout((package / manifest.latest.layout.key).read_bytes(), manifest.latest)
     update = manifest.updates[0]
     data = (package / update.index.key).read_bytes()
@@ -294,7 +178,7 @@ def test_measured_damage_moves_bits(model: Path, tmp_path: Path) -> None:
 
 def test_the_worst_damage_is_made_good_first(model: Path, tmp_path: Path) -> None:
     def order(package: Path, update: int) -> list[set[str]]:
-        manifest = parse_manifest((package / "p2u.json").read_bytes())
+        manifest = manifest_of(package)
         layout = parse_layout((package / manifest.latest.layout.key).read_bytes(), manifest.latest)
         found = manifest.updates[update]
         index = (package / found.index.key).read_bytes()
