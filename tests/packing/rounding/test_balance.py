@@ -8,7 +8,7 @@ from pathlib import Path
 import kit
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import strategies as st
 
 import p2u
@@ -23,6 +23,8 @@ from p2u.packing.rounding.feedback import LAST, own_bins
     st.integers(1, 6),
     st.floats(0.1, 200),
 )
+# Weights of the last bins count for the sum, though they may not all be moved.
+@example(87, (1, 96), 2, 104.375)
 def test_errors_do_not_add_up(seed: int, shape: tuple[int, int], count: int, size: float) -> None:
     window, channel = shape
     x = np.random.default_rng(seed).normal(0, size, (count, channel))
@@ -36,11 +38,13 @@ def test_errors_do_not_add_up(seed: int, shape: tuple[int, int], count: int, siz
     free = (x != 0) & (np.abs(x) < LAST - 1)
     before = np.abs(np.where(free, x - own, 0).sum(1))
     after = np.abs(np.where(free, x - codes, 0).sum(1))
+    counted = (x != 0) & (np.abs(x) < LAST + 0.5)
+    total = np.abs(np.where(counted, x - own, 0).sum(1))
     whole = free.all(1)
     allowed = max(0.5, math.sqrt(channel / 48)) + 1e-3
     if channel > SHORT:  # enough weights lie near an edge
         assert (after[whole] <= np.maximum(allowed, before[whole])).all()
-        assert not moved[before <= allowed - 2e-3].any()
+        assert not moved[total <= allowed - 2e-3].any()
     elif whole.any():  # windows first, then all of the channel
         assert (after[whole] <= 1.5).all()
 

@@ -8,6 +8,7 @@ import sys
 import threading
 import time
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -226,28 +227,38 @@ class _Watcher:
             "P2U_VERSION": state.partition("@")[0],
             "P2U_DIR": str(self._target.resolve()),
         }
-        # A group of its own, so that all of it can be ended.
-        posix = sys.platform != "win32"
+        ended = threading.Event()
+        # In a thread, which Ctrl-C does not interrupt while it starts the process.
+        with ThreadPoolExecutor(1, "p2u-hook") as pool:
+            try:
+                status = pool.submit(self._run_hook, command, names, ended).result()
+            finally:
+                ended.set()
+        if status is None:
+            raise Cancelled("the watch was ended")
+        spent = time.monotonic() - begin
+        self._report(Watched("hook", state, seconds=spent, status=status))
+
+    def _run_hook(self, command: str, names: dict[str, str], ended: threading.Event) -> int | None:
+        """The command's exit status; None if it was ended with the watch."""
         process = subprocess.Popen(
             command,
             shell=True,
             env={**os.environ, **names},
             stdout=self._output,
-            start_new_session=posix,
+            # A group of its own, so that all of it can be ended.
+            start_new_session=sys.platform != "win32",
         )
         try:
-            while not self._stop.is_set():
+            while not self._stop.is_set() and not ended.is_set():
                 try:
-                    status = process.wait(0.2)
+                    return process.wait(0.2)
                 except subprocess.TimeoutExpired:
                     continue
-                spent = time.monotonic() - begin
-                self._report(Watched("hook", state, seconds=spent, status=status))
-                return
+            return None
         finally:
             if process.poll() is None:
                 _end(process)
-        raise Cancelled("the watch was ended")
 
 
 def _end(process: subprocess.Popen[bytes]) -> None:
