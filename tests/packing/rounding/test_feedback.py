@@ -33,14 +33,13 @@ def test_factor_predicts_like_a_regression() -> None:
     assert np.abs(off / scale).mean() < 0.05
 
 
-def test_columns_in_blocks_are_as_one_by_one(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_columns_in_blocks_are_as_one_by_one() -> None:
     factor = make_factor(moments([inputs(70), inputs(70, seed=3)]), 0.01)
     x = np.random.default_rng(0).standard_normal((2, 70, 33)) * 3
     steps = np.arange(70) % 12
     found = []
     for block in (1, 7, 70):
-        monkeypatch.setattr(feedback, "BLOCK", block)
-        found.append(feedback.fed_back(x.copy(), factor, steps, 0.2))
+        found.append(feedback.fed_back(x.copy(), factor, steps, 0.2, block=block))
     assert np.array_equal(found[0], found[1])
     assert np.array_equal(found[0], found[2])
     assert not np.array_equal(found[0], feedback.own_bins(x))

@@ -52,7 +52,14 @@ def power_of_two(exponent: NDArray[np.int64]) -> Floats:
     return np.ldexp(1.0, exponent.astype(np.int32))
 
 
-def fed_back(x: Floats, factor: Factor, relative: NDArray[np.int64], thrift: float) -> Floats:
+def fed_back(
+    x: Floats,
+    factor: Factor,
+    relative: NDArray[np.int64],
+    thrift: float,
+    *,
+    block: int = BLOCK,
+) -> Floats:
     """Base codes with error feedback.
 
     Args:
@@ -61,6 +68,7 @@ def fed_back(x: Floats, factor: Factor, relative: NDArray[np.int64], thrift: flo
         relative: Exponent of the step of each column, in the weights' order.
         thrift: A weight leaves its own bin only when the fed-back value lies more than this part of
             a step beyond the bin's edge.
+        block: Columns whose errors are passed on together; the codes do not depend on it.
 
     Returns:
         Codes, shaped as ``x``.
@@ -72,8 +80,8 @@ def fed_back(x: Floats, factor: Factor, relative: NDArray[np.int64], thrift: flo
     out_of, into = power_of_two(relative), power_of_two(factor.exponent[:, :, None] - relative)
     codes = np.empty_like(x)
     error = np.zeros_like(x)
-    for start in range(0, factor.columns, BLOCK):
-        stop = min(start + BLOCK, factor.columns)
+    for start in range(0, factor.columns, block):
+        stop = min(start + block, factor.columns)
         mantissa = factor.block(start, stop)
         before = np.matmul(mantissa[:, :, :start], error[:, :start])
         for k in range(start, stop):
