@@ -52,7 +52,7 @@ demo-rl: $(TEST)/.stamp-lab ## train for three minutes while two replicas follow
 .PHONY: test
 test: $(TEST)/.stamp ## the product's tests but the long fuzz runs
 	$(CARGO) test --quiet --offline --manifest-path $(CORE_MANIFEST)
-	$(TEST)/$(BIN)/python -m pytest -n auto $(PYTEST_ARGS)
+	$(TEST)/$(BIN)/python -m pytest -n auto --dist worksteal $(PYTEST_ARGS)
 
 # One after the other: some measure times over shaped lines.
 .PHONY: test-lab
