@@ -81,7 +81,8 @@ def _pillow() -> ModuleType:
             "Pillow is not installed, which decodes and resizes images",
             hint="pip install pillow",
         ) from error
-    return Image
+    module: ModuleType = Image
+    return module
 
 
 def decode(content: bytes, name: str) -> Pixels:
