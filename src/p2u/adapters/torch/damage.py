@@ -18,6 +18,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
+from p2u.adapters.torch.evaluating import call, evaluating
 from p2u.disk.durable import replace_file
 from p2u.disk.errors import TRY_AGAIN, disk_errors
 from p2u.disk.scratch import scratch_path
@@ -88,7 +89,7 @@ def sensitivity(
     count = 0
     with _prepared(model, tensors):
         for batch in batches:
-            answers = _call(model, batch)
+            answers = call(model, batch)
             for draw in range(draws):
                 if loss is None:
                     scalar = _directed(answers, batch, output, generator)
@@ -118,27 +119,17 @@ def _prepared(model: torch.nn.Module, tensors: list[torch.nn.Parameter]) -> Iter
     """The model in evaluation mode, with gradients for these tensors only."""
     import torch
 
-    training = {module: module.training for module in model.modules()}
     wanted = {p: p.requires_grad for p in model.parameters()}
     try:
-        model.eval()
         for p in wanted:
             p.requires_grad_(False)
         for p in tensors:
             p.requires_grad_(True)
-        with torch.enable_grad():
+        with evaluating(model), torch.enable_grad():
             yield
     finally:
         for p, was in wanted.items():
             p.requires_grad_(was)
-        for module, mode in training.items():
-            module.training = mode
-
-
-def _call(model: torch.nn.Module, batch: Any) -> Any:
-    if isinstance(batch, Mapping):
-        return model(**batch)
-    return model(*batch) if isinstance(batch, tuple | list) else model(batch)
 
 
 def _rows(tensor: torch.Tensor) -> torch.Tensor:

@@ -9,6 +9,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from p2u.adapters.torch.evaluating import call, evaluating
 from p2u.errors import UsageError
 from p2u.packing.rounding.calibration import MAX_COLUMNS, FactorEntry, Writer, make_factor
 
@@ -50,7 +51,7 @@ class _Weight:
         names: In the model's state dict.
         groups: Of its input.
         columns: Of its input, per group.
-        axis: See `p2u.calibration.Entry`.
+        axis: See `FactorEntry`.
         seen: Which inputs its layers got, in order.
         leader: The first weight with the same inputs.
     """
@@ -220,7 +221,7 @@ def _inputs(
 
     with _hooked(model, layers, look):
         for batch in batches:
-            _call(model, batch)
+            call(model, batch)
             recent.clear()
     found: dict[Any, list[_Weight]] = {}
     for weight in dict.fromkeys(layers.values()):
@@ -269,7 +270,7 @@ def _collect(
     with _hooked(model, chosen, add), _Mask(model) as mask:
         for batch in batches:
             mask.found = None
-            _call(model, batch)
+            call(model, batch)
     return moments
 
 
@@ -308,23 +309,13 @@ def _hooked(
     def note(module: torch.nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
         hook(module, args[0] if args else next(iter(kwargs.values())))
 
-    training = {module: module.training for module in model.modules()}
     handles = [m.register_forward_pre_hook(note, with_kwargs=True) for m in layers]
     try:
-        model.eval()
-        with torch.no_grad():
+        with evaluating(model), torch.no_grad():
             yield
     finally:
         for handle in handles:
             handle.remove()
-        for module, mode in training.items():
-            module.training = mode
-
-
-def _call(model: torch.nn.Module, batch: Any) -> Any:
-    if isinstance(batch, Mapping):
-        return model(**batch)
-    return model(*batch) if isinstance(batch, tuple | list) else model(batch)
 
 
 def _columns(
