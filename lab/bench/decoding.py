@@ -11,9 +11,10 @@ from p2u.codec import chunk as codec
 from p2u.package.geometry import Chunk, all_spans, chunk_spans
 from p2u.package.index import parse_index
 from p2u.package.layout import ReleaseLayout, parse_layout
-from p2u.package.manifest import KEY, Manifest
+from p2u.package.manifest import Manifest
 from p2u.package.manifest_parse import parse_manifest
 from p2u.package.mapping import CopiedRange, Map, copies, source_spans
+from p2u.package.paths import MANIFEST_KEY
 
 
 @dataclass(frozen=True)
@@ -52,7 +53,7 @@ class Step:
 
 def read_manifest(package: Path) -> Manifest:
     """The manifest of a package in a folder."""
-    return parse_manifest((package / KEY).read_bytes())
+    return parse_manifest((package / MANIFEST_KEY).read_bytes())
 
 
 def decoder(package: Path, parent: Path | None = None, threads: int = 1) -> Callable[[], bytearray]:

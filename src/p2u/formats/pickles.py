@@ -11,6 +11,8 @@ import struct
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 
+from p2u.package.strict_json import is_int
+
 #: Limits: bytes, instructions (a tensor takes about 35), nesting of containers, and of a name.
 MAX_PICKLE = 16 << 20
 MAX_STEPS = 2_000_000
@@ -229,7 +231,7 @@ class Pickle:
 
 
 def _is_size(value: object) -> bool:
-    return type(value) is int and 0 <= value <= MAX_SIZE
+    return is_int(value, most=MAX_SIZE)
 
 
 def _call(name: str, args: tuple[object, ...]) -> PickledTensor | PickledObject | None:

@@ -15,7 +15,7 @@ from typing import Any
 from p2u.disk.errors import disk_error
 from p2u.errors import FormatError
 from p2u.formats.reader import DAMAGED, GIT_LFS
-from p2u.package.strict_json import parse_object
+from p2u.package.strict_json import is_int, is_text, parse_object
 from p2u.types import ITEMSIZE, Scan, TensorSpan
 
 SUFFIXES: tuple[str, ...] = (".safetensors",)
@@ -33,22 +33,6 @@ BITS: dict[str, int] = {
     "F6_E3M2": 6,
     "F4": 4,
 }
-
-
-def _is_size(value: Any) -> bool:
-    # bool is an int to Python, and a float is never a size, not even 1.0.
-    return type(value) is int and 0 <= value <= MAX_SIZE
-
-
-def _is_text(value: Any) -> bool:
-    """A str that UTF-8 can hold: JSON's escapes can spell lone surrogates."""
-    if not isinstance(value, str):
-        return False
-    try:
-        value.encode("utf-8")
-    except UnicodeEncodeError:
-        return False
-    return True
 
 
 def read_header(path: str, file: str) -> tuple[dict[str, Any], int, int]:
@@ -100,7 +84,7 @@ def read_header(path: str, file: str) -> tuple[dict[str, Any], int, int]:
 def _check_metadata(value: Any, file: str) -> None:
     if value is None:
         return  # the official library takes null for none
-    if not isinstance(value, dict) or not all(map(_is_text, [*value, *value.values()])):
+    if not isinstance(value, dict) or not all(map(is_text, [*value, *value.values()])):
         raise FormatError(
             "__metadata__ must map strings to strings", file=file, hint="Write the file again"
         )
@@ -151,11 +135,11 @@ def _span(name: str, entry: Any, start: int, file: str) -> TensorSpan:
     if not isinstance(entry, dict):
         raise wrong(f"expected an object with dtype, shape and data_offsets, not {_short(entry)}")
     dtype, shape, offsets = (entry.get(key) for key in ("dtype", "shape", "data_offsets"))
-    if not _is_text(dtype) or not dtype:
+    if not is_text(dtype) or not dtype:
         raise wrong(f"dtype must be a string, not {_short(dtype)}")
-    if not isinstance(shape, list) or not all(map(_is_size, shape)):
+    if not isinstance(shape, list) or not all(map(is_int, shape)):
         raise wrong(f"shape must be a list of sizes below 2**64, not {_short(shape)}")
-    if not isinstance(offsets, list) or len(offsets) != 2 or not all(map(_is_size, offsets)):
+    if not isinstance(offsets, list) or len(offsets) != 2 or not all(map(is_int, offsets)):
         raise wrong(f"data_offsets must be two offsets below 2**64, not {_short(offsets)}")
     begin, end = offsets
     if begin > end:
@@ -190,7 +174,7 @@ def scan(path: str, file: str) -> Scan:
     _check_metadata(header.pop("__metadata__", None), file)
     spans = []
     for name, entry in header.items():
-        if not _is_text(name):
+        if not is_text(name):
             raise FormatError(f"the tensor name {name!r} is not Unicode", file=file, hint=DAMAGED)
         spans.append(_span(name, entry, start, file))
     # An empty tensor lies before the one that begins where it does.

@@ -9,8 +9,7 @@ from typing import Any, Protocol
 
 from p2u.errors import FormatError
 from p2u.package.manifest import HINT, LAYOUT_KEY, MAX_LAYOUT, MAX_SIZE, FileEntry, Release
-from p2u.package.manifest_parse import is_text
-from p2u.package.strict_json import parse_object
+from p2u.package.strict_json import is_int, is_text, parse_object
 from p2u.types import ITEMSIZE
 
 #: Most elements a row, and a chunk, may have.
@@ -196,10 +195,6 @@ def _wrong(name: str, message: str) -> FormatError:
     return FormatError(message, file=LAYOUT_KEY, tensor=name[:200], hint=HINT)
 
 
-def _is_int(value: Any, least: int, most: int) -> bool:
-    return type(value) is int and least <= value <= most
-
-
 def _tensor(entry: Any, files: Sequence[FileEntry]) -> Tensor:
     if not isinstance(entry, list) or len(entry) != 8 or not is_text(entry[0]):
         raise FormatError(
@@ -213,19 +208,19 @@ def _tensor(entry: Any, files: Sequence[FileEntry]) -> Tensor:
     if (
         not isinstance(shape, list)
         or len(shape) > MAX_DIMS
-        or not all(_is_int(d, 0, 2**64 - 1) for d in shape)
+        or not all(is_int(d, 0, 2**64 - 1) for d in shape)
     ):
         raise _wrong(name, f"shape must be a list of sizes, not {repr(shape)[:80]}")
-    if not _is_int(file, 0, len(files) - 1):
+    if not is_int(file, 0, len(files) - 1):
         raise _wrong(name, f"it lies in file {repr(file)[:40]} of {len(files)}")
-    if not _is_int(offset, 0, MAX_SIZE) or not _is_int(length, 0, MAX_SIZE):
+    if not is_int(offset, 0, MAX_SIZE) or not is_int(length, 0, MAX_SIZE):
         raise _wrong(name, "offset and length must be sizes")
     size = files[file].size
     if offset + length > size:
         raise _wrong(name, f"it ends at byte {offset + length}, but its file has {size}")
-    if not _is_int(cols, 1, MAX_ELEMENTS):
+    if not is_int(cols, 1, MAX_ELEMENTS):
         raise _wrong(name, f"the elements per row must be 1 to {MAX_ELEMENTS}")
-    if not _is_int(item, 1, MAX_ITEM) or length % item or ITEMSIZE.get(dtype, item) != item:
+    if not is_int(item, 1, MAX_ITEM) or length % item or ITEMSIZE.get(dtype, item) != item:
         raise _wrong(name, f"{length} bytes of {dtype} in elements of {repr(item)[:40]}")
     if dtype in ITEMSIZE:
         _check_shape(name, shape, length // item)

@@ -12,9 +12,6 @@ from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import Any
 
-from p2u.package.paths import MANIFEST_KEY
-
-KEY = MANIFEST_KEY
 FORMAT = "p2u"
 #: Newest version of the manifest; a package of one release is of version 1.
 MAX_VERSION = 2

@@ -14,7 +14,6 @@ from p2u.errors import FormatError, UnsupportedError
 from p2u.package.manifest import (
     FORMAT,
     HINT,
-    KEY,
     MAX_INDEX,
     MAX_LAYOUT,
     MAX_MANIFEST,
@@ -32,8 +31,8 @@ from p2u.package.manifest import (
     costs,
     state_digest,
 )
-from p2u.package.paths import MAX_PATH, check_paths
-from p2u.package.strict_json import parse_object
+from p2u.package.paths import MANIFEST_KEY, MAX_PATH, check_paths
+from p2u.package.strict_json import is_text, parse_object
 
 _SHA256 = re.compile(r"[0-9a-f]{64}\Z")
 _LABEL = re.compile(r"[A-Za-z0-9][A-Za-z0-9._+-]{0,63}\Z")
@@ -48,15 +47,15 @@ def parse_manifest(data: bytes) -> Manifest:
     """
     if len(data) > MAX_MANIFEST:
         raise _wrong(f"it has {len(data)} bytes, at most {MAX_MANIFEST} are allowed")
-    tree = _JsonNode(parse_object(data, file=KEY, hint=HINT), "")
+    tree = _JsonNode(parse_object(data, file=MANIFEST_KEY, hint=HINT), "")
     if tree.value.get("format") != FORMAT:
-        raise FormatError("not a P2U manifest", file=KEY, hint="Check the path or URL")
+        raise FormatError("not a P2U manifest", file=MANIFEST_KEY, hint="Check the path or URL")
     version = tree.value.get("version")
     if type(version) is not int or not 1 <= version <= MAX_VERSION:
         raise UnsupportedError(
             f"format version {str(version)[:40]}, but this program reads versions 1 to "
             f"{MAX_VERSION}",
-            file=KEY,
+            file=MANIFEST_KEY,
             hint="Install a newer p2u-models",
         )
     generator = tree.value.get("generator", "")
@@ -71,18 +70,7 @@ def parse_manifest(data: bytes) -> Manifest:
 
 
 def _wrong(message: str) -> FormatError:
-    return FormatError(message, file=KEY, hint=HINT)
-
-
-def is_text(value: Any) -> bool:
-    """Whether it is a str that UTF-8 can hold: JSON's escapes can spell lone surrogates."""
-    if not isinstance(value, str):
-        return False
-    try:
-        value.encode()
-    except UnicodeEncodeError:
-        return False
-    return True
+    return FormatError(message, file=MANIFEST_KEY, hint=HINT)
 
 
 @dataclass(frozen=True, slots=True)
@@ -236,7 +224,10 @@ def _check(manifest: Manifest) -> None:
     for release in manifest.releases:
         _check_release(release)
     # Releases may share a layout, if they say the same of it.
-    keys = [KEY, *{release.layout: release.layout.key for release in manifest.releases}.values()]
+    keys = [
+        MANIFEST_KEY,
+        *{release.layout: release.layout.key for release in manifest.releases}.values(),
+    ]
     for update in manifest.updates:
         keys += [update.index.key, *(b.key for b in update.blobs)]
     check_paths(keys, "key")

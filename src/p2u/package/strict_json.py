@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from typing import Any, NoReturn
+from typing import Any, NoReturn, TypeGuard
 
 from p2u.errors import FormatError
 
@@ -25,6 +25,22 @@ def _no_duplicates(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
 
 def _no_constant(text: str) -> NoReturn:
     raise _InvalidJsonError(f"{text} is not JSON")
+
+
+def is_text(value: object) -> TypeGuard[str]:
+    """Whether it is a str that UTF-8 can hold: JSON's escapes can spell lone surrogates."""
+    if not isinstance(value, str):
+        return False
+    try:
+        value.encode()
+    except UnicodeEncodeError:
+        return False
+    return True
+
+
+def is_int(value: object, least: int = 0, most: int = 2**64 - 1) -> TypeGuard[int]:
+    """Whether it is an integer in a range; True and 1.0 are none."""
+    return type(value) is int and least <= value <= most
 
 
 def parse_object(

@@ -17,7 +17,6 @@ from p2u.formats import scan_model
 from p2u.package.geometry import Chunk
 from p2u.package.index import encode_index
 from p2u.package.manifest import (
-    KEY,
     LAYOUT_KEY,
     MAX_INDEX,
     MAX_MANIFEST,
@@ -32,7 +31,7 @@ from p2u.package.manifest import (
     with_costs,
 )
 from p2u.package.manifest_parse import parse_manifest
-from p2u.package.paths import check_paths
+from p2u.package.paths import MANIFEST_KEY, check_paths
 from p2u.packing.allocation.allocate import Allocation, Fitter, Levels
 from p2u.packing.chunking.checks import Checks
 from p2u.packing.chunking.cut import Job, cut, make_layout
@@ -132,7 +131,7 @@ class Packer:
     def run(self, target: Path) -> PackReport:
         """Pack a first version; the package appears when it is complete."""
         with ExitStack() as stack:
-            if (target / KEY).exists():
+            if (target / MANIFEST_KEY).exists():
                 stack.enter_context(package_lock(target))
             place = stack.enter_context(NewPackage(target, replace=self._settings.replace))
             built = self.build(place.path, self._settings.version or FIRST_VERSION)
@@ -140,7 +139,7 @@ class Packer:
             data = manifest.to_bytes()
             if len(data) > MAX_MANIFEST or parse_manifest(data) != manifest:
                 raise UsageError("the model has too many files for one package", file=self._src)
-            write_new(place.path / KEY, data)
+            write_new(place.path / MANIFEST_KEY, data)
             place.publish()
             self.report_progress("publish", self.total)
         return make_report(manifest, built.release.version, self.total, built.offsets)

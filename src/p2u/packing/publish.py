@@ -10,7 +10,8 @@ from pathlib import Path
 
 from p2u.errors import ConflictError, DiskError, FormatError, UsageError
 from p2u.package.graph import find_path
-from p2u.package.manifest import KEY, Manifest, Release, State, Update, with_costs
+from p2u.package.manifest import Manifest, Release, State, Update, with_costs
+from p2u.package.paths import MANIFEST_KEY
 from p2u.packing.package_folder.destination import Destination, NewDestination
 from p2u.packing.package_folder.new_package import NewPackage, check_target
 from p2u.packing.package_folder.open_package import OpenPackage, keys
@@ -51,7 +52,7 @@ def add_version(
     target = Path(os.path.realpath(dst))
     with ExitStack() as stack:
         destination: Destination
-        if (target / KEY).is_file():
+        if (target / MANIFEST_KEY).is_file():
             destination = stack.enter_context(OpenPackage(target))
         else:
             target = check_target(dst, src)
@@ -104,7 +105,7 @@ def publish_next(
     """Publish a first version, or the next one; see `p2u.publish`."""
     packer = Packer(src, settings)
     target = Path(os.path.realpath(dst))
-    if not (target / KEY).is_file():
+    if not (target / MANIFEST_KEY).is_file():
         if expect is not None:
             raise ConflictError(
                 f"there is no package, but its newest state was expected to be {expect}", file=dst

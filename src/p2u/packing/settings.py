@@ -10,7 +10,7 @@ from pathlib import Path
 
 from p2u.errors import UsageError
 from p2u.package.manifest import MAX_NAME
-from p2u.package.manifest_parse import is_text
+from p2u.package.strict_json import is_text
 from p2u.packing.recipe import Recipe
 from p2u.packing.report import PackProgress
 from p2u.processors import processors

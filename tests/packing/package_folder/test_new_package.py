@@ -15,13 +15,13 @@ from packing_kit import check_exact, decode, manifest_of, model, weights
 from p2u import gc, pack, publish
 from p2u.disk import swap
 from p2u.errors import BusyError, ConflictError, DiskError
-from p2u.package.manifest import KEY
+from p2u.package.paths import MANIFEST_KEY
 from p2u.packing.package_folder.lock import NAME as LOCK
 from p2u.packing.package_folder.new_package import NewPackage
 
 
 def fill(place: NewPackage, name: str) -> None:
-    (place.path / KEY).write_text(name)
+    (place.path / MANIFEST_KEY).write_text(name)
     (place.path / "sub").mkdir()
     (place.path / "sub" / "blob").write_text(name)
 
@@ -40,12 +40,12 @@ def test_an_older_one_gives_way(tmp_path: Path) -> None:
         with NewPackage(tmp_path / "p") as place:
             fill(place, name)
             place.publish()
-        assert (tmp_path / "p" / KEY).read_text() == name
+        assert (tmp_path / "p" / MANIFEST_KEY).read_text() == name
         assert [p.name for p in tmp_path.iterdir()] == ["p"]
     with pytest.raises(ConflictError), NewPackage(tmp_path / "p", replace=False) as place:
         fill(place, "three")
         place.publish()
-    assert (tmp_path / "p" / KEY).read_text() == "two"
+    assert (tmp_path / "p" / MANIFEST_KEY).read_text() == "two"
     assert [p.name for p in tmp_path.iterdir()] == ["p"]
 
 
@@ -86,7 +86,7 @@ def test_two_publishers_swapping(tmp_path: Path) -> None:
     def look() -> None:
         while not ended.is_set():
             try:
-                seen.add((target / KEY).read_text())
+                seen.add((target / MANIFEST_KEY).read_text())
             except FileNotFoundError:
                 lost.append(not target.exists())
 
@@ -101,7 +101,7 @@ def test_two_publishers_swapping(tmp_path: Path) -> None:
     reader.join(60)
     assert not any(lost)  # a file may be gone with the folder that we were in, its path never is
     assert seen <= {"0", "1", "2"}
-    assert (target / KEY).read_text() == (target / "sub" / "blob").read_text()
+    assert (target / MANIFEST_KEY).read_text() == (target / "sub" / "blob").read_text()
     assert [p.name for p in tmp_path.iterdir()] == ["p"]
 
 

@@ -18,7 +18,7 @@ from packing_kit import (
 
 from p2u import gc, pack, publish
 from p2u.errors import BusyError, ConflictError, UsageError
-from p2u.package.manifest import KEY
+from p2u.package.paths import MANIFEST_KEY
 from p2u.packing.package_folder.lock import NAME as LOCK
 from p2u.packing.package_folder.open_package import OpenPackage
 
@@ -28,7 +28,7 @@ def test_two_publishers(tmp_path: Path, first: Tensors) -> None:
     two = model(tmp_path / "2", {**first, "embed": moved(first["embed"], 0.1)})
     package = tmp_path / "p"
     pack(one, package)
-    before = (package / KEY).read_bytes()
+    before = (package / MANIFEST_KEY).read_bytes()
 
     def other(_: object) -> None:
         with pytest.raises(BusyError, match="publishes to this package"):
@@ -39,7 +39,7 @@ def test_two_publishers(tmp_path: Path, first: Tensors) -> None:
             gc(package)
 
     publish(two, package, progress=other)
-    assert (package / KEY).read_bytes() != before
+    assert (package / MANIFEST_KEY).read_bytes() != before
     assert not (package / LOCK).exists()
     with pytest.raises(ConflictError, match="v2@exact"):
         publish(two, package, expect="v1@exact")
@@ -53,15 +53,15 @@ def test_a_manifest_that_changes_meanwhile(tmp_path: Path, first: Tensors) -> No
     pack(one, package)
     shutil.copytree(package, other)
     publish(two, other)
-    theirs = (other / KEY).read_bytes()
+    theirs = (other / MANIFEST_KEY).read_bytes()
 
     def overwrite(progress: object) -> None:
         if getattr(progress, "phase", "") == "publish":
-            (package / KEY).write_bytes(theirs)
+            (package / MANIFEST_KEY).write_bytes(theirs)
 
     with pytest.raises(ConflictError, match="replaced"):
         publish(two, package, progress=overwrite)
-    assert (package / KEY).read_bytes() == theirs
+    assert (package / MANIFEST_KEY).read_bytes() == theirs
     assert not (package / "v2").exists()
 
 
@@ -124,7 +124,7 @@ def test_a_publisher_that_dies(
         return done
 
     def replaced(self: Path, target: Path) -> Path:
-        if moment == "manifest" and target.name == KEY:
+        if moment == "manifest" and target.name == MANIFEST_KEY:
             raise DeadError
         return replace(self, target)
 

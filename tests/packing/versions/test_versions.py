@@ -21,7 +21,7 @@ from packing_kit import (
 
 from p2u import gc, pack, publish, pull
 from p2u.errors import IntegrityError, UsageError
-from p2u.package.manifest import KEY
+from p2u.package.paths import MANIFEST_KEY
 
 
 def test_an_update_from_the_parent(tmp_path: Path, first: Tensors) -> None:
@@ -39,14 +39,14 @@ def test_an_update_from_the_parent(tmp_path: Path, first: Tensors) -> None:
     assert [r.version for r in m.releases] == ["v1", "v2"]
     # Old files stay as they are; the new ones lie in a folder of their own.
     for path, data in before.items():
-        assert path.name == KEY or path.read_bytes() == data
+        assert path.name == MANIFEST_KEY or path.read_bytes() == data
     new = {p.relative_to(package).parts[0] for p in package.rglob("*")} - {
         p.relative_to(package).parts[0] for p in before
     }
     assert new == {"v2"}
     assert m.releases[0].layout == m.releases[1].layout
     assert cost(package, "v1@exact", "v2@exact") < 1500
-    manifest = (package / KEY).stat().st_size
+    manifest = (package / MANIFEST_KEY).stat().st_size
     assert check_pull(package, two, tmp_path / "out") < 1500 + manifest
     check_pull(package, two, tmp_path / "fresh")
     check_pull(package, one, tmp_path / "old", until="v1")
@@ -207,9 +207,9 @@ def test_gc(tmp_path: Path, first: Tensors) -> None:
         folders.append(model(tmp_path / f"{n}", tensors))
         publish(folders[-1], package, anchor_every=3)
     (package / "README.txt").write_text("mine")
-    before = (package / KEY).read_bytes()
+    before = (package / MANIFEST_KEY).read_bytes()
     report = gc(package, keep=2, dry_run=True)
-    assert (package / KEY).read_bytes() == before
+    assert (package / MANIFEST_KEY).read_bytes() == before
     # The way to v6 from nothing is over v4, which has a base, and v5.
     assert report.kept == ("v1", "v4", "v5", "v6", "v7")
     assert report.dropped == ("v2", "v3")
@@ -226,7 +226,7 @@ def test_gc(tmp_path: Path, first: Tensors) -> None:
     assert not unused.exists()
     listed = {path.relative_to(package).as_posix() for path in package.rglob("*") if path.is_file()}
     m = manifest_of(package)
-    wanted = {KEY, "README.txt", *(r.layout.key for r in m.releases)}
+    wanted = {MANIFEST_KEY, "README.txt", *(r.layout.key for r in m.releases)}
     for update in m.updates:
         wanted |= {update.index.key, *(blob.key for blob in update.blobs)}
     assert listed == wanted

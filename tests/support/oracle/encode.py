@@ -54,7 +54,7 @@ def encode(
     codes: Ints | None = None,
     full: bool = False,
 ) -> list[bytes]:
-    """Payloads of a float chunk, base first; arguments as for ``p2u.core.encode``.
+    """Payloads of a float chunk, base first; arguments as for ``p2u.codec.core.encode``.
 
     ``choices`` has a `Choices` or `Replay` for each payload.
     """

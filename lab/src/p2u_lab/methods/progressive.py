@@ -9,7 +9,7 @@ from typing import Any, Literal, cast
 
 import p2u
 from p2u.errors import UnsupportedError
-from p2u.package.manifest import KEY
+from p2u.package.paths import MANIFEST_KEY
 from p2u_lab.base import Method, Point, Trainable
 
 LEVELS = ("base", "8bit", "exact")
@@ -49,7 +49,7 @@ class Progressive(Method):
         for wanted in sorted({b for b in bits if BITS[0] <= b <= BITS[1]}):
             package, folder = work / f"{wanted:g}.p2u", work / f"{self.name}-{wanted:g}"
             made = p2u.pack(model, package, bits=wanted, levels=self._levels, **options)
-            manifest = (package / KEY).stat().st_size
+            manifest = (package / MANIFEST_KEY).stat().st_size
             for state in made.states:
                 p2u.pull(package, folder, until=state.label)
                 exact = state.label == self._levels[-1]

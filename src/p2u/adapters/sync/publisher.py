@@ -24,9 +24,10 @@ from p2u.disk.scratch import make_empty
 from p2u.errors import BusyError, Cancelled, ConflictError, DiskError, UsageError
 from p2u.package.graph import find_path
 from p2u.package.lookup import find_state
-from p2u.package.manifest import KEY, MAX_MANIFEST, Manifest
+from p2u.package.manifest import Manifest
 from p2u.package.manifest_parse import parse_manifest
 from p2u.packing.api import gc, publish
+from p2u.packing.package_folder.open_package import read_manifest
 
 if TYPE_CHECKING:
     import torch
@@ -377,8 +378,7 @@ class Publisher:
     def _manifest(self) -> Manifest | None:
         """The package's, None if there is no package."""
         try:
-            with disk_errors(self._package, "read"), open(self._package / KEY, "rb") as file:
-                return parse_manifest(file.read(MAX_MANIFEST + 1))
+            return parse_manifest(read_manifest(self._package))
         except DiskError as error:
             if isinstance(error.__cause__, FileNotFoundError | NotADirectoryError):
                 return None

@@ -25,7 +25,8 @@ from p2u.client.transfer.options import TransferOptions
 from p2u.client.transfer.package_reader import PackageReader
 from p2u.disk.errors import disk_errors
 from p2u.errors import UnsupportedError, UsageError
-from p2u.package.manifest import KEY, MAX_MANIFEST, Manifest, State
+from p2u.package.manifest import MAX_MANIFEST, Manifest, State
+from p2u.package.paths import MANIFEST_KEY
 from p2u.stores import Store, open_store
 
 if TYPE_CHECKING:
@@ -249,7 +250,7 @@ class _Folder:
         try:
             if self._store is None:
                 self._store = open_store(self._source)
-            data, self._mark = self._store.poll(KEY, limit=MAX_MANIFEST, mark=self._mark)
+            data, self._mark = self._store.poll(MANIFEST_KEY, limit=MAX_MANIFEST, mark=self._mark)
         except BaseException:
             self.close()
             raise

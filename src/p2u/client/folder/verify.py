@@ -18,7 +18,8 @@ from p2u.client.transfer.package_reader import PackageReader
 from p2u.disk.errors import disk_errors
 from p2u.disk.files import hash_file, remove_tree
 from p2u.errors import IntegrityError, NotFoundError, UsageError
-from p2u.package.manifest import KEY, costs
+from p2u.package.manifest import costs
+from p2u.package.paths import MANIFEST_KEY
 from p2u.stores.schemes import scheme_of
 
 __all__ = ["VerifyReport", "verify"]
@@ -71,7 +72,7 @@ def verify(
     """
     path = Path(source)
     if scheme_of(source) is None:
-        if path.is_dir() and not (path / KEY).exists():
+        if path.is_dir() and not (path / MANIFEST_KEY).exists():
             return _directory(path, progress)
         if not path.exists():
             raise NotFoundError("no such file or folder", file=str(path), hint="Check the path")
@@ -134,7 +135,7 @@ def _directory(folder: Path, progress: Callable[[Progress], None] | None) -> Ver
         recorded = state_file.read(folder)
     if recorded is None:
         raise UsageError(
-            f"is neither a package (no {KEY}) nor a directory that was pulled (no "
+            f"is neither a package (no {MANIFEST_KEY}) nor a directory that was pulled (no "
             f"{state_file.NAME})",
             file=str(folder),
         )

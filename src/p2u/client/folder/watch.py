@@ -29,7 +29,8 @@ from p2u.errors import (
     UnsupportedError,
     UsageError,
 )
-from p2u.package.manifest import KEY, MAX_MANIFEST
+from p2u.package.manifest import MAX_MANIFEST
+from p2u.package.paths import MANIFEST_KEY
 from p2u.stores import Store, open_store
 
 __all__ = ["Watched", "watch"]
@@ -183,7 +184,7 @@ class _Watcher:
         try:
             if self._store is None:
                 self._store = open_store(self._source)
-            data, mark = self._store.poll(KEY, limit=MAX_MANIFEST, mark=mark)
+            data, mark = self._store.poll(MANIFEST_KEY, limit=MAX_MANIFEST, mark=mark)
         except BaseException:
             self._close()
             raise

@@ -16,9 +16,10 @@ from p2u.disk.durable import replace_file
 from p2u.disk.errors import disk_errors
 from p2u.package.index import Index, parse_index
 from p2u.package.layout import Layout, ReleaseLayout, parse_layout
-from p2u.package.manifest import KEY, MAX_MANIFEST, Manifest, Object, Release, Update
+from p2u.package.manifest import MAX_MANIFEST, Manifest, Object, Release, Update
 from p2u.package.manifest_parse import parse_manifest
 from p2u.package.mapping import aligned
+from p2u.package.paths import MANIFEST_KEY
 from p2u.stores import Store, ThrottledStore, open_store
 
 #: Bytes of layouts and indices that are kept as they came.
@@ -86,7 +87,7 @@ class PackageReader:
     def manifest(self) -> Manifest:
         """The manifest, read when it is first asked for."""
         if self._manifest is None:
-            self._manifest = parse_manifest(self.fetcher.read(KEY, MAX_MANIFEST))
+            self._manifest = parse_manifest(self.fetcher.read(MANIFEST_KEY, MAX_MANIFEST))
         return self._manifest
 
     @property
@@ -96,7 +97,7 @@ class PackageReader:
 
     def renew(self, mark: str) -> str:
         """Read the manifest again unless it is still the one of a mark; returns the next mark."""
-        data, mark = self.fetcher.poll(KEY, MAX_MANIFEST, mark)
+        data, mark = self.fetcher.poll(MANIFEST_KEY, MAX_MANIFEST, mark)
         if data is not None:
             manifest = parse_manifest(data)
             if manifest != self._manifest:

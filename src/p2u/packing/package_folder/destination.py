@@ -5,7 +5,8 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Protocol
 
-from p2u.package.manifest import KEY, Manifest
+from p2u.package.manifest import Manifest
+from p2u.package.paths import MANIFEST_KEY
 from p2u.packing.package_folder.blobs import write_new
 from p2u.packing.package_folder.new_package import NewPackage
 
@@ -54,5 +55,5 @@ class NewDestination:
         """See `Destination`."""
         assert folder is not None
         self.stage.rename(self._package.path / folder)
-        write_new(self._package.path / KEY, manifest.to_bytes())
+        write_new(self._package.path / MANIFEST_KEY, manifest.to_bytes())
         self._package.publish()

@@ -11,11 +11,10 @@ from p2u.disk.durable import sync_folder, sync_folders
 from p2u.disk.errors import UNPUBLISHED, disk_errors
 from p2u.disk.scratch import ScratchFolder, scratch_path
 from p2u.disk.swap import replace_folder
-from p2u.errors import ConflictError, P2UError, UsageError
-from p2u.package.manifest import KEY, MAX_MANIFEST
+from p2u.errors import ConflictError, DiskError, P2UError, UsageError
 from p2u.package.manifest_parse import parse_manifest
-from p2u.package.paths import RESERVED
-from p2u.packing.package_folder.open_package import keys, read_unused
+from p2u.package.paths import MANIFEST_KEY, RESERVED
+from p2u.packing.package_folder.open_package import keys, read_manifest, read_unused
 
 _OTHER = "Choose a new directory, or remove this one"
 
@@ -45,13 +44,14 @@ def check_target(dst: str, src: str) -> Path:
 def _check_package(target: Path, dst: str) -> None:
     """Raise UsageError unless a directory is a package and nothing else: it will be removed."""
     try:
-        with open(target / KEY, "rb") as stream:
-            manifest = parse_manifest(stream.read(MAX_MANIFEST + 1))
-    except FileNotFoundError:
-        raise UsageError("the directory is not empty", file=dst, hint=_OTHER) from None
+        manifest = parse_manifest(read_manifest(target))
+    except DiskError as error:
+        if isinstance(error.__cause__, FileNotFoundError):
+            raise UsageError("the directory is not empty", file=dst, hint=_OTHER) from None
+        raise
     except P2UError as error:
         raise UsageError(
-            f"holds a {KEY} that cannot be read ({error.message})", file=dst, hint=_OTHER
+            f"holds a {MANIFEST_KEY} that cannot be read ({error.message})", file=dst, hint=_OTHER
         ) from error
     known = keys(manifest) | set(read_unused(target))
     for folder, _, names in os.walk(target):

@@ -21,9 +21,9 @@ from p2u.disk.errors import UNPUBLISHED, disk_errors
 from p2u.disk.files import remove_tree
 from p2u.disk.scratch import ScratchFolder
 from p2u.errors import ConflictError, UsageError
-from p2u.package.manifest import KEY, MAX_MANIFEST, MAX_STATES, Manifest
+from p2u.package.manifest import MAX_MANIFEST, MAX_STATES, Manifest
 from p2u.package.manifest_parse import parse_manifest
-from p2u.package.paths import check_path
+from p2u.package.paths import MANIFEST_KEY, check_path
 from p2u.packing.package_folder.lock import package_lock
 
 STAGE, UNUSED = ".p2u-stage", ".p2u-unused.json"
@@ -31,9 +31,20 @@ STAGE, UNUSED = ".p2u-stage", ".p2u-unused.json"
 _LIMIT = 256 << 20
 
 
+def read_manifest(folder: Path) -> bytes:
+    """The manifest of a package's folder, not parsed; cut off if it is longer than allowed.
+
+    Raises:
+        DiskError: It cannot be read. Its cause is a FileNotFoundError if there is none.
+    """
+    path = folder / MANIFEST_KEY
+    with disk_errors(path, "read"), open(path, "rb") as stream:
+        return stream.read(MAX_MANIFEST + 1)
+
+
 def keys(manifest: Manifest) -> set[str]:
     """All files of a package."""
-    found = {KEY, *(release.layout.key for release in manifest.releases)}
+    found = {MANIFEST_KEY, *(release.layout.key for release in manifest.releases)}
     for update in manifest.updates:
         found |= {update.index.key, *(blob.key for blob in update.blobs)}
     return found
@@ -83,14 +94,14 @@ class OpenPackage:
 
     def __enter__(self) -> OpenPackage:
         with ExitStack() as stack:
-            if not (self.folder / KEY).is_file():
+            if not (self.folder / MANIFEST_KEY).is_file():
                 raise UsageError(
-                    f"is not a package: it has no {KEY}",
+                    f"is not a package: it has no {MANIFEST_KEY}",
                     file=str(self.folder),
                     hint="Publish a first version",
                 )
             stack.enter_context(package_lock(self.folder))
-            self._data = self._read()
+            self._data = read_manifest(self.folder)
             self.manifest = parse_manifest(self._data)
             self.clean()
             with disk_errors(self.stage, "write", UNPUBLISHED):
@@ -100,11 +111,6 @@ class OpenPackage:
 
     def __exit__(self, *_: object) -> None:
         self._stack.close()
-
-    def _read(self) -> bytes:
-        path = self.folder / KEY
-        with disk_errors(path, "read"), open(path, "rb") as stream:
-            return stream.read(MAX_MANIFEST + 1)
 
     def folder_for(self, name: str) -> str:
         """A folder name for staged files that no file of the package uses."""
@@ -137,9 +143,9 @@ class OpenPackage:
                 file=str(self.folder),
                 hint="Remove old versions with `p2u gc`",
             )
-        if self._read() != self._data:
+        if read_manifest(self.folder) != self._data:
             raise ConflictError(
-                f"its {KEY} was replaced while this version was made",
+                f"its {MANIFEST_KEY} was replaced while this version was made",
                 file=str(self.folder),
                 hint="Another publisher uses the package without a lock; publish again",
             )
@@ -154,7 +160,7 @@ class OpenPackage:
                 sync_folder(self.stage)
                 self.stage.rename(self.folder / folder)
                 sync_folder(self.folder)
-            replace_file(self.folder / KEY, data, self._part)
+            replace_file(self.folder / MANIFEST_KEY, data, self._part)
         self.manifest, self._data = manifest, data
         self.clean()
 

@@ -9,14 +9,11 @@ from contextlib import ExitStack
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from p2u.disk.errors import disk_errors
 from p2u.errors import UsageError
 from p2u.formats import scan_model
 from p2u.package.lookup import find_state
 from p2u.package.manifest import (
-    KEY,
     LAYOUT_KEY,
-    MAX_MANIFEST,
     FileEntry,
     Manifest,
     Object,
@@ -25,9 +22,10 @@ from p2u.package.manifest import (
     state_digest,
 )
 from p2u.package.manifest_parse import parse_manifest
-from p2u.package.paths import check_paths
+from p2u.package.paths import MANIFEST_KEY, check_paths
 from p2u.packing.chunking.cut import make_layout
 from p2u.packing.chunking.stored import StoredModel
+from p2u.packing.package_folder.open_package import read_manifest
 from p2u.packing.versions.materialise import materialise, read_layout
 
 #: Label of the one state of a model that no package delivers.
@@ -99,7 +97,7 @@ class Parents:
                     file=wanted,
                     hint="Name a package, a model directory or a model file",
                 )
-        if not (Path(path) / KEY).is_file():
+        if not (Path(path) / MANIFEST_KEY).is_file():
             if state:
                 raise UsageError(
                     f"is a model, which has no states, but {state!r} was asked for", file=path
@@ -146,8 +144,7 @@ class Parents:
 
     def _of_other(self, path: Path, wanted: str) -> Parent:
         """A state of another package, which is a foreign one here unless it is the same."""
-        with disk_errors(path, "read"), open(path / KEY, "rb") as stream:
-            manifest = parse_manifest(stream.read(MAX_MANIFEST + 1))
+        manifest = parse_manifest(read_manifest(path))
         found = _named_state(manifest, wanted, str(path))
         model = self._materialise(path, manifest, found)
         if known := self._known(found.digest, model):
