@@ -130,12 +130,12 @@ def test_a_call_holds_its_state_and_the_next_one_has_the_new(net: nets.Packed) -
 
     model = p2u.torch.load(store, Slow).eval()
     (x,) = nets.requests(1)
-    gate = model.p2u._parts.pins
+    pins = model.p2u._parts.pins
     with torch.no_grad():
         for _ in range(2):
             with pytest.raises(KeyError):
                 model(x, 3)
-            assert not gate.held()
+            assert not pins.held()
         model(x, 2)
         with ThreadPoolExecutor(1) as pool:
             slow = pool.submit(model, x, 1)

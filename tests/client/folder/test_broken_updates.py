@@ -55,11 +55,11 @@ def damage(package: Path, how: str, source: str | None, target: str) -> None:
 
 
 @pytest.mark.parametrize("how", ["missing", "short", "index", "bit"])
-@pytest.mark.parametrize("lent", [False, True])
-def test_a_broken_link_is_gone_around(versions, package, tmp_path, how, lent):
+@pytest.mark.parametrize("opened", [False, True])
+def test_a_broken_link_is_gone_around(versions, package, tmp_path, how, opened):
     damage(package, how, "v1@exact", "v2@exact")
     dst = have(versions, "v1", tmp_path / "dst")
-    source = LocalStore(package) if lent else package
+    source = LocalStore(package) if opened else package
     seen = []
     result = pull(source, dst, until="v2", on_state=seen.append, retry=QUICK)
     only_model(versions, "v2", dst)

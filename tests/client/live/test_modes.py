@@ -210,7 +210,7 @@ def test_resume_over_http(made: Made) -> None:
 def test_cancel_while_a_commit_waits(made: Made, way: str) -> None:
     replica = open_replica(made.package, staging=way)
     with replica.pinned() as label:
-        until(lambda: replica._parts.pins._since is not None or replica.state == "exact")
+        until(lambda: replica._parts.pins.awaited or replica.state == "exact")
         replica.cancel()
         assert files(replica) == kit.tree(made.states[label])
     assert not [t for t in threading.enumerate() if t.name.startswith("p2u-")]

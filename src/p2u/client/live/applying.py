@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from dataclasses import replace
 from functools import partial
 
 from p2u.client.live.low_priority import LowPriority
@@ -104,7 +105,7 @@ class Applier:
 
         def commit() -> None:
             step.commit()
-            files.release = package.manifest.release(state)
+            files.model = replace(files.model, release=package.manifest.release(state))
 
         if first or self._eager:
             self._listeners.commit(state, commit, 0.0)

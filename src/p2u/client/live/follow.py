@@ -17,7 +17,6 @@ from p2u.client.routes.live_routes import (
 )
 from p2u.client.transfer.package_reader import PackageReader
 from p2u.errors import FormatError, IntegrityError, NotFoundError, P2UError, UnsupportedError
-from p2u.package.layout import ReleaseLayout
 from p2u.package.manifest import Manifest, State, Update
 
 
@@ -184,8 +183,7 @@ class Follower:
         why: UnsupportedError | None = None
         for want in wanted:
             try:
-                files = self._applier.files
-                mine = ReleaseLayout(files.release, files.layout)
+                mine = self._applier.files.model
                 route = find_live_route(package, mine, have, want, self._bad.keys() | missing)
             except UnsupportedError as error:
                 why = why or error

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 from p2u.client.transfer.package_reader import PackageReader
 from p2u.errors import IntegrityError
-from p2u.package.layout import Tensor
+from p2u.package.layout import Layout, Tensor
 from p2u.package.manifest import Release, State
 from p2u.types import NUMPY_NAMES
 
@@ -62,11 +62,21 @@ class ModelMemory:
         self, package: PackageReader, release: Release, memory: list[memoryview] | None = None
     ) -> None:
         self.manifest = package.manifest
-        self.release = release
-        self.layout = package.layout(release)
+        #: Of the state that the memory holds.
+        self.model = package.model(release)
         # Anonymous memory: pages exist from their first write on.
         self.memory = memory or [allocate(file.size) for file in release.files]
         self._spare: list[memoryview] | None = None
+
+    @property
+    def release(self) -> Release:
+        """The release of the state that the memory holds."""
+        return self.model.release
+
+    @property
+    def layout(self) -> Layout:
+        """The tensors, where all these releases have them."""
+        return self.model.layout
 
     def spare(self) -> list[memoryview]:
         """Memory like ``memory``, of any content, for the next state; there until `drop_spare`."""

@@ -75,6 +75,11 @@ class Pins:
         with self._changed:
             return self._holds()
 
+    @property
+    def awaited(self) -> bool:
+        """Whether a commit waits for pins to be released."""
+        return self._since is not None
+
     def _holds(self) -> bool:
         me = threading.get_ident()
         return any(pin.thread == me and not pin.abandoned() for pin in self._pins)

@@ -164,8 +164,8 @@ class Meter:
 class Buffers:
     """Lets threads borrow memory, so many bytes together; one alone may have more.
 
-    What is given back is lent again. Freed and new memory would stay in each thread's heap, and
-    every new page has to be cleared by the system.
+    Memory that is given back is used again. Freed and new memory would stay in each thread's heap,
+    and every new page has to be cleared by the system.
 
     Args:
         size: Bytes.
