@@ -73,7 +73,7 @@ lint: $(TEST)/.stamp ## style, types, clippy
 	rustfmt --check --edition 2021 lab/src/p2u_lab/network/relay.rs
 
 .PHONY: bench
-bench: $(BENCH)/.stamp ## the README's numbers of MiniLM, beside the rivals
+bench: $(BENCH)/.stamp ## the README's numbers of MiniLM, compared with the rivals
 	$(BENCH)/$(BIN)/python lab/bench/models.py minilm
 	@set -e; for name in codec base footprint; do \
 	  echo "== bench_$$name.py"; $(BENCH)/$(BIN)/python "lab/bench/bench_$$name.py"; done

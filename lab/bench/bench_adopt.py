@@ -162,7 +162,7 @@ def measure(model: Path, wanted: str, ggml: Ggml, folder: Path) -> Row:
     """Make a file, adopt it, pull from it."""
     theirs = folder / f"{wanted}.gguf"
     write_gguf(model, theirs, wanted, ggml)
-    # What a model directory has beside its weights is in no GGUF: left out on both sides.
+    # What a model directory has besides its weights is in no GGUF: left out on both sides.
     weights = model / WEIGHTS
     size = weights.stat().st_size
     package = pack(theirs, folder / "coded", levels=("base", "exact")).states[-1].bytes

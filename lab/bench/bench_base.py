@@ -65,7 +65,7 @@ def main() -> None:
 
 
 def plot(name: str, points: list[tuple[str, float, float]], path: Path) -> None:
-    """Quality against bytes received: one step per state, beside the plain download."""
+    """Quality against bytes received: one step per state, compared with the plain download."""
     import matplotlib
 
     matplotlib.use("svg")

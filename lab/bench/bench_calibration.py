@@ -1,4 +1,4 @@
-"""Plain rounding beside error feedback: what a base of the same size is worth, and what it costs.
+"""Plain rounding and error feedback compared: the worth and the cost of a base of the same size.
 
     python lab/bench/bench_calibration.py                          # MiniLM, bf16
     python lab/bench/bench_calibration.py minilm-fp32 --bits 3.1

@@ -1,4 +1,4 @@
-"""P2U beside the rivals: sizes, and pack and decode speed on one thread, in the same run.
+"""P2U compared with the rivals: sizes, and pack and decode speed on one thread, in the same run.
 
     python lab/bench/bench_codec.py                      # MiniLM, all dtypes
     python lab/bench/bench_codec.py --all                # every real model: the README's table

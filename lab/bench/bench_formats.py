@@ -2,8 +2,8 @@
 
     python lab/bench/bench_formats.py [ocr-rec ...] [--bits 3.5] [--speech FOLDER]
 
-Sizes are fractions of the original file, beside zstd -19 of it. What a state does is compared with
-the original model on the same input, in onnxruntime:
+Sizes are fractions of the original file, compared with zstd -19 of it. The answers of a state are
+compared with those of the original model for the same input, in onnxruntime:
 
 ocr-rec   characters read right, of lines of English text rendered here (original: see its row)
 ocr-det   overlap (intersection / union) of the text regions found on a page of such lines

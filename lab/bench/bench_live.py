@@ -4,16 +4,16 @@
 
 Three tables, each model through `transformers` (which has to be installed):
 
-- *pause*: for how long a commit keeps callers out, by staging, beside one forward pass of the same
-  model over one sentence (16 tokens) and over a batch of 8 texts of 128 tokens; best and worst of
-  the rounds.
+- *pause*: for how long a commit keeps callers out, by staging, compared with one forward pass of
+  the same model over one sentence (16 tokens) and over a batch of 8 texts of 128 tokens; best and
+  worst of the rounds.
 - *throughput*: calls per second while updates arrive over a shaped link of ``--rate`` Mbit/s from
-  nginx (`p2u_lab.network.link`: needs root, iproute2 and nginx), beside the same model at rest,
-  in turns. Link and server share the processors with the model, so there is a control: the model
-  at rest while curl drops the same bytes from the same server. And the processor time that
+  nginx (`p2u_lab.network.link`: needs root, iproute2 and nginx), compared with the same model at
+  rest, in turns. Link and server share the processors with the model, so there is a control: the
+  model at rest while curl drops the same bytes from the same server. And the processor time that
   refining takes when the model does nothing, as a share of all processors.
 - *memory*: peak of a process that loads the model and waits for the exact state, less what the
-  process had before, beside the size of the model.
+  process had before, compared with the size of the model.
 """
 
 from __future__ import annotations

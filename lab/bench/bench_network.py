@@ -4,11 +4,12 @@
     sudo python lab/bench/bench_network.py minilm-fp32 --parts stream --rates 20 --seconds 60
     python lab/bench/bench_network.py resnet20 --parts serving          # needs no root
 
-- ``links``: times to each state over shaped lines, as arrays in memory, beside arithmetic.
+- ``links``: times to each state over shaped lines, as arrays in memory, compared with arithmetic.
 - ``first``: the same with PyTorch, from the process's start to the first inference of each state.
 - ``stream``: requests from the process's start on; of a real PyTorch client, and computed from the
   times of ``first`` and the task's scores of each state.
-- ``serving``: speed and memory at each state and while refining, beside the publisher's files.
+- ``serving``: speed and memory at each state and while refining, compared with the
+  publisher's files.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""A live ONNX Runtime session beside a plain one: speed, pauses and memory.
+"""A live ONNX Runtime session compared with a plain one: speed, pauses and memory.
 
     python lab/bench/bench_onnx.py [MODEL.onnx]
 

@@ -1,4 +1,4 @@
-"""Updates from one version to the next: sizes and one-core speeds beside the rivals.
+"""Updates from one version to the next: sizes and one-core speeds compared with the rivals.
 
     python lab/bench/bench_versions.py                    # all pairs, the table of docs/versions.md
     python lab/bench/bench_versions.py step1 --runs 1     # one pair

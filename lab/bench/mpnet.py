@@ -1,4 +1,4 @@
-"""all-mpnet-base-v2 in NumPy: MPNet's encoder (Song et al. 2020) beside the demo's MiniLM."""
+"""all-mpnet-base-v2 in NumPy: MPNet's encoder (Song et al. 2020) next to the demo's MiniLM."""
 
 from __future__ import annotations
 

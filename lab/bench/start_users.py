@@ -11,7 +11,7 @@ from p2u_lab.network.users import User
 
 sys.path.append(str(Path(__file__).resolve().parents[2] / "examples"))
 
-#: Fetched beside the weights.
+#: Fetched in addition to the weights.
 ASIDE = ("config.json", "tokenizer.json")
 QUESTION = ["How do I get my money back?", "Refunds are paid to the card you used."]
 CLASSES = {"minilm": ("minilm", "MiniLM"), "mpnet": ("mpnet", "MPNet")}

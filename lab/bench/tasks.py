@@ -1,4 +1,4 @@
-"""The tasks that a low-precision model is judged by, each beside the original's own answers.
+"""The tasks that a low-precision model is judged by, each compared with the original's own answers.
 
 Models are PyTorch modules whose state dict has the names of the packed ``model.safetensors``.
 

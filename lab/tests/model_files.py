@@ -33,7 +33,7 @@ def write_safetensors(path: Path, tensors: dict[str, np.ndarray], dtype: str) ->
 
 
 def model(folder: Path, kind: str) -> Path:
-    """A small model with a vocabulary beside it."""
+    """A small model with a vocabulary next to it."""
     folder.mkdir()
     (folder / "vocab.txt").write_text("word\n" * 1000)
     tensors = weights_of(kind if kind in TYPES else "F32")

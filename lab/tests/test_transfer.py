@@ -168,7 +168,7 @@ def test_the_real_thing_over_a_shaped_line(offer: Offer) -> None:
     line = LinkSpec(5, 20, congestion="reno")
     plain, ours = transfer(offer, line, ("plain", "p2u"))
     assert plain.congestion == ours.congestion == "reno"
-    assert ours.first < plain.first, "5 Mbit/s: 0.5 s and 1.7 s, beside the same start"
+    assert ours.first < plain.first, "5 Mbit/s: 0.5 s and 1.7 s, compared with the same start"
     assert 1.6 < plain.exact - plain.asked < 8
     assert 1 < plain.goodput < 4.9
     assert plain.relay["down"]["bytes"] > plain.received

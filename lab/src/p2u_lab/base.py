@@ -1,4 +1,4 @@
-"""What the parts agree on: models are folders, methods make folders, tasks score them.
+"""The contract of the parts: models are folders, methods make folders, tasks score them.
 
 A *model* is a folder of files as its publisher has them. A *method* (P2U, a quantiser, a codec)
 says for each of its *points* how many bytes are transmitted, and writes the folder that the

@@ -1,7 +1,7 @@
-"""Finished cells on disk: what was measured is not measured again.
+"""Finished cells on disk, so that nothing is measured twice.
 
 A cell is a model, a task, a method and bits. Its file's name is the digest of all that could
-change it, so a cell is found or not, and never stale. Scores of single items are kept beside it,
+change it, so a cell is found or not, and never stale. Scores of single items are kept next to it,
 by task and digest of the files that were scored: two methods that give the same files (or a
 method that gives the original back) are scored once.
 """

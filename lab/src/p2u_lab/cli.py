@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 
 app = typer.Typer(
     name="eval",
-    help="What a model can do after so many bytes and seconds, beside its rivals.",
+    help="What a model can do after so many bytes and seconds, compared with its rivals.",
     no_args_is_help=True,
     add_completion=False,
     rich_markup_mode="rich",
@@ -133,7 +133,7 @@ def run(
         Optional[bool],  # noqa: UP045
         typer.Option(
             "--transfers/--no-transfers",
-            help="Measure real transfers over these lines (Linux, root), beside arithmetic.",
+            help="Measure real transfers over these lines (Linux, root), compared with arithmetic.",
             show_default="only in the suite full",
         ),
     ] = None,

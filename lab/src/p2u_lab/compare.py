@@ -24,7 +24,7 @@ def ours(method: str) -> bool:
 
 
 def at_equal_bytes(pair: Pair, seed: int) -> Iterator[dict[str, Any]]:
-    """Each lossy point of P2U beside the best that each rival has for as many bytes.
+    """Each lossy point of P2U compared with the best that each rival has for as many bytes.
 
     Args:
         pair: A model on a task.

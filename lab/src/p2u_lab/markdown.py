@@ -122,7 +122,7 @@ def claims(rows: Rows) -> str:
 
 
 def equal(rows: Rows) -> str:
-    """P2U's base at 3 and 4 bits beside the best that rivals have in as many bytes."""
+    """P2U's base at 3 and 4 bits compared with the best that rivals have in as many bytes."""
     best: dict[tuple[str, ...], dict[str, str]] = {}
     for r in rows:
         if r["state"] == "base" and r["method"] == "p2u" and r["bits"] in ("3", "4"):

@@ -1,4 +1,4 @@
-"""Where the evaluation's data are, and where it keeps what it has made."""
+"""The places of the evaluation's data, and of what it has made."""
 
 from __future__ import annotations
 

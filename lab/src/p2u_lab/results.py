@@ -1,4 +1,4 @@
-"""What a run found, as rows with statistics: the CSV, the JSON, and what is made of them."""
+"""The results of a run, as rows with statistics: the CSV, the JSON, and what is made of them."""
 
 from __future__ import annotations
 
@@ -84,7 +84,7 @@ class Results:
         sources: Model to where its weights come from.
         rows: The original of each model and task first, then methods and bits in order.
         skipped: What was not measured: model, task, method, bits (a list), status, reason.
-        equal: P2U beside rivals at equal bytes, see `p2u_lab.compare.at_equal_bytes`.
+        equal: P2U compared with rivals at equal bytes, see `p2u_lab.compare.at_equal_bytes`.
         network: Transfers over shaped links, see `p2u_lab.links`.
     """
 

@@ -1,4 +1,4 @@
-"""Is a difference one? Intervals and tests on the same items, reproducible to the bit.
+"""Whether a difference is one: intervals and tests on the same items, reproducible to the bit.
 
 Intervals are percentile bootstraps. A resample's mean depends only on how often each distinct
 item value was drawn, so the counts are drawn (multinomial) and not the items: the same

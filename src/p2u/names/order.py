@@ -117,7 +117,7 @@ PLACES: dict[str, tuple[int, int]] = {
     "pooler": (0, 1),
 }
 
-# Batch norms of the final convolution: beside the blocks, but needed behind them.
+# Batch norms of the final convolution: next to the blocks, but needed behind them.
 ROOT_HEADS = {"_bn1": (0, 2), "bn2": (0, 2)}
 
 FEED_FORWARD_NAME = re.compile(r"(?:fc|lin|linear)_?(\d+)\Z", re.ASCII)

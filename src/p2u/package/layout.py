@@ -19,7 +19,7 @@ MAX_ITEM = 16
 MAX_DTYPE = 64
 MAX_DIMS = 1 << 10
 
-#: Of zstd; the layout is small beside the weights and read once.
+#: Of zstd; the layout is small compared with the weights and read once.
 LEVEL = 19
 
 

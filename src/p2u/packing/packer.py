@@ -48,7 +48,7 @@ from p2u.packing.report import PackProgress, PackReport, make_report
 from p2u.packing.rounding.codes import CalibrationPlan
 from p2u.packing.settings import PackSettings
 
-#: Memory for chunks under way, in bytes, beside twice the largest tensor.
+#: Memory for chunks under way, in bytes, in addition to twice the largest tensor.
 BUDGET = 96 << 20
 FIRST_VERSION = "v1"
 

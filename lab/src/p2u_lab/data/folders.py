@@ -67,7 +67,7 @@ def imagenet_val(root: Path | None = None) -> Images:
     """ImageNet's (ILSVRC 2012) 50,000 validation images, classes in the order of their ids.
 
     Two layouts: ``val/n01440764/*.JPEG``, or all files in ``val/`` with Kaggle's
-    ``LOC_val_solution.csv`` beside it. Ids not among the images (a part of the set) are counted
+    ``LOC_val_solution.csv`` next to it. Ids not among the images (a part of the set) are counted
     only if ``LOC_synset_mapping.txt`` lists them.
 
     Raises:

@@ -1,4 +1,4 @@
-"""What the tasks share: a choice of items that is the same everywhere, and how texts differ."""
+"""The common parts of the tasks: one choice of items everywhere, and how texts differ."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Chest X-ray reports: is the examination normal? A frozen linear probe on sentence embeddings.
+"""Chest X-ray reports, normal or not: a frozen linear probe on sentence embeddings.
 
 The reports are those of Open-i's Indiana University collection (Demner-Fushman et al. 2016), as
 PyPI's torchxrayvision carries them. Their licence is CC BY-NC-ND: they are read from where they

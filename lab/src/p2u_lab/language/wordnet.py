@@ -1,4 +1,4 @@
-"""WordNet: which of all lemmas does a gloss define?"""
+"""WordNet: find the lemma that a gloss defines."""
 
 from __future__ import annotations
 

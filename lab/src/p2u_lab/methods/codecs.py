@@ -119,7 +119,7 @@ class Rival(ABC):
 class ZipNN(Rival):
     """ZipNN on the bytes of the whole file, as its file scripts do.
 
-    Bytes behind the last whole element are stored beside: of lengths that are not a multiple of the
+    Bytes behind the last whole element are stored apart: of lengths that are not a multiple of the
     element's size ZipNN 0.5.4 damages its memory, and sometimes the process ends.
     """
 

@@ -71,5 +71,5 @@ def _library() -> tuple[Any, Any]:
     except ImportError as error:
         raise MissingDataError(
             f"HQQ does not import: {error}",
-            hint="DISABLE_CUDA=1 pip install --no-deps hqq termcolor, beside torch",
+            hint="DISABLE_CUDA=1 pip install --no-deps hqq termcolor, next to torch",
         ) from error

@@ -1,4 +1,4 @@
-"""How many bytes are transmitted: the bytes are made, then counted."""
+"""Count the bytes that are transmitted: they are made, then counted."""
 
 from __future__ import annotations
 

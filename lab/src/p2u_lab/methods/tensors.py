@@ -1,4 +1,4 @@
-"""Which tensors of a model a method may make coarse, and a folder in which it does.
+"""The tensors of a model that a method may make coarse, and a folder in which it does.
 
 The rule is P2U's own, so that all methods spend their bits on the same weights: F32, F16 and BF16
 tensors of at least two dimensions and 64 elements. Biases, norms, integer tensors and all that lies

@@ -52,7 +52,7 @@ class Job:
 
 
 class Client:
-    """A transfer and what became of it; `load` runs in the main thread or beside requests."""
+    """A transfer and what became of it; `load` runs in the main thread or alongside requests."""
 
     def __init__(self, job: Job, begin: float) -> None:
         self.job, self.begin = job, begin

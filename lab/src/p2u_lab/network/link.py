@@ -39,7 +39,7 @@ from p2u.errors import StoreError, UnsupportedError
 from p2u_lab.network.traces import Trace, format_trace, mean_mbit
 from p2u_lab.places import cache_dir
 
-#: Milliseconds of data that the queue before the link holds, beside a round trip's.
+#: Milliseconds of data that the queue before the link holds, in addition to a round trip's.
 QUEUE_MS = 50
 #: The same before a trace, at its mean rate. Base stations of mobile networks keep that much; with
 #: 50 ms, BBR loses a tenth of its packets where the rate falls, and a third of the rate.
@@ -120,14 +120,14 @@ class Link:
 
     Args:
         mbit: Rate in 1e6 bits per second, each way; not together with a trace.
-        rtt_ms: Round trip in milliseconds, beside what the queue adds.
+        rtt_ms: Round trip in milliseconds, in addition to what the queue adds.
         jitter_ms: Each packet waits up to this much longer; the order stays.
         loss: Share of packets that are dropped.
         seed: Of jitter and loss.
         trace: Rates of the way to the client, see `traces.py`; begins when the link is there, and
             again with `restart_trace`, and repeats itself.
-        queue_ms: Milliseconds of data that the queue before the link holds beside a round trip's;
-            with a trace, at its mean rate. 50, and 250 with a trace.
+        queue_ms: Milliseconds of data that the queue before the link holds in addition to a round
+            trip's; with a trace, at its mean rate. 50, and 250 with a trace.
         congestion: Congestion control of both sides; None: the kernel's default.
     """
 

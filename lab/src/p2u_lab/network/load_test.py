@@ -87,7 +87,7 @@ def serving(
         options: Of the user, see `users.Torch` and `users.Onnx`.
         user: ``"torch"``, or another one that can be told to stop at a state.
         batches: Items per call.
-        states: Measured at rest, beside the last one.
+        states: Measured at rest, in addition to the last one.
         seconds: For how long each is called at rest.
         refine_seconds: How long all updates take.
 

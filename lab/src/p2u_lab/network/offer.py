@@ -1,4 +1,4 @@
-"""What a server offers: a model as it is, packed, and compressed by rivals."""
+"""The offer of a server: a model as it is, packed, and compressed by rivals."""
 
 from __future__ import annotations
 

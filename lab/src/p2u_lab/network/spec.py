@@ -23,7 +23,7 @@ class LinkSpec:
 
     Attributes:
         mbit: Rate in 1e6 bits per second; with a trace, its mean.
-        rtt_ms: Round trip, beside what queues add.
+        rtt_ms: Round trip, in addition to what queues add.
         jitter_ms: Each packet waits up to this much longer.
         loss: Share of packets that are dropped, 0 to 1.
         lte_seed: If given, the rate changes as `traces.lte_trace` says, with this seed.

@@ -1,4 +1,4 @@
-"""What becomes of requests that come at a steady rate from a process's start."""
+"""The fate of requests that come at a steady rate from a process's start."""
 
 from __future__ import annotations
 

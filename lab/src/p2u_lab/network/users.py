@@ -1,4 +1,4 @@
-"""What clients do with a model, so that one client serves them all. Imports nothing heavy.
+"""The uses of a model by clients, so that one client serves all; imports nothing heavy.
 
 A client makes its user first. `User.follow` opens a package, imports what is needed while bytes
 arrive, and uses the model from the first state on. Of a download, which the client begins itself,

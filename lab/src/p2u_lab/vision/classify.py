@@ -1,4 +1,4 @@
-"""Tasks of image classification: which items does the model of a folder get right?"""
+"""Tasks of image classification: find the items that the model of a folder gets right."""
 
 from __future__ import annotations
 

@@ -19,7 +19,7 @@ from p2u_lab.vision.classify import LEARN, answers, chosen, learn
 ORIGINAL = "effnet-lite0"
 #: Images that the probe is fitted to, and the most that are scored.
 FIT, SCORED = 4000, 2000
-#: Of the squared weights, beside ``FIT`` squared errors of logits scaled to variance 1.
+#: Of the squared weights, compared with ``FIT`` squared errors of logits scaled to variance 1.
 PENALTY = 100.0
 
 

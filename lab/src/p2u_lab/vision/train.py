@@ -49,7 +49,7 @@ def trained(net: str, data: str, seed: int, report: Report) -> Path:
 
 
 def train(net: str, data: str, seed: int, report: Report, epochs: int | None = None) -> Path:
-    """Train a model and put it into the cache, beside a record of how it went.
+    """Train a model and put it into the cache, next to a record of how it went.
 
     Args:
         net: A name of `TRAINED`.

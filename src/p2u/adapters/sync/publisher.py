@@ -77,7 +77,7 @@ class Publisher:
     waits for the encoder), or `publish` waits for the encoder (``"wait"``: every one is published).
 
     Memory: two snapshots (``"wait"``: one). Disk: the last version and the one being made, in the
-    folder ``.<name>.sync`` beside the package, which also keeps a second publisher away.
+    folder ``.<name>.sync`` next to the package, which also keeps a second publisher away.
 
     A publisher that is made again, after whatever end, continues the package from its newest exact
     state. What raises an error in the background is raised by the next call of any method.

@@ -42,8 +42,8 @@ class Subscriber:
     Args:
         source: Path or URL of the package.
         directory: Keep the model here as well: a directory as Hugging Face's libraries read it,
-            with what the package has beside the weights, always one whole version. After a restart
-            the subscriber goes on from there. Without it the model is kept in memory beside the
+            with what the package has besides the weights, always one whole version. After a restart
+            the subscriber goes on from there. Without it the model is kept in memory next to the
             one that it is applied to, and a restart begins anew.
         every: Seconds in which `apply` does not look again.
         weights: Pattern of paths of the files to load, where a package has several models.

@@ -242,7 +242,7 @@ class Fitter:
 
         Args:
             budget: Most bytes.
-            more: Bytes that the base has beside those that `size` knows of.
+            more: Bytes that the base has besides those that `size` knows of.
 
         Raises:
             UsageError: There is none.
