@@ -9,7 +9,7 @@ from collections.abc import Mapping
 from p2u.errors import DiskError, FormatError
 
 HINT = "The model file is damaged, or not to be trusted: fetch it again"
-#: What a path may not hold: another system's separators and drives, what cannot be shown.
+#: No path may hold another system's separators and drives, or characters that cannot be shown.
 BAD_PART = re.compile(r"[\\:\x00-\x1f\x7f]")
 SIZE = re.compile(r"[0-9]{1,19}\Z", re.ASCII)
 

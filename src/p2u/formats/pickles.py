@@ -348,7 +348,7 @@ def _skip(count: int) -> Callable[[Pickle], None]:
     return step
 
 
-#: What each instruction does. The textual ones of protocol 0 are not among them but GLOBAL.
+#: The effect of each instruction. The textual ones of protocol 0 are not among them but GLOBAL.
 _STEPS: dict[int, Callable[[Pickle], None]] = {
     0x80: _skip(1),  # PROTO
     0x95: _skip(8),  # FRAME

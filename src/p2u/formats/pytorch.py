@@ -1,6 +1,6 @@
 """PyTorch: the spans of zip archives (checkpoints, TorchScript) and older pickle streams.
 
-Storages lie in both as they are. What they hold is in a pickle, which is read but never carried
+Storages lie in both as they are. A pickle says what they hold, which is read but never carried
 out; where it is not understood, everything is carried as bytes. Source: torch/serialization.py.
 """
 

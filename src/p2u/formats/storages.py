@@ -59,8 +59,8 @@ def list_spans(
     """Spans of all storages whose elements are known.
 
     Each storage is divided among the tensors that lie in it without gaps, the largest first; what
-    none of them takes is a tensor of one dimension called after the storage. What is odd about
-    a storage leaves it out: its bytes are carried then.
+    none of them takes is a tensor of one dimension called after the storage. An odd
+    storage is left out: its bytes are carried then.
 
     Args:
         file: What the spans call it.

@@ -20,7 +20,7 @@ def find_renaming(names: Iterable[str], wanted: Collection[str]) -> Callable[[st
         wanted: Those of the other model.
 
     Returns:
-        What renames one name. It changes nothing if as many names fit unchanged.
+        A function that renames one name. It changes nothing if as many names fit unchanged.
     """
     given = list(names)
     deepest = sorted(given, key=lambda n: (-n.count("."), n))[:TRIED]

@@ -1,7 +1,7 @@
 """Parse and validate the manifest, ``p2u.json``.
 
 Manifests come from strangers: every field is checked here, so that nobody behind this module has
-to. What a manifest says of its own bytes (digests) is checked by those who fetch them.
+to. Those who fetch a package's bytes check them against the digests.
 """
 
 from __future__ import annotations

@@ -1,8 +1,8 @@
 """The map between two releases: which bytes of the source correspond to those of the target.
 
 A map names for each tensor and each file of the target one of the source, or none. Element i of a
-tensor corresponds to element i of its source, both counted flat, whatever their shapes. What no
-chunk of an update brings is copied from there.
+tensor corresponds to element i of its source, both counted flat, whatever their shapes. Bytes
+that no chunk of an update brings are copied from there.
 """
 
 from __future__ import annotations

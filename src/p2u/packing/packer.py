@@ -197,7 +197,7 @@ class Packer:
             size = layout_size + index + sum(blob.size for blob in writers[0].blobs)
             if size <= budget:
                 return levels, written
-            # What only a whole run shows: checksums, fed-back codes, chunks that went opaque.
+            # Only a whole run shows these: checksums, fed-back codes, chunks that went opaque.
             more = max(more + 1, size - fitter.size(levels.free))
             _clear(folder)
 

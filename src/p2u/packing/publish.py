@@ -165,8 +165,8 @@ def collect(dst: str, keep: int, old_anchors: int | None, grace: float, dry_run:
 def without_old(manifest: Manifest, keep: int, old_anchors: int | None) -> Manifest:
     """A manifest without old versions and the updates that only they need.
 
-    What stays: the newest versions, the ways to them from nothing, older versions that have a base
-    of their own with the ways to these, and foreign ones that an update leads from to one of them.
+    These stay: the newest versions, the routes to them from nothing, older versions with a base of
+    their own and the routes to these, and foreign ones that an update leads from to one of them.
 
     Args:
         manifest: The package.

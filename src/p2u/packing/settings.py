@@ -22,7 +22,7 @@ BLOB_SIZE = 24 << 20
 CHUNK_ELEMENTS = 1 << 20
 #: Steps; far below, no weight leaves its bin any more.
 MOST_THRIFT = 16
-#: What versions can be called.
+#: The names that versions can have.
 LABEL = re.compile(r"[A-Za-z0-9][A-Za-z0-9._+-]{0,63}\Z")
 
 

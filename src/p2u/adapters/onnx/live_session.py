@@ -322,7 +322,7 @@ class Session:
 
     def _fail(self, error: BaseException) -> None:
         with self._changed:
-            # What comes after the first error, or after a cancellation, follows from it.
+            # Errors after the first one, or after a cancellation, follow from it.
             if self._error is None and not self._cancelled:
                 self._error = error
             self._changed.notify_all()

@@ -80,7 +80,7 @@ class Publisher:
     folder ``.<name>.sync`` next to the package, which also keeps a second publisher away.
 
     A publisher that is made again, after whatever end, continues the package from its newest exact
-    state. What raises an error in the background is raised by the next call of any method.
+    state. The next call of any method raises an error of the background.
 
     Args:
         package: The package's folder; made with the first version. Copy it to a bucket in the order
@@ -94,8 +94,8 @@ class Publisher:
             By default the configuration of a model of transformers.
         dtype: What floating-point tensors are published as (``torch.bfloat16``, or its name).
         when_busy: ``"replace"`` or ``"wait"``.
-        on_published: Called with each `Published`, in the background thread. What it raises is
-            raised by the next call.
+        on_published: Called with each `Published`, in the background thread. The next call
+            raises what it raises.
         options: Further ones of ``p2u.publish``: ``levels``, ``bits``, ``jobs``, ``name``.
 
     Raises:

@@ -79,7 +79,7 @@ class Subscriber:
         self._every = every
         self._weights = weights
         self._looked = -float("inf")
-        #: What each module has, the tensors given last and what they have, and the directory.
+        #: The state of each module, the tensors given last and what they have, and the directory.
         self._has: weakref.WeakKeyDictionary[Any, State] = weakref.WeakKeyDictionary()
         self._tensors: tuple[dict[str, torch.Tensor], State] | None = None
         self._told: State | None = None
@@ -109,8 +109,8 @@ class Subscriber:
 
         Args:
             model: A module, or names and tensors, on any device and of any floating-point dtype.
-                What the package lacks stays as it is if it is tied to something that it has. None:
-                only the directory is renewed.
+                A tensor that the package lacks stays as it is if it is tied to one that it has.
+                None: only the directory is renewed.
             timeout: Most seconds to wait for a version.
 
         Returns:

@@ -1,7 +1,7 @@
 """The journal of one update: which of its chunks are on disk, checked when read back.
 
 Append-only. A header of 72 bytes, then records of 25 bytes, each with a CRC, so that a record cut
-off by a crash is recognised. What a record says is a claim: the caller checks it with its hash.
+off by a crash is recognised. A record is a claim: the caller checks it with its hash.
 """
 
 from __future__ import annotations

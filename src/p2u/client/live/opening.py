@@ -55,7 +55,7 @@ def open_replica(
             atomic mode.
 
     Raises:
-        UsageError: An argument is wrong. What goes wrong later, `Replica.wait` raises.
+        UsageError: An argument is wrong. `Replica.wait` raises later errors.
         NotFoundError: A local package that does not exist.
     """
     options = TransferOptions(jobs=jobs, limit_rate=limit_rate, retry=retry)

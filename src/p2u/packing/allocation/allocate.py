@@ -222,7 +222,7 @@ class Fitter:
             self._memory,
         )
         sizes = dict(results)
-        # What does not depend on the level is coded once.
+        # Chunks that do not depend on the level are coded once.
         self._sizes |= {n: s for n, s in sizes.items() if not self._moves(self._jobs[n])}
         sizes |= self._sizes
         digest = hashlib.sha256().digest()

@@ -1,8 +1,8 @@
 """Change a package: lock it, stage new files, replace the manifest last.
 
-At any moment the folder is a valid package: the one before, or the one after. What a killed
-publisher leaves behind is either the staged folder or listed beforehand in a small file; the next
-one removes it, and nothing else: files of strangers stay.
+At any moment the folder is a valid package: the one before, or the one after. A killed
+publisher leaves the staged folder, or files that it listed beforehand in a small file; the next one
+removes these, and nothing else: files of strangers stay.
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
 """Balance the codes of convolutions: errors cancel within a filter, without any data.
 
-What a filter sees is correlated: neighbouring pixels are alike, and what comes out of a rectifier
-is not negative. So the *sum* of a filter's errors does more damage than the errors do one by one.
+The inputs of a filter are correlated: neighbouring pixels are alike, and the output of a rectifier is
+not negative. So the *sum* of a filter's errors does more damage than the errors do one by one.
 Where the sum over all that makes an output channel, or over the window of a small filter, is large,
 the weights nearest to the edges of their bins go to the next bin until it is not (after SQuant, Guo
 et al., ICLR 2022). All of it is integer arithmetic.
@@ -38,7 +38,7 @@ def balanced(x: Floats, window: int, channel: int) -> Floats:
         Codes, shaped as ``x``.
     """
     codes = own_bins(x)
-    # Zero stays zero: somebody pruned it. What lies outside of the bins is exact.
+    # Zero stays zero: somebody pruned it. Weights outside of the bins are exact.
     fixed = (x == 0) | (np.abs(x) >= OUTSIDE)
     off = np.where(fixed, 0, np.rint(x * ONE) - codes * ONE).astype(np.int64)
     for size in (window, channel) if window < channel <= SHORT else (channel,):

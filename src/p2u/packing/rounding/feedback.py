@@ -100,7 +100,7 @@ def _round(x: Floats, fed: Floats, thrift: int) -> tuple[Floats, Floats]:
     codes = np.copysign(np.floor((np.abs(value) + ONE // 2) / ONE), value)
     own = own_bins(x)
     stay = np.abs(value - own * ONE) <= ONE // 2 + thrift
-    # What is zero stays zero: somebody pruned it.
+    # Zero stays zero: somebody pruned it.
     codes = np.where(stay | (x == 0), own, np.clip(codes, -LAST, LAST))
     outside = np.abs(x) >= OUTSIDE
     off = np.where(outside, 0, fixed - codes * ONE)

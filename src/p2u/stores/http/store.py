@@ -43,7 +43,7 @@ MAX_REDIRECTS = 10
 #: Left-over bytes that are cheaper to read than a new connection.
 _WORTH_DRAINING = 64 << 10
 _REDIRECTS = frozenset({301, 302, 303, 307, 308})
-#: What the network and urllib3 may throw. ValueError: e.g. a header that cannot be encoded.
+#: Errors of the network and of urllib3. ValueError: e.g. a header that cannot be encoded.
 _NETWORK = (HTTPError, HTTPException, OSError, ValueError)
 
 
