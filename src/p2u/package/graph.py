@@ -35,7 +35,7 @@ def find_path(
 ) -> tuple[U, ...]:
     """The updates that lead to ``want`` for the fewest bytes, in order.
 
-    Among ways of equal cost, that which comes to its first state for the fewest bytes.
+    Among routes of equal cost, the one that reaches its first state for the fewest bytes.
 
     Args:
         updates: All there are.

@@ -21,7 +21,7 @@ from p2u.packing.settings import PackSettings
 from p2u.packing.versions.add_version import VersionAdder, VersionRequest
 from p2u.packing.versions.parent import Parent
 
-#: A version gets a base of its own, too, if the way to it would have this many times the bytes of
+#: A version gets a base of its own, too, if the route to it would have this many times the bytes of
 #: that to the last version that has one.
 LONG_ROUTE = 2
 

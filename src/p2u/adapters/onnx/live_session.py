@@ -196,7 +196,7 @@ class Session:
         have = self._answering
         if wanted in have or (wanted == BEST and have):
             return True
-        # The newest version may have no base of its own: then the way leads through an older one's.
+        # The newest version may have no base of its own: then an older one's is on the route.
         return wanted != self._settings.task.until and any(s.endswith(f"@{wanted}") for s in have)
 
     def _current(self) -> _Live:

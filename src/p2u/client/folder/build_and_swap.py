@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 import shutil
 from collections.abc import Sequence
 from pathlib import Path
@@ -122,8 +121,3 @@ class BuildAndSwap(Target):
         else:  # what is not the target's must not change with it
             path.unlink(missing_ok=True)
             shutil.copyfile(before, path)
-
-    def discard(self) -> None:
-        """See `Target.discard`."""
-        with contextlib.suppress(OSError):
-            self.work.journal.unlink()

@@ -8,7 +8,6 @@ written may be a mixture of both.
 
 from __future__ import annotations
 
-import contextlib
 import hashlib
 from collections.abc import Sequence
 from dataclasses import replace
@@ -162,9 +161,4 @@ class InPlace(Target):
             files.remove_tree(self.work.redo)
             made.with_hints(self.work.target).write(self.work.target)
             self.close()
-            self.work.journal.unlink()
-
-    def discard(self) -> None:
-        """See `Target.discard`. The state file goes on to say that this is no known state."""
-        with contextlib.suppress(OSError):
             self.work.journal.unlink()

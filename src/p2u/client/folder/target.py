@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import io
 import threading
@@ -92,9 +93,13 @@ class Target(ABC):
     ) -> None:
         """Write a decoded chunk, whose SHA-256 is ``digest``, and note it in the journal."""
 
-    @abstractmethod
     def discard(self) -> None:
-        """The result is wrong: let the next run begin anew."""
+        """The result is wrong: let the next run begin anew.
+
+        In place, the state file still says that this is no known state.
+        """
+        with contextlib.suppress(OSError):
+            self.work.journal.unlink()
 
     def result(self, file: int) -> Path:
         """The path of the next state's file with this number."""

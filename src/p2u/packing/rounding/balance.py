@@ -1,7 +1,7 @@
 """Balance the codes of convolutions: errors cancel within a filter, without any data.
 
-The inputs of a filter are correlated: neighbouring pixels are alike, and the output of a rectifier is
-not negative. So the *sum* of a filter's errors does more damage than the errors do one by one.
+The inputs of a filter are correlated: neighbouring pixels are alike, and rectified values are not
+negative. So the *sum* of a filter's errors does more damage than the errors do one by one.
 Where the sum over all that makes an output channel, or over the window of a small filter, is large,
 the weights nearest to the edges of their bins go to the next bin until it is not (after SQuant, Guo
 et al., ICLR 2022). All of it is integer arithmetic.

@@ -21,10 +21,11 @@ from p2u.names.prefixes import find_renaming
 from p2u.package.geometry import Seg
 from p2u.package.layout import Layout, Tensor
 from p2u.packing.chunking.cut import Job
+from p2u.packing.chunking.floats import to_float32
 from p2u.packing.chunking.stored import StoredModel
 from p2u.packing.rounding.balance import balanced
 from p2u.packing.rounding.calibration import Calibration, Factor, FactorEntry
-from p2u.packing.rounding.feedback import Floats, fed_back, own_bins, power_of_two, runs, to_float64
+from p2u.packing.rounding.feedback import Floats, fed_back, own_bins, power_of_two, runs
 
 #: Scales of a tensor's rows, see `core.row_scales`.
 Scales = Callable[[int, core.Segment], bytes]
@@ -206,7 +207,7 @@ def _in_steps(
     data: memoryview | bytes | bytearray, dtype: str, steps: NDArray[np.int64], cols: int
 ) -> Floats:
     """Weights in units of their rows' steps; those that are not finite are 0."""
-    x = to_float64(data, dtype)
+    x = to_float32(data, dtype).astype(np.float64)
     np.nan_to_num(x, copy=False, nan=0.0, posinf=0.0, neginf=0.0)
     whole = len(x) // cols * cols
     rows = x[:whole].reshape(-1, cols)

@@ -29,14 +29,6 @@ BLOCK = 32
 SPREAD = 8
 
 
-def to_float64(data: memoryview | bytes | bytearray, dtype: str) -> Floats:
-    """Values of little-endian F32, F16 or BF16 elements."""
-    if dtype == "BF16":
-        bits = np.frombuffer(data, "<u2").astype(np.uint32) << 16
-        return bits.view(np.float32).astype(np.float64)
-    return np.frombuffer(data, {"F32": "<f4", "F16": "<f2"}[dtype]).astype(np.float64)
-
-
 def own_bins(x: Floats) -> Floats:
     """Each weight's own bin, as the core rounds.
 

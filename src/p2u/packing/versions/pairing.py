@@ -17,6 +17,7 @@ import numpy as np
 from p2u.codec import core
 from p2u.names.gguf import gguf_name
 from p2u.package.layout import Tensor
+from p2u.packing.chunking.floats import to_float32
 from p2u.packing.chunking.stored import RUN, StoredModel
 from p2u.types import BLOCKS, PROGRESSIVE
 
@@ -38,10 +39,8 @@ def fits(new: Tensor, old: Tensor) -> bool:
 
 def signs(t: Tensor, data: bytes) -> np.ndarray | None:
     """A float tensor's sample as -1, 0 and 1: below, at and above its median; else None."""
-    if t.dtype == "BF16":
-        values = (np.frombuffer(data, "<u2").astype("<u4") << 16).view("<f4")
-    elif t.dtype in PROGRESSIVE:
-        values = np.frombuffer(data, "<f4" if t.dtype == "F32" else "<f2").astype("<f4")
+    if t.dtype in PROGRESSIVE:
+        values = to_float32(data, t.dtype)
     elif t.dtype in BLOCKS:
         values = np.frombuffer(core.dequantise(t.dtype, data), np.float32)
     else:
