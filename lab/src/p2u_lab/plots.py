@@ -90,13 +90,6 @@ def _lines(rows: Sequence[Row]) -> dict[str, list[Row]]:
     return {name: sorted(line, key=lambda r: r.bytes) for name, line in found.items()}
 
 
-def _millions(axis: Any) -> None:
-    from matplotlib.ticker import FuncFormatter, NullFormatter
-
-    axis.set_major_formatter(FuncFormatter(lambda v, _: f"{v:g}"))
-    axis.set_minor_formatter(NullFormatter())
-
-
 def accuracy_bytes(plt: Any, results: Results, model: str, task: str) -> Any:
     """Score against bytes received, a line per method; P2U's states are joined by bits."""
     rows = results.of(model, task)

@@ -20,8 +20,8 @@ LINK_THREADS = 4
 class TransferOptions:
     """The options of a transfer.
 
-    Functions that fetch take ``jobs``, ``limit_rate`` and ``retry`` as keyword arguments and make
-    one of these; all that is below them passes it on as it is.
+    Functions that fetch take ``jobs``, ``limit_rate`` and ``retry``, or those that apply to them,
+    by keyword and make one of these; all that is below them passes it on as it is.
 
     Attributes:
         jobs: Threads that fetch, check and decode, 1 or more. None: as many as there are

@@ -1,9 +1,9 @@
 """Choose codes by error feedback: errors cancel at a layer's output, by its calibration.
 
-The mathematics is in `p2u.packing.rounding.calibration`. Here is integer arithmetic only, so that every machine and
-every number of threads comes to the same codes: weights and errors are whole numbers of `ONE` parts
-of a step, the factor's mantissas are 8 bits, and sums of their products stay far below 2^53, where
-float64 is exact in whatever order a BLAS adds them.
+The mathematics is in `p2u.packing.rounding.calibration`. Here is integer arithmetic only, so that
+every machine and every number of threads comes to the same codes: weights and errors are whole
+numbers of `ONE` parts of a step, the factor's mantissas are 8 bits, and sums of their products stay
+far below 2^53, where float64 is exact in whatever order a BLAS adds them.
 """
 
 from __future__ import annotations
