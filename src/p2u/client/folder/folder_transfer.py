@@ -90,6 +90,8 @@ class FolderTransfer:
                 local = self._update(local)
             complete = not self._is_unfinished()
         finally:
+            # A thread may still be reading ahead.
+            self.package.stop_caching()
             self.work.release(remove=complete)
         return self._stay(local)
 

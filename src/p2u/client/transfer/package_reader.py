@@ -67,6 +67,7 @@ class PackageReader:
         self.decoded = Buffers(DECODED, self.stop)
         #: A folder that keeps layout and indices for the next run; their digests are checked.
         self.cache: Path | None = None
+        self._cache_lock = Lock()
         self._manifest: Manifest | None = known._manifest if known else None
         #: By version.
         self._layouts: dict[str, Layout] = known._layouts if known else {}
@@ -212,12 +213,7 @@ class PackageReader:
             data = self._cached(wanted)
         if data is None:
             data = self.fetcher.read_object(wanted) if coming is None else coming.result()
-            # Not where it was read: that may be when the folder has gone.
-            if self.cache is not None:
-                path = self.cache / wanted.sha256
-                with disk_errors(path):
-                    path.parent.mkdir(exist_ok=True)
-                    replace_file(path, data)
+            self._cache_object(wanted, data)
         if sum(map(len, self._kept.values())) + len(data) <= KEPT:
             self._kept[wanted.sha256] = data
         if wanted.sha256 not in self._counted:
@@ -225,12 +221,27 @@ class PackageReader:
             self.meter.add(len(data))
         return data
 
+    def _cache_object(self, wanted: Object, data: bytes) -> None:
+        with self._cache_lock:
+            if self.cache is None:
+                return
+            path = self.cache / wanted.sha256
+            with disk_errors(path):
+                path.parent.mkdir(exist_ok=True)
+                replace_file(path, data)
+
+    def stop_caching(self) -> None:
+        """Write nothing more to the cache, from any thread: its folder may be removed now."""
+        with self._cache_lock:
+            self.cache = None
+
     def _cached(self, wanted: Object) -> bytes | None:
         """An object that an earlier run has kept."""
-        if self.cache is None:
+        cache = self.cache
+        if cache is None:
             return None
         try:
-            with open(self.cache / wanted.sha256, "rb") as file:
+            with open(cache / wanted.sha256, "rb") as file:
                 data = file.read(wanted.size + 1)
         except OSError:
             return None
