@@ -1,16 +1,16 @@
 //! Floats from what somebody quantised them to (SPEC.md, "Adopt"): the difference to the quantised value
 //! in ordered integers, or near zero the magnitude itself, in contexts of value against step.
 
+use crate::bins::{load, store, GROUP};
 use crate::blocks::Block;
 use crate::chunk::read_patches;
 use crate::fields::Fields;
 use crate::flat::{scatter, Cursor, Prior};
 use crate::float::Format;
-use crate::level::{load, store, GROUP};
 use crate::rans::Stream;
 use crate::rows::{self, Segment, BLOCK};
 use crate::simd::Isa;
-use crate::table::{Layout, MAX_CTX};
+use crate::table::MAX_CTX;
 use crate::wire::Reader;
 use crate::Error;
 use core::ops::Range;
@@ -348,7 +348,7 @@ pub fn decode<F: Format, I: Isa>(
 ) -> Result<(), Error> {
     let head = Head::read::<F>(r)?;
     check_blocks(head.block, segs, sources)?;
-    let mut stream = Stream::open(r, &[Layout::Plain; MAX_CTX])?;
+    let mut stream = Stream::open(r, MAX_CTX)?;
     let size = if head.raw() { r.varint()? } else { 0 };
     let mut fields = Fields::new(r.bytes(size as usize)?);
     let scale = head.scale::<F>();

@@ -1,18 +1,18 @@
 //! The encoder of what a quantised file lacks; the twin of `adopt.rs`, with the decisions that cost bytes.
 
 use crate::adopt::{check_blocks, Head, Predictions, Scale, CLASSES, FAR, MAX_FIELD};
+use crate::bins::{load, GROUP};
 use crate::blocks::Block;
 use crate::chunk::{Dtype, KIND_ADOPT};
 use crate::delta_encode::entropy;
 use crate::encode::{header, write_patches, Source};
 use crate::flat::{gather, Cursor, Prior};
 use crate::float::Format;
-use crate::level::{load, GROUP};
 use crate::rans_encode::encode;
 use crate::rows::{Rows, Segment, BLOCK};
 use crate::simd::Isa;
 use crate::symbols::Symbols;
-use crate::table::{Layout, MAX_CTX};
+use crate::table::MAX_CTX;
 use crate::wire::put_varint;
 use crate::Error;
 
@@ -70,7 +70,7 @@ impl Adopt<'_> {
         }
         let mut out = header(KIND_ADOPT, self.dtype, rows);
         head.write(&mut out);
-        encode::<I>(&mut out, &made.sym, &ctx, &[Layout::Plain; MAX_CTX]);
+        encode::<I>(&mut out, &made.sym, &ctx, MAX_CTX);
         if head.raw() {
             put_varint(&mut out, made.fields().len() as u32);
             out.extend_from_slice(made.fields());

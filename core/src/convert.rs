@@ -1,8 +1,8 @@
 //! Floats of one format as floats of another, in integer arithmetic: to nearest, ties to even
 //! (SPEC.md, "Predictions"). A host's rounding mode or flushing of denormals changes nothing.
 
+use crate::bins::GROUP;
 use crate::float::Format;
-use crate::level::GROUP;
 
 /// Elements of format `S` as elements of format `F`.
 #[inline(always)]

@@ -3,16 +3,16 @@
 //!
 //! A bitmap says which blocks of elements differ at all; only these have symbols.
 
+use crate::bins::{load, store, GROUP};
 use crate::chunk::{read_patches, Dtype};
 use crate::fields::Fields;
 use crate::flat::{check_sources, copy, gather, scatter, Cursor, Prior};
 use crate::float::{Format, BF16, F16, F32};
-use crate::level::{load, store, GROUP};
 use crate::opaque::{CODED, CONSTANT, STORED};
 use crate::rans::Stream;
 use crate::rows::{self, Rows, BLOCK};
 use crate::simd::Isa;
-use crate::table::{Layout, MAX_CTX};
+use crate::table::MAX_CTX;
 use crate::wire::Reader;
 use crate::Error;
 use core::ops::Range;
@@ -84,7 +84,7 @@ fn read_bitmap<I: Isa>(r: &mut Reader, blocks: usize) -> Result<Vec<u8>, Error> 
         CONSTANT => Ok(vec![r.u8()?; size]),
         STORED => Ok(r.bytes(size)?.to_vec()),
         CODED => {
-            let mut stream = Stream::open(r, &[Layout::Plain])?;
+            let mut stream = Stream::open(r, 1)?;
             let mut out = vec![0; size];
             let ctx = [0u8; BLOCK];
             for block in out.chunks_mut(BLOCK) {
@@ -170,7 +170,7 @@ fn decode_from<F: Format, S: Format, I: Isa>(
         bitmap[b >> 3] >> (b & 7) & 1 == 1
     });
     let mut stream = if any {
-        Some(Stream::open(r, &[Layout::Plain; MAX_CTX])?)
+        Some(Stream::open(r, MAX_CTX)?)
     } else {
         None
     };

@@ -10,7 +10,7 @@ use crate::rans_encode::{encode, encode_with};
 use crate::rows::{Rows, Segment, BLOCK};
 use crate::simd::Isa;
 use crate::symbols::Symbols;
-use crate::table::{log2_q8, Layout, Slack, MAX_CTX};
+use crate::table::{log2_q8, Slack, MAX_CTX};
 use crate::wire::put_varint;
 use crate::Error;
 use core::ops::Range;
@@ -100,8 +100,7 @@ impl Delta<'_> {
             } else {
                 made.push_plain(&coded.z);
             }
-            let layouts = [Layout::Plain; MAX_CTX];
-            encode_with::<I>(&mut out, &made.sym, &coded.ctx, &layouts, Slack::Share);
+            encode_with::<I>(&mut out, &made.sym, &coded.ctx, MAX_CTX, Slack::Share);
             if head.raw() {
                 put_varint(&mut out, made.fields().len() as u32);
                 out.extend_from_slice(made.fields());
@@ -220,7 +219,7 @@ fn write_bitmap<I: Isa>(out: &mut Vec<u8>, bitmap: &[u8]) {
     }
     let at = out.len();
     out.push(CODED);
-    encode::<I>(out, bitmap, &vec![0; bitmap.len()], &[Layout::Plain]);
+    encode::<I>(out, bitmap, &vec![0; bitmap.len()], 1);
     if out.len() - at > bitmap.len() {
         out.truncate(at);
         out.push(STORED);

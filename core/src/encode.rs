@@ -3,17 +3,16 @@
 //! Which step a row gets and which code a weight gets is the caller's recipe; whatever it is, the
 //! last level is exact. What the levels cannot say (infinities, NaNs, outliers) is patched.
 
+use crate::bins::{bin_value, load, ESCAPE, GROUP, Q_MAX};
 use crate::chunk::{Dtype, CLASSES, KIND_BASE, KIND_FULL, KIND_REFINE};
 use crate::float::{pow2, Format};
-use crate::level::{bin_value, Target, ESCAPE, K_MAX, Q_MAX};
-use crate::quantise::{Known, Sums};
+use crate::quantise::Sums;
 use crate::rans::write_ints;
 use crate::rans_encode::encode;
-use crate::refine::{refine, Step};
+use crate::refine::{refine, Step, K_MAX, TO_MAX};
 use crate::rows::{Rows, Segment};
 use crate::scale::{column_classes, Squares};
 use crate::simd::Isa;
-use crate::table::Layout;
 use crate::wire::put_varint;
 use crate::Error;
 use std::cell::Cell;
@@ -49,19 +48,14 @@ pub fn header(kind: u8, dtype: Dtype, rows: &Rows) -> Vec<u8> {
     out
 }
 
-/// Buffers of one element each per weight, kept from chunk to chunk: fresh memory costs more than
-/// what is done with it.
+/// Buffers kept from chunk to chunk: fresh memory costs more than what is done with it.
 #[derive(Default)]
-pub struct Scratch {
-    /// State after the last level, as the decoder has it, if something looks at it.
-    pub cur: Vec<u8>,
-    pub pos: Vec<i16>,
-    pub ctx: Vec<u8>,
-    /// Contexts of the base.
-    pub class: Vec<u8>,
-    pub sym: Vec<u8>,
-    /// One row's low bits.
-    pub below: Vec<u32>,
+struct Scratch {
+    /// State after the last level, as the decoder has it.
+    cur: Vec<u8>,
+    /// Contexts and symbols of the base.
+    class: Vec<u8>,
+    sym: Vec<u8>,
 }
 
 thread_local! {
@@ -72,14 +66,11 @@ thread_local! {
 const KEEP: usize = 1 << 22;
 
 impl Scratch {
-    fn take(n: usize, state: usize, longest: usize) -> Self {
+    fn take(n: usize, state: usize) -> Self {
         let mut s = SCRATCH.with(Cell::take);
         s.cur.resize(state, 0);
-        s.pos.resize(n, 0);
-        s.ctx.resize(n, 0);
         s.class.resize(n, 0);
         s.sym.resize(n, 0);
-        s.below.resize(longest, 0);
         s
     }
     fn keep(self) {
@@ -128,73 +119,74 @@ pub fn encode_float<F: Format, I: Isa>(
     let rows = &Rows::new(segs, F::BYTES)?;
     check_plan::<F>(plan, rows)?;
     let src = Source { segs, rows };
-    let mut e: Vec<i16> = plan.scales.iter().map(|v| v >> 2).collect();
-    let longest = (0..rows.count())
-        .map(|r| rows.range(r).len())
-        .max()
-        .unwrap_or(0);
-    let coded = plan.codes.is_some();
-    let between = plan.levels.iter().any(|&k| k > 0);
-    let state = if coded || between {
-        rows.elements() * F::BYTES
-    } else {
-        0
-    };
-    let mut s = Scratch::take(rows.elements(), state, longest);
-
+    let e: Vec<i16> = plan.scales.iter().map(|v| v >> 2).collect();
+    let mut s = Scratch::take(rows.elements(), rows.elements() * F::BYTES);
     let mut done = Encoded::default();
     let mut out = header(if plan.full { KIND_FULL } else { KIND_BASE }, dtype, rows);
     let columns = column_classes::<F, _>(segs, rows, &e);
     let sums = encode_base::<F, I>(&mut out, &src, plan, &e, &columns, &mut s);
     done.squares.push(sums.signal.total());
-    let first = Step {
-        target: Target::Exact,
+    let mut step = Step {
+        from: 0,
+        to: None,
         full: plan.full,
-        coded,
-        known: !coded,
+        coded: plan.codes.is_some(),
+        zeros: zeros::<F>(&src),
     };
     if plan.full {
-        let error = refine::<F, I, false>(&mut out, &src, &e, &mut s, first);
+        refine::<F, I>(&mut out, &src, &e, &mut s.cur, step);
         done.payloads.push(out);
-        done.squares.push(error);
+        done.squares.push(0.0);
         s.keep();
         return Ok(done);
     }
     done.payloads.push(out);
     done.squares.push(sums.error.total());
-    let mut halved = 0;
     for &level in plan.levels {
-        let k = u32::from(level);
-        let target = if k == 0 {
-            Target::Exact
-        } else {
-            Target::Cells { k: k - halved }
-        };
         let mut out = header(KIND_REFINE, dtype, rows);
-        let error = if halved == 0 {
-            let step = Step { target, ..first };
-            refine::<F, I, false>(&mut out, &src, &e, &mut s, step)
+        step.to = if level > 0 {
+            Some(u32::from(level))
         } else {
-            let step = Step {
-                target,
-                full: false,
-                coded: false,
-                known: false,
-            };
-            refine::<F, I, true>(&mut out, &src, &e, &mut s, step)
+            None
         };
+        refine::<F, I>(&mut out, &src, &e, &mut s.cur, step);
         done.payloads.push(out);
-        done.squares.push(error);
-        e.iter_mut()
-            .for_each(|e| *e -= (k.max(halved) - halved) as i16);
-        halved = k;
+        done.squares.push(match step.to {
+            Some(_) => src.squares::<F>(&s.cur).total(),
+            None => 0.0,
+        });
+        step.from = u32::from(level);
+        step.coded = false;
     }
     s.keep();
     Ok(done)
 }
 
+/// Exact zeros of a chunk.
+#[inline(always)]
+fn zeros<F: Format>(src: &Source) -> usize {
+    let mut bits = [0u32; GROUP];
+    let mut count = 0;
+    for seg in src.segs {
+        for mem in seg.mem.chunks(GROUP * F::BYTES) {
+            let bits = &mut bits[..mem.len() / F::BYTES];
+            load::<F>(mem, bits);
+            count += bits
+                .iter()
+                .map(|b| u32::from(b & F::MASK == 0))
+                .sum::<u32>() as usize;
+        }
+    }
+    count
+}
+
 fn check_plan<F: Format>(plan: &Plan, rows: &Rows) -> Result<(), Error> {
-    let growing = plan.levels.windows(2).all(|w| w[0] < w[1] || w[1] == 0);
+    let mut from = 0;
+    let mut growing = true;
+    for &to in plan.levels.iter().filter(|&&k| k > 0) {
+        growing &= from < u32::from(to) && u32::from(to) <= (from + K_MAX).min(TO_MAX);
+        from = u32::from(to);
+    }
     let ok = plan.scales.len() == rows.count()
         && plan.codes.map_or(true, |c| c.len() == rows.elements())
         && plan
@@ -202,8 +194,7 @@ fn check_plan<F: Format>(plan: &Plan, rows: &Rows) -> Result<(), Error> {
             .iter()
             .all(|v| (F::E_MIN..=F::E_MAX).contains(&i32::from(v >> 2)))
         && growing
-        && plan.levels.iter().rev().skip(1).all(|&k| k > 0)
-        && plan.levels.iter().all(|&k| u32::from(k) <= K_MAX);
+        && plan.levels.iter().rev().skip(1).all(|&k| k > 0);
     if ok {
         Ok(())
     } else {
@@ -211,7 +202,7 @@ fn check_plan<F: Format>(plan: &Plan, rows: &Rows) -> Result<(), Error> {
     }
 }
 
-/// Writes the elements at the indices given, in order, and puts them into the state, if there is one.
+/// Writes the elements at the indices given, in order, and puts them into the state.
 pub fn write_patches<F: Format>(out: &mut Vec<u8>, src: &Source, cur: &mut [u8], at: &[u32]) {
     put_varint(out, at.len() as u32);
     let (mut next, mut r) = (0, 0);
@@ -224,13 +215,11 @@ pub fn write_patches<F: Format>(out: &mut Vec<u8>, src: &Source, cur: &mut [u8],
         let from = (i as usize - src.rows.range(r).start) * F::BYTES;
         let bits = &src.row::<F>(r)[from..from + F::BYTES];
         out.extend_from_slice(bits);
-        if let Some(cur) = cur.get_mut(i as usize * F::BYTES..next as usize * F::BYTES) {
-            cur.copy_from_slice(bits);
-        }
+        cur[i as usize * F::BYTES..next as usize * F::BYTES].copy_from_slice(bits);
     }
 }
 
-/// Encodes the base; leaves what it tells in `s`, and from codes the state instead.
+/// Encodes the base; leaves its state in `s`.
 #[inline(always)]
 fn encode_base<F: Format, I: Isa>(
     out: &mut Vec<u8>,
@@ -255,29 +244,23 @@ fn encode_base<F: Format, I: Isa>(
             *c = class | col;
         }
         let (mem, sym) = (src.row::<F>(r), &mut s.sym[p.clone()]);
-        let known = Known {
-            pos: &mut s.pos[p.clone()],
-            ctx: &mut s.ctx[p.clone()],
-        };
-        if I::base_row::<F>(mem, i32::from(e[r]), sym, known, &mut sums) {
+        let cur = &mut s.cur[src.state::<F>(r)];
+        if I::base_row::<F>(mem, i32::from(e[r]), sym, cur, &mut sums) {
             patches.extend(
                 (0..sym.len())
                     .filter(|&i| sym[i] == ESCAPE)
                     .map(|i| (p.start + i) as u32),
             );
         }
-        if let Some(cur) = s.cur.get_mut(src.state::<F>(r)) {
-            cur.copy_from_slice(mem);
-            if let Some(codes) = plan.codes {
-                take_codes::<F>(&codes[p], i32::from(e[r]), sym, cur);
-            }
+        if let Some(codes) = plan.codes {
+            take_codes::<F>(&codes[p], i32::from(e[r]), sym, cur);
         }
     }
     write_ints(out, plan.scales);
     for c in columns {
         write_ints(out, c);
     }
-    encode::<I>(out, &s.sym, &s.class, &[Layout::Plain; CLASSES]);
+    encode::<I>(out, &s.sym, &s.class, CLASSES);
     write_patches::<F>(out, src, &mut s.cur, &patches);
     if plan.codes.is_some() {
         sums.error = src.squares::<F>(&s.cur);

@@ -12,6 +12,8 @@ pub trait Format: Copy + 'static {
     const MANT: u32;
     /// Ordered integer of infinity; anything from here up is not finite.
     const INF: u32;
+    /// Bias of the exponent.
+    const BIAS: i32;
     /// Smallest and largest step exponent.
     const E_MIN: i32;
     const E_MAX: i32;
@@ -28,6 +30,8 @@ pub trait Format: Copy + 'static {
 
     const SIGN: u32 = 1 << (Self::BYTES as u32 * 8 - 1);
     const MASK: u32 = Self::SIGN - 1;
+    /// Bits of the low plane: all but the upper seven of the mantissa.
+    const LOW: u32 = Self::MANT - 7;
 }
 
 #[derive(Clone, Copy)]
@@ -41,6 +45,7 @@ impl Format for F32 {
     const BYTES: usize = 4;
     const MANT: u32 = 23;
     const INF: u32 = 0x7f80_0000;
+    const BIAS: i32 = 127;
     const E_MIN: i32 = -110;
     const E_MAX: i32 = 119;
     #[inline(always)]
@@ -70,6 +75,7 @@ impl Format for BF16 {
     const BYTES: usize = 2;
     const MANT: u32 = 7;
     const INF: u32 = 0x7f80;
+    const BIAS: i32 = 127;
     const E_MIN: i32 = -110;
     const E_MAX: i32 = 119;
     #[inline(always)]
@@ -104,6 +110,7 @@ impl Format for F16 {
     const BYTES: usize = 2;
     const MANT: u32 = 10;
     const INF: u32 = 0x7c00;
+    const BIAS: i32 = 15;
     // 2^(e-1) is at least the smallest subnormal, and 127.5 * 2^e is finite.
     const E_MIN: i32 = -23;
     const E_MAX: i32 = 8;

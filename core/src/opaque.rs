@@ -4,7 +4,6 @@ use crate::rans::Stream;
 use crate::rans_encode::encode;
 use crate::rows::{Segment, Target, BLOCK, MAX_ELEMENTS};
 use crate::simd::Isa;
-use crate::table::Layout;
 use crate::wire::{put_varint, Reader};
 use crate::Error;
 
@@ -57,7 +56,7 @@ pub fn decode<I: Isa>(r: &mut Reader, item: usize, segs: &mut [Target]) -> Resul
                 plane_bytes(segs, item, plane, |b| *b = *src.next().unwrap_or(&0));
             }
             CODED => {
-                let mut stream = Stream::open(r, &[Layout::Plain])?;
+                let mut stream = Stream::open(r, 1)?;
                 let mut out = vec![0u8; n];
                 let ctx = [0u8; BLOCK];
                 for block in out.chunks_mut(BLOCK) {
@@ -94,7 +93,7 @@ pub fn encode_planes<I: Isa>(
         }
         let at = out.len();
         out.push(CODED);
-        encode::<I>(out, &bytes, &vec![0; n], &[Layout::Plain]);
+        encode::<I>(out, &bytes, &vec![0; n], 1);
         // Decoding costs time; it must save something.
         if out.len() - at > n - n / 128 {
             out.truncate(at);

@@ -9,7 +9,7 @@ use crate::rans::Stream;
 use crate::rans_encode::{encode, encode_with};
 use crate::rows::{Segment, Target, BLOCK};
 use crate::simd::Isa;
-use crate::table::{log2_q8, Layout, Slack, MAX_CTX};
+use crate::table::{log2_q8, Slack, MAX_CTX};
 use crate::wire::{put_varint, Reader};
 use crate::Error;
 use core::ops::Range;
@@ -151,7 +151,7 @@ fn decode_plane<I: Isa>(r: &mut Reader, bytes: &mut [u8]) -> Result<(), Error> {
         SAME => {}
         CODED | SUM | XOR | NIBBLES => {
             let contexts = if mode == CODED { 1 } else { MAX_CTX };
-            let mut stream = Stream::open(r, &[Layout::Plain; MAX_CTX][..contexts])?;
+            let mut stream = Stream::open(r, contexts)?;
             let (mut ctx, mut sym) = ([0u8; BLOCK], [0u8; BLOCK]);
             for block in bytes.chunks_mut(BLOCK) {
                 let (ctx, sym) = (&mut ctx[..block.len()], &mut sym[..block.len()]);
@@ -208,12 +208,12 @@ fn encode_plane<I: Isa>(out: &mut Vec<u8>, new: &[u8], old: &[u8]) {
     let mode = choose(new, old);
     out.push(mode);
     if mode == CODED {
-        encode::<I>(out, new, &vec![0; new.len()], &[Layout::Plain]);
+        encode::<I>(out, new, &vec![0; new.len()], 1);
     } else {
         let pairs = new.iter().zip(old);
         let sym: Vec<u8> = pairs.map(|(&n, &o)| split(mode, o, n)).collect();
         let ctx: Vec<u8> = old.iter().map(|&b| b >> 4).collect();
-        encode_with::<I>(out, &sym, &ctx, &[Layout::Plain; MAX_CTX], Slack::Share);
+        encode_with::<I>(out, &sym, &ctx, MAX_CTX, Slack::Share);
     }
     // Decoding costs time; it must save something.
     if out.len() - at > new.len() - new.len() / 128 {

@@ -7,7 +7,7 @@
 
 use crate::rans_encode::encode;
 use crate::simd::Scalar;
-use crate::table::{read_table, DecodeTables, Layout, MAX_CTX, PROB_BITS, TOTAL};
+use crate::table::{read_table, DecodeTables, MAX_CTX, PROB_BITS, TOTAL};
 use crate::wire::Reader;
 use crate::Error;
 
@@ -26,17 +26,17 @@ pub struct Stream<'a> {
 }
 
 impl<'a> Stream<'a> {
-    /// Reads tables, states and words of a stream with the contexts' table layouts given.
-    pub fn open(r: &mut Reader<'a>, layouts: &[Layout]) -> Result<Self, Error> {
+    /// Reads tables, states and words of a stream with so many contexts.
+    pub fn open(r: &mut Reader<'a>, contexts: usize) -> Result<Self, Error> {
         let log2 = r.u8()?;
         if log2 > 6 {
             return Err(Error::Malformed);
         }
         let lanes = 1usize << log2;
         let mut bits = r.bits();
-        let mut freqs = Vec::with_capacity(layouts.len());
-        for &layout in layouts {
-            freqs.push(read_table(&mut bits, layout)?);
+        let mut freqs = Vec::with_capacity(contexts);
+        for _ in 0..contexts {
+            freqs.push(read_table(&mut bits)?);
         }
         r.resume(bits)?;
         let mut states = [LOW; MAX_LANES];
@@ -137,7 +137,7 @@ pub fn write_ints(out: &mut Vec<u8>, v: &[i16]) {
                 .iter()
                 .map(|&x| (i32::from(x) - i32::from(lo)) as u8)
                 .collect();
-            encode::<Scalar>(out, &syms, &vec![0; syms.len()], &[Layout::Plain]);
+            encode::<Scalar>(out, &syms, &vec![0; syms.len()], 1);
         }
         _ => v
             .iter()
@@ -151,7 +151,7 @@ pub fn read_ints(r: &mut Reader, n: usize) -> Result<Vec<i16>, Error> {
     match mode {
         0 => Ok(vec![lo; n]),
         1 => {
-            let mut stream = Stream::open(r, &[Layout::Plain])?;
+            let mut stream = Stream::open(r, 1)?;
             let mut syms = vec![0; n];
             stream.decode_scalar(&vec![0; n], &mut syms)?;
             stream.finish()?;

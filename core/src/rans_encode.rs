@@ -2,7 +2,7 @@
 
 use crate::rans::{LOW, MAX_LANES};
 use crate::simd::Isa;
-use crate::table::{write_table, EncodeTables, Freqs, Layout, Slack, MAX_CTX};
+use crate::table::{write_table, EncodeTables, Freqs, Slack, MAX_CTX};
 use crate::wire::{put_varint, BitWriter};
 use std::cell::Cell;
 
@@ -122,10 +122,10 @@ pub fn encode_scalar(
     }
 }
 
-/// Encodes `syms` under `ctx` (same length, below the number of layouts) and appends the stream.
+/// Encodes `syms` under `ctx` (same length, below `contexts`) and appends the stream.
 #[inline(always)]
-pub fn encode<I: Isa>(out: &mut Vec<u8>, syms: &[u8], ctx: &[u8], layouts: &[Layout]) {
-    encode_with::<I>(out, syms, ctx, layouts, Slack::PerSymbol);
+pub fn encode<I: Isa>(out: &mut Vec<u8>, syms: &[u8], ctx: &[u8], contexts: usize) {
+    encode_with::<I>(out, syms, ctx, contexts, Slack::PerSymbol);
 }
 
 /// [`encode`] with a choice of tables.
@@ -134,7 +134,7 @@ pub fn encode_with<I: Isa>(
     out: &mut Vec<u8>,
     syms: &[u8],
     ctx: &[u8],
-    layouts: &[Layout],
+    contexts: usize,
     slack: Slack,
 ) {
     assert_eq!(syms.len(), ctx.len());
@@ -142,10 +142,9 @@ pub fn encode_with<I: Isa>(
     let log2 = lanes_log2(syms.len());
     out.push(log2 as u8);
     let mut bits = BitWriter::default();
-    let freqs: Vec<Freqs> = layouts
+    let freqs: Vec<Freqs> = counts[..contexts]
         .iter()
-        .zip(&counts)
-        .map(|(&l, c)| write_table(&mut bits, c, l, slack))
+        .map(|c| write_table(&mut bits, c, slack))
         .collect();
     out.extend_from_slice(&bits.out);
     let tables = EncodeTables::new(&freqs);

@@ -27,10 +27,33 @@ pub struct Rows {
 }
 
 /// Part of one row within a block: positions `from..to` of the block.
+#[derive(Clone, Copy)]
 pub struct Piece {
     pub row: usize,
     pub from: usize,
     pub to: usize,
+    /// Segment, and the range of its bytes.
+    pub seg: usize,
+    start: usize,
+    end: usize,
+}
+
+impl Piece {
+    /// Its bytes.
+    #[inline(always)]
+    pub fn bytes<'a, M: AsRef<[u8]>>(&self, segs: &'a [Segment<M>]) -> &'a [u8] {
+        &segs[self.seg].mem.as_ref()[self.start..self.end]
+    }
+    /// Its bytes, to be written.
+    #[inline(always)]
+    pub fn bytes_mut<'a>(&self, segs: &'a mut [Target]) -> &'a mut [u8] {
+        &mut segs[self.seg].mem[self.start..self.end]
+    }
+    /// Its positions in the block.
+    #[inline(always)]
+    pub fn range(&self) -> core::ops::Range<usize> {
+        self.from..self.to
+    }
 }
 
 impl Rows {
@@ -96,22 +119,31 @@ impl Rows {
     }
     /// The pieces of the block that starts at `start`; `row` is where the last block stopped.
     #[inline(always)]
-    pub fn next_piece(
+    pub fn pieces(
         &self,
         start: usize,
         len: usize,
-        from: usize,
+        item: usize,
         row: &mut usize,
-    ) -> Option<Piece> {
-        if from >= len {
-            return None;
+        out: &mut Vec<Piece>,
+    ) {
+        out.clear();
+        let mut from = 0;
+        while from < len {
+            let r = *row;
+            let end = self.ends[r] as usize;
+            let to = len.min(end - start);
+            let (seg, bytes) = self.bytes(r, start + from..start + to, item);
+            out.push(Piece {
+                row: r,
+                from,
+                to,
+                seg,
+                start: bytes.start,
+                end: bytes.end,
+            });
+            *row += usize::from(start + to == end);
+            from = to;
         }
-        let r = *row;
-        let end = self.ends[r] as usize;
-        let to = len.min(end - start);
-        if start + to == end {
-            *row += 1;
-        }
-        Some(Piece { row: r, from, to })
     }
 }

@@ -1,7 +1,7 @@
 //! Row scales: which power-of-two step a row gets, and its quarter-octave class.
 
+use crate::bins::{load, GROUP};
 use crate::float::{pow2, Format};
-use crate::level::{load, GROUP};
 use crate::rows::{Rows, Segment};
 
 /// `2^(i / 64)` for `0 <= i < 64` by repeated square roots, which IEEE 754 rounds correctly.

@@ -12,43 +12,6 @@ pub const TOTAL: u32 = 1 << PROB_BITS;
 pub const MAX_CTX: usize = 16;
 const COARSE: u32 = 4;
 
-/// How the symbols of a context are listed on the wire.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub enum Layout {
-    /// One frequency per symbol.
-    Plain,
-    /// Symbols 0 and 1 have their own; `2 + 2z` and `3 + 2z` share one (a magnitude and its sign).
-    Paired,
-}
-
-impl Layout {
-    /// Entry of a symbol.
-    fn entry(self, sym: usize) -> usize {
-        if self == Layout::Paired && sym >= 2 {
-            1 + sym / 2
-        } else {
-            sym
-        }
-    }
-    fn weight(self, entry: usize) -> u32 {
-        if self == Layout::Paired && entry >= 2 {
-            2
-        } else {
-            1
-        }
-    }
-    fn symbols(self, entry: usize) -> core::ops::Range<usize> {
-        if self == Layout::Paired && entry >= 2 {
-            2 * entry - 2..2 * entry
-        } else {
-            entry..entry + 1
-        }
-    }
-    fn limit(self) -> usize {
-        self.entry(255) + 1
-    }
-}
-
 /// Frequencies of one context. `freq` has 256 places and adds up to `TOTAL`.
 #[derive(Clone)]
 pub struct Freqs {
@@ -74,12 +37,10 @@ fn round_wire(f: u32) -> u32 {
     }
 }
 
-/// Frequencies adding up to `total` (with weights) for `counts`; the largest entry takes the rest.
-fn normalise(counts: &[u64], layout: Layout, total: u32) -> Option<(Vec<u32>, usize)> {
+/// Frequencies adding up to `total` for `counts`; the largest entry takes the rest.
+fn normalise(counts: &[u64], total: u32) -> Option<(Vec<u32>, usize)> {
     let sum: u64 = counts.iter().sum();
-    let weight = |i: usize| u64::from(layout.weight(i));
-    let top = (0..counts.len()).max_by_key(|&i| (counts[i] / weight(i), usize::MAX - i))?;
-    let parity = layout.weight(top);
+    let top = (0..counts.len()).max_by_key(|&i| (counts[i], usize::MAX - i))?;
     let mut scale = u64::from(total);
     for _ in 0..64 {
         let mut out = vec![0u32; counts.len()];
@@ -88,27 +49,14 @@ fn normalise(counts: &[u64], layout: Layout, total: u32) -> Option<(Vec<u32>, us
             if i == top || counts[i] == 0 {
                 continue;
             }
-            let den = sum * weight(i);
-            let f = ((counts[i] * scale + den / 2) / den).max(1) as u32;
+            let f = ((counts[i] * scale + sum / 2) / sum).max(1) as u32;
             // Round to nearest on the wire's grid.
             let step = 1u32 << (32 - f.leading_zeros()).saturating_sub(4);
             out[i] = round_wire(f + step / 2);
-            rest -= i64::from(out[i]) * weight(i) as i64;
+            rest -= i64::from(out[i]);
         }
-        if parity == 2 && rest % 2 != 0 {
-            // Entries 0 and 1 are the only single ones: make their sum even.
-            let i = usize::from(out[0] % 2 == 0);
-            let grow = i64::from(round_wire(out[i] + 1) != out[i]);
-            if grow == 0 {
-                out[i] -= 1;
-                rest += 1;
-            } else {
-                out[i] += 1;
-                rest -= 1;
-            }
-        }
-        if rest >= i64::from(parity) {
-            out[top] = rest as u32 / parity;
+        if rest >= 1 {
+            out[top] = rest as u32;
             return Some((out, top));
         }
         scale = scale * 15 / 16;
@@ -146,29 +94,19 @@ pub enum Slack {
 }
 
 /// Chooses the table of one context and writes it.
-pub fn write_table(
-    bits: &mut BitWriter,
-    counts: &[u32; 256],
-    layout: Layout,
-    slack: Slack,
-) -> Freqs {
-    let mut entries = vec![0u64; layout.limit()];
-    for (sym, &c) in counts.iter().enumerate() {
-        entries[layout.entry(sym)] += u64::from(c);
-    }
+pub fn write_table(bits: &mut BitWriter, counts: &[u32; 256], slack: Slack) -> Freqs {
+    let entries: Vec<u64> = counts.iter().map(|&c| u64::from(c)).collect();
     let lo = match entries.iter().position(|&c| c > 0) {
         None => {
             bits.put(0, 1);
             return Freqs::unused();
         }
-        // Pairs are counted from entry 0 so that weights stay with their entries.
-        Some(_) if layout == Layout::Paired => 0,
         Some(lo) => lo,
     };
     let hi = entries.iter().rposition(|&c| c > 0).unwrap();
     let shown = &entries[lo..=hi];
-    let fine = normalise(shown, layout, TOTAL).expect("4096 slots hold 256 symbols");
-    let coarse = normalise(shown, layout, TOTAL >> COARSE);
+    let fine = normalise(shown, TOTAL).expect("4096 slots hold 256 symbols");
+    let coarse = normalise(shown, TOTAL >> COARSE);
     let least = cost(shown, &fine.0, TOTAL);
     let most = match slack {
         Slack::PerSymbol => least + shown.iter().sum::<u64>() / 2,
@@ -202,20 +140,18 @@ pub fn write_table(
             bits.put(f >> (k as u32 - 1 - m), m);
         }
     }
-    expand(&freqs, lo, layout, coarse).expect("normalised")
+    expand(&freqs, lo, coarse).expect("normalised")
 }
 
 /// Per-symbol 12-bit frequencies from listed entries; fails unless they fill the range exactly.
-fn expand(entries: &[u32], lo: usize, layout: Layout, coarse: bool) -> Result<Freqs, Error> {
+fn expand(entries: &[u32], lo: usize, coarse: bool) -> Result<Freqs, Error> {
     let mut freq = [0u16; 256];
     let unit = if coarse { 1 << COARSE } else { 1 };
     let mut sum = 0u32;
     for (i, &f) in entries.iter().enumerate() {
-        for sym in layout.symbols(lo + i) {
-            let slot = freq.get_mut(sym).ok_or(Error::Malformed)?;
-            *slot = (f * unit) as u16;
-            sum += f * unit;
-        }
+        let slot = freq.get_mut(lo + i).ok_or(Error::Malformed)?;
+        *slot = (f * unit) as u16;
+        sum += f * unit;
     }
     if sum != TOTAL {
         return Err(Error::Malformed);
@@ -223,7 +159,7 @@ fn expand(entries: &[u32], lo: usize, layout: Layout, coarse: bool) -> Result<Fr
     Ok(Freqs { freq, coarse })
 }
 
-pub fn read_table(bits: &mut BitReader, layout: Layout) -> Result<Freqs, Error> {
+pub fn read_table(bits: &mut BitReader) -> Result<Freqs, Error> {
     if bits.bit()? == 0 {
         return Ok(Freqs::unused());
     }
@@ -231,7 +167,7 @@ pub fn read_table(bits: &mut BitReader, layout: Layout) -> Result<Freqs, Error> 
     let lo = bits.take(8)? as usize;
     let count = bits.take(8)? as usize + 1;
     let top = if count > 1 { bits.take(8)? as usize } else { 0 };
-    if lo + count > layout.limit() || top >= count || (layout == Layout::Paired && lo != 0) {
+    if lo + count > 256 || top >= count {
         return Err(Error::Malformed);
     }
     let total = if coarse { TOTAL >> COARSE } else { TOTAL };
@@ -248,16 +184,14 @@ pub fn read_table(bits: &mut BitReader, layout: Layout) -> Result<Freqs, Error> 
         if k > 0 {
             let m = (k - 1).clamp(0, 3) as u32;
             entries[i] = ((1 << m) | bits.take(m)?) << (k as u32 - 1 - m);
-            let used = entries[i] * layout.weight(lo + i);
-            rest = rest.checked_sub(used).ok_or(Error::Malformed)?;
+            rest = rest.checked_sub(entries[i]).ok_or(Error::Malformed)?;
         }
     }
-    let weight = layout.weight(lo + top);
-    if rest == 0 || rest % weight != 0 {
+    if rest == 0 {
         return Err(Error::Malformed);
     }
-    entries[top] = rest / weight;
-    expand(&entries, lo, layout, coarse)
+    entries[top] = rest;
+    expand(&entries, lo, coarse)
 }
 
 /// Entries without meaning before and after the tables, for loads that are wider than an entry.

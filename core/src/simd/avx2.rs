@@ -21,111 +21,106 @@ pub struct Avx2;
 macro_rules! kernels {
     () => {
         #[inline(always)]
-        fn classify<F: $crate::float::Format>(mem: &[u8], e: i32, pos: &mut [i16], ctx: &mut [u8]) {
-            // SAFETY: only reached through `apply` and `encode`, after `available` said so.
-            unsafe { $crate::simd::avx2_rows::classify::<F>(mem, e, pos, ctx) }
-        }
-        #[inline(always)]
         fn bin_values<F: $crate::float::Format>(sym: &[u8], step: f32, mem: &mut [u8]) {
             // SAFETY: as above.
             unsafe { $crate::simd::avx2_rows::bin_values::<F>(sym, step, mem) }
-        }
-        #[inline(always)]
-        fn take(fields: &mut $crate::raw::RawReader, out: &mut [u32]) -> Result<(), $crate::Error> {
-            // SAFETY: as above.
-            if unsafe { $crate::simd::avx2_rows::take(fields, out) } {
-                Ok(())
-            } else {
-                fields.take(out)
-            }
-        }
-        #[inline(always)]
-        fn add_upper<const CELLS: bool>(
-            fields: &mut $crate::raw::RawReader,
-            out: &mut [u32],
-            shift: u32,
-            ctx: &[u8],
-            sym: &[u8],
-        ) -> Result<(), $crate::Error> {
-            // SAFETY: as above.
-            if unsafe {
-                $crate::simd::avx2_combine::add_upper::<CELLS>(fields, out, shift, ctx, sym)
-            } {
-                Ok(())
-            } else {
-                let open = |i: usize| !$crate::chunk::is_zero(CELLS, 0, sym[i]);
-                fields.add_upper(out, shift, ctx, open)
-            }
-        }
-        #[inline(always)]
-        fn combine<F: $crate::float::Format, const CELLS: bool>(
-            el: $crate::level::Elements,
-            row: $crate::level::Row,
-            target: $crate::level::Target,
-        ) {
-            // SAFETY: as above.
-            unsafe { $crate::simd::avx2_combine::combine::<F, CELLS>(el, &row, target) }
-        }
-        #[inline(always)]
-        fn combine_plain<F: $crate::float::Format>(
-            mem: &mut [u8],
-            pos: &[i16],
-            sym: &[u8],
-            fields: &mut $crate::raw::RawReader,
-            row: $crate::level::Row,
-        ) -> bool {
-            // SAFETY: as above.
-            unsafe { $crate::simd::avx2_rows::combine_plain::<F>(mem, pos, sym, fields, row) }
         }
         #[inline(always)]
         fn base_row<F: $crate::float::Format>(
             mem: &[u8],
             e: i32,
             sym: &mut [u8],
-            known: $crate::quantise::Known,
+            cur: &mut [u8],
             sums: &mut $crate::quantise::Sums,
         ) -> bool {
             // SAFETY: only reached through `encode`, after `available` said so.
-            unsafe { $crate::simd::avx2_split::base_row::<F>(mem, e, sym, known, sums) }
+            unsafe { $crate::simd::avx2_base::base_row::<F>(mem, e, sym, cur, sums) }
         }
         #[inline(always)]
-        fn split_exact<F: $crate::float::Format>(
+        fn unpack(buf: &[u8], bit: usize, width: u32, out: &mut [u8]) {
+            // SAFETY: as above.
+            unsafe { $crate::simd::avx2_refine::unpack(buf, bit, width, out) }
+        }
+        #[inline(always)]
+        fn unpack_low(buf: &[u8], bit: usize, width: u32, out: &mut [u16]) {
+            // SAFETY: as above.
+            unsafe { $crate::simd::avx2_refine::unpack_low(buf, bit, width, out) }
+        }
+        #[inline(always)]
+        fn pack_low(
+            fields: &[u16],
+            width: u32,
+            room: &mut $crate::refine::bits::Room,
+            bit: usize,
+        ) -> usize {
+            // SAFETY: as above.
+            unsafe { $crate::simd::avx2_refine::pack_low(fields, width, room, bit) }
+        }
+        #[inline(always)]
+        fn scatter(buf: &[u8], bit: usize, masks: &[u8], out: &mut [u8]) -> usize {
+            // SAFETY: as above.
+            unsafe { $crate::simd::avx2_refine::scatter(buf, bit, masks, out) }
+        }
+        #[inline(always)]
+        fn gather(
+            fields: &[u8],
+            masks: &[u8],
+            room: &mut $crate::refine::bits::Room,
+            bit: usize,
+        ) -> usize {
+            // SAFETY: as above.
+            unsafe { $crate::simd::avx2_refine::gather(fields, masks, room, bit) }
+        }
+        #[inline(always)]
+        fn halve<F: $crate::float::Format>(
+            mem: &mut [u8],
+            positions: &[u8],
+            row: &$crate::refine::Halving,
+        ) {
+            // SAFETY: as above.
+            unsafe { $crate::simd::avx2_refine::halve::<F>(mem, positions, row) }
+        }
+        #[inline(always)]
+        fn locate<F: $crate::float::Format>(
             mem: &[u8],
-            pos: &[i16],
-            _ctx: &[u8],
-            sym: &mut [u8],
-            below: &mut [u32],
-            row: &$crate::level::Row,
-        ) -> bool {
+            cur: &mut [u8],
+            positions: &mut [u8],
+            row: &$crate::refine::Halving,
+        ) {
             // SAFETY: as above.
-            unsafe { $crate::simd::avx2_split::split_exact::<F>(mem, pos, sym, below, row) }
+            unsafe { $crate::simd::avx2_refine::locate::<F>(mem, cur, positions, row) }
         }
         #[inline(always)]
-        fn split_cells<F: $crate::float::Format>(
+        fn widths<F: $crate::float::Format>(
             mem: &[u8],
-            _ctx: &[u8],
-            out: $crate::quantise::Cells,
-            row: &$crate::level::Row,
-            k: u32,
-            error: &mut $crate::scale::Squares,
-        ) -> bool {
+            row: &$crate::refine::Fraction,
+            masks: &mut [u8],
+            deep: &mut $crate::refine::cells::Deep,
+            start: usize,
+        ) {
             // SAFETY: as above.
-            unsafe { $crate::simd::avx2_cells::split_cells::<F>(mem, out, row, k, error) }
+            unsafe { $crate::simd::avx2_refine::widths::<F>(mem, row, masks, deep, start) }
         }
         #[inline(always)]
-        fn classify_cells<F: $crate::float::Format>(mem: &[u8], e: i32, ctx: &mut [u8]) {
+        fn fill<F: $crate::float::Format>(
+            mem: &mut [u8],
+            masks: &[u8],
+            fields: &[u8],
+            low: &[u16],
+            row: &$crate::refine::Fraction,
+        ) {
             // SAFETY: as above.
-            unsafe { $crate::simd::avx2_cells::classify::<F>(mem, e, ctx) }
+            unsafe { $crate::simd::avx2_refine::fill::<F>(mem, masks, fields, low, row) }
         }
         #[inline(always)]
-        fn split_from_cells<F: $crate::float::Format>(
+        fn drain<F: $crate::float::Format>(
             mem: &[u8],
-            ctx: &[u8],
-            out: $crate::quantise::Cells,
-            row: &$crate::level::Row,
-        ) -> bool {
+            fields: &mut [u8],
+            low: &mut [u16],
+            row: &$crate::refine::Fraction,
+        ) {
             // SAFETY: as above.
-            unsafe { $crate::simd::avx2_cells::split_exact::<F>(mem, ctx, out, row) }
+            unsafe { $crate::simd::avx2_refine::drain::<F>(mem, fields, low, row) }
         }
         #[inline(always)]
         fn delta_contexts<F: $crate::float::Format>(pred: &[u8], low: u8, ctx: &mut [u8]) {

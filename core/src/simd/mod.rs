@@ -2,21 +2,23 @@
 
 use crate::adopt::{self, CLASSES};
 use crate::adopt_encode::Adopt;
+use crate::bins;
 use crate::blocks::Block;
-use crate::chunk::{apply_float, is_zero, Dtype};
+use crate::chunk::{apply_float, Dtype};
 use crate::delta;
 use crate::delta_encode::Delta;
 use crate::encode::{encode_float, Encoded, Plan};
 use crate::fields::{self, REACH};
 use crate::flat::Prior;
 use crate::float::Format;
-use crate::level::{self, Elements, Row, Target};
-use crate::quantise::{self, Cells, Known, Sums};
+use crate::quantise::{self, Sums};
 use crate::rans::Stream;
 use crate::rans_encode::{encode_scalar, Words};
-use crate::raw::RawReader;
+use crate::refine::bits::{self, Room};
+use crate::refine::cells::{self, Deep};
+use crate::refine::{Fraction, Halving};
 use crate::rows::{self, Rows, Segment};
-use crate::scale::{self, Squares};
+use crate::scale;
 use crate::table::{EncodeTables, MAX_CTX};
 use crate::wire::Reader;
 use crate::Error;
@@ -26,9 +28,7 @@ pub mod avx2;
 #[cfg(target_arch = "x86_64")]
 mod avx2_adopt;
 #[cfg(target_arch = "x86_64")]
-mod avx2_cells;
-#[cfg(target_arch = "x86_64")]
-mod avx2_combine;
+mod avx2_base;
 #[cfg(target_arch = "x86_64")]
 mod avx2_delta;
 #[cfg(target_arch = "x86_64")]
@@ -36,9 +36,9 @@ mod avx2_encode;
 #[cfg(target_arch = "x86_64")]
 mod avx2_rans;
 #[cfg(target_arch = "x86_64")]
-mod avx2_rows;
+mod avx2_refine;
 #[cfg(target_arch = "x86_64")]
-mod avx2_split;
+mod avx2_rows;
 #[cfg(p2u_avx512)]
 pub mod avx512;
 #[cfg(target_arch = "aarch64")]
@@ -50,48 +50,10 @@ pub mod sha;
 pub trait Isa {
     /// Decodes a block of symbols; the same bytes as [`Stream::decode_scalar`] for every input.
     fn decode(stream: &mut Stream, ctx: &[u8], out: &mut [u8]) -> Result<(), Error>;
-    /// [`level::classify`] from the base.
-    #[inline(always)]
-    fn classify<F: Format>(mem: &[u8], e: i32, pos: &mut [i16], ctx: &mut [u8]) {
-        level::classify::<F, false>(mem, e, pos, ctx);
-    }
-    /// [`level::bin_values`].
+    /// [`bins::bin_values`].
     #[inline(always)]
     fn bin_values<F: Format>(sym: &[u8], step: f32, mem: &mut [u8]) {
-        level::bin_values::<F>(sym, step, mem);
-    }
-    /// [`RawReader::take`].
-    #[inline(always)]
-    fn take(fields: &mut RawReader, out: &mut [u32]) -> Result<(), Error> {
-        fields.take(out)
-    }
-    /// [`RawReader::add_upper`] for elements that are no listed zeros.
-    #[inline(always)]
-    fn add_upper<const CELLS: bool>(
-        fields: &mut RawReader,
-        out: &mut [u32],
-        shift: u32,
-        ctx: &[u8],
-        sym: &[u8],
-    ) -> Result<(), Error> {
-        fields.add_upper(out, shift, ctx, |i| !is_zero(CELLS, 0, sym[i]))
-    }
-    /// [`level::combine`].
-    #[inline(always)]
-    fn combine<F: Format, const CELLS: bool>(el: Elements, row: Row, target: Target) {
-        level::combine::<F, CELLS>(el, row, target);
-    }
-    /// [`level::combine`] from the base to exact with one field for every element, which is still
-    /// to be taken. Says `false`, and does nothing, where the portable code has to do it.
-    #[inline(always)]
-    fn combine_plain<F: Format>(
-        _mem: &mut [u8],
-        _pos: &[i16],
-        _sym: &[u8],
-        _fields: &mut RawReader,
-        _row: Row,
-    ) -> bool {
-        false
+        bins::bin_values::<F>(sym, step, mem);
     }
     /// [`quantise::base_row`].
     #[inline(always)]
@@ -99,46 +61,66 @@ pub trait Isa {
         mem: &[u8],
         e: i32,
         sym: &mut [u8],
-        known: Known,
+        cur: &mut [u8],
         sums: &mut Sums,
     ) -> bool {
-        quantise::base_row::<F>(mem, e, sym, known, sums)
+        quantise::base_row::<F>(mem, e, sym, cur, sums)
     }
-    /// [`quantise::split_row`] from the base to exact.
+    /// [`bits::unpack`].
     #[inline(always)]
-    fn split_exact<F: Format>(
+    fn unpack(buf: &[u8], bit: usize, width: u32, out: &mut [u8]) {
+        bits::unpack(buf, bit, width, out);
+    }
+    /// [`bits::unpack_low`].
+    #[inline(always)]
+    fn unpack_low(buf: &[u8], bit: usize, width: u32, out: &mut [u16]) {
+        bits::unpack_low(buf, bit, width, out);
+    }
+    /// [`bits::pack_low`].
+    #[inline(always)]
+    fn pack_low(fields: &[u16], width: u32, room: &mut Room, bit: usize) -> usize {
+        bits::pack_low(fields, width, room, bit)
+    }
+    /// [`bits::scatter`].
+    #[inline(always)]
+    fn scatter(buf: &[u8], bit: usize, masks: &[u8], out: &mut [u8]) -> usize {
+        bits::scatter(buf, bit, masks, out)
+    }
+    /// [`bits::gather`].
+    #[inline(always)]
+    fn gather(fields: &[u8], masks: &[u8], room: &mut Room, bit: usize) -> usize {
+        bits::gather(fields, masks, room, bit)
+    }
+    /// [`cells::halve`].
+    #[inline(always)]
+    fn halve<F: Format>(mem: &mut [u8], positions: &[u8], row: &Halving) {
+        cells::halve::<F>(mem, positions, row);
+    }
+    /// [`cells::locate`].
+    #[inline(always)]
+    fn locate<F: Format>(mem: &[u8], cur: &mut [u8], positions: &mut [u8], row: &Halving) {
+        cells::locate::<F>(mem, cur, positions, row);
+    }
+    /// [`cells::widths`].
+    #[inline(always)]
+    fn widths<F: Format>(
         mem: &[u8],
-        pos: &[i16],
-        ctx: &[u8],
-        sym: &mut [u8],
-        below: &mut [u32],
-        row: &Row,
-    ) -> bool {
-        quantise::split_row::<F, false>(mem, &[], pos, ctx, sym, below, row, Target::Exact)
+        row: &Fraction,
+        masks: &mut [u8],
+        deep: &mut Deep,
+        start: usize,
+    ) {
+        cells::widths::<F>(mem, row, masks, deep, start);
     }
-    /// [`quantise::split_cells`].
+    /// [`cells::fill`].
     #[inline(always)]
-    fn split_cells<F: Format>(
-        mem: &[u8],
-        ctx: &[u8],
-        out: Cells,
-        row: &Row,
-        k: u32,
-        error: &mut Squares,
-    ) -> bool {
-        quantise::split_cells::<F>(mem, ctx, out, row, k, error)
+    fn fill<F: Format>(mem: &mut [u8], masks: &[u8], fields: &[u8], low: &[u16], row: &Fraction) {
+        cells::fill::<F>(mem, masks, fields, low, row);
     }
-    /// [`level::classify`] from cells.
+    /// [`cells::drain`].
     #[inline(always)]
-    fn classify_cells<F: Format>(mem: &[u8], e: i32, ctx: &mut [u8]) {
-        level::classify::<F, true>(mem, e, &mut [], ctx);
-    }
-    /// [`quantise::split_row`] from cells to exact.
-    #[inline(always)]
-    fn split_from_cells<F: Format>(mem: &[u8], ctx: &[u8], out: Cells, row: &Row) -> bool {
-        let (pos, cur) = (out.pos, out.cur);
-        let target = Target::Exact;
-        quantise::split_row::<F, true>(mem, cur, pos, ctx, out.sym, out.below, row, target)
+    fn drain<F: Format>(mem: &[u8], fields: &mut [u8], low: &mut [u16], row: &Fraction) {
+        cells::drain::<F>(mem, fields, low, row);
     }
     /// [`encode_scalar`].
     #[inline(always)]

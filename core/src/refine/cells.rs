@@ -1,0 +1,169 @@
+//! The arithmetic of a refinement, element by element: the reference of every vector twin.
+
+use super::{Fraction, Halving};
+use crate::bins::{load, store, GROUP};
+use crate::float::Format;
+
+/// Signed value of an element.
+#[inline(always)]
+fn signed<F: Format>(bits: u32) -> f32 {
+    let sign = (bits & F::SIGN) << (32 - 8 * F::BYTES);
+    f32::from_bits(F::value(bits & F::MASK).to_bits() | sign)
+}
+
+/// Whether the previous state leaves an element open.
+#[inline(always)]
+fn open(u: u32, row: &Halving) -> bool {
+    (u < row.known) & !(row.cells & (u == 0))
+}
+
+/// Moves open elements to the cell that each position names, counted from the most negative one.
+#[inline(always)]
+pub fn halve<F: Format>(mem: &mut [u8], positions: &[u8], row: &Halving) {
+    let (step, first) = (2.0 * row.half, (1 - (1 << row.k)) as f32 * row.half);
+    let mut bits = [0u32; GROUP];
+    for (mem, positions) in mem
+        .chunks_mut(GROUP * F::BYTES)
+        .zip(positions.chunks(GROUP))
+    {
+        let bits = &mut bits[..positions.len()];
+        load::<F>(mem, bits);
+        for (b, &f) in bits.iter_mut().zip(positions) {
+            let y = signed::<F>(*b) + (f32::from(f) * step + first);
+            let sign = y.to_bits() >> 31 << (8 * F::BYTES - 1);
+            let new = F::floor(y.abs()) | sign;
+            *b = if open(*b & F::MASK, row) { new } else { *b };
+        }
+        store::<F>(bits, mem);
+    }
+}
+
+/// The inverse of [`halve`]: positions of the weights in `mem`, seen from the state `cur`, which
+/// becomes the next one.
+#[inline(always)]
+pub fn locate<F: Format>(mem: &[u8], cur: &mut [u8], positions: &mut [u8], row: &Halving) {
+    let scale = row.scale();
+    let (last, middle) = ((1 << row.k) - 1, 1 << (row.k - 1));
+    let (mut bits, mut state) = ([0u32; GROUP], [0u32; GROUP]);
+    let groups = mem
+        .chunks(GROUP * F::BYTES)
+        .zip(cur.chunks(GROUP * F::BYTES))
+        .zip(positions.chunks_mut(GROUP));
+    for ((mem, cur), positions) in groups {
+        let (bits, state) = (&mut bits[..positions.len()], &mut state[..positions.len()]);
+        load::<F>(mem, bits);
+        load::<F>(cur, state);
+        for ((&b, &s), f) in bits.iter().zip(&*state).zip(positions) {
+            let (u, s) = (b & F::MASK, s & F::MASK);
+            let cell = |u: u32| (F::value(u) * scale).min(16_777_216.0) as i32;
+            let at = cell(u) - cell(s) + middle;
+            // Only an element that is patched lies outside.
+            let at = at.clamp(0, last);
+            let at = if b & F::SIGN != 0 { last - at } else { at };
+            *f = if open(s, row) { at as u8 } else { 0 };
+        }
+    }
+    halve::<F>(cur, positions, row);
+}
+
+/// Masks of the upper fields that follow from a state, and the elements of the lowest cell, which are
+/// numbered from `start` on.
+#[inline(always)]
+pub fn widths<F: Format>(
+    mem: &[u8],
+    row: &Fraction,
+    masks: &mut [u8],
+    deep: &mut Deep,
+    start: usize,
+) {
+    let idle = row.idle::<F>();
+    let mut bits = [0u32; GROUP];
+    let groups = mem.chunks(GROUP * F::BYTES).zip(masks.chunks_mut(GROUP));
+    for (g, (mem, masks)) in groups.enumerate() {
+        let bits = &mut bits[..masks.len()];
+        load::<F>(mem, bits);
+        for (i, (&b, mask)) in bits.iter().zip(masks).enumerate() {
+            let u = b & F::MASK;
+            let w = row.reach - (u >> F::MANT).max(1) as i32;
+            let w = if u == 0 || !(0..=8).contains(&w) {
+                0
+            } else {
+                w
+            };
+            *mask = ((1u32 << w.min(7)) - 1) as u8 & !idle;
+            if w == 8 {
+                deep.push(start + g * GROUP + i);
+            }
+        }
+    }
+}
+
+/// Numbers of a block's elements in the lowest cell.
+pub struct Deep {
+    pub list: [u16; crate::rows::BLOCK + 8],
+    pub len: usize,
+}
+
+impl Deep {
+    pub fn new() -> Self {
+        Deep {
+            list: [0; crate::rows::BLOCK + 8],
+            len: 0,
+        }
+    }
+    #[inline(always)]
+    pub fn push(&mut self, i: usize) {
+        self.list[self.len] = i as u16;
+        self.len += 1;
+    }
+    pub fn iter(&self) -> impl Iterator<Item = usize> + '_ {
+        self.list[..self.len].iter().map(|&i| usize::from(i))
+    }
+}
+
+/// Puts upper fields and the low plane into a row's elements.
+#[inline(always)]
+pub fn fill<F: Format>(mem: &mut [u8], masks: &[u8], fields: &[u8], low: &[u16], row: &Fraction) {
+    let idle = u32::from(row.idle::<F>());
+    let mut bits = [0u32; GROUP];
+    let groups = mem
+        .chunks_mut(GROUP * F::BYTES)
+        .zip(masks.chunks(GROUP))
+        .zip(fields.chunks(GROUP).zip(low.chunks(GROUP)));
+    for ((mem, masks), (fields, low)) in groups {
+        let bits = &mut bits[..masks.len()];
+        load::<F>(mem, bits);
+        let items = bits.iter_mut().zip(masks).zip(fields.iter().zip(low));
+        for ((b, &m), (&f, &l)) in items {
+            let upper = *b >> F::LOW & !(u32::from(m) | idle) | u32::from(f);
+            *b = upper << F::LOW | u32::from(l) << row.tz;
+        }
+        store::<F>(bits, mem);
+    }
+}
+
+/// The inverse of [`fill`]: the lowest seven upper bits, and the low plane.
+#[inline(always)]
+pub fn drain<F: Format>(mem: &[u8], fields: &mut [u8], low: &mut [u16], row: &Fraction) {
+    let mask = (1u32 << row.low::<F>()) - 1;
+    let mut bits = [0u32; GROUP];
+    let groups = mem
+        .chunks(GROUP * F::BYTES)
+        .zip(fields.chunks_mut(GROUP).zip(low.chunks_mut(GROUP)));
+    for (mem, (fields, low)) in groups {
+        let bits = &mut bits[..fields.len()];
+        load::<F>(mem, bits);
+        for (&b, (f, l)) in bits.iter().zip(fields.iter_mut().zip(low)) {
+            *f = (b >> F::LOW) as u8;
+            *l = (b >> row.tz & mask) as u16;
+        }
+    }
+}
+
+/// Lowers an element's exponent by so many octaves, at most to that of subnormal floats.
+#[inline(always)]
+pub fn sink<F: Format>(mem: &mut [u8], i: usize, octaves: u8) {
+    let bits = F::load(mem, i);
+    let exponent = (bits & F::MASK) >> F::MANT;
+    F::store(mem, i, bits - (exponent.min(u32::from(octaves)) << F::MANT));
+}
