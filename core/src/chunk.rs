@@ -102,7 +102,7 @@ pub fn apply_float<F: Format, I: Isa>(
         KIND_BASE => decode_base::<F, I>(r, &rows, segs).map(|_| ()),
         KIND_REFINE => {
             let head = Head::read(r, false)?;
-            let e = read_ints(r, rows.count())?;
+            let e = refine::read_steps::<F>(r, &head, &rows, segs)?;
             check_exponents::<F>(&e)?;
             refine::decode::<F, I>(r, head, &rows, e, segs)
         }

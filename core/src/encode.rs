@@ -37,10 +37,6 @@ pub struct Encoded {
     pub squares: Vec<f64>,
 }
 
-/// One element in so many is looked at for decisions that only cost bytes if they are wrong. Prime,
-/// so that no usual row length hides a column.
-pub const SAMPLE: usize = 13;
-
 pub fn header(kind: u8, dtype: Dtype, rows: &Rows) -> Vec<u8> {
     let mut out = vec![kind, dtype as u8];
     out.extend_from_slice(&(rows.count() as u32).to_le_bytes());

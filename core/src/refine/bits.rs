@@ -116,6 +116,13 @@ pub struct RunWriter {
 pub type Room = [u8; 2 * BLOCK + 16];
 
 impl RunWriter {
+    pub fn with_capacity(bytes: usize) -> Self {
+        RunWriter {
+            out: Vec::with_capacity(bytes),
+            ..RunWriter::default()
+        }
+    }
+
     /// Appends what a kernel writes from the given bit on; the kernel keeps the bits before and returns
     /// the bit at which it has ended.
     #[inline(always)]
@@ -126,6 +133,11 @@ impl RunWriter {
         self.out.extend_from_slice(&room[..end >> 3]);
         self.held = room[end >> 3] & ((1u16 << (end & 7)) - 1) as u8;
         self.count = end & 7;
+    }
+
+    /// Whole bytes so far.
+    pub fn len(&self) -> usize {
+        self.out.len()
     }
 
     /// Fills the last byte.

@@ -167,3 +167,27 @@ pub fn sink<F: Format>(mem: &mut [u8], i: usize, octaves: u8) {
     let exponent = (bits & F::MASK) >> F::MANT;
     F::store(mem, i, bits - (exponent.min(u32::from(octaves)) << F::MANT));
 }
+
+/// Elements of a row that a guess looks at.
+const LOOK: usize = 8;
+
+/// What a row's first elements suggest as the base's step exponent: bins are multiples of the step, and
+/// the middles of cells odd multiples of half their width.
+pub fn guess_step<F: Format>(mem: &[u8], from: u32) -> i16 {
+    let lowest = mem
+        .chunks_exact(F::BYTES)
+        .take(LOOK)
+        .map(|m| F::load(m, 0) & F::MASK)
+        .filter(|&u| u > 0 && u < F::INF)
+        .map(|u| {
+            let (exponent, fraction) = (u >> F::MANT, u & ((1 << F::MANT) - 1));
+            let hidden = u32::from(exponent > 0) << F::MANT;
+            exponent.max(1) as i32 + (fraction | hidden).trailing_zeros() as i32
+        })
+        .min();
+    let half = if from > 0 { from as i32 + 1 } else { 0 };
+    match lowest {
+        Some(g) => (g - F::BIAS - F::MANT as i32 + half) as i16,
+        None => 0,
+    }
+}

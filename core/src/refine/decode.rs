@@ -2,7 +2,7 @@
 
 use super::bits::Run;
 use super::block::{spread, Block};
-use super::cells::sink;
+use super::cells::{guess_step, sink};
 use super::{Fraction, Halving, Head};
 use crate::bins::{self, COARSE_CONTEXTS, SHIFT_CONTEXTS};
 use crate::chunk::read_patches;
@@ -65,6 +65,21 @@ struct Parts<'a> {
     /// Width of the low plane in the row before.
     low_width: u32,
     upper: Run<'a>,
+}
+
+/// The base's step exponents: what the previous bytes suggest, and the differences to it.
+pub fn read_steps<F: Format>(
+    r: &mut Reader,
+    head: &Head,
+    rows: &Rows,
+    segs: &[Target],
+) -> Result<Vec<i16>, Error> {
+    let mut e = read_ints(r, rows.count())?;
+    for (row, e) in e.iter_mut().enumerate() {
+        let (seg, bytes) = rows.bytes(row, rows.range(row), F::BYTES);
+        *e = e.wrapping_add(guess_step::<F>(&segs[seg].mem[bytes], head.from));
+    }
+    Ok(e)
 }
 
 /// Decodes what follows the head; `e` are the base's exponents.

@@ -2,6 +2,7 @@
 
 use super::bits::RunWriter;
 use super::block::{close, Block};
+use super::cells::guess_step;
 use super::look::{pays_to_code, positions_of};
 use super::{Fraction, Halving, Head, TO_MAX};
 use crate::bins::{self, load, GROUP};
@@ -74,7 +75,9 @@ pub fn refine<F: Format, I: Isa>(
     head.coarse = head.from == 0 && head.k() >= 2 && pays_to_code::<F>(src, e, cur, &head);
     head.write(out);
     if !step.full {
-        write_ints(out, e);
+        let guess = |r| guess_step::<F>(&cur[src.state::<F>(r)], head.from);
+        let differences: Vec<i16> = (0..e.len()).map(|r| e[r].wrapping_sub(guess(r))).collect();
+        write_ints(out, &differences);
     }
     let mut tz = Vec::new();
     if exact {
@@ -84,8 +87,19 @@ pub fn refine<F: Format, I: Isa>(
     if shifts.any {
         shifts.write::<F, I>(out, src, e, cur);
     }
+    let n = src.rows.elements();
+    let bytes = |there: bool, bits: u32| {
+        if there {
+            n / 8 * bits as usize + n / 64
+        } else {
+            0
+        }
+    };
     let mut made = Made {
         patches: shifts.far,
+        positions: RunWriter::with_capacity(bytes(head.k() > 0, head.plain())),
+        low: RunWriter::with_capacity(bytes(exact, F::LOW)),
+        upper: RunWriter::with_capacity(bytes(exact, 3)),
         ..Made::default()
     };
     let rows = RowParams { head, e, tz: &tz };
@@ -93,6 +107,7 @@ pub fn refine<F: Format, I: Isa>(
     while block.next(src.rows, F::BYTES) {
         made.block::<F, I>(&mut block, src, &rows, cur);
     }
+    out.reserve(made.positions.len() + made.low.len() + made.upper.len() + n / 16);
     made.write::<F, I>(out, &head);
     made.patches.sort_unstable();
     made.patches.dedup();

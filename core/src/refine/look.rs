@@ -1,8 +1,8 @@
 //! Decisions of the encoder that cost bytes only: they look at a sample of the elements.
 
 use super::Head;
-use crate::bins::{coarse_contexts, own_bin, COARSE_CONTEXTS};
-use crate::encode::{Source, SAMPLE};
+use crate::bins::{own_bin, signed_bin};
+use crate::encode::Source;
 use crate::float::{pow2, Format};
 use crate::table::log2_q8;
 
@@ -28,22 +28,19 @@ pub fn positions_of<F: Format>(src: &Source, e: &[i16]) -> u32 {
 
 /// Whether coding the first two halvings saves more than a thousandth of the original.
 pub fn pays_to_code<F: Format>(src: &Source, e: &[i16], cur: &[u8], head: &Head) -> bool {
-    let mut counts = [[0u32; 4]; COARSE_CONTEXTS];
+    let mut counts = [[0u32; 4]; 15];
     let mut seen = 0u64;
     each::<F>(src, |r, i, bits| {
-        let mut ctx = [0u8];
-        let state = &cur[i * F::BYTES..(i + 1) * F::BYTES];
-        coarse_contexts::<F>(state, i32::from(e[r]), &mut ctx);
-        // The quarter of the bin, by the halvings that the symbol has.
-        let scale = pow2(2 - i32::from(e[r]));
-        let a = F::value(bits & F::MASK) * scale;
-        let b = F::value(F::load(state, 0) & F::MASK) * scale;
-        let (own, base) = (a.min(1024.0) as i32, b.min(1024.0) as i32);
+        let e = i32::from(e[r]);
+        let state = F::load(&cur[i * F::BYTES..], 0);
+        let (q, fits) = signed_bin::<F>(state, pow2(-e));
         seen += 1;
-        if usize::from(ctx[0]) < COARSE_CONTEXTS - 1 {
-            let f = (own - base + 2).clamp(0, 3);
+        if fits {
+            // Quarters of bins, by the halvings that the symbol has.
+            let quarter = |u: u32| (F::value(u & F::MASK) * pow2(2 - e)).min(1024.0) as i32;
+            let f = (quarter(bits) - quarter(state) + 2).clamp(0, 3);
             let f = if bits & F::SIGN != 0 { 3 - f } else { f };
-            counts[usize::from(ctx[0])][f as usize] += 1;
+            counts[(q.clamp(-7, 7) + 7) as usize][f as usize] += 1;
         }
     });
     debug_assert!(head.k() >= 2);
@@ -57,14 +54,24 @@ pub fn pays_to_code<F: Format>(src: &Source, e: &[i16], cur: &[u8], head: &Head)
     saved * 1000 > (seen * 256 * 8 * F::BYTES as u64) as i64
 }
 
+/// About so many elements of a chunk are looked at.
+const SAMPLE: usize = 8192;
+
 /// Calls with row, element and bits of one element in so many.
+#[inline(always)]
 fn each<F: Format>(src: &Source, mut f: impl FnMut(usize, usize, u32)) {
+    // A multiple of a prime, so that no usual row length hides a column.
+    let stride = 13 * (src.rows.elements() / (13 * SAMPLE) + 1);
     let mut i = 0;
     for r in 0..src.rows.count() {
-        let (p, mem) = (src.rows.range(r), src.row::<F>(r));
+        let p = src.rows.range(r);
+        if i >= p.end {
+            continue;
+        }
+        let mem = src.row::<F>(r);
         while i < p.end {
             f(r, i, F::load(mem, i - p.start));
-            i += SAMPLE;
+            i += stride;
         }
     }
 }

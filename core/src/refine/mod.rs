@@ -11,7 +11,7 @@ mod decode;
 mod encode;
 mod look;
 
-pub use decode::decode;
+pub use decode::{decode, read_steps};
 pub use encode::{refine, Step};
 
 use crate::float::{pow2, Format};

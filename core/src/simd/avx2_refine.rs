@@ -202,6 +202,15 @@ impl Steps {
         _mm256_or_si256(_mm256_xor_si256(open, _mm256_set1_epi32(-1)), zero)
     }
 
+    /// All ones for the 32-bit elements that are known.
+    #[inline(always)]
+    unsafe fn known8<F: Format>(&self, v: __m256i) -> __m256i {
+        let u = _mm256_and_si256(v, _mm256_set1_epi32(F::MASK as i32));
+        let open = _mm256_cmpgt_epi32(_mm256_set1_epi32(self.known), u);
+        let zero = _mm256_and_si256(_mm256_cmpeq_epi32(u, _mm256_setzero_si256()), self.cells);
+        _mm256_or_si256(_mm256_xor_si256(open, _mm256_set1_epi32(-1)), zero)
+    }
+
     /// Sixteen 16-bit elements by sixteen positions.
     #[inline(always)]
     unsafe fn halve16<F: Format>(&self, mem: *mut u8, f: __m128i) {
@@ -216,8 +225,8 @@ impl Steps {
             let low = _mm256_castsi128_si256(narrow_down(a));
             _mm256_inserti128_si256::<1>(low, narrow_down(b))
         } else {
-            let upper = |v| _mm256_srli_epi32::<16>(_mm256_castps_si256(v));
-            pack32(upper(a), upper(b))
+            let (a, b) = (_mm256_castps_si256(a), _mm256_castps_si256(b));
+            pack32(_mm256_srli_epi32::<16>(a), _mm256_srli_epi32::<16>(b))
         };
         let known = self.known16::<F>(v);
         _mm256_storeu_si256(mem as *mut _, _mm256_blendv_epi8(new, v, known));
@@ -228,11 +237,8 @@ impl Steps {
     unsafe fn halve8<F: Format>(&self, mem: *mut u8, f: __m256i) {
         let v = load(mem);
         let new = _mm256_castps_si256(self.moved(_mm256_castsi256_ps(v), f));
-        let u = _mm256_and_si256(v, _mm256_set1_epi32(F::MASK as i32));
-        let open = _mm256_cmpgt_epi32(_mm256_set1_epi32(self.known), u);
-        let zero = _mm256_cmpeq_epi32(u, _mm256_setzero_si256());
-        let open = _mm256_andnot_si256(_mm256_and_si256(zero, self.cells), open);
-        _mm256_storeu_si256(mem as *mut _, _mm256_blendv_epi8(v, new, open));
+        let known = self.known8::<F>(v);
+        _mm256_storeu_si256(mem as *mut _, _mm256_blendv_epi8(new, v, known));
     }
 
     /// 32 elements.
@@ -304,6 +310,13 @@ impl Locate {
         // last - at is last ^ at, for all bits of `last` are ones.
         _mm256_xor_si256(at, _mm256_and_si256(negative, self.last))
     }
+
+    /// Positions of the eight elements from `i` on.
+    #[inline(always)]
+    unsafe fn eight<F: Format>(&self, mem: *const u8, cur: *const u8, i: usize) -> __m256i {
+        let at = i * F::BYTES;
+        self.positions(values::<F>(mem.add(at)), values::<F>(cur.add(at)))
+    }
 }
 
 /// Eight values of either width.
@@ -324,18 +337,15 @@ unsafe fn known32<F: Format>(steps: &Steps, cur: *const u8) -> __m256i {
         let (a, b) = (steps.known16::<F>(a), steps.known16::<F>(b));
         _mm256_permute4x64_epi64::<0xd8>(_mm256_packs_epi16(a, b))
     } else {
-        let known = |i: usize| {
-            let u = _mm256_and_si256(load(cur.add(32 * i)), _mm256_set1_epi32(F::MASK as i32));
-            let open = _mm256_cmpgt_epi32(_mm256_set1_epi32(steps.known), u);
-            let zero = _mm256_cmpeq_epi32(u, _mm256_setzero_si256());
-            let closed = _mm256_xor_si256(open, _mm256_set1_epi32(-1));
-            _mm256_or_si256(closed, _mm256_and_si256(zero, steps.cells))
-        };
-        let (a, b) = (
-            _mm256_packs_epi32(known(0), known(1)),
-            _mm256_packs_epi32(known(2), known(3)),
+        let a = _mm256_packs_epi32(
+            steps.known8::<F>(load(cur)),
+            steps.known8::<F>(load(cur.add(32))),
         );
-        // Quarters lie as 0, 4, 8, ... in both steps of packing.
+        let b = _mm256_packs_epi32(
+            steps.known8::<F>(load(cur.add(64))),
+            steps.known8::<F>(load(cur.add(96))),
+        );
+        // Both steps of packing interleave the halves.
         let order = _mm256_setr_epi32(0, 4, 1, 5, 2, 6, 3, 7);
         _mm256_permutevar8x32_epi32(_mm256_packs_epi16(a, b), order)
     }
@@ -355,11 +365,8 @@ pub unsafe fn locate<F: Format>(mem: &[u8], cur: &mut [u8], positions: &mut [u8]
     for i in (0..done).step_by(STEP) {
         let at = i * F::BYTES;
         let (mem, cur) = (mem.as_ptr().add(at), cur.as_mut_ptr().add(at));
-        let eight = |j: usize| {
-            let at = 8 * j * F::BYTES;
-            l.positions(values::<F>(mem.add(at)), values::<F>(cur.add(at)))
-        };
-        let (a, b) = (pack32(eight(0), eight(1)), pack32(eight(2), eight(3)));
+        let a = pack32(l.eight::<F>(mem, cur, 0), l.eight::<F>(mem, cur, 8));
+        let b = pack32(l.eight::<F>(mem, cur, 16), l.eight::<F>(mem, cur, 24));
         let f = _mm256_andnot_si256(known32::<F>(&steps, cur), pack16(a, b));
         let to = positions.as_mut_ptr().add(i);
         _mm256_storeu_si256(to as *mut _, f);
@@ -369,9 +376,9 @@ pub unsafe fn locate<F: Format>(mem: &[u8], cur: &mut [u8], positions: &mut [u8]
     cells::locate::<F>(&mem[at..], &mut cur[at..], &mut positions[done..], row);
 }
 
-/// Exponents of sixteen elements, at least 1, and all ones for zeros.
+/// Widths of the upper fields of sixteen elements, before they are limited.
 #[inline(always)]
-unsafe fn exponents<F: Format>(mem: *const u8) -> (__m256i, __m256i) {
+unsafe fn width16<F: Format>(mem: *const u8, reach: __m256i) -> __m256i {
     let zero = _mm256_setzero_si256();
     let (x, none) = if F::BYTES == 2 {
         let u = _mm256_and_si256(load(mem), _mm256_set1_epi16(F::MASK as i16));
@@ -387,7 +394,26 @@ unsafe fn exponents<F: Format>(mem: *const u8) -> (__m256i, __m256i) {
         let x = pack32(_mm256_srli_epi32::<23>(a), _mm256_srli_epi32::<23>(b));
         (x, _mm256_permute4x64_epi64::<0xd8>(none))
     };
-    (_mm256_max_epi16(x, _mm256_set1_epi16(1)), none)
+    let x = _mm256_max_epi16(x, _mm256_set1_epi16(1));
+    _mm256_andnot_si256(none, _mm256_subs_epu16(reach, x))
+}
+
+/// Appends the numbers of the bits that are set. Whether there is one is a coin toss, so some are
+/// written in any case; the list has room for them.
+#[inline(always)]
+unsafe fn push_all(deep: &mut Deep, first: u16, mut set: u32) {
+    let mut at = deep.list.as_mut_ptr().add(deep.len);
+    deep.len += set.count_ones() as usize;
+    for i in 0..3 {
+        *at.add(i) = first + set.trailing_zeros() as u16;
+        set &= set.wrapping_sub(1);
+    }
+    at = at.add(3);
+    while set != 0 {
+        *at = first + set.trailing_zeros() as u16;
+        at = at.add(1);
+        set &= set - 1;
+    }
 }
 
 /// Twin of [`cells::widths`].
@@ -401,7 +427,7 @@ pub unsafe fn widths<F: Format>(
 ) {
     let n = masks.len();
     assert!(mem.len() == n * F::BYTES && start + n <= crate::rows::BLOCK);
-    assert!(deep.len + n <= crate::rows::BLOCK + 8);
+    assert!(deep.len + n <= crate::rows::BLOCK);
     let table = _mm256_broadcastsi128_si256(_mm_setr_epi8(
         0, 1, 3, 7, 15, 31, 63, 127, 127, 0, 0, 0, 0, 0, 0, 0,
     ));
@@ -410,24 +436,35 @@ pub unsafe fn widths<F: Format>(
     let (fifteen, eight) = (_mm256_set1_epi8(15), _mm256_set1_epi8(8));
     let done = whole(n);
     for i in (0..done).step_by(STEP) {
-        let width = |j: usize| {
-            let (x, none) = exponents::<F>(mem.as_ptr().add((i + 16 * j) * F::BYTES));
-            _mm256_andnot_si256(none, _mm256_subs_epu16(reach, x))
-        };
-        let w = _mm256_min_epu8(pack16(width(0), width(1)), fifteen);
+        let at = mem.as_ptr().add(i * F::BYTES);
+        let (a, b) = (
+            width16::<F>(at, reach),
+            width16::<F>(at.add(16 * F::BYTES), reach),
+        );
+        let w = _mm256_min_epu8(pack16(a, b), fifteen);
         let mask = _mm256_andnot_si256(idle, _mm256_shuffle_epi8(table, w));
         _mm256_storeu_si256(masks.as_mut_ptr().add(i) as *mut _, mask);
-        let mut set = _mm256_movemask_epi8(_mm256_cmpeq_epi8(w, eight)) as u32;
-        let mut at = deep.list.as_mut_ptr().add(deep.len);
-        deep.len += set.count_ones() as usize;
-        while set != 0 {
-            *at = (start + i) as u16 + set.trailing_zeros() as u16;
-            at = at.add(1);
-            set &= set - 1;
-        }
+        let set = _mm256_movemask_epi8(_mm256_cmpeq_epi8(w, eight)) as u32;
+        push_all(deep, (start + i) as u16, set);
     }
     let (mem, masks) = (&mem[done * F::BYTES..], &mut masks[done..]);
     cells::widths::<F>(mem, row, masks, deep, start + done);
+}
+
+/// Sixteen integers as two times eight of 32 bits.
+#[inline(always)]
+unsafe fn halves(v: __m256i) -> (__m256i, __m256i) {
+    let (a, b) = (_mm256_castsi256_si128(v), _mm256_extracti128_si256::<1>(v));
+    (_mm256_cvtepu16_epi32(a), _mm256_cvtepu16_epi32(b))
+}
+
+/// Eight `f32`: upper fields into the upper halves, the low plane below.
+#[inline(always)]
+unsafe fn fill8(at: *mut u8, clear: __m256i, f: __m256i, low: __m256i, tz: __m128i) {
+    let upper = _mm256_srli_epi32::<16>(load(at));
+    let upper = _mm256_or_si256(_mm256_andnot_si256(clear, upper), f);
+    let v = _mm256_or_si256(_mm256_slli_epi32::<16>(upper), _mm256_sll_epi32(low, tz));
+    _mm256_storeu_si256(at as *mut _, v);
 }
 
 /// Twin of [`cells::fill`].
@@ -463,27 +500,33 @@ pub unsafe fn fill<F: Format>(
             _mm256_storeu_si256(at as *mut _, v);
             continue;
         }
-        for half in 0..2 {
-            let at = at.add(32 * half);
-            let eight = |v: __m256i| {
-                let part = if half == 0 {
-                    _mm256_castsi256_si128(v)
-                } else {
-                    _mm256_extracti128_si256::<1>(v)
-                };
-                _mm256_cvtepu16_epi32(part)
-            };
-            let upper = _mm256_srli_epi32::<16>(load(at));
-            let upper = _mm256_or_si256(_mm256_andnot_si256(eight(clear), upper), eight(f));
-            let v = _mm256_or_si256(
-                _mm256_slli_epi32::<16>(upper),
-                _mm256_sll_epi32(eight(l), tz),
-            );
-            _mm256_storeu_si256(at as *mut _, v);
-        }
+        let (c, f, l) = (halves(clear), halves(f), halves(l));
+        fill8(at, c.0, f.0, l.0, tz);
+        fill8(at.add(32), c.1, f.1, l.1, tz);
     }
     let (mem, low) = (&mut mem[done * F::BYTES..], &low[done..]);
     cells::fill::<F>(mem, &masks[done..], &fields[done..], low, row);
+}
+
+/// The lowest eight upper bits of sixteen elements; their low plane is stored.
+#[inline(always)]
+unsafe fn drain16<F: Format>(at: *const u8, low: *mut u16, tz: __m128i, mask: u32) -> __m256i {
+    let (f, l);
+    if F::BYTES == 2 {
+        let v = load(at);
+        f = _mm256_srl_epi16(v, _mm_cvtsi32_si128(F::LOW as i32));
+        l = _mm256_and_si256(_mm256_srl_epi16(v, tz), _mm256_set1_epi16(mask as i16));
+    } else {
+        let (a, b) = (load(at), load(at.add(32)));
+        f = pack32(_mm256_srli_epi32::<16>(a), _mm256_srli_epi32::<16>(b));
+        let m = _mm256_set1_epi32(mask as i32);
+        let (a, b) = (_mm256_srl_epi32(a, tz), _mm256_srl_epi32(b, tz));
+        l = pack32(_mm256_and_si256(a, m), _mm256_and_si256(b, m));
+    }
+    if F::LOW > 0 {
+        _mm256_storeu_si256(low as *mut _, l);
+    }
+    _mm256_and_si256(f, _mm256_set1_epi16(255))
 }
 
 /// Twin of [`cells::drain`].
@@ -493,29 +536,12 @@ pub unsafe fn drain<F: Format>(mem: &[u8], fields: &mut [u8], low: &mut [u16], r
     assert!(mem.len() == n * F::BYTES && low.len() == n);
     let mask = (1u32 << row.low::<F>()) - 1;
     let tz = _mm_cvtsi32_si128(row.tz as i32);
-    let (byte, done) = (_mm256_set1_epi16(255), whole(n));
+    let done = whole(n);
     for i in (0..done).step_by(STEP) {
-        let sixteen = |j: usize| {
-            let i = i + 16 * j;
-            let (at, low) = (mem.as_ptr().add(i * F::BYTES), low.as_ptr().add(i));
-            let (f, l);
-            if F::BYTES == 2 {
-                let v = load(at);
-                f = _mm256_srl_epi16(v, _mm_cvtsi32_si128(F::LOW as i32));
-                l = _mm256_and_si256(_mm256_srl_epi16(v, tz), _mm256_set1_epi16(mask as i16));
-            } else {
-                let (a, b) = (load(at), load(at.add(32)));
-                f = pack32(_mm256_srli_epi32::<16>(a), _mm256_srli_epi32::<16>(b));
-                let m = _mm256_set1_epi32(mask as i32);
-                let part = |v| _mm256_and_si256(_mm256_srl_epi32(v, tz), m);
-                l = pack32(part(a), part(b));
-            }
-            if F::LOW > 0 {
-                _mm256_storeu_si256(low as *mut u16 as *mut _, l);
-            }
-            _mm256_and_si256(f, byte)
-        };
-        let f = pack16(sixteen(0), sixteen(1));
+        let (at, to) = (mem.as_ptr().add(i * F::BYTES), low.as_mut_ptr().add(i));
+        let a = drain16::<F>(at, to, tz, mask);
+        let b = drain16::<F>(at.add(16 * F::BYTES), to.add(16), tz, mask);
+        let f = pack16(a, b);
         _mm256_storeu_si256(fields.as_mut_ptr().add(i) as *mut _, f);
     }
     let (mem, fields) = (&mem[done * F::BYTES..], &mut fields[done..]);
