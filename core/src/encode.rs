@@ -37,6 +37,10 @@ pub struct Encoded {
     pub squares: Vec<f64>,
 }
 
+/// One element in so many is looked at for decisions that only cost bytes if they are wrong. Prime,
+/// so that no usual row length hides a column.
+pub const SAMPLE: usize = 13;
+
 pub fn header(kind: u8, dtype: Dtype, rows: &Rows) -> Vec<u8> {
     let mut out = vec![kind, dtype as u8];
     out.extend_from_slice(&(rows.count() as u32).to_le_bytes());
@@ -198,7 +202,7 @@ fn check_plan<F: Format>(plan: &Plan, rows: &Rows) -> Result<(), Error> {
     }
 }
 
-/// Writes the elements at the indices given, in order, and puts them into the state.
+/// Writes the elements at the indices given, in order, and puts them into the state, if there is one.
 pub fn write_patches<F: Format>(out: &mut Vec<u8>, src: &Source, cur: &mut [u8], at: &[u32]) {
     put_varint(out, at.len() as u32);
     let (mut next, mut r) = (0, 0);
@@ -211,7 +215,9 @@ pub fn write_patches<F: Format>(out: &mut Vec<u8>, src: &Source, cur: &mut [u8],
         let from = (i as usize - src.rows.range(r).start) * F::BYTES;
         let bits = &src.row::<F>(r)[from..from + F::BYTES];
         out.extend_from_slice(bits);
-        cur[i as usize * F::BYTES..next as usize * F::BYTES].copy_from_slice(bits);
+        if let Some(cur) = cur.get_mut(i as usize * F::BYTES..next as usize * F::BYTES) {
+            cur.copy_from_slice(bits);
+        }
     }
 }
 
