@@ -1,18 +1,18 @@
 //! The C ABI: pointers become slices here, panics become status codes, and nowhere else.
 
-use crate::adopt_encode::Adopt;
-use crate::blocks::Block;
-use crate::chunk::{self, Dtype, KIND_OPAQUE};
-use crate::delta_encode::Delta;
-use crate::dispatch::{with_float, with_isa};
+use crate::decode::opaque;
+use crate::decode::opaque_delta;
+use crate::decode::{self, Dtype, KIND_OPAQUE};
+use crate::encode::adopt::Adopt;
+use crate::encode::delta::Delta;
 use crate::encode::{Encoded, Plan};
-use crate::flat::Prior;
-use crate::float::Format;
-use crate::opaque;
-use crate::opaque_delta;
-use crate::rows::{self, Rows, Segment};
-use crate::sha256::Streams;
-use crate::simd::{self, Isa};
+use crate::format::blocks::Block;
+use crate::format::flat::Prior;
+use crate::format::float::Format;
+use crate::format::rows::{self, Rows, Segment};
+use crate::hash::Streams;
+use crate::kernels::dispatch::{with_float, with_isa};
+use crate::kernels::{self, Isa};
 use crate::Error;
 use std::panic::{catch_unwind, AssertUnwindSafe};
 use std::slice::{from_raw_parts, from_raw_parts_mut};
@@ -82,7 +82,7 @@ pub extern "C" fn p2u_abi_version() -> u32 {
 /// The instruction set used for `wish` (0: the best one), or 0 if this machine lacks it.
 #[no_mangle]
 pub extern "C" fn p2u_isa(wish: u32) -> u32 {
-    simd::resolve(wish).unwrap_or(0)
+    kernels::resolve(wish).unwrap_or(0)
 }
 
 /// Source bytes of one segment, in the parent of a version update; null: the segment's own.
@@ -137,16 +137,20 @@ pub unsafe extern "C" fn p2u_apply(
         let from = priors(sources, segs, count)?;
         let (payload, mut segs) = (slice(payload, len), targets(segs, count));
         let item = item as usize;
-        match simd::resolve(isa)? {
+        match kernels::resolve(isa)? {
             #[cfg(target_arch = "x86_64")]
-            simd::AVX2 => chunk::apply::<simd::avx2::Avx2>(payload, dtype, item, &mut segs, &from),
+            kernels::AVX2 => {
+                decode::apply::<kernels::avx2::Avx2>(payload, dtype, item, &mut segs, &from)
+            }
             #[cfg(p2u_avx512)]
-            simd::AVX512 => {
-                chunk::apply::<simd::avx512::Avx512>(payload, dtype, item, &mut segs, &from)
+            kernels::AVX512 => {
+                decode::apply::<kernels::avx512::Avx512>(payload, dtype, item, &mut segs, &from)
             }
             #[cfg(target_arch = "aarch64")]
-            simd::NEON => chunk::apply::<simd::neon::Neon>(payload, dtype, item, &mut segs, &from),
-            _ => chunk::apply::<simd::Scalar>(payload, dtype, item, &mut segs, &from),
+            kernels::NEON => {
+                decode::apply::<kernels::neon::Neon>(payload, dtype, item, &mut segs, &from)
+            }
+            _ => decode::apply::<kernels::Scalar>(payload, dtype, item, &mut segs, &from),
         }
     })
 }
@@ -336,7 +340,7 @@ pub unsafe extern "C" fn p2u_dequantise(
             return Err(Error::Argument);
         }
         let mut steps = vec![0.0; count];
-        simd::Scalar::dequantise(
+        kernels::Scalar::dequantise(
             block,
             slice(from, len),
             from_raw_parts_mut(to, count),

@@ -1,0 +1,106 @@
+//! Tensors that have no levels: bytes by significance, each plane coded on its own.
+
+use crate::encode::stream::encode;
+use crate::entropy::rans::Stream;
+use crate::entropy::table::Layout;
+use crate::format::rows::{Segment, Target, BLOCK, MAX_ELEMENTS};
+use crate::format::wire::{put_varint, Reader};
+use crate::kernels::Isa;
+use crate::Error;
+
+pub const MAX_ITEM: usize = 16;
+pub const CONSTANT: u8 = 0;
+pub const STORED: u8 = 1;
+pub const CODED: u8 = 2;
+
+/// Number of elements.
+pub fn elements<M: AsRef<[u8]>>(segs: &[Segment<M>], item: usize) -> Result<usize, Error> {
+    if item == 0 || item > MAX_ITEM {
+        return Err(Error::Argument);
+    }
+    let mut n = 0usize;
+    for s in segs {
+        if s.elems == 0 || s.elems > MAX_ELEMENTS || s.mem.as_ref().len() != s.elems * item {
+            return Err(Error::Argument);
+        }
+        n += s.elems;
+    }
+    if n == 0 || n > MAX_ELEMENTS {
+        return Err(Error::Argument);
+    }
+    Ok(n)
+}
+
+/// Calls `f` with every byte of plane `plane`, in order.
+#[inline(always)]
+fn plane_bytes(segs: &mut [Target], item: usize, plane: usize, mut f: impl FnMut(&mut u8)) {
+    for s in segs {
+        for b in s.mem[plane..].iter_mut().step_by(item) {
+            f(b);
+        }
+    }
+}
+
+pub fn decode<I: Isa>(r: &mut Reader, item: usize, segs: &mut [Target]) -> Result<(), Error> {
+    let n = elements(segs, item)?;
+    if r.u8()? as usize != item || r.varint()? as usize != n {
+        return Err(Error::Mismatch);
+    }
+    for plane in 0..item {
+        match r.u8()? {
+            CONSTANT => {
+                let v = r.u8()?;
+                plane_bytes(segs, item, plane, |b| *b = v);
+            }
+            STORED => {
+                let mut src = r.bytes(n)?.iter();
+                plane_bytes(segs, item, plane, |b| *b = *src.next().unwrap_or(&0));
+            }
+            CODED => {
+                let mut stream = Stream::open(r, &[Layout::Plain])?;
+                let mut out = vec![0u8; n];
+                let ctx = [0u8; BLOCK];
+                for block in out.chunks_mut(BLOCK) {
+                    I::decode(&mut stream, &ctx[..block.len()], block)?;
+                }
+                stream.finish()?;
+                let mut src = out.iter();
+                plane_bytes(segs, item, plane, |b| *b = *src.next().unwrap_or(&0));
+            }
+            _ => return Err(Error::Malformed),
+        }
+    }
+    Ok(())
+}
+
+/// Encodes the segments' bytes after the chunk's kind and dtype.
+pub fn encode_planes<I: Isa>(
+    out: &mut Vec<u8>,
+    item: usize,
+    segs: &[Segment<&[u8]>],
+) -> Result<(), Error> {
+    let n = elements(segs, item)?;
+    out.push(item as u8);
+    put_varint(out, n as u32);
+    let mut bytes = Vec::with_capacity(n);
+    for plane in 0..item {
+        bytes.clear();
+        for s in segs {
+            bytes.extend(s.mem[plane..].iter().step_by(item));
+        }
+        if bytes.iter().all(|&b| b == bytes[0]) {
+            out.extend_from_slice(&[CONSTANT, bytes[0]]);
+            continue;
+        }
+        let at = out.len();
+        out.push(CODED);
+        encode::<I>(out, &bytes, &vec![0; n], &[Layout::Plain]);
+        // Decoding costs time; it must save something.
+        if out.len() - at > n - n / 128 {
+            out.truncate(at);
+            out.push(STORED);
+            out.extend_from_slice(&bytes);
+        }
+    }
+    Ok(())
+}

@@ -1,0 +1,306 @@
+//! The encoder of one chunk: base and every refinement in one pass over the tensor.
+//!
+//! Which step a row gets and which code a weight gets is the caller's recipe; whatever it is, the
+//! last level is exact. What the levels cannot say (infinities, NaNs, outliers) is patched.
+
+pub mod adopt;
+pub mod delta;
+pub mod refine;
+pub mod scale;
+pub mod stream;
+pub mod symbols;
+
+use crate::decode::{Dtype, CLASSES, KIND_BASE, KIND_FULL, KIND_REFINE};
+use crate::encode::refine::{refine, Step};
+use crate::encode::scale::{column_classes, Squares};
+use crate::encode::stream::encode;
+use crate::entropy::rans::write_ints;
+use crate::entropy::table::Layout;
+use crate::format::float::{pow2, Format};
+use crate::format::rows::{Rows, Segment};
+use crate::format::wire::put_varint;
+use crate::kernels::scalar::level::{bin_value, Target, ESCAPE, K_MAX, Q_MAX};
+use crate::kernels::scalar::quantise::{Known, Sums};
+use crate::kernels::Isa;
+use crate::Error;
+use std::cell::Cell;
+
+/// What the caller decided for a chunk.
+pub struct Plan<'a> {
+    /// `4 * e + class` of each row.
+    pub scales: &'a [i16],
+    /// Signed base codes, or `None` for each weight's nearest bin.
+    pub codes: Option<&'a [i16]>,
+    /// Halvings of the base step at each level after the base, growing; 0 is exact and last.
+    pub levels: &'a [u8],
+    /// Base and exact in one chunk.
+    pub full: bool,
+}
+
+/// Payloads in order of level, and the squared errors of their states.
+#[derive(Default)]
+pub struct Encoded {
+    pub payloads: Vec<Vec<u8>>,
+    /// Sum of squares of the finite weights, then of the error at each level.
+    pub squares: Vec<f64>,
+}
+
+/// One element in so many is looked at for decisions that only cost bytes if they are wrong. Prime,
+/// so that no usual row length hides a column.
+pub const SAMPLE: usize = 13;
+
+pub fn header(kind: u8, dtype: Dtype, rows: &Rows) -> Vec<u8> {
+    let mut out = vec![kind, dtype as u8];
+    out.extend_from_slice(&(rows.count() as u32).to_le_bytes());
+    out.extend_from_slice(&(rows.elements() as u32).to_le_bytes());
+    out
+}
+
+/// Buffers of one element each per weight, kept from chunk to chunk: fresh memory costs more than
+/// what is done with it.
+#[derive(Default)]
+pub struct Scratch {
+    /// State after the last level, as the decoder has it, if something looks at it.
+    pub cur: Vec<u8>,
+    pub pos: Vec<i16>,
+    pub ctx: Vec<u8>,
+    /// Contexts of the base.
+    pub class: Vec<u8>,
+    pub sym: Vec<u8>,
+    /// One row's low bits.
+    pub below: Vec<u32>,
+}
+
+thread_local! {
+    static SCRATCH: Cell<Scratch> = Cell::new(Scratch::default());
+}
+
+/// Most elements for which the buffers are kept.
+const KEEP: usize = 1 << 22;
+
+impl Scratch {
+    fn take(n: usize, state: usize, longest: usize) -> Self {
+        let mut s = SCRATCH.with(Cell::take);
+        s.cur.resize(state, 0);
+        s.pos.resize(n, 0);
+        s.ctx.resize(n, 0);
+        s.class.resize(n, 0);
+        s.sym.resize(n, 0);
+        s.below.resize(longest, 0);
+        s
+    }
+    fn keep(self) {
+        if self.sym.len() <= KEEP {
+            SCRATCH.with(|s| s.set(self));
+        }
+    }
+}
+
+/// What every step of one chunk's encoder looks at.
+pub struct Source<'a> {
+    pub segs: &'a [Segment<&'a [u8]>],
+    pub rows: &'a Rows,
+}
+
+impl<'a> Source<'a> {
+    /// Bytes of row `r`.
+    #[inline(always)]
+    pub fn row<F: Format>(&self, r: usize) -> &'a [u8] {
+        let (seg, bytes) = self.rows.bytes(r, self.rows.range(r), F::BYTES);
+        &self.segs[seg].mem[bytes]
+    }
+    /// Place of row `r` in the state.
+    #[inline(always)]
+    pub fn state<F: Format>(&self, r: usize) -> core::ops::Range<usize> {
+        let p = self.rows.range(r);
+        p.start * F::BYTES..p.end * F::BYTES
+    }
+    /// Sum of squared differences of weights and state.
+    #[inline(always)]
+    pub fn squares<F: Format>(&self, cur: &[u8]) -> Squares {
+        let mut sum = Squares::default();
+        for r in 0..self.rows.count() {
+            sum.add::<F>(self.row::<F>(r), &cur[self.state::<F>(r)]);
+        }
+        sum
+    }
+}
+
+#[inline(always)]
+pub fn encode_float<F: Format, I: Isa>(
+    dtype: Dtype,
+    segs: &[Segment<&[u8]>],
+    plan: &Plan,
+) -> Result<Encoded, Error> {
+    let rows = &Rows::new(segs, F::BYTES)?;
+    check_plan::<F>(plan, rows)?;
+    let src = Source { segs, rows };
+    let mut e: Vec<i16> = plan.scales.iter().map(|v| v >> 2).collect();
+    let longest = (0..rows.count())
+        .map(|r| rows.range(r).len())
+        .max()
+        .unwrap_or(0);
+    let coded = plan.codes.is_some();
+    let between = plan.levels.iter().any(|&k| k > 0);
+    let state = if coded || between {
+        rows.elements() * F::BYTES
+    } else {
+        0
+    };
+    let mut s = Scratch::take(rows.elements(), state, longest);
+
+    let mut done = Encoded::default();
+    let mut out = header(if plan.full { KIND_FULL } else { KIND_BASE }, dtype, rows);
+    let columns = column_classes::<F, _>(segs, rows, &e);
+    let sums = encode_base::<F, I>(&mut out, &src, plan, &e, &columns, &mut s);
+    done.squares.push(sums.signal.total());
+    let first = Step {
+        target: Target::Exact,
+        full: plan.full,
+        coded,
+        known: !coded,
+    };
+    if plan.full {
+        let error = refine::<F, I, false>(&mut out, &src, &e, &mut s, first);
+        done.payloads.push(out);
+        done.squares.push(error);
+        s.keep();
+        return Ok(done);
+    }
+    done.payloads.push(out);
+    done.squares.push(sums.error.total());
+    let mut halved = 0;
+    for &level in plan.levels {
+        let k = u32::from(level);
+        let target = if k == 0 {
+            Target::Exact
+        } else {
+            Target::Cells { k: k - halved }
+        };
+        let mut out = header(KIND_REFINE, dtype, rows);
+        let error = if halved == 0 {
+            let step = Step { target, ..first };
+            refine::<F, I, false>(&mut out, &src, &e, &mut s, step)
+        } else {
+            let step = Step {
+                target,
+                full: false,
+                coded: false,
+                known: false,
+            };
+            refine::<F, I, true>(&mut out, &src, &e, &mut s, step)
+        };
+        done.payloads.push(out);
+        done.squares.push(error);
+        e.iter_mut()
+            .for_each(|e| *e -= (k.max(halved) - halved) as i16);
+        halved = k;
+    }
+    s.keep();
+    Ok(done)
+}
+
+fn check_plan<F: Format>(plan: &Plan, rows: &Rows) -> Result<(), Error> {
+    let growing = plan.levels.windows(2).all(|w| w[0] < w[1] || w[1] == 0);
+    let ok = plan.scales.len() == rows.count()
+        && plan.codes.map_or(true, |c| c.len() == rows.elements())
+        && plan
+            .scales
+            .iter()
+            .all(|v| (F::E_MIN..=F::E_MAX).contains(&i32::from(v >> 2)))
+        && growing
+        && plan.levels.iter().rev().skip(1).all(|&k| k > 0)
+        && plan.levels.iter().all(|&k| u32::from(k) <= K_MAX);
+    if ok {
+        Ok(())
+    } else {
+        Err(Error::Argument)
+    }
+}
+
+/// Writes the elements at the indices given, in order, and puts them into the state, if there is one.
+pub fn write_patches<F: Format>(out: &mut Vec<u8>, src: &Source, cur: &mut [u8], at: &[u32]) {
+    put_varint(out, at.len() as u32);
+    let (mut next, mut r) = (0, 0);
+    for &i in at {
+        put_varint(out, i - next);
+        next = i + 1;
+        while src.rows.range(r).end <= i as usize {
+            r += 1;
+        }
+        let from = (i as usize - src.rows.range(r).start) * F::BYTES;
+        let bits = &src.row::<F>(r)[from..from + F::BYTES];
+        out.extend_from_slice(bits);
+        if let Some(cur) = cur.get_mut(i as usize * F::BYTES..next as usize * F::BYTES) {
+            cur.copy_from_slice(bits);
+        }
+    }
+}
+
+/// Encodes the base; leaves what it tells in `s`, and from codes the state instead.
+#[inline(always)]
+fn encode_base<F: Format, I: Isa>(
+    out: &mut Vec<u8>,
+    src: &Source,
+    plan: &Plan,
+    e: &[i16],
+    columns: &[Vec<i16>],
+    s: &mut Scratch,
+) -> Sums {
+    let rows = src.rows;
+    let columns8: Vec<Vec<u8>> = columns
+        .iter()
+        .map(|c| c.iter().map(|&v| v as u8).collect())
+        .collect();
+    let mut patches = Vec::new();
+    let mut sums = Sums::default();
+    for r in 0..rows.count() {
+        let p = rows.range(r);
+        let class = ((plan.scales[r] & 3) << 2) as u8;
+        let (seg, _) = rows.place(r, p.start);
+        for (c, &col) in s.class[p.clone()].iter_mut().zip(&columns8[seg]) {
+            *c = class | col;
+        }
+        let (mem, sym) = (src.row::<F>(r), &mut s.sym[p.clone()]);
+        let known = Known {
+            pos: &mut s.pos[p.clone()],
+            ctx: &mut s.ctx[p.clone()],
+        };
+        if I::base_row::<F>(mem, i32::from(e[r]), sym, known, &mut sums) {
+            patches.extend(
+                (0..sym.len())
+                    .filter(|&i| sym[i] == ESCAPE)
+                    .map(|i| (p.start + i) as u32),
+            );
+        }
+        if let Some(cur) = s.cur.get_mut(src.state::<F>(r)) {
+            cur.copy_from_slice(mem);
+            if let Some(codes) = plan.codes {
+                take_codes::<F>(&codes[p], i32::from(e[r]), sym, cur);
+            }
+        }
+    }
+    write_ints(out, plan.scales);
+    for c in columns {
+        write_ints(out, c);
+    }
+    encode::<I>(out, &s.sym, &s.class, &[Layout::Plain; CLASSES]);
+    write_patches::<F>(out, src, &mut s.cur, &patches);
+    if plan.codes.is_some() {
+        sums.error = src.squares::<F>(&s.cur);
+    }
+    sums
+}
+
+/// The caller's base codes instead of the nearest bins: symbols and state.
+fn take_codes<F: Format>(codes: &[i16], e: i32, sym: &mut [u8], cur: &mut [u8]) {
+    let items = sym
+        .iter_mut()
+        .zip(cur.chunks_exact_mut(F::BYTES))
+        .zip(codes);
+    for ((sym, cur), &c) in items.filter(|((s, _), _)| **s != ESCAPE) {
+        let q = i32::from(c).clamp(-Q_MAX, Q_MAX);
+        *sym = (q + 128) as u8;
+        F::store(cur, 0, bin_value::<F>(q, pow2(e)));
+    }
+}
