@@ -7,6 +7,7 @@
 
 mod abi;
 mod decode;
+#[cfg(feature = "encode")]
 mod encode;
 mod entropy;
 mod error;

@@ -2,22 +2,21 @@
 //! in ordered integers, or near zero the magnitude itself, in contexts of value against step.
 
 use crate::decode::fields::Fields;
-use crate::decode::read_patches;
+use crate::decode::patches::read_patches;
 use crate::entropy::rans::Stream;
 use crate::entropy::table::{Layout, MAX_CTX};
 use crate::format::blocks::Block;
 use crate::format::flat::{scatter, Cursor, Prior};
-use crate::format::float::Format;
+#[cfg(feature = "encode")]
+use crate::format::float::load;
+use crate::format::float::{store, Format, GROUP};
 use crate::format::rows::{self, Segment, BLOCK};
 use crate::format::wire::Reader;
-use crate::kernels::scalar::level::{load, store, GROUP};
-use crate::kernels::Isa;
+use crate::kernels::scalar::adopt::CLASSES;
+use crate::kernels::{Isa, Task};
 use crate::Error;
 use core::ops::Range;
 
-/// Classes of predictions: near zero by the ratio to the step, then the others by the step's share of
-/// what the prediction's exponent stands for.
-pub const CLASSES: usize = 64;
 /// First class that is not near zero.
 pub const FAR: usize = 32;
 /// Widest raw field: 255 symbols of it fit 32 bits.
@@ -65,6 +64,7 @@ impl Head {
         })
     }
 
+    #[cfg(feature = "encode")]
     pub fn write(&self, out: &mut Vec<u8>) {
         out.extend_from_slice(&[self.block as u8, self.tz as u8, self.turn as u8]);
         let used = |c: usize| u16::from(self.widths[c] > 0) << c;
@@ -97,11 +97,19 @@ pub fn check_blocks<M>(block: Block, segs: &[Segment<M>], sources: &[Prior]) -> 
     }
 }
 
-/// Contexts of classes, in place.
-#[inline(always)]
-pub fn contexts(map: &[u8; CLASSES], ctx: &mut [u8]) {
-    for c in ctx {
-        *c = map[usize::from(*c) & (CLASSES - 1)];
+/// Values of whole blocks, and the step at each of them.
+pub struct Dequantise<'a> {
+    pub block: Block,
+    pub from: &'a [u8],
+    pub values: &'a mut [f32],
+    pub steps: &'a mut [f32],
+}
+
+impl Task for Dequantise<'_> {
+    type Out = ();
+    #[inline(always)]
+    fn run<I: Isa>(self, _isa: I) {
+        self.block.dequantise(self.from, self.values, self.steps);
     }
 }
 
@@ -123,6 +131,7 @@ impl Predictions {
     #[inline(always)]
     pub fn take<I: Isa, M>(
         &mut self,
+        isa: I,
         block: Block,
         segs: &[Segment<M>],
         sources: &[Prior],
@@ -135,7 +144,12 @@ impl Predictions {
             let from = &sources[p.seg].unwrap_or(&[])[from];
             done = p.outer.end;
             let steps = &mut self.steps[p.outer.clone()];
-            I::dequantise(block, from, &mut self.values[p.outer], steps);
+            isa.enter(Dequantise {
+                block,
+                from,
+                values: &mut self.values[p.outer],
+                steps,
+            });
         }
     }
 
@@ -152,9 +166,9 @@ impl Predictions {
 
     /// Contexts of the first elements.
     #[inline(always)]
-    pub fn contexts<I: Isa>(&self, map: &[u8; CLASSES], out: &mut [u8]) {
+    pub fn contexts<I: Isa>(&self, isa: I, map: &[u8; CLASSES], out: &mut [u8]) {
         self.classes(out);
-        I::adopt_contexts(map, out);
+        isa.adopt_contexts(map, out);
     }
 
     /// The first elements from the codes of their differences.
@@ -178,6 +192,7 @@ impl Predictions {
     }
 
     /// Codes of the differences to the first elements; all ones where there is none.
+    #[cfg(feature = "encode")]
     #[inline(always)]
     pub fn codes<F: Format>(&self, scale: Scale, mem: &[u8], z: &mut [u32]) {
         let mut bits = [0u32; GROUP];
@@ -287,6 +302,7 @@ impl Far {
         flip((o | ((o >> 31) & ((1i32 << cut) - 1))) as u32) as u32 >> up
     }
 
+    #[cfg(feature = "encode")]
     #[inline(always)]
     fn code<F: Format>(&self, scale: &Scale, bits: u32) -> u32 {
         let up = 32 - 8 * F::BYTES as u32;
@@ -324,6 +340,7 @@ impl Near {
         }
     }
 
+    #[cfg(feature = "encode")]
     #[inline(always)]
     fn code<F: Format>(&self, scale: &Scale, bits: u32) -> u32 {
         let y = self.last.wrapping_sub((bits & F::MASK) >> scale.tz);
@@ -341,6 +358,7 @@ impl Near {
 /// Decodes a chunk after its numbers of rows and elements.
 #[inline(always)]
 pub fn decode<F: Format, I: Isa>(
+    isa: I,
     r: &mut Reader,
     n: usize,
     segs: &mut [rows::Target],
@@ -359,12 +377,12 @@ pub fn decode<F: Format, I: Isa>(
     for start in (0..n).step_by(BLOCK) {
         let run = start..n.min(start + BLOCK);
         let (ctx, sym) = (&mut ctx[..run.len()], &mut sym[..run.len()]);
-        predictions.take::<I, _>(head.block, segs, sources, &run, &mut from);
-        predictions.contexts::<I>(&head.map, ctx);
-        I::decode(&mut stream, ctx, sym)?;
+        predictions.take(isa, head.block, segs, sources, &run, &mut from);
+        predictions.contexts(isa, &head.map, ctx);
+        isa.decode_symbols(&mut stream, ctx, sym)?;
         let (z, mem) = (&mut z[..run.len()], &mut mem[..run.len() * F::BYTES]);
         if head.raw() {
-            fields.take::<I, true>(&head.widths, ctx, sym, z)?;
+            fields.take::<_, true>(isa, &head.widths, ctx, sym, z)?;
         } else {
             z.iter_mut()
                 .zip(&*sym)

@@ -5,14 +5,14 @@
 
 use crate::decode::fields::Fields;
 use crate::decode::opaque::{CODED, CONSTANT, STORED};
-use crate::decode::{read_patches, Dtype};
+use crate::decode::patches::read_patches;
 use crate::entropy::rans::Stream;
 use crate::entropy::table::{Layout, MAX_CTX};
 use crate::format::flat::{check_sources, copy, gather, scatter, Cursor, Prior};
 use crate::format::float::{Format, BF16, F16, F32};
+use crate::format::header::Dtype;
 use crate::format::rows::{self, Rows, BLOCK};
 use crate::format::wire::Reader;
-use crate::kernels::scalar::level::{load, store, GROUP};
 use crate::kernels::Isa;
 use crate::Error;
 use core::ops::Range;
@@ -64,6 +64,7 @@ impl Head {
         })
     }
 
+    #[cfg(feature = "encode")]
     pub fn write(&self, out: &mut Vec<u8>) {
         out.extend_from_slice(&[self.source as u8, self.low, self.tz as u8, self.block as u8]);
         let used = |c: usize| u16::from(self.widths[c] > 0) << c;
@@ -78,7 +79,7 @@ impl Head {
 }
 
 /// Bits of blocks, eight a byte: constant, stored or coded.
-fn read_bitmap<I: Isa>(r: &mut Reader, blocks: usize) -> Result<Vec<u8>, Error> {
+fn read_bitmap<I: Isa>(isa: I, r: &mut Reader, blocks: usize) -> Result<Vec<u8>, Error> {
     let size = (blocks + 7) / 8;
     match r.u8()? {
         CONSTANT => Ok(vec![r.u8()?; size]),
@@ -88,7 +89,7 @@ fn read_bitmap<I: Isa>(r: &mut Reader, blocks: usize) -> Result<Vec<u8>, Error> 
             let mut out = vec![0; size];
             let ctx = [0u8; BLOCK];
             for block in out.chunks_mut(BLOCK) {
-                I::decode(&mut stream, &ctx[..block.len()], block)?;
+                isa.decode_symbols(&mut stream, &ctx[..block.len()], block)?;
             }
             stream.finish()?;
             Ok(out)
@@ -100,6 +101,7 @@ fn read_bitmap<I: Isa>(r: &mut Reader, blocks: usize) -> Result<Vec<u8>, Error> 
 /// Decodes a chunk after its numbers of rows and elements.
 #[inline(always)]
 pub fn decode<F: Format, I: Isa>(
+    isa: I,
     r: &mut Reader,
     rows: &Rows,
     segs: &mut [rows::Target],
@@ -107,9 +109,9 @@ pub fn decode<F: Format, I: Isa>(
 ) -> Result<(), Error> {
     let (head, n) = (Head::read::<F>(r)?, rows.elements());
     match head.source {
-        Dtype::F32 => decode_from::<F, F32, I>(&head, r, n, segs, sources),
-        Dtype::F16 => decode_from::<F, F16, I>(&head, r, n, segs, sources),
-        _ => decode_from::<F, BF16, I>(&head, r, n, segs, sources),
+        Dtype::F32 => decode_from::<F, F32, _>(isa, &head, r, n, segs, sources),
+        Dtype::F16 => decode_from::<F, F16, _>(isa, &head, r, n, segs, sources),
+        _ => decode_from::<F, BF16, _>(isa, &head, r, n, segs, sources),
     }
 }
 
@@ -150,6 +152,7 @@ impl Runs<'_> {
 /// [`decode`] for one format of the source.
 #[inline(always)]
 fn decode_from<F: Format, S: Format, I: Isa>(
+    isa: I,
     head: &Head,
     r: &mut Reader,
     n: usize,
@@ -158,7 +161,7 @@ fn decode_from<F: Format, S: Format, I: Isa>(
 ) -> Result<(), Error> {
     check_sources(segs, sources, S::BYTES, F::MANT == S::MANT)?;
     let beside = sources.iter().any(Option::is_some);
-    let bitmap = read_bitmap::<I>(r, ((n - 1) >> head.block) + 1)?;
+    let bitmap = read_bitmap(isa, r, ((n - 1) >> head.block) + 1)?;
     let mut runs = Runs {
         bitmap: &bitmap,
         block: head.block,
@@ -194,7 +197,7 @@ fn decode_from<F: Format, S: Format, I: Isa>(
         }
         if batch.len == BLOCK || (next.is_none() && batch.len > 0) {
             if let Some(stream) = &mut stream {
-                batch.decode::<F, I>(head, stream, &mut fields)?;
+                batch.decode::<F, _>(isa, head, stream, &mut fields)?;
             }
             batch.scatter::<F>(segs, &mut to);
         }
@@ -235,19 +238,20 @@ impl Batch {
     #[inline(always)]
     fn decode<F: Format, I: Isa>(
         &mut self,
+        isa: I,
         head: &Head,
         stream: &mut Stream,
         fields: &mut Fields,
     ) -> Result<(), Error> {
         let mem = &mut self.mem[..self.len * F::BYTES];
         let (ctx, sym) = (&mut self.ctx[..self.len], &mut self.sym[..self.len]);
-        I::delta_contexts::<F>(mem, head.low, ctx);
-        I::decode(stream, ctx, sym)?;
+        isa.delta_contexts::<F>(mem, head.low, ctx);
+        isa.decode_symbols(stream, ctx, sym)?;
         let z = &mut self.z[..sym.len()];
         if head.raw() {
-            fields.take::<I, false>(&head.widths, ctx, sym, z)?;
+            fields.take::<_, false>(isa, &head.widths, ctx, sym, z)?;
         }
-        I::delta_combine::<F>(mem, sym, if head.raw() { Some(z) } else { None }, head.tz);
+        isa.delta_combine::<F>(mem, sym, if head.raw() { Some(z) } else { None }, head.tz);
         Ok(())
     }
 
@@ -260,71 +264,5 @@ impl Batch {
             done += run.len();
         }
         self.len = 0;
-    }
-}
-
-/// Contexts of predictions: their exponents, from `low` on.
-#[inline(always)]
-pub fn contexts<F: Format>(pred: &[u8], low: u8, ctx: &mut [u8]) {
-    let low = u32::from(low);
-    let mut bits = [0u32; GROUP];
-    for (ctx, pred) in ctx.chunks_mut(GROUP).zip(pred.chunks(GROUP * F::BYTES)) {
-        load::<F>(pred, &mut bits);
-        for (c, &b) in ctx.iter_mut().zip(&bits) {
-            let e = (b & F::MASK) >> F::MANT;
-            *c = e.max(low).min(low + MAX_CTX as u32 - 1).wrapping_sub(low) as u8;
-        }
-    }
-}
-
-/// Bits of a float, at the top of the word, as a signed integer in the order of the floats; its own
-/// inverse but for what is below them.
-#[inline(always)]
-fn flip(x: u32) -> i32 {
-    x as i32 ^ ((x as i32 >> 31) & 0x7fff_ffff)
-}
-
-/// Predictions plus differences: zigzag codes, which are the symbols if there are no others.
-#[inline(always)]
-pub fn combine<F: Format>(mem: &mut [u8], sym: &[u8], z: Option<&[u32]>, tz: u32) {
-    let up = 32 - 8 * F::BYTES as u32;
-    let below = (1i32 << (up + tz)) - 1;
-    let (mut bits, mut codes) = ([0u32; GROUP], [0u32; GROUP]);
-    for (g, mem) in mem.chunks_mut(GROUP * F::BYTES).enumerate() {
-        let n = mem.len() / F::BYTES;
-        let at = g * GROUP..g * GROUP + n;
-        match z {
-            Some(z) => codes[..n].copy_from_slice(&z[at]),
-            None => {
-                let pairs = codes.iter_mut().zip(&sym[at]);
-                pairs.for_each(|(z, &s)| *z = u32::from(s));
-            }
-        }
-        load::<F>(mem, &mut bits);
-        for (b, &z) in bits.iter_mut().zip(&codes) {
-            let d = (z >> 1) as i32 ^ -((z & 1) as i32);
-            let o = (flip(*b << up) >> (up + tz)).wrapping_add(d) << (up + tz);
-            *b = flip((o | ((o >> 31) & below)) as u32) as u32 >> up;
-        }
-        store::<F>(&bits[..n], mem);
-    }
-}
-
-/// Zigzag codes of the differences of ordered integers without their low `tz` bits.
-#[inline(always)]
-pub fn zigzags<F: Format>(new: &[u8], old: &[u8], tz: u32, z: &mut [u32]) {
-    let up = 32 - 8 * F::BYTES as u32;
-    let cut = up + tz;
-    let (mut a, mut b) = ([0u32; GROUP], [0u32; GROUP]);
-    let pairs = new
-        .chunks(GROUP * F::BYTES)
-        .zip(old.chunks(GROUP * F::BYTES));
-    for ((new, old), z) in pairs.zip(z.chunks_mut(GROUP)) {
-        load::<F>(new, &mut a);
-        load::<F>(old, &mut b);
-        for ((z, &a), &b) in z.iter_mut().zip(&a).zip(&b) {
-            let d = (flip(a << up) >> cut).wrapping_sub(flip(b << up) >> cut) << cut >> cut;
-            *z = ((d << 1) ^ (d >> 31)) as u32;
-        }
     }
 }

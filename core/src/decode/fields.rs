@@ -2,11 +2,9 @@
 
 use crate::entropy::table::MAX_CTX;
 use crate::format::wire::all_read;
+use crate::kernels::scalar::fields::REACH;
 use crate::kernels::Isa;
 use crate::Error;
-
-/// Most bytes that the fields of 64 elements touch, and a load of eight at the last one.
-pub const REACH: usize = 64 * 24 / 8 + 16;
 
 /// Fields of 64 elements from which on it pays to look at them all.
 const DENSE: u32 = 12;
@@ -26,6 +24,7 @@ impl<'a> Fields<'a> {
     #[inline(always)]
     pub fn take<I: Isa, const SIDED: bool>(
         &mut self,
+        isa: I,
         widths: &[u8; MAX_CTX],
         ctx: &[u8],
         sym: &[u8],
@@ -37,14 +36,14 @@ impl<'a> Fields<'a> {
             for (z, &s) in z.iter_mut().zip(sym) {
                 *z = u32::from(s);
             }
-            let mut some = I::field_widths(widths, ctx, sym, &mut w);
+            let mut some = isa.field_widths(widths, ctx, sym, &mut w);
             if some == 0 {
                 continue;
             }
             let mut near = [0u8; REACH];
             let (src, mut bit) = self.window(&mut near);
             if some.count_ones() >= DENSE {
-                if let Some(bits) = I::dense_fields::<SIDED>(&w, sym, src, bit, z) {
+                if let Some(bits) = isa.dense_fields::<SIDED>(&w, sym, src, bit, z) {
                     bit += bits;
                     some = 0;
                 }
@@ -94,17 +93,4 @@ impl<'a> Fields<'a> {
     pub fn finish(&self) -> Result<(), Error> {
         all_read(self.bit, self.buf)
     }
-}
-
-/// Widths of the fields of up to 64 elements: none for symbol 0. Returns a bit for each element that
-/// has one.
-#[inline(always)]
-pub fn field_widths(widths: &[u8; MAX_CTX], ctx: &[u8], sym: &[u8], out: &mut [u8; 64]) -> u64 {
-    let mut some = 0;
-    for (i, ((o, &c), &s)) in out.iter_mut().zip(ctx).zip(sym).enumerate() {
-        let w = widths[usize::from(c) & (MAX_CTX - 1)];
-        *o = if s == 0 { 0 } else { w };
-        some |= u64::from(*o != 0) << i;
-    }
-    some
 }

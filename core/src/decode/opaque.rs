@@ -1,10 +1,9 @@
 //! Tensors that have no levels: bytes by significance, each plane coded on its own.
 
-use crate::encode::stream::encode;
 use crate::entropy::rans::Stream;
 use crate::entropy::table::Layout;
 use crate::format::rows::{Segment, Target, BLOCK, MAX_ELEMENTS};
-use crate::format::wire::{put_varint, Reader};
+use crate::format::wire::Reader;
 use crate::kernels::Isa;
 use crate::Error;
 
@@ -41,7 +40,12 @@ fn plane_bytes(segs: &mut [Target], item: usize, plane: usize, mut f: impl FnMut
     }
 }
 
-pub fn decode<I: Isa>(r: &mut Reader, item: usize, segs: &mut [Target]) -> Result<(), Error> {
+pub fn decode<I: Isa>(
+    isa: I,
+    r: &mut Reader,
+    item: usize,
+    segs: &mut [Target],
+) -> Result<(), Error> {
     let n = elements(segs, item)?;
     if r.u8()? as usize != item || r.varint()? as usize != n {
         return Err(Error::Mismatch);
@@ -61,45 +65,13 @@ pub fn decode<I: Isa>(r: &mut Reader, item: usize, segs: &mut [Target]) -> Resul
                 let mut out = vec![0u8; n];
                 let ctx = [0u8; BLOCK];
                 for block in out.chunks_mut(BLOCK) {
-                    I::decode(&mut stream, &ctx[..block.len()], block)?;
+                    isa.decode_symbols(&mut stream, &ctx[..block.len()], block)?;
                 }
                 stream.finish()?;
                 let mut src = out.iter();
                 plane_bytes(segs, item, plane, |b| *b = *src.next().unwrap_or(&0));
             }
             _ => return Err(Error::Malformed),
-        }
-    }
-    Ok(())
-}
-
-/// Encodes the segments' bytes after the chunk's kind and dtype.
-pub fn encode_planes<I: Isa>(
-    out: &mut Vec<u8>,
-    item: usize,
-    segs: &[Segment<&[u8]>],
-) -> Result<(), Error> {
-    let n = elements(segs, item)?;
-    out.push(item as u8);
-    put_varint(out, n as u32);
-    let mut bytes = Vec::with_capacity(n);
-    for plane in 0..item {
-        bytes.clear();
-        for s in segs {
-            bytes.extend(s.mem[plane..].iter().step_by(item));
-        }
-        if bytes.iter().all(|&b| b == bytes[0]) {
-            out.extend_from_slice(&[CONSTANT, bytes[0]]);
-            continue;
-        }
-        let at = out.len();
-        out.push(CODED);
-        encode::<I>(out, &bytes, &vec![0; n], &[Layout::Plain]);
-        // Decoding costs time; it must save something.
-        if out.len() - at > n - n / 128 {
-            out.truncate(at);
-            out.push(STORED);
-            out.extend_from_slice(&bytes);
         }
     }
     Ok(())

@@ -1,7 +1,6 @@
 //! The encoder of what a quantised file lacks; the twin of `adopt.rs`, with the decisions that cost bytes.
 
-use crate::decode::adopt::{check_blocks, Head, Predictions, Scale, CLASSES, FAR, MAX_FIELD};
-use crate::decode::{Dtype, KIND_ADOPT};
+use crate::decode::adopt::{check_blocks, Head, Predictions, Scale, FAR, MAX_FIELD};
 use crate::encode::delta::entropy;
 use crate::encode::stream::encode;
 use crate::encode::symbols::Symbols;
@@ -9,12 +8,14 @@ use crate::encode::{header, write_patches, Source};
 use crate::entropy::table::{Layout, MAX_CTX};
 use crate::format::blocks::Block;
 use crate::format::flat::{gather, Cursor, Prior};
-use crate::format::float::Format;
+use crate::format::float::{load, Format, GROUP};
+use crate::format::header::{with_float, Dtype, KIND_ADOPT};
 use crate::format::rows::{Rows, Segment, BLOCK};
 use crate::format::wire::put_varint;
-use crate::kernels::scalar::level::{load, GROUP};
-use crate::kernels::Isa;
+use crate::kernels::scalar::adopt::CLASSES;
+use crate::kernels::{Isa, Task};
 use crate::Error;
+use core::marker::PhantomData;
 
 /// One block in so many is looked at first.
 const SAMPLE: usize = 8;
@@ -31,10 +32,29 @@ pub struct Adopt<'a> {
     pub priors: &'a [Prior<'a>],
 }
 
+impl Task for Adopt<'_> {
+    type Out = Result<Vec<u8>, Error>;
+    #[inline(always)]
+    fn run<I: Isa>(self, isa: I) -> Self::Out {
+        with_float!(self.dtype, F => isa.enter(Of::<F>(self, PhantomData)))
+    }
+}
+
+/// The same for one format.
+struct Of<'a, F>(Adopt<'a>, PhantomData<F>);
+
+impl<F: Format> Task for Of<'_, F> {
+    type Out = Result<Vec<u8>, Error>;
+    #[inline(always)]
+    fn run<I: Isa>(self, isa: I) -> Self::Out {
+        self.0.encode::<F, _>(isa)
+    }
+}
+
 impl Adopt<'_> {
     /// The payload.
     #[inline(always)]
-    pub fn encode<F: Format, I: Isa>(&self) -> Result<Vec<u8>, Error> {
+    fn encode<F: Format, I: Isa>(&self, isa: I) -> Result<Vec<u8>, Error> {
         let block = Block::from_code(self.block).map_err(|_| Error::Argument)?;
         let rows = &Rows::new(self.segs, F::BYTES)?;
         check_blocks(block, self.segs, self.priors).map_err(|_| Error::Argument)?;
@@ -43,7 +63,7 @@ impl Adopt<'_> {
         // From there on a step is eight floats or fewer.
         let turn = (4 * (F::MANT - tz).saturating_sub(3)).min(FAR as u32);
         let scale = Scale::new::<F>(tz, turn);
-        let mut groups = self.sample::<F, I>(block, n, scale, tz);
+        let mut groups = self.sample::<F, _>(isa, block, n, scale, tz);
         let share = n as u64 / groups.iter().map(|g| g.count).sum::<u64>().max(1);
         merge(&mut groups, ENTRY / share.max(1));
         let mut head = Head {
@@ -62,15 +82,15 @@ impl Adopt<'_> {
         let mut reader = Walk::new::<F>(self, block);
         for start in (0..n).step_by(BLOCK) {
             let run = start..n.min(start + BLOCK);
-            reader.take::<F, I>(run.start, run.len());
+            reader.take::<F, _>(isa, run.start, run.len());
             let (z, ctx) = (&mut z[..run.len()], &mut ctx[run]);
             reader.codes::<F>(scale, ctx, z);
-            I::adopt_contexts(&head.map, ctx);
-            made.push::<I, true>(&head.widths, z, ctx);
+            isa.adopt_contexts(&head.map, ctx);
+            made.push::<_, true>(isa, &head.widths, z, ctx);
         }
         let mut out = header(KIND_ADOPT, self.dtype, rows);
         head.write(&mut out);
-        encode::<I>(&mut out, &made.sym, &ctx, &[Layout::Plain; MAX_CTX]);
+        encode(isa, &mut out, &made.sym, &ctx, &[Layout::Plain; MAX_CTX]);
         if head.raw() {
             put_varint(&mut out, made.fields().len() as u32);
             out.extend_from_slice(made.fields());
@@ -85,6 +105,7 @@ impl Adopt<'_> {
     #[inline(always)]
     fn sample<F: Format, I: Isa>(
         &self,
+        isa: I,
         block: Block,
         n: usize,
         scale: Scale,
@@ -103,7 +124,7 @@ impl Adopt<'_> {
             let (mut z, mut class, mut deep) = ([0u32; BLOCK], [0u8; BLOCK], 0);
             for start in (0..n).step_by(step) {
                 let len = BLOCK.min(n - start);
-                reader.take::<F, I>(start, len);
+                reader.take::<F, _>(isa, start, len);
                 reader.codes::<F>(scale, &mut class[..len], &mut z[..len]);
                 for (&z, &c) in z[..len].iter().zip(&class[..len]) {
                     let group = &mut groups[usize::from(c) & (CLASSES - 1)];
@@ -143,13 +164,13 @@ impl<'a> Walk<'a> {
     }
 
     #[inline(always)]
-    fn take<F: Format, I: Isa>(&mut self, start: usize, len: usize) {
+    fn take<F: Format, I: Isa>(&mut self, isa: I, start: usize, len: usize) {
         let (segs, run) = (self.adopt.segs, start..start + len);
         let out = &mut self.mem[..len * F::BYTES];
         gather::<F, F, _>(segs, |s| segs[s].mem, &run, &mut self.at[0], out);
         let priors = self.adopt.priors;
         self.predictions
-            .take::<I, _>(self.block, segs, priors, &run, &mut self.at[1]);
+            .take(isa, self.block, segs, priors, &run, &mut self.at[1]);
     }
 
     #[inline(always)]

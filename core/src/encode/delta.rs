@@ -2,17 +2,19 @@
 
 use crate::decode::delta::{Head, MAX_BLOCK, MAX_FIELD, MIN_BLOCK};
 use crate::decode::opaque::{CODED, CONSTANT, STORED};
-use crate::decode::{Dtype, KIND_DELTA};
 use crate::encode::stream::{encode, encode_with};
 use crate::encode::symbols::Symbols;
 use crate::encode::{write_patches, SAMPLE};
-use crate::entropy::table::{log2_q8, Layout, Slack, MAX_CTX};
+use crate::entropy::encoder::{log2_q8, Slack};
+use crate::entropy::table::{Layout, MAX_CTX};
 use crate::format::flat::{check_sources, gather, Cursor, Prior};
 use crate::format::float::{Format, BF16, F16, F32};
+use crate::format::header::{with_float, Dtype, KIND_DELTA};
 use crate::format::rows::{Rows, Segment, BLOCK};
 use crate::format::wire::put_varint;
-use crate::kernels::Isa;
+use crate::kernels::{Isa, Task};
 use crate::Error;
+use core::marker::PhantomData;
 use core::ops::Range;
 
 /// Elements of the new version and of the one before.
@@ -58,20 +60,39 @@ impl Coded {
     }
 }
 
+impl Task for Delta<'_> {
+    type Out = Result<Vec<u8>, Error>;
+    #[inline(always)]
+    fn run<I: Isa>(self, isa: I) -> Self::Out {
+        with_float!(self.dtype, F => isa.enter(Of::<F>(self, PhantomData)))
+    }
+}
+
+/// The same for one format.
+struct Of<'a, F>(Delta<'a>, PhantomData<F>);
+
+impl<F: Format> Task for Of<'_, F> {
+    type Out = Result<Vec<u8>, Error>;
+    #[inline(always)]
+    fn run<I: Isa>(self, isa: I) -> Self::Out {
+        self.0.encode::<F, _>(isa)
+    }
+}
+
 impl Delta<'_> {
     /// The payload. The sources are as long as the segments.
     #[inline(always)]
-    pub fn encode<F: Format, I: Isa>(&self) -> Result<Vec<u8>, Error> {
+    fn encode<F: Format, I: Isa>(&self, isa: I) -> Result<Vec<u8>, Error> {
         match self.source {
-            Dtype::F32 => self.encode_from::<F, F32, I>(),
-            Dtype::F16 => self.encode_from::<F, F16, I>(),
-            Dtype::BF16 => self.encode_from::<F, BF16, I>(),
+            Dtype::F32 => self.encode_from::<F, F32, _>(isa),
+            Dtype::F16 => self.encode_from::<F, F16, _>(isa),
+            Dtype::BF16 => self.encode_from::<F, BF16, _>(isa),
             Dtype::Opaque => Err(Error::Argument),
         }
     }
 
     #[inline(always)]
-    fn encode_from<F: Format, S: Format, I: Isa>(&self) -> Result<Vec<u8>, Error> {
+    fn encode_from<F: Format, S: Format, I: Isa>(&self, isa: I) -> Result<Vec<u8>, Error> {
         let rows = &Rows::new(self.segs, F::BYTES)?;
         check_sources(self.segs, self.priors, S::BYTES, false).map_err(|_| Error::Argument)?;
         let n = rows.elements();
@@ -84,24 +105,24 @@ impl Delta<'_> {
             block,
             widths: [0; MAX_CTX],
         };
-        let coded = self.differences::<F, S, I>(&head, &bitmap, n);
+        let coded = self.differences::<F, S, _>(isa, &head, &bitmap, n);
         head.widths = choose_widths::<F>(&coded);
 
         let mut out = vec![KIND_DELTA, self.dtype as u8];
         out.extend_from_slice(&(rows.count() as u32).to_le_bytes());
         out.extend_from_slice(&(n as u32).to_le_bytes());
         head.write(&mut out);
-        write_bitmap::<I>(&mut out, &bitmap);
+        write_bitmap(isa, &mut out, &bitmap);
         let mut patches = Vec::new();
         if !coded.ctx.is_empty() {
             let mut made = Symbols::new(coded.z.len());
             if head.raw() {
-                made.push::<I, false>(&head.widths, &coded.z, &coded.ctx);
+                made.push::<_, false>(isa, &head.widths, &coded.z, &coded.ctx);
             } else {
                 made.push_plain(&coded.z);
             }
             let layouts = [Layout::Plain; MAX_CTX];
-            encode_with::<I>(&mut out, &made.sym, &coded.ctx, &layouts, Slack::Share);
+            encode_with(isa, &mut out, &made.sym, &coded.ctx, &layouts, Slack::Share);
             if head.raw() {
                 put_varint(&mut out, made.fields().len() as u32);
                 out.extend_from_slice(made.fields());
@@ -169,6 +190,7 @@ impl Delta<'_> {
     #[inline(always)]
     fn differences<F: Format, S: Format, I: Isa>(
         &self,
+        isa: I,
         head: &Head,
         bitmap: &[u8],
         n: usize,
@@ -189,8 +211,8 @@ impl Delta<'_> {
                 let old = &mut old[..new.len()];
                 self.load::<F, S>(&part, &mut at, new, old);
                 let to = done..done + part.len();
-                I::delta_contexts::<F>(old, head.low, &mut coded.ctx[to.clone()]);
-                I::delta_zigzags::<F>(new, old, head.tz, &mut coded.z[to.clone()]);
+                isa.delta_contexts::<F>(old, head.low, &mut coded.ctx[to.clone()]);
+                isa.delta_zigzags::<F>(new, old, head.tz, &mut coded.z[to.clone()]);
                 done = to.end;
             }
         }
@@ -213,14 +235,14 @@ fn coded_runs(bitmap: &[u8], block: u32, n: usize) -> Vec<Range<usize>> {
     runs
 }
 
-fn write_bitmap<I: Isa>(out: &mut Vec<u8>, bitmap: &[u8]) {
+fn write_bitmap<I: Isa>(isa: I, out: &mut Vec<u8>, bitmap: &[u8]) {
     if bitmap.iter().all(|&b| b == bitmap[0]) {
         out.extend_from_slice(&[CONSTANT, bitmap[0]]);
         return;
     }
     let at = out.len();
     out.push(CODED);
-    encode::<I>(out, bitmap, &vec![0; bitmap.len()], &[Layout::Plain]);
+    encode(isa, out, bitmap, &vec![0; bitmap.len()], &[Layout::Plain]);
     if out.len() - at > bitmap.len() {
         out.truncate(at);
         out.push(STORED);

@@ -5,24 +5,29 @@
 
 pub mod adopt;
 pub mod delta;
+pub mod ints;
+pub mod opaque;
+pub mod opaque_delta;
 pub mod refine;
 pub mod scale;
 pub mod stream;
 pub mod symbols;
 
-use crate::decode::{Dtype, CLASSES, KIND_BASE, KIND_FULL, KIND_REFINE};
+use crate::encode::ints::write_ints;
 use crate::encode::refine::{refine, Step};
-use crate::encode::scale::{column_classes, Squares};
+use crate::encode::scale::column_classes;
 use crate::encode::stream::encode;
-use crate::entropy::rans::write_ints;
 use crate::entropy::table::Layout;
 use crate::format::float::{pow2, Format};
+use crate::format::header::{with_float, Dtype, CLASSES, KIND_BASE, KIND_FULL, KIND_REFINE};
 use crate::format::rows::{Rows, Segment};
 use crate::format::wire::put_varint;
-use crate::kernels::scalar::level::{bin_value, Target, ESCAPE, K_MAX, Q_MAX};
-use crate::kernels::scalar::quantise::{Known, Sums};
-use crate::kernels::Isa;
+use crate::kernels::scalar::base::{bin_value, Known, Sums, ESCAPE, Q_MAX};
+use crate::kernels::scalar::level::{Target, K_MAX};
+use crate::kernels::scalar::squares::Squares;
+use crate::kernels::{Isa, Task};
 use crate::Error;
+use core::marker::PhantomData;
 use std::cell::Cell;
 
 /// What the caller decided for a chunk.
@@ -126,8 +131,35 @@ impl<'a> Source<'a> {
     }
 }
 
+/// Rows of floats, and what the caller decided for them.
+pub struct Floats<'a> {
+    pub dtype: Dtype,
+    pub segs: &'a [Segment<&'a [u8]>],
+    pub plan: &'a Plan<'a>,
+}
+
+impl Task for Floats<'_> {
+    type Out = Result<Encoded, Error>;
+    #[inline(always)]
+    fn run<I: Isa>(self, isa: I) -> Self::Out {
+        with_float!(self.dtype, F => isa.enter(Levels::<F>(self, PhantomData)))
+    }
+}
+
+/// The same for one format.
+struct Levels<'a, F>(Floats<'a>, PhantomData<F>);
+
+impl<F: Format> Task for Levels<'_, F> {
+    type Out = Result<Encoded, Error>;
+    #[inline(always)]
+    fn run<I: Isa>(self, isa: I) -> Self::Out {
+        encode_float::<F, _>(isa, self.0.dtype, self.0.segs, self.0.plan)
+    }
+}
+
 #[inline(always)]
-pub fn encode_float<F: Format, I: Isa>(
+fn encode_float<F: Format, I: Isa>(
+    isa: I,
     dtype: Dtype,
     segs: &[Segment<&[u8]>],
     plan: &Plan,
@@ -152,7 +184,7 @@ pub fn encode_float<F: Format, I: Isa>(
     let mut done = Encoded::default();
     let mut out = header(if plan.full { KIND_FULL } else { KIND_BASE }, dtype, rows);
     let columns = column_classes::<F, _>(segs, rows, &e);
-    let sums = encode_base::<F, I>(&mut out, &src, plan, &e, &columns, &mut s);
+    let sums = encode_base::<F, _>(isa, &mut out, &src, plan, &e, &columns, &mut s);
     done.squares.push(sums.signal.total());
     let first = Step {
         target: Target::Exact,
@@ -161,7 +193,7 @@ pub fn encode_float<F: Format, I: Isa>(
         known: !coded,
     };
     if plan.full {
-        let error = refine::<F, I, false>(&mut out, &src, &e, &mut s, first);
+        let error = refine::<F, _, false>(isa, &mut out, &src, &e, &mut s, first);
         done.payloads.push(out);
         done.squares.push(error);
         s.keep();
@@ -180,7 +212,7 @@ pub fn encode_float<F: Format, I: Isa>(
         let mut out = header(KIND_REFINE, dtype, rows);
         let error = if halved == 0 {
             let step = Step { target, ..first };
-            refine::<F, I, false>(&mut out, &src, &e, &mut s, step)
+            refine::<F, _, false>(isa, &mut out, &src, &e, &mut s, step)
         } else {
             let step = Step {
                 target,
@@ -188,7 +220,7 @@ pub fn encode_float<F: Format, I: Isa>(
                 coded: false,
                 known: false,
             };
-            refine::<F, I, true>(&mut out, &src, &e, &mut s, step)
+            refine::<F, _, true>(isa, &mut out, &src, &e, &mut s, step)
         };
         done.payloads.push(out);
         done.squares.push(error);
@@ -240,6 +272,7 @@ pub fn write_patches<F: Format>(out: &mut Vec<u8>, src: &Source, cur: &mut [u8],
 /// Encodes the base; leaves what it tells in `s`, and from codes the state instead.
 #[inline(always)]
 fn encode_base<F: Format, I: Isa>(
+    isa: I,
     out: &mut Vec<u8>,
     src: &Source,
     plan: &Plan,
@@ -266,7 +299,7 @@ fn encode_base<F: Format, I: Isa>(
             pos: &mut s.pos[p.clone()],
             ctx: &mut s.ctx[p.clone()],
         };
-        if I::base_row::<F>(mem, i32::from(e[r]), sym, known, &mut sums) {
+        if isa.base_row::<F>(mem, i32::from(e[r]), sym, known, &mut sums) {
             patches.extend(
                 (0..sym.len())
                     .filter(|&i| sym[i] == ESCAPE)
@@ -284,7 +317,7 @@ fn encode_base<F: Format, I: Isa>(
     for c in columns {
         write_ints(out, c);
     }
-    encode::<I>(out, &s.sym, &s.class, &[Layout::Plain; CLASSES]);
+    encode(isa, out, &s.sym, &s.class, &[Layout::Plain; CLASSES]);
     write_patches::<F>(out, src, &mut s.cur, &patches);
     if plan.codes.is_some() {
         sums.error = src.squares::<F>(&s.cur);

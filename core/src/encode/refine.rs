@@ -1,19 +1,19 @@
 //! The encoder of one refinement: the inverse of `chunk.rs`, decisions that cost bytes included.
 
-use crate::decode::{is_zero, RefineHead};
-use crate::encode::scale::Squares;
+use crate::decode::refine::RefineHead;
+use crate::encode::ints::write_ints;
 use crate::encode::stream::encode;
 use crate::encode::{write_patches, Scratch, Source, SAMPLE};
-use crate::entropy::rans::write_ints;
 use crate::entropy::table::Layout;
-use crate::format::float::{pow2, Format};
+use crate::format::float::{load, pow2, Format, GROUP};
 use crate::format::wire::put_varint;
+use crate::kernels::scalar::base::own_bin;
 use crate::kernels::scalar::level::{
-    apply_shift, edge, layouts, load, own_bin, zero_top, zigzag, Elements, Row, Target, CONTEXTS,
-    GROUP, KNOWN,
+    apply_shift, edge, is_zero, layouts, zero_top, zigzag, Elements, Row, Target, CONTEXTS, KNOWN,
 };
 use crate::kernels::scalar::quantise::{patch_row, split_row, Cells};
 use crate::kernels::scalar::raw::RawWriter;
+use crate::kernels::scalar::squares::Squares;
 use crate::kernels::Isa;
 
 /// One refinement to encode.
@@ -32,6 +32,7 @@ pub struct Step {
 /// the sum of its squared errors.
 #[inline(always)]
 pub fn refine<F: Format, I: Isa, const CELLS: bool>(
+    isa: I,
     out: &mut Vec<u8>,
     src: &Source,
     e: &[i16],
@@ -42,9 +43,9 @@ pub fn refine<F: Format, I: Isa, const CELLS: bool>(
     for r in 0..if step.known { 0 } else { rows.count() } {
         let (p, mem) = (rows.range(r), &s.cur[src.state::<F>(r)]);
         if CELLS {
-            I::classify_cells::<F>(mem, i32::from(e[r]), &mut s.ctx[p]);
+            isa.classify_cells::<F>(mem, i32::from(e[r]), &mut s.ctx[p]);
         } else {
-            I::classify::<F>(mem, i32::from(e[r]), &mut s.pos[p.clone()], &mut s.ctx[p]);
+            isa.classify::<F>(mem, i32::from(e[r]), &mut s.pos[p.clone()], &mut s.ctx[p]);
         }
     }
     let (shift, far) = if step.coded {
@@ -80,7 +81,7 @@ pub fn refine<F: Format, I: Isa, const CELLS: bool>(
         write_ints(out, &tz);
     }
     if let Some(shift) = &shift {
-        encode::<I>(out, shift, &before, &[Layout::Plain; CONTEXTS]);
+        encode(isa, out, shift, &before, &[Layout::Plain; CONTEXTS]);
     }
     let row = |r: usize| Row {
         e: i32::from(e[r]),
@@ -89,9 +90,9 @@ pub fn refine<F: Format, I: Isa, const CELLS: bool>(
         raw_zero: raw_zero.saturating_sub(tz[r] as u32),
     };
     let fresh = !CELLS && !step.coded;
-    let made = split::<F, I, CELLS>(src, s, target, sparse, fresh, row);
+    let made = split::<F, _, CELLS>(isa, src, s, target, sparse, fresh, row);
     let (fields, extra, mut patches) = (made.fields, made.extra, made.patches);
-    encode::<I>(out, &s.sym, &s.ctx, &layouts(CELLS));
+    encode(isa, out, &s.sym, &s.ctx, &layouts(CELLS));
     put_varint(out, fields.len() as u32);
     out.extend_from_slice(&fields);
     if raw_zero > raw {
@@ -125,6 +126,7 @@ struct Fields {
 /// fresh, the state holds the weights, and the squared errors of the new one are returned, too.
 #[inline(always)]
 fn split<F: Format, I: Isa, const CELLS: bool>(
+    isa: I,
     src: &Source,
     s: &mut Scratch,
     target: Target,
@@ -156,17 +158,17 @@ fn split<F: Format, I: Isa, const CELLS: bool>(
         };
         match target {
             Target::Exact if CELLS => {
-                if I::split_from_cells::<F>(mem, ctx, out, &row) {
+                if isa.split_from_cells::<F>(mem, ctx, out, &row) {
                     patch(cur);
                 }
             }
             Target::Exact => {
-                if I::split_exact::<F>(mem, pos, ctx, sym, below, &row) {
+                if isa.split_exact::<F>(mem, pos, ctx, sym, below, &row) {
                     patch(cur);
                 }
             }
             Target::Cells { k } if fresh => {
-                if I::split_cells::<F>(mem, ctx, out, &row, k, &mut error) {
+                if isa.split_cells::<F>(mem, ctx, out, &row, k, &mut error) {
                     patch(cur);
                 }
             }
@@ -181,7 +183,7 @@ fn split<F: Format, I: Isa, const CELLS: bool>(
                     sym,
                     raw: below,
                 };
-                I::combine::<F, CELLS>(elements, row, target);
+                isa.combine::<F, CELLS>(elements, row, target);
             }
         }
         fields.row(row.raw);

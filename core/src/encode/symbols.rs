@@ -36,6 +36,7 @@ impl Symbols {
     #[inline(always)]
     pub fn push<I: Isa, const SIDED: bool>(
         &mut self,
+        isa: I,
         widths: &[u8; MAX_CTX],
         z: &[u32],
         ctx: &[u8],
@@ -44,7 +45,7 @@ impl Symbols {
         self.sym.resize(at + z.len(), 0);
         for (z, ctx) in z.chunks(64).zip(ctx.chunks(64)) {
             let (mut w, mut below) = ([0u8; 64], [0u32; 64]);
-            I::field_widths(widths, ctx, &[1; 64][..ctx.len()], &mut w);
+            isa.field_widths(widths, ctx, &[1; 64][..ctx.len()], &mut w);
             let sym = &mut self.sym[at..at + z.len()];
             if split::<SIDED>(z, &mut w, sym, &mut below) {
                 let lost = (0..z.len()).filter(|&i| z[i] > 0 && sym[i] == 0);

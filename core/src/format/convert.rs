@@ -1,8 +1,7 @@
 //! Floats of one format as floats of another, in integer arithmetic: to nearest, ties to even
 //! (SPEC.md, "Predictions"). A host's rounding mode or flushing of denormals changes nothing.
 
-use crate::format::float::Format;
-use crate::kernels::scalar::level::GROUP;
+use crate::format::float::{Format, GROUP};
 
 /// Elements of format `S` as elements of format `F`.
 #[inline(always)]

@@ -160,3 +160,31 @@ pub fn pow2(e: i32) -> f32 {
     debug_assert!((-126..=127).contains(&e));
     f32::from_bits(((e + 127) as u32) << 23)
 }
+
+/// Elements the portable loops hold at a time: loops over loads or stores of a generic width are not
+/// vectorised together with what is done in between.
+pub const GROUP: usize = 64;
+
+/// Truncation for values that are known to fit an `i32`.
+#[inline(always)]
+pub fn trunc(v: f32) -> i32 {
+    debug_assert!(v.abs() < 2_147_483_000.0);
+    // SAFETY: every caller passes a finite value below 2^24 in magnitude.
+    unsafe { v.to_int_unchecked() }
+}
+
+/// Bits of consecutive elements.
+#[inline(always)]
+pub fn load<F: Format>(mem: &[u8], out: &mut [u32]) {
+    for (o, m) in out.iter_mut().zip(mem.chunks_exact(F::BYTES)) {
+        *o = F::load(m, 0);
+    }
+}
+
+/// The inverse of [`load`].
+#[inline(always)]
+pub fn store<F: Format>(bits: &[u32], mem: &mut [u8]) {
+    for (&b, m) in bits.iter().zip(mem.chunks_exact_mut(F::BYTES)) {
+        F::store(m, 0, b);
+    }
+}

@@ -4,5 +4,6 @@ pub mod blocks;
 pub mod convert;
 pub mod flat;
 pub mod float;
+pub mod header;
 pub mod rows;
 pub mod wire;

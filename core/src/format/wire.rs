@@ -95,12 +95,14 @@ impl BitReader<'_> {
     }
 }
 
+#[cfg(feature = "encode")]
 #[derive(Default)]
 pub struct BitWriter {
     pub out: Vec<u8>,
     pos: usize,
 }
 
+#[cfg(feature = "encode")]
 impl BitWriter {
     pub fn put(&mut self, v: u32, n: u32) {
         for i in 0..n {
@@ -126,6 +128,7 @@ pub fn all_read(bits: usize, buf: &[u8]) -> Result<(), Error> {
     }
 }
 
+#[cfg(feature = "encode")]
 pub fn put_varint(out: &mut Vec<u8>, mut v: u32) {
     while v >= 0x80 {
         out.push(v as u8 | 0x80);

@@ -1,7 +1,7 @@
 //! AVX2 twin of the kernels of what is adopted, and of fields of several widths.
 
-use crate::decode::adopt::{self, CLASSES};
-use crate::decode::fields::REACH;
+use crate::kernels::scalar::adopt::{self, CLASSES};
+use crate::kernels::scalar::fields::REACH;
 use core::arch::x86_64::*;
 
 /// [`adopt::contexts`].

@@ -1,70 +1,22 @@
 //! AVX2 twins of the encoder's row kernels to cells and from cells, eight elements at a time. What
 //! is computed is what `quantise.rs` and `level.rs` say.
 
-use super::rows::{half_float, narrow_down, narrow_up, widen};
-use super::split::Pair;
-use crate::encode::scale::Squares;
+#![cfg_attr(not(feature = "encode"), allow(dead_code, unused_imports))]
+
+use super::floats::{bits8, ceil8, floor8, values8, words8};
+#[cfg(feature = "encode")]
+use super::quantise::Pair;
 use crate::format::float::{pow2, Format};
 use crate::kernels::scalar::level::{zero_top, Row, NOWHERE};
+#[cfg(feature = "encode")]
 use crate::kernels::scalar::quantise::Cells;
+#[cfg(feature = "encode")]
+use crate::kernels::scalar::squares::Squares;
 use core::arch::x86_64::*;
 
 const STEP: usize = 8;
 /// Values from here up are not in cells.
 const CELLS_END: f32 = 8_388_608.0;
-
-/// Bits of eight elements.
-#[inline(always)]
-pub unsafe fn bits8<F: Format>(mem: *const u8) -> __m256i {
-    if F::BYTES == 2 {
-        _mm256_cvtepu16_epi32(_mm_loadu_si128(mem as *const _))
-    } else {
-        _mm256_loadu_si256(mem as *const _)
-    }
-}
-
-/// The lower halves of eight lanes that are below 2^16.
-#[inline(always)]
-pub unsafe fn words8(v: __m256i) -> __m128i {
-    _mm_packus_epi32(_mm256_castsi256_si128(v), _mm256_extracti128_si256::<1>(v))
-}
-
-/// Values of eight ordered integers.
-#[inline(always)]
-pub unsafe fn values8<F: Format>(u: __m256i) -> __m256 {
-    if F::BYTES == 4 {
-        _mm256_castsi256_ps(u)
-    } else if half_float::<F>() {
-        widen(words8(u))
-    } else {
-        _mm256_castsi256_ps(_mm256_slli_epi32::<16>(u))
-    }
-}
-
-/// The largest ordered integers whose values are at most these.
-#[inline(always)]
-pub unsafe fn floor8<F: Format>(v: __m256) -> __m256i {
-    if F::BYTES == 4 {
-        _mm256_castps_si256(v)
-    } else if half_float::<F>() {
-        _mm256_cvtepu16_epi32(narrow_down(v))
-    } else {
-        _mm256_srli_epi32::<16>(_mm256_castps_si256(v))
-    }
-}
-
-/// The smallest ordered integers whose values are at least these.
-#[inline(always)]
-pub unsafe fn ceil8<F: Format>(v: __m256) -> __m256i {
-    if F::BYTES == 4 {
-        _mm256_castps_si256(v)
-    } else if half_float::<F>() {
-        _mm256_cvtepu16_epi32(narrow_up(v))
-    } else {
-        let v = _mm256_add_epi32(_mm256_castps_si256(v), _mm256_set1_epi32(0xffff));
-        _mm256_srli_epi32::<16>(v)
-    }
-}
 
 /// Writes symbols; returns what of them lies above eight bits.
 #[inline(always)]
@@ -81,6 +33,7 @@ unsafe fn not(v: __m256i) -> __m256i {
 }
 
 /// Memory of eight elements of one row, or of fewer and zeros.
+#[cfg(feature = "encode")]
 struct Part {
     mem: *const u8,
     pos: *const i16,
@@ -91,6 +44,7 @@ struct Part {
 }
 
 /// One row's constants on the way from bins to cells.
+#[cfg(feature = "encode")]
 struct ToCells {
     scale: __m256,
     width: __m256,
@@ -100,6 +54,7 @@ struct ToCells {
     mask: __m256i,
 }
 
+#[cfg(feature = "encode")]
 impl ToCells {
     #[inline(always)]
     unsafe fn new(row: &Row, k: u32) -> Self {
@@ -159,6 +114,7 @@ impl ToCells {
 }
 
 /// Twin of [`split_cells`](crate::kernels::scalar::quantise::split_cells).
+#[cfg(feature = "encode")]
 #[target_feature(enable = "avx2,bmi1,bmi2,popcnt,lzcnt")]
 pub unsafe fn split_cells<F: Format>(
     mem: &[u8],
@@ -248,6 +204,7 @@ pub unsafe fn classify<F: Format>(mem: &[u8], e: i32, ctx: &mut [u8]) {
 }
 
 /// One row's constants on the way from cells to exact.
+#[cfg(feature = "encode")]
 struct FromCells {
     scale: __m256,
     step: __m256,
@@ -260,6 +217,7 @@ struct FromCells {
     raw_zero: __m128i,
 }
 
+#[cfg(feature = "encode")]
 impl FromCells {
     #[inline(always)]
     unsafe fn new<F: Format>(row: &Row) -> Self {
@@ -302,6 +260,7 @@ impl FromCells {
 }
 
 /// Twin of [`split_row`](crate::kernels::scalar::quantise::split_row) from cells to exact.
+#[cfg(feature = "encode")]
 #[target_feature(enable = "avx2,bmi1,bmi2,popcnt,lzcnt")]
 pub unsafe fn split_exact<F: Format>(mem: &[u8], ctx: &[u8], out: Cells, row: &Row) -> bool {
     let n = out.sym.len();

@@ -1,8 +1,8 @@
 //! AVX2 twin of the kernels of deltas.
 
-use crate::decode::delta;
 use crate::entropy::table::MAX_CTX;
 use crate::format::float::Format;
+use crate::kernels::scalar::delta;
 use core::arch::x86_64::*;
 
 /// Order of 32-bit parts after two steps of packing.
@@ -143,6 +143,7 @@ pub unsafe fn combine<F: Format>(mem: &mut [u8], sym: &[u8], z: Option<&[u32]>, 
 }
 
 /// [`delta::zigzags`].
+#[cfg(feature = "encode")]
 #[target_feature(enable = "avx2,bmi1,bmi2,popcnt,lzcnt")]
 pub unsafe fn zigzags<F: Format>(new: &[u8], old: &[u8], tz: u32, z: &mut [u32]) {
     let n = (new.len().min(old.len()) / F::BYTES).min(z.len()) & !15;

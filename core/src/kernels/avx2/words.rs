@@ -1,8 +1,8 @@
 //! AVX2 twins of the encoder's kernels.
 
-use crate::encode::stream::{encode_scalar, Words};
+use crate::entropy::encoder::{EncodeTables, Words, ENCODE_STRIDE};
 use crate::entropy::rans::MAX_LANES;
-use crate::entropy::table::{EncodeTables, ENCODE_STRIDE};
+use crate::kernels::scalar::words;
 use core::arch::x86_64::*;
 
 /// For each set of full lanes, which bytes of the lanes' words come to the end of a vector.
@@ -26,9 +26,9 @@ const fn pack() -> [[u8; 16]; 256] {
     t
 }
 
-/// Twin of [`encode_scalar`] for 64 lanes: eight lanes a vector, from the last vector to the first.
+/// Twin of [`words::encode_symbols`] for 64 lanes: eight lanes a vector, from the last vector to the first.
 #[target_feature(enable = "avx2,bmi1,bmi2,popcnt,lzcnt")]
-pub unsafe fn encode_words(
+pub unsafe fn encode_symbols(
     words: &mut Words,
     states: &mut [u32],
     tables: &EncodeTables,
@@ -36,7 +36,7 @@ pub unsafe fn encode_words(
     ctx: &[u8],
 ) {
     let whole = syms.len() / MAX_LANES * MAX_LANES;
-    encode_scalar(words, states, tables, &syms[whole..], &ctx[whole..]);
+    words::encode_symbols(words, states, tables, &syms[whole..], &ctx[whole..]);
     assert!(states.len() == MAX_LANES && ctx.len() == syms.len());
     // A store reaches 16 bytes below the last word; `Words` has a margin of more.
     assert!(words.at >= 2 * whole + 16);

@@ -1,36 +1,45 @@
-//! AVX-512 twin: sixteen lanes a vector, four vectors in flight.
+//! AVX-512: kernels that replace those of AVX2, sixteen lanes a vector.
 
 // Compiled only where build.rs finds a compiler that has these intrinsics.
 #![allow(clippy::incompatible_msrv)]
 
-use super::avx2::avx2_kernels;
-use super::isa;
-use crate::decode::{apply_float, Dtype};
-use crate::encode::adopt::Adopt;
-use crate::encode::delta::Delta;
-use crate::encode::scale;
-use crate::encode::{encode_float, Encoded, Plan};
 use crate::entropy::rans::{Stream, MAX_LANES};
 use crate::entropy::table::{PROB_BITS, TOTAL};
-use crate::format::blocks::Block;
-use crate::format::flat::Prior;
-use crate::format::float::Format;
-use crate::format::rows::{Rows, Segment};
-use crate::format::wire::Reader;
-use crate::Error;
 use core::arch::x86_64::*;
 
-pub struct Avx512;
+/// Proof that this machine has AVX-512 F, BW, VL and DQ.
+#[derive(Clone, Copy)]
+pub struct Avx512(());
 
-isa!(
-    Avx512,
-    "avx512f,avx512bw,avx512vl,avx512dq,avx2,bmi1,bmi2,popcnt,lzcnt",
-    decode64,
-    avx2_kernels
-);
+impl Avx512 {
+    /// The proof, if the machine has the instructions.
+    pub fn new() -> Option<Self> {
+        let found = is_x86_feature_detected!("avx512f")
+            && is_x86_feature_detected!("avx512bw")
+            && is_x86_feature_detected!("avx512vl")
+            && is_x86_feature_detected!("avx512dq");
+        if found {
+            Some(Avx512(()))
+        } else {
+            None
+        }
+    }
+    /// Decodes whole groups of 64 symbols of as many lanes; returns how many symbols.
+    pub fn decode_symbols(self, stream: &mut Stream, ctx: &[u8], out: &mut [u8]) -> usize {
+        if stream.lanes < MAX_LANES {
+            return 0;
+        }
+        assert!(out.len() >= ctx.len());
+        // SAFETY: `self` is the proof.
+        unsafe { decode64(stream, ctx, out) }
+    }
+}
 
 /// Decodes whole groups of 64 symbols while the words last for certain; returns how many symbols.
-#[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512dq,avx2,bmi1,bmi2,popcnt,lzcnt")]
+///
+/// # Safety
+/// The machine has the instructions; `out` is as long as `ctx`.
+#[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512dq,avx2,popcnt")]
 unsafe fn decode64(stream: &mut Stream, ctx: &[u8], out: &mut [u8]) -> usize {
     let words = stream.words;
     let mut at = 0usize;

@@ -1,26 +1,55 @@
-//! NEON twin: the lanes' arithmetic in vectors of four, table look-ups one by one.
+//! NEON: the lanes' arithmetic in vectors of four, table look-ups one by one.
 
-use super::isa;
-use crate::decode::{apply_float, Dtype};
-use crate::encode::adopt::Adopt;
-use crate::encode::delta::Delta;
-use crate::encode::scale;
-use crate::encode::{encode_float, Encoded, Plan};
+use super::scalar::rans::decode_symbols;
+use super::{Isa, Task};
 use crate::entropy::rans::{Stream, MAX_LANES};
 use crate::entropy::table::{MAX_CTX, PROB_BITS, TOTAL};
-use crate::format::blocks::Block;
-use crate::format::flat::Prior;
-use crate::format::float::Format;
-use crate::format::rows::{Rows, Segment};
-use crate::format::wire::Reader;
 use crate::Error;
 use core::arch::aarch64::*;
 
-pub struct Neon;
+/// Proof that this machine has NEON.
+#[derive(Clone, Copy)]
+pub struct Neon(());
 
-isa!(Neon, "neon", decode64);
+impl Neon {
+    /// The proof; every machine of 64 bits has it.
+    pub fn new() -> Option<Self> {
+        Some(Neon(()))
+    }
+}
+
+/// Runs a task compiled for this set.
+///
+/// # Safety
+/// The machine has NEON.
+#[target_feature(enable = "neon")]
+#[inline(never)]
+unsafe fn enter<T: Task>(isa: Neon, task: T) -> T::Out {
+    task.run(isa)
+}
+
+impl Isa for Neon {
+    #[inline(always)]
+    fn enter<T: Task>(self, task: T) -> T::Out {
+        // SAFETY: `self` is the proof.
+        unsafe { enter(self, task) }
+    }
+    #[inline(always)]
+    fn decode_symbols(self, stream: &mut Stream, ctx: &[u8], out: &mut [u8]) -> Result<(), Error> {
+        let out = &mut out[..ctx.len()];
+        let mut done = 0;
+        if stream.lanes == MAX_LANES {
+            // SAFETY: `self` is the proof.
+            done = unsafe { decode64(stream, ctx, out) };
+        }
+        decode_symbols(stream, &ctx[done..], &mut out[done..])
+    }
+}
 
 /// Decodes whole groups of 64 symbols while the words last for certain; returns how many symbols.
+///
+/// # Safety
+/// The machine has NEON.
 #[target_feature(enable = "neon")]
 unsafe fn decode64(stream: &mut Stream, ctx: &[u8], out: &mut [u8]) -> usize {
     let words = stream.words;

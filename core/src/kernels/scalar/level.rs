@@ -5,53 +5,23 @@
 //! are `h * 2^(e-1)` with the integer `h = 2q - 1` or `h = 2c`. Refining codes the position of
 //! the finer cell, or of the float itself in ordered integers, from that edge on.
 
-use crate::entropy::table::Layout;
-use crate::format::float::{pow2, Format};
+#![cfg_attr(not(feature = "encode"), allow(dead_code, unused_imports))]
 
-/// Largest bin number; what lies outside travels exactly in the base.
-pub const Q_MAX: i32 = 127;
+use crate::entropy::table::Layout;
+use crate::format::float::{load, pow2, store, trunc, Format, GROUP};
+
 /// Most halvings between the base step and any cell level.
 pub const K_MAX: u32 = 15;
 /// Context of an element that is known exactly already: one symbol, no bits.
 pub const KNOWN: u8 = 13;
-/// Base symbol of an element that is patched; a bin `q` is symbol `q + 128`.
-pub const ESCAPE: u8 = 0;
 /// Contexts of a refine stream.
 pub const CONTEXTS: usize = 14;
-
-/// Truncation for values that are known to fit an `i32`.
-#[inline(always)]
-fn trunc(v: f32) -> i32 {
-    debug_assert!(v.abs() < 2_147_483_000.0);
-    // SAFETY: every caller passes a finite value below 2^24 in magnitude.
-    unsafe { v.to_int_unchecked() }
-}
 
 /// Context of bin `q >= 0`: 0..=8 themselves, then 9-15, 16-31, 32-63, 64 and more.
 #[inline(always)]
 pub fn bin_context(q: i32) -> u8 {
     let fine = if q < 8 { q } else { 8 };
     (fine + i32::from(q > 8) + i32::from(q > 15) + i32::from(q > 31) + i32::from(q > 63)) as u8
-}
-
-/// Elements the portable loops hold at a time: loops over loads or stores of a generic width are not
-/// vectorised together with what is done in between.
-pub const GROUP: usize = 64;
-
-/// Bits of consecutive elements.
-#[inline(always)]
-pub fn load<F: Format>(mem: &[u8], out: &mut [u32]) {
-    for (o, m) in out.iter_mut().zip(mem.chunks_exact(F::BYTES)) {
-        *o = F::load(m, 0);
-    }
-}
-
-/// The inverse of [`load`].
-#[inline(always)]
-pub fn store<F: Format>(bits: &[u32], mem: &mut [u8]) {
-    for (&b, m) in bits.iter().zip(mem.chunks_exact_mut(F::BYTES)) {
-        F::store(m, 0, b);
-    }
 }
 
 /// Position of an element that is known exactly already, as `classify` writes it.
@@ -106,33 +76,6 @@ pub fn edge<F: Format, const CELLS: bool>(bits: u32, pos: i16, scale: f32) -> i3
     } else {
         2 * i32::from(pos) - 1
     }
-}
-
-/// Number of the bin a magnitude belongs to, and whether it is inside the bins at all (NaN and
-/// infinity are not).
-#[inline(always)]
-pub fn own_bin<F: Format>(u: u32, scale: f32) -> (i32, bool) {
-    let a = F::value(u) * scale;
-    let fits = a < 127.5;
-    let a = if fits { a } else { 0.0 };
-    let q = trunc(a);
-    (q + i32::from(a - q as f32 >= 0.5), fits)
-}
-
-/// Values of base symbols.
-#[inline(always)]
-pub fn bin_values<F: Format>(sym: &[u8], step: f32, mem: &mut [u8]) {
-    for (m, &s) in mem.chunks_exact_mut(F::BYTES).zip(sym) {
-        let q = if s == ESCAPE { 0 } else { i32::from(s) - 128 };
-        F::store(m, 0, bin_value::<F>(q, step));
-    }
-}
-
-/// Base value of signed bin `q`.
-#[inline(always)]
-pub fn bin_value<F: Format>(q: i32, step: f32) -> u32 {
-    let sign = if q < 0 { F::SIGN } else { 0 };
-    F::floor(q.abs() as f32 * step) | sign
 }
 
 /// Moves elements to the bin `shift` (zigzag coded) beside their base code.
@@ -400,4 +343,10 @@ pub fn split_cells<F: Format, const CELLS: bool>(
 /// [`zero_top`] and the half step, for the encoder's loop over a row.
 pub fn row_constants<F: Format, const CELLS: bool>(row: &Row) -> (f32, u32) {
     (pow2(row.e - 1), zero_top::<F, CELLS>(row))
+}
+
+/// Whether a sparse chunk leaves out the element's raw field.
+#[inline(always)]
+pub fn is_zero(cells: bool, ctx: u8, sym: u8) -> bool {
+    ctx == KNOWN || (!cells && ctx == 0 && sym < 2)
 }

@@ -1,5 +1,28 @@
-//! The portable kernels, which every other instruction set equals byte for byte.
+//! The portable kernels, which those of every other instruction set equal byte for byte.
 
+use super::{Isa, Task};
+
+pub mod adopt;
+pub mod base;
+pub mod delta;
+pub mod fields;
 pub mod level;
+#[cfg(feature = "encode")]
 pub mod quantise;
+pub mod rans;
 pub mod raw;
+#[cfg(feature = "encode")]
+pub mod squares;
+#[cfg(feature = "encode")]
+pub mod words;
+
+/// No instructions but those that the compiler takes anyway.
+#[derive(Clone, Copy)]
+pub struct Scalar;
+
+impl Isa for Scalar {
+    #[inline(never)]
+    fn enter<T: Task>(self, task: T) -> T::Out {
+        task.run(self)
+    }
+}

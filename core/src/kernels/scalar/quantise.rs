@@ -1,61 +1,10 @@
 //! Row kernels of the encoder: floats to base symbols, and what is known to finer symbols.
 
-use crate::encode::scale::Squares;
-use crate::format::float::{pow2, Format};
+use crate::format::float::{load, pow2, Format, GROUP};
 use crate::kernels::scalar::level::{
-    self, bin_context, bin_value, combine, edge, edges, load, own_bin, row_constants, split_exact,
-    store, Elements, Row, Target, ESCAPE, GROUP, KNOWN, NOWHERE,
+    self, combine, edge, edges, row_constants, split_exact, Elements, Row, Target,
 };
-
-/// What a decoder will know of a row's elements after the base: bins and contexts.
-pub struct Known<'a> {
-    pub pos: &'a mut [i16],
-    pub ctx: &'a mut [u8],
-}
-
-/// Sums of squares of the finite weights, and of the base's errors.
-#[derive(Default)]
-pub struct Sums {
-    pub signal: Squares,
-    pub error: Squares,
-}
-
-/// Nearest bins of one row as symbols, and what they tell; says whether some element is outside the
-/// bins, which is patched.
-#[inline(always)]
-pub fn base_row<F: Format>(
-    mem: &[u8],
-    e: i32,
-    sym: &mut [u8],
-    known: Known,
-    sums: &mut Sums,
-) -> bool {
-    let (scale, step) = (pow2(-e), pow2(e));
-    let mut escapes = 0;
-    let (mut bits, mut state) = ([0u32; GROUP], [0u8; 4 * GROUP]);
-    for (g, mem) in mem.chunks(GROUP * F::BYTES).enumerate() {
-        let at = g * GROUP..g * GROUP + mem.len() / F::BYTES;
-        let bits = &mut bits[..at.len()];
-        load::<F>(mem, bits);
-        let (pos, ctx) = (&mut known.pos[at.clone()], &mut known.ctx[at.clone()]);
-        let items = bits.iter_mut().zip(&mut sym[at]).zip(pos).zip(ctx);
-        for (((bits, sym), pos), ctx) in items {
-            let (q, fits) = own_bin::<F>(*bits & F::MASK, scale);
-            let signed = if *bits & F::SIGN != 0 { -q } else { q };
-            *sym = if fits { (signed + 128) as u8 } else { ESCAPE };
-            *pos = if fits { q as i16 } else { NOWHERE };
-            *ctx = if fits { bin_context(q) } else { KNOWN };
-            let value = bin_value::<F>(signed, step);
-            *bits = if fits { value } else { *bits };
-            escapes |= u32::from(!fits);
-        }
-        let state = &mut state[..mem.len()];
-        store::<F>(bits, state);
-        sums.signal.add_own::<F>(mem);
-        sums.error.add::<F>(mem, state);
-    }
-    escapes != 0
-}
+use crate::kernels::scalar::squares::Squares;
 
 /// One row between two levels: what is known of it, its state, and what it is coded as.
 pub struct Cells<'a> {

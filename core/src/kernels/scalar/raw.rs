@@ -3,6 +3,8 @@
 //! Fields of one width follow each other without gaps, LSB first; where the width changes from one
 //! row to the next the stream goes on at a byte border.
 
+#![cfg_attr(not(feature = "encode"), allow(dead_code, unused_imports))]
+
 use crate::format::wire::all_read;
 use crate::Error;
 
