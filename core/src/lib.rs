@@ -2,6 +2,7 @@
 //!
 //! The wire formats are in SPEC.md; each module's comment names its section.
 
+#![deny(clippy::missing_safety_doc, clippy::undocumented_unsafe_blocks)]
 // A row number counts through several parallel arrays here.
 #![allow(clippy::needless_range_loop)]
 

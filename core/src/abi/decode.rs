@@ -14,6 +14,9 @@ pub extern "C" fn p2u_isa(wish: u32) -> u32 {
 }
 
 /// The sources of `count` segments; all their own if there are none.
+///
+/// # Safety
+/// As for [`p2u_apply`].
 unsafe fn priors<'a>(
     sources: *const RawSource,
     segs: *const RawSegment,

@@ -16,6 +16,10 @@ use crate::kernels::{Set, AUTO, SCALAR};
 use crate::Error;
 use std::slice::from_raw_parts_mut;
 
+/// Segments whose memory is only read.
+///
+/// # Safety
+/// There are `n` segments, each of memory that can be read for `'a`.
 unsafe fn readable<'a>(segs: *const RawSegment, n: usize) -> Vec<Segment<&'a [u8]>> {
     let segs = slice(segs, n);
     segs.iter()
@@ -104,6 +108,9 @@ pub unsafe extern "C" fn p2u_encode(
 }
 
 /// The sources of an encoder, none of which is left out.
+///
+/// # Safety
+/// There are `count` sources, each of memory that can be read for `'a`.
 unsafe fn given<'a>(sources: *const RawSource, count: usize) -> Vec<Prior<'a>> {
     let read = |s: &RawSource| Some(slice(s.mem, s.bytes));
     slice(sources, count).iter().map(read).collect()

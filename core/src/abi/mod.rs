@@ -30,6 +30,10 @@ fn guard(f: impl FnOnce() -> Result<(), Error>) -> i32 {
     }
 }
 
+/// The caller's memory.
+///
+/// # Safety
+/// `p` has `n` places that can be read for `'a`, or `n` is 0.
 unsafe fn slice<'a, T>(p: *const T, n: usize) -> &'a [T] {
     if n == 0 {
         &[]
@@ -38,6 +42,10 @@ unsafe fn slice<'a, T>(p: *const T, n: usize) -> &'a [T] {
     }
 }
 
+/// Segments whose memory is written.
+///
+/// # Safety
+/// There are `n` segments of distinct memory that nobody else uses for `'a`.
 unsafe fn targets<'a>(segs: *const RawSegment, n: usize) -> Vec<Target<'a>> {
     let segs = slice(segs, n);
     let mem = |s: &RawSegment| {

@@ -29,6 +29,10 @@ struct State {
     cdgh: __m128i,
 }
 
+/// Working variables of a state.
+///
+/// # Safety
+/// The machine has SSE4.1.
 #[inline(always)]
 unsafe fn load(state: &[u32; 8]) -> State {
     let abcd = _mm_loadu_si128(state.as_ptr() as *const _);
@@ -43,6 +47,10 @@ unsafe fn load(state: &[u32; 8]) -> State {
     }
 }
 
+/// The inverse of [`load`].
+///
+/// # Safety
+/// The machine has SSE4.1.
 #[inline(always)]
 unsafe fn store(s: State, state: &mut [u32; 8]) {
     let (feba, dchg) = (
@@ -58,6 +66,9 @@ unsafe fn store(s: State, state: &mut [u32; 8]) {
 }
 
 /// Takes all whole blocks of each part into its state; the parts have one length.
+///
+/// # Safety
+/// The machine has the instructions for SHA-256, and SSE4.1.
 #[target_feature(enable = "sha,sse4.1,ssse3")]
 pub unsafe fn compress<const N: usize>(states: [&mut [u32; 8]; N], parts: [&[u8]; N]) {
     let size = parts[0].len();

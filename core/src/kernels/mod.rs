@@ -214,6 +214,7 @@ pub trait Isa: Copy {
 pub const AUTO: u32 = 0;
 pub const SCALAR: u32 = 1;
 pub const AVX2: u32 = 2;
+#[cfg(p2u_avx512)]
 pub const AVX512: u32 = 3;
 pub const NEON: u32 = 4;
 

@@ -5,6 +5,9 @@ use crate::kernels::scalar::fields::REACH;
 use core::arch::x86_64::*;
 
 /// [`adopt::contexts`].
+///
+/// # Safety
+/// The machine has AVX2.
 #[target_feature(enable = "avx2,bmi1,bmi2,popcnt,lzcnt")]
 pub unsafe fn contexts(map: &[u8; CLASSES], ctx: &mut [u8]) {
     let n = ctx.len() & !31;
@@ -28,6 +31,9 @@ pub unsafe fn contexts(map: &[u8; CLASSES], ctx: &mut [u8]) {
 
 /// Codes of 64 elements: their symbols, and fields of these widths, of at most 24 bits, from `bit`, below
 /// 8, on. Returns the fields' bits.
+///
+/// # Safety
+/// The machine has AVX2; there are 64 symbols and places for as many codes.
 #[target_feature(enable = "avx2,bmi1,bmi2,popcnt,lzcnt")]
 pub unsafe fn fields<const SIDED: bool>(
     widths: &[u8; 64],

@@ -8,6 +8,9 @@ use core::arch::x86_64::*;
 const STEP: usize = 32;
 
 /// Values of 32 base symbols.
+///
+/// # Safety
+/// The machine has AVX2 and F16C; 32 symbols can be read, and as many elements written.
 #[inline(always)]
 unsafe fn bin_values32<F: Format>(sym: *const u8, step: __m256, mem: *mut u8) {
     let s = load(sym);
@@ -38,7 +41,10 @@ unsafe fn bin_values32<F: Format>(sym: *const u8, step: __m256, mem: *mut u8) {
     }
 }
 
-/// Twin of [`level::bin_values`](crate::kernels::scalar::level::bin_values).
+/// Twin of [`bin_values`](crate::kernels::scalar::base::bin_values).
+///
+/// # Safety
+/// The machine has AVX2 and F16C.
 #[target_feature(enable = "avx2,bmi1,bmi2,popcnt,lzcnt")]
 pub unsafe fn bin_values<F: Format>(sym: &[u8], step: f32, mem: &mut [u8]) {
     let n = sym.len();

@@ -1,6 +1,7 @@
 //! AVX2 twins of the encoder's row kernels to cells and from cells, eight elements at a time. What
 //! is computed is what `quantise.rs` and `level.rs` say.
 
+#![allow(clippy::missing_safety_doc)]
 #![cfg_attr(not(feature = "encode"), allow(dead_code, unused_imports))]
 
 use super::floats::{bits8, ceil8, floor8, values8, words8};

@@ -2,6 +2,8 @@
 //! time. `avx2_rows.rs` has a faster one for the usual way from base to exact. What is computed is
 //! what `level.rs` says.
 
+#![allow(clippy::missing_safety_doc)]
+
 use super::floats::{bits8, ceil8, floor8, values8, words8};
 use super::rows::take;
 use crate::format::float::{pow2, Format};

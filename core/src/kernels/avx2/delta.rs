@@ -6,22 +6,36 @@ use crate::kernels::scalar::delta;
 use core::arch::x86_64::*;
 
 /// Order of 32-bit parts after two steps of packing.
+///
+/// # Safety
+/// The machine has AVX2.
 #[inline(always)]
 unsafe fn in_order(v: __m256i) -> __m256i {
     _mm256_permutevar8x32_epi32(v, _mm256_setr_epi32(0, 4, 1, 5, 2, 6, 3, 7))
 }
 
+/// A vector of bytes.
+///
+/// # Safety
+/// The machine has AVX2; 32 bytes can be read.
 #[inline(always)]
 unsafe fn load(p: *const u8) -> __m256i {
     _mm256_loadu_si256(p as *const _)
 }
 
+/// Writes a vector of bytes.
+///
+/// # Safety
+/// The machine has AVX2; 32 bytes can be written.
 #[inline(always)]
 unsafe fn store(p: *mut u8, v: __m256i) {
     _mm256_storeu_si256(p as *mut _, v);
 }
 
 /// [`delta::contexts`].
+///
+/// # Safety
+/// The machine has AVX2.
 #[target_feature(enable = "avx2,bmi1,bmi2,popcnt,lzcnt")]
 pub unsafe fn contexts<F: Format>(pred: &[u8], low: u8, ctx: &mut [u8]) {
     let n = ctx.len().min(pred.len() / F::BYTES) & !31;
@@ -53,6 +67,9 @@ pub unsafe fn contexts<F: Format>(pred: &[u8], low: u8, ctx: &mut [u8]) {
 }
 
 /// Differences of 16 elements of 16 bits.
+///
+/// # Safety
+/// The machine has AVX2.
 #[inline(always)]
 unsafe fn unzigzag16(z: __m256i) -> __m256i {
     let odd = _mm256_and_si256(z, _mm256_set1_epi16(1));
@@ -60,6 +77,10 @@ unsafe fn unzigzag16(z: __m256i) -> __m256i {
     _mm256_xor_si256(_mm256_srli_epi16::<1>(z), sign)
 }
 
+/// Bits of floats as integers in the order of the floats; its own inverse.
+///
+/// # Safety
+/// The machine has AVX2.
 #[inline(always)]
 unsafe fn flip16(x: __m256i) -> __m256i {
     let low = _mm256_srli_epi16::<1>(_mm256_srai_epi16::<15>(x));
@@ -67,6 +88,9 @@ unsafe fn flip16(x: __m256i) -> __m256i {
 }
 
 /// Differences of 8 elements of 32 bits.
+///
+/// # Safety
+/// The machine has AVX2.
 #[inline(always)]
 unsafe fn unzigzag32(z: __m256i) -> __m256i {
     let odd = _mm256_and_si256(z, _mm256_set1_epi32(1));
@@ -74,6 +98,10 @@ unsafe fn unzigzag32(z: __m256i) -> __m256i {
     _mm256_xor_si256(_mm256_srli_epi32::<1>(z), sign)
 }
 
+/// The same for 32 bits.
+///
+/// # Safety
+/// The machine has AVX2.
 #[inline(always)]
 unsafe fn flip32(x: __m256i) -> __m256i {
     let low = _mm256_srli_epi32::<1>(_mm256_srai_epi32::<31>(x));
@@ -81,6 +109,9 @@ unsafe fn flip32(x: __m256i) -> __m256i {
 }
 
 /// Sixteen elements of 16 bits with their differences.
+///
+/// # Safety
+/// The machine has AVX2; sixteen elements can be read and written.
 #[inline(always)]
 unsafe fn combine16(p: *mut u8, d: __m256i, tz: __m128i, below: __m256i) {
     let o = _mm256_sra_epi16(flip16(load(p)), tz);
@@ -90,6 +121,9 @@ unsafe fn combine16(p: *mut u8, d: __m256i, tz: __m128i, below: __m256i) {
 }
 
 /// Eight elements of 32 bits with their differences.
+///
+/// # Safety
+/// The machine has AVX2; eight elements can be read and written.
 #[inline(always)]
 unsafe fn combine32(p: *mut u8, z: __m256i, tz: __m128i, below: __m256i) {
     let o = _mm256_sra_epi32(flip32(load(p)), tz);
@@ -99,6 +133,9 @@ unsafe fn combine32(p: *mut u8, z: __m256i, tz: __m128i, below: __m256i) {
 }
 
 /// [`delta::combine`].
+///
+/// # Safety
+/// The machine has AVX2.
 #[target_feature(enable = "avx2,bmi1,bmi2,popcnt,lzcnt")]
 pub unsafe fn combine<F: Format>(mem: &mut [u8], sym: &[u8], z: Option<&[u32]>, tz: u32) {
     let z_len = z.map_or(sym.len(), <[u32]>::len);
@@ -143,6 +180,9 @@ pub unsafe fn combine<F: Format>(mem: &mut [u8], sym: &[u8], z: Option<&[u32]>, 
 }
 
 /// [`delta::zigzags`].
+///
+/// # Safety
+/// The machine has AVX2.
 #[cfg(feature = "encode")]
 #[target_feature(enable = "avx2,bmi1,bmi2,popcnt,lzcnt")]
 pub unsafe fn zigzags<F: Format>(new: &[u8], old: &[u8], tz: u32, z: &mut [u32]) {
@@ -176,7 +216,10 @@ pub unsafe fn zigzags<F: Format>(new: &[u8], old: &[u8], tz: u32, z: &mut [u32])
     delta::zigzags::<F>(&new[at..], &old[at..], tz, &mut z[n..]);
 }
 
-/// [`field_widths`](crate::decode::fields::field_widths) of 64 elements.
+/// [`field_widths`](crate::kernels::scalar::fields::field_widths) of 64 elements.
+///
+/// # Safety
+/// The machine has AVX2; there are 64 contexts and symbols.
 #[target_feature(enable = "avx2,bmi1,bmi2,popcnt,lzcnt")]
 pub unsafe fn field_widths(
     widths: &[u8; MAX_CTX],

@@ -10,6 +10,10 @@ pub fn half_float<F: Format>() -> bool {
     F::MANT == 10
 }
 
+/// A vector of bytes.
+///
+/// # Safety
+/// The machine has AVX2; 32 bytes can be read.
 #[inline(always)]
 pub unsafe fn load(p: *const u8) -> __m256i {
     _mm256_loadu_si256(p as *const _)
@@ -20,6 +24,9 @@ pub unsafe fn load(p: *const u8) -> __m256i {
 // flush subnormal numbers to zero. Old compilers ask for `avx` by name where its registers are used.
 
 /// Eight `f16`s as `f32`s.
+///
+/// # Safety
+/// The machine has AVX2 and F16C.
 #[inline]
 #[target_feature(enable = "avx,avx2")]
 pub unsafe fn widen(v: __m128i) -> __m256 {
@@ -29,6 +36,9 @@ pub unsafe fn widen(v: __m128i) -> __m256 {
 }
 
 /// Eight `f16`s, each the smallest that is at least the number given.
+///
+/// # Safety
+/// The machine has AVX2 and F16C.
 #[inline]
 #[target_feature(enable = "avx,avx2")]
 pub unsafe fn narrow_up(v: __m256) -> __m128i {
@@ -38,6 +48,9 @@ pub unsafe fn narrow_up(v: __m256) -> __m128i {
 }
 
 /// Eight `f16`s, rounded towards zero, to the largest finite number at most.
+///
+/// # Safety
+/// The machine has AVX2 and F16C.
 #[inline]
 #[target_feature(enable = "avx,avx2")]
 pub unsafe fn narrow_down(v: __m256) -> __m128i {
@@ -47,6 +60,9 @@ pub unsafe fn narrow_down(v: __m256) -> __m128i {
 }
 
 /// Bits of eight elements.
+///
+/// # Safety
+/// The machine has AVX2; eight elements can be read.
 #[inline(always)]
 pub unsafe fn bits8<F: Format>(mem: *const u8) -> __m256i {
     if F::BYTES == 2 {
@@ -57,12 +73,18 @@ pub unsafe fn bits8<F: Format>(mem: *const u8) -> __m256i {
 }
 
 /// The lower halves of eight lanes that are below 2^16.
+///
+/// # Safety
+/// The machine has AVX2.
 #[inline(always)]
 pub unsafe fn words8(v: __m256i) -> __m128i {
     _mm_packus_epi32(_mm256_castsi256_si128(v), _mm256_extracti128_si256::<1>(v))
 }
 
 /// Values of eight ordered integers.
+///
+/// # Safety
+/// The machine has AVX2 and F16C.
 #[inline(always)]
 pub unsafe fn values8<F: Format>(u: __m256i) -> __m256 {
     if F::BYTES == 4 {
@@ -75,6 +97,9 @@ pub unsafe fn values8<F: Format>(u: __m256i) -> __m256 {
 }
 
 /// The largest ordered integers whose values are at most these.
+///
+/// # Safety
+/// The machine has AVX2 and F16C.
 #[inline(always)]
 pub unsafe fn floor8<F: Format>(v: __m256) -> __m256i {
     if F::BYTES == 4 {
@@ -87,6 +112,9 @@ pub unsafe fn floor8<F: Format>(v: __m256) -> __m256i {
 }
 
 /// The smallest ordered integers whose values are at least these.
+///
+/// # Safety
+/// The machine has AVX2 and F16C.
 #[inline(always)]
 pub unsafe fn ceil8<F: Format>(v: __m256) -> __m256i {
     if F::BYTES == 4 {

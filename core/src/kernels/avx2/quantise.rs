@@ -14,6 +14,10 @@ const STEP: usize = 32;
 pub struct Pair(__m256d, __m256d);
 
 impl Pair {
+    /// Goes on with these sums.
+    ///
+    /// # Safety
+    /// The machine has AVX2.
     #[inline(always)]
     pub unsafe fn new(lanes: [f64; 8]) -> Self {
         Pair(
@@ -21,6 +25,10 @@ impl Pair {
             _mm256_loadu_pd(lanes.as_ptr().add(4)),
         )
     }
+    /// The sums.
+    ///
+    /// # Safety
+    /// The machine has AVX2.
     #[inline(always)]
     pub unsafe fn lanes(self) -> [f64; 8] {
         let mut out = [0.0; 8];
@@ -28,6 +36,10 @@ impl Pair {
         _mm256_storeu_pd(out.as_mut_ptr().add(4), self.1);
         out
     }
+    /// Adds squares.
+    ///
+    /// # Safety
+    /// The machine has AVX2.
     #[inline(always)]
     unsafe fn add(&mut self, v: __m256) {
         let low = _mm256_cvtps_pd(_mm256_castps256_ps128(v));
@@ -36,6 +48,9 @@ impl Pair {
         self.1 = _mm256_add_pd(self.1, _mm256_mul_pd(high, high));
     }
     /// Adds squares of differences, but those of which `skip` is all ones.
+    ///
+    /// # Safety
+    /// The machine has AVX2.
     #[inline(always)]
     pub unsafe fn add_difference(&mut self, v: __m256, w: __m256, skip: __m256i) {
         let skip = _mm256_castsi256_ps(skip);
@@ -61,6 +76,9 @@ struct Base {
 
 impl Base {
     /// Bin numbers of eight magnitudes; all ones outside the bins.
+    ///
+    /// # Safety
+    /// The machine has AVX2.
     #[inline(always)]
     unsafe fn bins(&mut self, v: __m256) -> __m256i {
         let a = _mm256_mul_ps(v, self.scale);
@@ -77,6 +95,9 @@ impl Base {
         _mm256_or_si256(q, _mm256_castps_si256(out))
     }
     /// Bin numbers of sixteen elements, and all ones for the negative ones.
+    ///
+    /// # Safety
+    /// The machine has AVX2 and F16C; sixteen elements can be read.
     #[inline(always)]
     unsafe fn bins16<F: Format>(&mut self, mem: *const u8) -> (__m256i, __m256i) {
         let mask = F::MASK as i32;
@@ -102,6 +123,9 @@ impl Base {
 }
 
 /// Values of eight 16-bit magnitudes.
+///
+/// # Safety
+/// The machine has AVX2 and F16C.
 #[inline(always)]
 unsafe fn widen16<F: Format>(u: __m128i) -> __m256 {
     if half_float::<F>() {
@@ -112,6 +136,9 @@ unsafe fn widen16<F: Format>(u: __m128i) -> __m256 {
 }
 
 /// 32 elements: symbols, bin numbers and contexts; returns all ones where a symbol is the escape.
+///
+/// # Safety
+/// The machine has AVX2 and F16C; 32 elements can be read, and as many results written.
 #[inline(always)]
 unsafe fn base32<F: Format>(
     mem: *const u8,
@@ -140,7 +167,10 @@ unsafe fn base32<F: Format>(
     _mm256_or_si256(out_a, out_b)
 }
 
-/// Twin of [`base_row`](crate::kernels::scalar::quantise::base_row).
+/// Twin of [`base_row`](crate::kernels::scalar::base::base_row).
+///
+/// # Safety
+/// The machine has AVX2 and F16C.
 #[target_feature(enable = "avx2,bmi1,bmi2,popcnt,lzcnt")]
 pub unsafe fn base_row<F: Format>(
     mem: &[u8],

@@ -45,6 +45,9 @@ struct Places {
 
 impl Places {
     /// Of the 64 elements whose contexts begin at `ctx`.
+    ///
+    /// # Safety
+    /// The machine has AVX2; 64 contexts can be read.
     #[inline(always)]
     unsafe fn new<const COARSE: bool>(ctx: *const u8, tables: &Lookup) -> Self {
         let zero = _mm256_setzero_si256();
@@ -81,6 +84,10 @@ struct Lookup {
 }
 
 impl Lookup {
+    /// The tables of a stream.
+    ///
+    /// # Safety
+    /// The machine has AVX2.
     #[inline(always)]
     unsafe fn new(stream: &Stream) -> Self {
         let mut scale = [0u8; MAX_CTX];
@@ -98,6 +105,9 @@ impl Lookup {
     }
 
     /// First stage: the numbers of a pair's entries, four in each integer.
+    ///
+    /// # Safety
+    /// The machine has AVX2.
     #[inline(always)]
     unsafe fn numbers<const COARSE: bool>(&self, x: Pair, at: &Places, pair: usize) -> [u64; 4] {
         let slot = |x| _mm256_and_si256(x, _mm256_set1_epi32(TOTAL as i32 - 1));
@@ -116,6 +126,9 @@ impl Lookup {
     }
 
     /// Second stage: the entries.
+    ///
+    /// # Safety
+    /// The machine has AVX2; the numbers come from [`Lookup::numbers`].
     #[inline(always)]
     unsafe fn entries(&self, numbers: [u64; 4]) -> Pair {
         let [a, b, c, d] = numbers;
@@ -129,6 +142,9 @@ impl Lookup {
     /// Four entries. Single loads: the gather instruction is slower on every AVX2 machine that
     /// lacks AVX-512. Each load has its entry where the blend takes it, so that one operation does
     /// both.
+    ///
+    /// # Safety
+    /// The machine has AVX2; the numbers come from [`Lookup::numbers`].
     #[inline(always)]
     unsafe fn four(&self, numbers: u64) -> __m128i {
         // SAFETY: `DecodeTables` lists all slots of all 16 contexts, with a margin on both sides.
@@ -150,6 +166,9 @@ struct Next {
 
 impl Next {
     /// Third stage: takes the symbols out of the states, and words for the starved lanes from `at`.
+    ///
+    /// # Safety
+    /// The machine has AVX2; 32 words can be read from `at` on.
     #[inline(always)]
     unsafe fn new(x: Pair, entries: Pair, at: &mut *const u8) -> Self {
         let mut n = Next {
@@ -179,6 +198,9 @@ impl Next {
     }
 
     /// Last stage: the states.
+    ///
+    /// # Safety
+    /// The machine has AVX2.
     #[inline(always)]
     unsafe fn refilled(&self) -> Pair {
         let one = |k: usize| {
@@ -190,6 +212,9 @@ impl Next {
 }
 
 /// The symbols of two pairs of entries, in order.
+///
+/// # Safety
+/// The machine has AVX2.
 #[inline(always)]
 unsafe fn symbols(a: Pair, b: Pair) -> __m256i {
     let byte = |v| _mm256_and_si256(v, _mm256_set1_epi32(255));
@@ -199,6 +224,9 @@ unsafe fn symbols(a: Pair, b: Pair) -> __m256i {
 }
 
 /// Decodes whole groups of 64 symbols while the words last for certain; returns how many symbols.
+///
+/// # Safety
+/// The machine has AVX2.
 #[target_feature(enable = "avx2,bmi1,bmi2,popcnt,lzcnt")]
 pub unsafe fn decode64(stream: &mut Stream, ctx: &[u8], out: &mut [u8]) -> usize {
     if stream.tables.shift == [0; MAX_CTX] {
@@ -209,6 +237,9 @@ pub unsafe fn decode64(stream: &mut Stream, ctx: &[u8], out: &mut [u8]) -> usize
 }
 
 /// [`decode64`]; without `COARSE` all tables have one entry per slot.
+///
+/// # Safety
+/// The machine has AVX2.
 #[target_feature(enable = "avx2,bmi1,bmi2,popcnt,lzcnt")]
 unsafe fn decode64_with<const COARSE: bool>(
     stream: &mut Stream,

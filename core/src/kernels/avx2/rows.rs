@@ -1,6 +1,8 @@
 //! AVX2 twins of the row kernels between base and exact: sixteen 16-bit floats or eight `f32`s at
 //! a time. What is computed is what `level.rs` says; only the order of the work differs.
 
+#![allow(clippy::missing_safety_doc)]
+
 use super::floats::{half_float, load, narrow_up, widen};
 use crate::format::float::{pow2, Format};
 use crate::kernels::scalar::level::{zero_top, Row};

@@ -1,6 +1,8 @@
 //! AVX2 twins of the encoder's row kernels from floats to symbols, and on to what is below them:
 //! sixteen 16-bit floats or eight `f32`s at a time. What is computed is what `quantise.rs` says.
 
+#![allow(clippy::missing_safety_doc)]
+
 use super::floats::{half_float, load, narrow_up};
 use crate::format::float::{pow2, Format};
 use crate::kernels::scalar::level::{zero_top, Row, NOWHERE};

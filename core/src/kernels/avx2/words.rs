@@ -27,6 +27,9 @@ const fn pack() -> [[u8; 16]; 256] {
 }
 
 /// Twin of [`words::encode_symbols`] for 64 lanes: eight lanes a vector, from the last vector to the first.
+///
+/// # Safety
+/// The machine has AVX2.
 #[target_feature(enable = "avx2,bmi1,bmi2,popcnt,lzcnt")]
 pub unsafe fn encode_symbols(
     words: &mut Words,
@@ -75,6 +78,9 @@ pub unsafe fn encode_symbols(
 }
 
 /// One symbol into each of eight lanes, given the entries of the even and the odd ones.
+///
+/// # Safety
+/// The machine has AVX2; 16 bytes below `at` can be written.
 #[inline(always)]
 unsafe fn encode8(x: &mut __m256i, at: &mut *mut u8, even: __m256i, odd: __m256i) {
     let info = _mm256_blend_epi32::<0xaa>(_mm256_srli_epi64::<32>(even), odd);
