@@ -386,6 +386,7 @@ def after(dtype: str, before: bytes, cols: int, parts: Parts) -> bytes | None:
 def test_rows_without_fields_end_a_byte() -> None:
     """Low fields of one bit, of a row of zeros that are absent, of one bit."""
     change = {"flags": b"\5", "trailing": ints(15, 14, 15), "low": b"\2\1\1", "upper": run(1)}
+    change["exponents"] = ints(-5, 0, -5)
     before = stored("F32", 1, 0, 1)
     found = after("F32", before, 1, CELLED | change)
     assert found == stored("F32", 1 + 2**-8, 0, 1 + 2**-8)
@@ -396,17 +397,19 @@ def test_known_elements() -> None:
     """Beyond the bins: not moved by positions, shifts and coarse symbols; low bits are new."""
     values = (127.5, -127.5, np.inf, -np.inf)
     before = stored("F32", *values)
+    guess = {"exponents": ints(1, 0)}  # 127.5 is odd in halves
     for parts in (
         CELLS | {"positions": run(2, 0x39)},
         CELLS | {"flags": b"\2", "shifts": stream(14, 5)},
         CELLS | {"flags": b"\x08", "coarse": stream(16, 3), "positions": run(1, 0x39)},
         EXACT | {"upper": run(0)},
     ):
-        assert after("F32", before, 2, parts) == before
-    found = after("F32", before, 2, EXACT | {"upper": run(0), "low": run(8, 255)})
+        assert after("F32", before, 2, parts | guess) == before
+    found = after("F32", before, 2, EXACT | guess | {"upper": run(0), "low": run(8, 255)})
     assert found == (np.frombuffer(before, "<u4") | 0xFFFF).astype("<u4").tobytes()
     below = np.nextafter(np.float32(127.5), np.float32(0))
-    found = after("F32", stored("F32", *[below] * 4), 2, CELLS | {"positions": run(2, 0x88)})
+    parts = CELLS | {"exponents": ints(17), "positions": run(2, 0x88)}
+    found = after("F32", stored("F32", *[below] * 4), 2, parts)
     assert found == stored("F32", *[below + np.float32(1 / 32)] * 4)
 
 
@@ -419,16 +422,43 @@ def test_bits_of_a_nan_below_the_trailing_zeros_are_cut() -> None:
 
 def test_sums_that_are_rounded() -> None:
     """Bytes that are neither a bin's nor a cell's: to nearest in binary32, then toward zero."""
-    halved = CELLS | {"to": b"\1", "positions": run(1, 255)}
+    halved = CELLS | {"to": b"\1", "exponents": ints(23), "positions": run(1, 255)}
     before = np.full(4, 0x3FFFFFFF, "<u4").tobytes()
     assert after("F32", before, 2, halved) == stored("F32", *[2.25] * 4)
     small = HALF | dict.fromkeys(("trailing", "octaves", "low", "upper"), b"")
-    small |= {"flags": b"\0", "to": b"\1", "exponents": ints(8), "positions": run(1)}
+    small |= {"flags": b"\0", "to": b"\1", "exponents": ints(8 + 24), "positions": run(1)}
     before = stored("F16", *[2.0**-24] * 4)
     assert after("F16", before, 2, small) == stored("F16", *[-64.0] * 4)
     before = stored("BF16", *[-1.9921875] * 4)
-    brain = halved | {"dtype": b"\3", "positions": run(1)}
+    brain = halved | {"dtype": b"\3", "exponents": ints(7), "positions": run(1)}
     assert after("BF16", before, 2, brain) == stored("BF16", *[-2.234375] * 4)
+
+
+def test_guesses_of_steps() -> None:
+    """The lowest bit of the first eight elements of a row that are numbers, and not zero."""
+    parts = CELLS | {"to": b"\1"}
+    nan, least = float("nan"), 2.0**-149
+    for start, before, guess in (
+        (0, [0, -0.0, nan, np.inf, 0, 0, 0, 0, 0.5], 0),
+        (0, [nan, 24, 0, np.inf, -48, 0, 0, 0, 0.5], 3),
+        (0, [24, 0, 0, 0, 0, 0, 0, 0.25, 0.125], -2),
+        (0, [-(2.0**100), 0, 0, 0, 0, 0, 0, 0, 0], 100),
+        (0, [3 * least, 1, 0, 0, 0, 0, 0, 0, 0], -149),
+        (0, [2.0**-126, 1, 0, 0, 0, 0, 0, 0, 0], -126),
+        (3, [24, 0, 0, 0, 0, 0, 0, 0, 0], 7),
+        (3, [0, 0, 0, 0, 0, 0, 0, 0, 1], 0),
+    ):
+        halvings = {"from": bytes([start]), "to": bytes([start + 1])}
+        for e in (119, 0, -110, 120, -111):
+            change = halvings | {"exponents": ints(e - guess)}
+            change |= {"positions": run(2)}
+            found = after("F32", stored("F32", *before), 9, parts | change)
+            assert (found is not None) == (-110 <= e <= 119), (before, e)
+    # Each row for itself, also a short one.
+    parts |= {"positions": run(1)}
+    for last in (117, 118):
+        found = after("F32", stored("F32", 1, 2, 4), 2, parts | {"exponents": ints(119, last)})
+        assert (found is not None) == (last == 117)
 
 
 def test_contexts_of_signed_bins() -> None:
@@ -443,6 +473,7 @@ def test_contexts_of_signed_bins() -> None:
     found = after("F32", stored("F32", -8, -7, 0, 7, 100, 3), 6, parts)
     assert found == stored("F32", -8.125, -7.125, 0.125, 7.375, 100.375, 2.625)
     # 0.49999997 plus a half is 1 in binary32, but the bin is 0.
+    parts |= {"exponents": ints(25)}
     found = after("F32", np.full(4, 0x3EFFFFFF, "<u4").tobytes(), 4, parts)
     assert found == stored("F32", *[np.float32(0.49999997) + np.float32(0.125)] * 4)
 

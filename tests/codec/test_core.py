@@ -152,7 +152,7 @@ def test_any_scales_will_do(sample: Sample, offset: int, seed: int) -> None:
     rng = np.random.default_rng(seed)
     count = sum(s.rows for s in segments)
     scales = rng.integers(4 * f.e_min, 4 * f.e_max + 4, count).astype("=i2")
-    done = core.encode(sample.dtype, segments, scales.tobytes(), [3, 15, 0])
+    done = core.encode(sample.dtype, segments, scales.tobytes(), [3, 11, 15, 0])
     assert (states(sample, done)[-1] == sample.weights()).all()
 
 
@@ -321,7 +321,9 @@ class TestArguments:
     segment = core.Segment(bytes(40), 10, 5)
     scales = bytes(4)
 
-    @pytest.mark.parametrize("levels", [[4, 4], [5, 4], [0, 4], [16], [0, 0], [1, 0, 0]])
+    @pytest.mark.parametrize(
+        "levels", [[4, 4], [5, 4], [0, 4], [16], [8, 16], [0, 0], [1, 0, 0], [9], [1, 10]]
+    )
     def test_levels(self, levels: list[int]) -> None:
         with pytest.raises(UsageError):
             core.encode("F32", [self.segment], self.scales, levels)

@@ -136,6 +136,21 @@ class Refinement:
         return np.where(absent, bits, u + (bits & f.sign))
 
 
+def guesses(f: Format, rows: Rows, bits: Ints, start: int) -> list[int]:
+    """Step exponents that the elements before suggest."""
+    out = []
+    for row in np.split(bits % f.sign, np.cumsum(rows.lengths)[:-1]):
+        lowest = []
+        for u in row[:8].tolist():
+            if 0 < u < f.inf:
+                fraction, field = u % (1 << f.mant), u >> f.mant
+                number = fraction + (1 << f.mant if field else 0)
+                zeros = (number & -number).bit_length() - 1
+                lowest.append(max(field, 1) - f.bias - f.mant + zeros)
+        out.append(min(lowest) + (start + 1 if start else 0) if lowest else 0)
+    return out
+
+
 def read_refinement(
     source: Source, f: Format, rows: Rows, bits: Ints, exponents: list[int] | None, log: Log
 ) -> Ints:
@@ -145,7 +160,8 @@ def read_refinement(
     log.append(("head", head))
     n, count = len(bits), len(rows.lengths)
     if exponents is None:
-        exponents = read_ints(source, count, log)
+        less = read_ints(source, count, log)
+        exponents = [a + b for a, b in zip(guesses(f, rows, bits, head.start), less, strict=True)]
         check_range(exponents, f.e_min, f.e_max, "a step exponent")
     tz = [0] * count
     if head.has(EXACT):

@@ -12,7 +12,7 @@ from oracle.floats import Flags, Format, Ints
 from oracle.levels import CONTEXTS, KNOWN, Rows, nearest_bin, signed_bin, steps
 from oracle.patches import write_patches
 from oracle.rans import write_ints, write_stream
-from oracle.refine import COARSE, COARSE_CONTEXTS, EXACT, SHIFTED, SPARSE, Head, Refinement
+from oracle.refine import COARSE, COARSE_CONTEXTS, EXACT, SHIFTED, SPARSE, Head, Refinement, guesses
 from oracle.wire import Bits, Sink
 
 #: Takes the name of a field, its values and the elements of which they do not matter.
@@ -54,7 +54,8 @@ def write_refinement(
     """Write it from the flags on, and return the elements after it."""
     sink += bytes([head.flags, head.start, head.to])
     if not full:
-        write_ints(sink, exponents, choices)
+        guess = guesses(f, rows, state, head.start)
+        write_ints(sink, [e - g for e, g in zip(exponents, guess, strict=True)], choices)
     tz = [0] * len(exponents)
     if head.has(EXACT):
         tz = choices.trailing(_trailing_zeros(f, rows, target))
