@@ -19,7 +19,7 @@ use crate::encode::scale::column_classes;
 use crate::encode::stream::encode;
 use crate::format::float::{load, pow2, Format, GROUP};
 use crate::format::header::{with_float, Dtype, CLASSES, KIND_BASE, KIND_FULL, KIND_REFINE};
-use crate::format::refine::{K_MAX, TO_MAX};
+use crate::format::refine::{FINER_MAX, TO_MAX};
 use crate::format::rows::{Rows, Segment};
 use crate::format::wire::put_varint;
 use crate::kernels::scalar::base::{bin_value, Sums, ESCAPE, Q_MAX};
@@ -165,6 +165,7 @@ fn encode_float<F: Format, I: Isa>(
     let columns = column_classes::<F, _>(segs, rows, &e);
     let sums = encode_base::<F, _>(isa, &mut out, &src, plan, &e, &columns, &mut s);
     done.squares.push(sums.signal.total());
+    let mut far = Vec::new();
     let mut step = Step {
         from: 0,
         to: None,
@@ -173,7 +174,7 @@ fn encode_float<F: Format, I: Isa>(
         zeros: zeros::<F>(&src),
     };
     if plan.full {
-        refine::<F, _>(isa, &mut out, &src, &e, &mut s.cur, step);
+        refine::<F, _>(isa, &mut out, &src, &e, &mut s.cur, &mut far, step);
         done.payloads.push(out);
         done.squares.push(0.0);
         s.keep();
@@ -188,7 +189,7 @@ fn encode_float<F: Format, I: Isa>(
         } else {
             None
         };
-        refine::<F, _>(isa, &mut out, &src, &e, &mut s.cur, step);
+        refine::<F, _>(isa, &mut out, &src, &e, &mut s.cur, &mut far, step);
         done.payloads.push(out);
         done.squares.push(match step.to {
             Some(_) => src.squares::<F>(&s.cur).total(),
@@ -223,7 +224,12 @@ fn check_plan<F: Format>(plan: &Plan, rows: &Rows) -> Result<(), Error> {
     let mut from = 0;
     let mut growing = true;
     for &to in plan.levels.iter().filter(|&&k| k > 0) {
-        growing &= from < u32::from(to) && u32::from(to) <= (from + K_MAX).min(TO_MAX);
+        let most = if from == 0 {
+            TO_MAX
+        } else {
+            TO_MAX.min(from + FINER_MAX)
+        };
+        growing &= (from + 1..=most).contains(&u32::from(to));
         from = u32::from(to);
     }
     let ok = plan.scales.len() == rows.count()

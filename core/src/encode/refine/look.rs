@@ -3,7 +3,6 @@
 use crate::encode::Source;
 use crate::entropy::encoder::log2_q8;
 use crate::format::float::{pow2, Format};
-use crate::format::refine::Head;
 use crate::kernels::scalar::base::own_bin;
 use crate::kernels::scalar::bins::signed_bin;
 
@@ -28,7 +27,7 @@ pub fn positions_of<F: Format>(src: &Source, e: &[i16]) -> u32 {
 }
 
 /// Whether coding the first two halvings saves more than a thousandth of the original.
-pub fn pays_to_code<F: Format>(src: &Source, e: &[i16], cur: &[u8], head: &Head) -> bool {
+pub fn pays_to_code<F: Format>(src: &Source, e: &[i16], cur: &[u8]) -> bool {
     let mut counts = [[0u32; 4]; 15];
     let mut seen = 0u64;
     each::<F>(src, |r, i, bits| {
@@ -44,7 +43,6 @@ pub fn pays_to_code<F: Format>(src: &Source, e: &[i16], cur: &[u8], head: &Head)
             counts[(q.clamp(-7, 7) + 7) as usize][f as usize] += 1;
         }
     });
-    debug_assert!(head.k() >= 2);
     let mut saved = 0i64;
     for counts in counts {
         let all: u32 = counts.iter().sum();

@@ -1,7 +1,7 @@
 //! AVX2: eight lanes a vector.
 
 use super::scalar::adopt::CLASSES;
-use super::scalar::cells::{Deep, Fraction, Halving};
+use super::scalar::cells::{Deep, Fraction, Halving, Narrowing};
 use super::scalar::fields::{self, REACH};
 use super::scalar::rans::decode_symbols;
 use super::{Isa, Task};
@@ -200,6 +200,29 @@ impl Isa for Avx2 {
     fn drain<F: Format>(self, mem: &[u8], fields: &mut [u8], low: &mut [u16], row: &Fraction) {
         // SAFETY: `self` is the proof.
         unsafe { quantise::drain::<F>(mem, fields, low, row) }
+    }
+    #[inline(always)]
+    fn finer_widths<F: Format>(self, mem: &[u8], row: &Narrowing, masks: &mut [u8]) {
+        // SAFETY: `self` is the proof.
+        unsafe { cells::finer_widths::<F>(mem, row, masks) }
+    }
+    #[inline(always)]
+    fn narrow<F: Format>(self, mem: &mut [u8], masks: &[u8], positions: &[u8], row: &Narrowing) {
+        // SAFETY: `self` is the proof.
+        unsafe { cells::narrow::<F>(mem, masks, positions, row) }
+    }
+    #[cfg(feature = "encode")]
+    #[inline(always)]
+    fn locate_finer<F: Format>(
+        self,
+        mem: &[u8],
+        cur: &mut [u8],
+        masks: &[u8],
+        positions: &mut [u8],
+        row: &Narrowing,
+    ) {
+        // SAFETY: `self` is the proof.
+        unsafe { quantise::locate_finer::<F>(mem, cur, masks, positions, row) }
     }
     #[inline(always)]
     fn delta_contexts<F: Format>(self, pred: &[u8], low: u8, ctx: &mut [u8]) {

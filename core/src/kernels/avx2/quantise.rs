@@ -1,11 +1,11 @@
 //! AVX2 twins of the encoder's kernels from floats to bins, positions and fields.
 
 use super::base::bin_values32;
-use super::cells::{pack16, pack32, value16, whole, Steps, STEP};
+use super::cells::{bytes8, narrow, pack16, pack32, value16, whole, Steps, STEP};
 use super::floats::load;
 use crate::format::float::{pow2, Format};
 use crate::kernels::scalar::base::{Sums, ESCAPE};
-use crate::kernels::scalar::cells::{self as scalar, Fraction, Halving};
+use crate::kernels::scalar::cells::{self as scalar, Fraction, Halving, Narrowing};
 use core::arch::x86_64::*;
 
 /// Sums of squares of four pairs of lanes.
@@ -242,25 +242,21 @@ unsafe fn values<F: Format>(mem: *const u8) -> __m256 {
     }
 }
 
-/// All ones for each known element, 32 of them as bytes.
+/// All ones for each open element, 32 of them as bytes.
 ///
 /// # Safety
-/// The machine has AVX2, BMI2 and F16C.
+/// The machine has AVX2; 32 elements can be read.
 #[inline(always)]
-unsafe fn known32<F: Format>(steps: &Steps, cur: *const u8) -> __m256i {
+unsafe fn open32<F: Format>(steps: &Steps, cur: *const u8) -> __m256i {
     if F::BYTES == 2 {
         let (a, b) = (load(cur), load(cur.add(32)));
-        let (a, b) = (steps.known16::<F>(a), steps.known16::<F>(b));
+        let (a, b) = (steps.open16::<F>(a), steps.open16::<F>(b));
         _mm256_permute4x64_epi64::<0xd8>(_mm256_packs_epi16(a, b))
     } else {
-        let a = _mm256_packs_epi32(
-            steps.known8::<F>(load(cur)),
-            steps.known8::<F>(load(cur.add(32))),
-        );
-        let b = _mm256_packs_epi32(
-            steps.known8::<F>(load(cur.add(64))),
-            steps.known8::<F>(load(cur.add(96))),
-        );
+        let (a, b) = (load(cur), load(cur.add(32)));
+        let (c, d) = (load(cur.add(64)), load(cur.add(96)));
+        let a = _mm256_packs_epi32(steps.open8::<F>(a), steps.open8::<F>(b));
+        let b = _mm256_packs_epi32(steps.open8::<F>(c), steps.open8::<F>(d));
         // Both steps of packing interleave the halves.
         let order = _mm256_setr_epi32(0, 4, 1, 5, 2, 6, 3, 7);
         _mm256_permutevar8x32_epi32(_mm256_packs_epi16(a, b), order)
@@ -286,13 +282,70 @@ pub unsafe fn locate<F: Format>(mem: &[u8], cur: &mut [u8], positions: &mut [u8]
         let (mem, cur) = (mem.as_ptr().add(at), cur.as_mut_ptr().add(at));
         let a = pack32(l.eight::<F>(mem, cur, 0), l.eight::<F>(mem, cur, 8));
         let b = pack32(l.eight::<F>(mem, cur, 16), l.eight::<F>(mem, cur, 24));
-        let f = _mm256_andnot_si256(known32::<F>(&steps, cur), pack16(a, b));
+        let f = _mm256_and_si256(open32::<F>(&steps, cur), pack16(a, b));
         let to = positions.as_mut_ptr().add(i);
         _mm256_storeu_si256(to as *mut _, f);
         steps.halve32::<F>(cur, to);
     }
     let at = done * F::BYTES;
     scalar::locate::<F>(&mem[at..], &mut cur[at..], &mut positions[done..], row);
+}
+
+/// Finer positions of eight elements, of as many bits as their masks have.
+///
+/// # Safety
+/// The machine has AVX2 and F16C; eight elements and masks can be read.
+#[inline(always)]
+unsafe fn finer8<F: Format>(
+    mem: *const u8,
+    cur: *const u8,
+    masks: *const u8,
+    scale: __m256,
+) -> __m256i {
+    let last = bytes8(masks);
+    let cells = _mm256_add_epi32(last, _mm256_set1_epi32(1));
+    let l = Locate {
+        scale: _mm256_mul_ps(scale, _mm256_cvtepi32_ps(cells)),
+        last,
+        middle: _mm256_srli_epi32::<1>(cells),
+    };
+    l.positions(values::<F>(mem), values::<F>(cur))
+}
+
+/// Twin of [`scalar::locate_finer`].
+///
+/// # Safety
+/// The machine has AVX2, BMI2 and F16C.
+#[target_feature(enable = "avx2,bmi1,bmi2,popcnt,lzcnt")]
+pub unsafe fn locate_finer<F: Format>(
+    mem: &[u8],
+    cur: &mut [u8],
+    masks: &[u8],
+    positions: &mut [u8],
+    row: &Narrowing,
+) {
+    let n = positions.len();
+    assert!(mem.len() == n * F::BYTES && cur.len() == mem.len() && masks.len() == n);
+    let (scale, done) = (_mm256_set1_ps(row.scale()), n / 16 * 16);
+    for i in (0..done).step_by(16) {
+        let (at, half) = (i * F::BYTES, 8 * F::BYTES);
+        let (mem, cur) = (mem.as_ptr().add(at), cur.as_ptr().add(at));
+        let m = masks.as_ptr().add(i);
+        let a = finer8::<F>(mem, cur, m, scale);
+        let b = finer8::<F>(mem.add(half), cur.add(half), m.add(8), scale);
+        let f = pack32(a, b);
+        let f = _mm_packus_epi16(_mm256_castsi256_si128(f), _mm256_extracti128_si256::<1>(f));
+        _mm_storeu_si128(positions.as_mut_ptr().add(i) as *mut _, f);
+    }
+    let at = done * F::BYTES;
+    narrow::<F>(&mut cur[..at], &masks[..done], &positions[..done], row);
+    scalar::locate_finer::<F>(
+        &mem[at..],
+        &mut cur[at..],
+        &masks[done..],
+        &mut positions[done..],
+        row,
+    );
 }
 
 /// The lowest eight upper bits of sixteen elements; their low plane is stored.
