@@ -8,10 +8,11 @@ use crate::decode::opaque::{CODED, CONSTANT, STORED};
 use crate::decode::patches::read_patches;
 use crate::entropy::rans::Stream;
 use crate::entropy::table::MAX_CTX;
+use crate::format::convert::Conversion;
 use crate::format::flat::{check_sources, copy, gather, scatter, Cursor, Prior};
-use crate::format::float::{Format, BF16, F16, F32};
+use crate::format::float::Format;
 use crate::format::header::Dtype;
-use crate::format::rows::{self, Rows, BLOCK};
+use crate::format::rows::{self, BLOCK};
 use crate::format::wire::Reader;
 use crate::kernels::Isa;
 use crate::Error;
@@ -98,23 +99,6 @@ fn read_bitmap<I: Isa>(isa: I, r: &mut Reader, blocks: usize) -> Result<Vec<u8>,
     }
 }
 
-/// Decodes a chunk after its numbers of rows and elements.
-#[inline(always)]
-pub fn decode<F: Format, I: Isa>(
-    isa: I,
-    r: &mut Reader,
-    rows: &Rows,
-    segs: &mut [rows::Target],
-    sources: &[Prior],
-) -> Result<(), Error> {
-    let (head, n) = (Head::read::<F>(r)?, rows.elements());
-    match head.source {
-        Dtype::F32 => decode_from::<F, F32, _>(isa, &head, r, n, segs, sources),
-        Dtype::F16 => decode_from::<F, F16, _>(isa, &head, r, n, segs, sources),
-        _ => decode_from::<F, BF16, _>(isa, &head, r, n, segs, sources),
-    }
-}
-
 /// Runs of elements that have symbols, as many as a batch holds; the others are only copied.
 struct Runs<'a> {
     bitmap: &'a [u8],
@@ -149,17 +133,21 @@ impl Runs<'_> {
     }
 }
 
-/// [`decode`] for one format of the source.
+/// Decodes a chunk after its numbers of rows and elements.
 #[inline(always)]
-fn decode_from<F: Format, S: Format, I: Isa>(
+pub fn decode<F: Format, I: Isa>(
     isa: I,
-    head: &Head,
     r: &mut Reader,
     n: usize,
     segs: &mut [rows::Target],
     sources: &[Prior],
 ) -> Result<(), Error> {
-    check_sources(segs, sources, S::BYTES, F::MANT == S::MANT)?;
+    let head = &Head::read::<F>(r)?;
+    let way = Conversion {
+        source: head.source,
+        dtype: F::DTYPE,
+    };
+    check_sources(segs, sources, way.source.bytes(), way.source == way.dtype)?;
     let beside = sources.iter().any(Option::is_some);
     let bitmap = read_bitmap(isa, r, ((n - 1) >> head.block) + 1)?;
     let mut runs = Runs {
@@ -188,11 +176,11 @@ fn decode_from<F: Format, S: Format, I: Isa>(
             if *coded {
                 let out = &mut batch.mem[batch.len * F::BYTES..][..run.len() * F::BYTES];
                 let mem = |s: usize| sources[s].unwrap_or(&*segs[s].mem);
-                gather::<F, S, _>(segs, mem, run, &mut from, out);
+                gather(isa, way, segs, mem, run, &mut from, out);
                 batch.len += run.len();
                 batch.runs.push(run.clone());
             } else if beside {
-                copy::<F, S>(segs, sources, run, &mut from);
+                copy(isa, way, segs, sources, run, &mut from);
             }
         }
         if batch.len == BLOCK || (next.is_none() && batch.len > 0) {

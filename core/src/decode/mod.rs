@@ -97,18 +97,23 @@ impl<F: Format> Task for Floats<'_, '_, '_, '_, F> {
             return Err(Error::Mismatch);
         }
         match self.0.kind {
-            KIND_BASE => base::decode::<F, _>(isa, r, &rows, segs).map(|_| ()),
-            KIND_REFINE => {
-                let head = Head::read(r, false)?;
-                let e = refine::read_steps::<F>(r, &head, &rows, segs)?;
+            kind @ (KIND_BASE | KIND_REFINE | KIND_FULL) => {
+                // One call of each, for each is compiled where it is called.
+                let mut e = None;
+                if kind != KIND_REFINE {
+                    e = Some(base::decode::<F, _>(isa, r, &rows, segs)?);
+                }
+                if kind == KIND_BASE {
+                    return Ok(());
+                }
+                let head = Head::read(r, e.is_some())?;
+                let e = match e {
+                    Some(e) => e,
+                    None => refine::read_steps::<F>(r, &head, &rows, segs)?,
+                };
                 refine::decode::<F, _>(isa, r, head, &rows, e, segs)
             }
-            KIND_FULL => {
-                let e = base::decode::<F, _>(isa, r, &rows, segs)?;
-                let head = Head::read(r, true)?;
-                refine::decode::<F, _>(isa, r, head, &rows, e, segs)
-            }
-            KIND_DELTA => delta::decode::<F, _>(isa, r, &rows, segs, sources),
+            KIND_DELTA => delta::decode::<F, _>(isa, r, rows.elements(), segs, sources),
             KIND_ADOPT => adopt::decode::<F, _>(isa, r, rows.elements(), segs, sources),
             _ => Err(Error::Malformed),
         }

@@ -7,6 +7,7 @@ use crate::encode::symbols::Symbols;
 use crate::encode::{header, write_patches, Source};
 use crate::entropy::table::MAX_CTX;
 use crate::format::blocks::Block;
+use crate::format::convert::Conversion;
 use crate::format::flat::{gather, Cursor, Prior};
 use crate::format::float::{load, Format, GROUP};
 use crate::format::header::{with_float, Dtype, KIND_ADOPT};
@@ -167,7 +168,11 @@ impl<'a> Walk<'a> {
     fn take<F: Format, I: Isa>(&mut self, isa: I, start: usize, len: usize) {
         let (segs, run) = (self.adopt.segs, start..start + len);
         let out = &mut self.mem[..len * F::BYTES];
-        gather::<F, F, _>(segs, |s| segs[s].mem, &run, &mut self.at[0], out);
+        let way = Conversion {
+            source: F::DTYPE,
+            dtype: F::DTYPE,
+        };
+        gather(isa, way, segs, |s| segs[s].mem, &run, &mut self.at[0], out);
         let priors = self.adopt.priors;
         self.predictions
             .take(isa, self.block, segs, priors, &run, &mut self.at[1]);

@@ -1,27 +1,71 @@
 //! Floats of one format as floats of another, in integer arithmetic: to nearest, ties to even
 //! (SPEC.md, "Predictions"). A host's rounding mode or flushing of denormals changes nothing.
 
-use crate::format::float::{Format, GROUP};
+use crate::format::float::{load, store, Format, BF16, F16, F32, GROUP};
+use crate::format::header::Dtype;
+use crate::kernels::{Isa, Task};
 
-/// Elements of format `S` as elements of format `F`.
+/// From which float dtype to which one.
+#[derive(Clone, Copy)]
+pub struct Conversion {
+    pub source: Dtype,
+    pub dtype: Dtype,
+}
+
+impl Conversion {
+    /// Elements of the one dtype as elements of the other.
+    pub fn run<I: Isa>(self, isa: I, from: &[u8], to: &mut [u8]) {
+        if self.source == self.dtype {
+            to.copy_from_slice(from);
+        } else {
+            isa.enter(Convert {
+                way: self,
+                from,
+                to,
+            });
+        }
+    }
+}
+
+/// [`Conversion::run`] between different dtypes, by way of binary32.
+struct Convert<'a> {
+    way: Conversion,
+    from: &'a [u8],
+    to: &'a mut [u8],
+}
+
+impl Task for Convert<'_> {
+    type Out = ();
+    #[inline(always)]
+    fn run<I: Isa>(self, _isa: I) {
+        let mut bits = [0u32; GROUP];
+        let from = self.from.chunks(GROUP * self.way.source.bytes());
+        let to = self.to.chunks_mut(GROUP * self.way.dtype.bytes());
+        for (from, to) in from.zip(to) {
+            match self.way.source {
+                Dtype::F16 => widen_all::<F16>(from, &mut bits),
+                Dtype::BF16 => widen_all::<BF16>(from, &mut bits),
+                _ => widen_all::<F32>(from, &mut bits),
+            }
+            match self.way.dtype {
+                Dtype::F16 => narrow_all::<F16>(&mut bits, to),
+                Dtype::BF16 => narrow_all::<BF16>(&mut bits, to),
+                _ => narrow_all::<F32>(&mut bits, to),
+            }
+        }
+    }
+}
+
 #[inline(always)]
-pub fn convert<F: Format, S: Format>(from: &[u8], to: &mut [u8]) {
-    if (F::BYTES, F::MANT) == (S::BYTES, S::MANT) {
-        to.copy_from_slice(from);
-        return;
-    }
-    let mut bits = [0u32; GROUP];
-    for (from, to) in from
-        .chunks(GROUP * S::BYTES)
-        .zip(to.chunks_mut(GROUP * F::BYTES))
-    {
-        for (b, m) in bits.iter_mut().zip(from.chunks_exact(S::BYTES)) {
-            *b = narrow::<F>(widen::<S>(S::load(m, 0)));
-        }
-        for (&b, m) in bits.iter().zip(to.chunks_exact_mut(F::BYTES)) {
-            F::store(m, 0, b);
-        }
-    }
+fn widen_all<S: Format>(from: &[u8], bits: &mut [u32; GROUP]) {
+    load::<S>(from, bits);
+    bits.iter_mut().for_each(|b| *b = widen::<S>(*b));
+}
+
+#[inline(always)]
+fn narrow_all<F: Format>(bits: &mut [u32; GROUP], to: &mut [u8]) {
+    bits.iter_mut().for_each(|b| *b = narrow::<F>(*b));
+    store::<F>(bits, to);
 }
 
 /// Bits of the same value in binary32; of a NaN the same fraction, filled with zeros.

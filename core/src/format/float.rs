@@ -4,8 +4,11 @@
 //! All codec arithmetic happens on `u`, or on `f32` values that are small integers times a power of
 //! two, where every operation is exact; no rounding mode or fused operation can change a byte.
 
+use crate::format::header::Dtype;
+
 /// Step exponents `e` keep every bin edge `h * 2^(e-1)` a normal, exact `f32`.
 pub trait Format: Copy + 'static {
+    const DTYPE: Dtype;
     /// Bytes per element.
     const BYTES: usize;
     /// Stored mantissa bits.
@@ -42,6 +45,7 @@ pub struct F16;
 pub struct BF16;
 
 impl Format for F32 {
+    const DTYPE: Dtype = Dtype::F32;
     const BYTES: usize = 4;
     const MANT: u32 = 23;
     const INF: u32 = 0x7f80_0000;
@@ -72,6 +76,7 @@ impl Format for F32 {
 }
 
 impl Format for BF16 {
+    const DTYPE: Dtype = Dtype::BF16;
     const BYTES: usize = 2;
     const MANT: u32 = 7;
     const INF: u32 = 0x7f80;
@@ -107,6 +112,7 @@ const TWO_24: f32 = 16_777_216.0;
 const MIN_NORMAL_F16: f32 = 1.0 / 16384.0;
 
 impl Format for F16 {
+    const DTYPE: Dtype = Dtype::F16;
     const BYTES: usize = 2;
     const MANT: u32 = 10;
     const INF: u32 = 0x7c00;

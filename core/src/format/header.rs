@@ -40,6 +40,14 @@ impl Dtype {
             _ => Err(Error::Argument),
         }
     }
+    /// Bytes of a float; 0 of other elements.
+    pub fn bytes(self) -> usize {
+        match self {
+            Dtype::Opaque => 0,
+            Dtype::F32 => 4,
+            Dtype::F16 | Dtype::BF16 => 2,
+        }
+    }
 }
 
 /// A result with `$f` as the format of a float dtype; other dtypes are an error.

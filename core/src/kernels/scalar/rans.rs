@@ -8,8 +8,14 @@ use crate::Error;
 type Words = [u8; 2 * MAX_LANES];
 
 /// Decodes a block of symbols. Contexts are taken modulo 16; the block starts at a multiple of the lane count.
-#[inline(always)]
+#[inline(never)]
 pub fn decode_symbols(stream: &mut Stream, ctx: &[u8], out: &mut [u8]) -> Result<(), Error> {
+    decode(stream, ctx, out)
+}
+
+/// [`decode_symbols`], to be compiled for another set.
+#[inline(always)]
+pub fn decode(stream: &mut Stream, ctx: &[u8], out: &mut [u8]) -> Result<(), Error> {
     let mask = stream.lanes - 1;
     let groups = ctx.chunks(MAX_LANES).zip(out.chunks_mut(MAX_LANES));
     for (ctx, out) in groups {
