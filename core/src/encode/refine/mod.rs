@@ -65,7 +65,7 @@ pub fn refine<F: Format, I: Isa>(
         Shifts::default()
     };
     far.extend_from_slice(&shifts.far);
-    let positions = || positions_of::<F>(src, e);
+    let positions = || positions_of::<F>(src, e, step.to);
     let (mid, to) = match (step.from, step.to) {
         (0, Some(to)) => (to.min(positions()).max(to.saturating_sub(FINER_MAX)), to),
         (0, None) => {
