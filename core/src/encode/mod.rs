@@ -112,13 +112,23 @@ impl<'a> Source<'a> {
         p.start * F::BYTES..p.end * F::BYTES
     }
     /// Sum of squared differences of weights and state.
+    pub fn squares<F: Format, I: Isa>(&self, isa: I, cur: &[u8]) -> f64 {
+        isa.enter(Errors::<F>(self, cur, PhantomData))
+    }
+}
+
+/// [`Source::squares`].
+struct Errors<'a, F>(&'a Source<'a>, &'a [u8], PhantomData<F>);
+
+impl<F: Format> Task for Errors<'_, F> {
+    type Out = f64;
     #[inline(always)]
-    pub fn squares<F: Format>(&self, cur: &[u8]) -> Squares {
-        let mut sum = Squares::default();
-        for r in 0..self.rows.count() {
-            sum.add::<F>(self.row::<F>(r), &cur[self.state::<F>(r)]);
+    fn run<I: Isa>(self, _isa: I) -> f64 {
+        let (mut sum, Errors(src, cur, _)) = (Squares::default(), self);
+        for r in 0..src.rows.count() {
+            sum.add::<F>(src.row::<F>(r), &cur[src.state::<F>(r)]);
         }
-        sum
+        sum.total()
     }
 }
 
@@ -164,7 +174,7 @@ fn encode_float<F: Format, I: Isa>(
     let mut out = header(if plan.full { KIND_FULL } else { KIND_BASE }, dtype, rows);
     let columns = column_classes::<F, _>(segs, rows, &e);
     let sums = encode_base::<F, _>(isa, &mut out, &src, plan, &e, &columns, &mut s);
-    done.squares.push(sums.signal.total());
+    done.squares.push(sums.0);
     let mut far = Vec::new();
     let mut step = Step {
         from: 0,
@@ -173,26 +183,23 @@ fn encode_float<F: Format, I: Isa>(
         coded: plan.codes.is_some(),
         zeros: zeros::<F>(&src),
     };
-    if plan.full {
-        refine::<F, _>(isa, &mut out, &src, &e, &mut s.cur, &mut far, step);
-        done.payloads.push(out);
-        done.squares.push(0.0);
-        s.keep();
-        return Ok(done);
+    if !plan.full {
+        done.payloads.push(std::mem::take(&mut out));
+        done.squares.push(sums.1);
     }
-    done.payloads.push(out);
-    done.squares.push(sums.error.total());
-    for &level in plan.levels {
-        let mut out = header(KIND_REFINE, dtype, rows);
+    for &level in if plan.full { &[0] } else { plan.levels } {
+        if !plan.full {
+            out = header(KIND_REFINE, dtype, rows);
+        }
         step.to = if level > 0 {
             Some(u32::from(level))
         } else {
             None
         };
         refine::<F, _>(isa, &mut out, &src, &e, &mut s.cur, &mut far, step);
-        done.payloads.push(out);
+        done.payloads.push(std::mem::take(&mut out));
         done.squares.push(match step.to {
-            Some(_) => src.squares::<F>(&s.cur).total(),
+            Some(_) => src.squares::<F, _>(isa, &s.cur),
             None => 0.0,
         });
         step.from = u32::from(level);
@@ -266,7 +273,7 @@ pub fn write_patches<F: Format>(out: &mut Vec<u8>, src: &Source, cur: &mut [u8],
     }
 }
 
-/// Encodes the base; leaves its state in `s`.
+/// Encodes the base; leaves its state in `s`. Returns the sums of squares of weights and errors.
 #[inline(always)]
 fn encode_base<F: Format, I: Isa>(
     isa: I,
@@ -276,7 +283,7 @@ fn encode_base<F: Format, I: Isa>(
     e: &[i16],
     columns: &[Vec<i16>],
     s: &mut Scratch,
-) -> Sums {
+) -> (f64, f64) {
     let rows = src.rows;
     let columns8: Vec<Vec<u8>> = columns
         .iter()
@@ -310,10 +317,11 @@ fn encode_base<F: Format, I: Isa>(
     }
     encode(isa, out, &s.sym, &s.class, CLASSES);
     write_patches::<F>(out, src, &mut s.cur, &patches);
-    if plan.codes.is_some() {
-        sums.error = src.squares::<F>(&s.cur);
-    }
-    sums
+    let error = match plan.codes {
+        Some(_) => src.squares::<F, _>(isa, &s.cur),
+        None => sums.error.total(),
+    };
+    (sums.signal.total(), error)
 }
 
 /// The caller's base codes instead of the nearest bins: symbols and state.

@@ -86,7 +86,7 @@ impl Squares {
         self.turn = (self.turn + count) & 7;
     }
     /// Fewer than eight elements.
-    #[inline(always)]
+    #[inline(never)]
     fn some<F: Format>(&mut self, a: &[u8], b: &[u8]) {
         for (a, b) in a.chunks_exact(F::BYTES).zip(b.chunks_exact(F::BYTES)) {
             let d = f64::from(finite::<F>(F::load(a, 0))) - f64::from(finite::<F>(F::load(b, 0)));
