@@ -81,7 +81,8 @@ def test_inspect(package: Path) -> None:
     said = p2u("inspect", package, "--tensors").stdout
     assert "embed.weight" in said and "500 x 64" in said
     tree = json.loads(p2u("inspect", package, "--tensors", "--json").stdout)
-    assert [s["label"] for s in tree["states"]] == ["base", "8bit", "exact"]
+    (release,) = tree["releases"]
+    assert [s["label"] for s in release["states"]] == ["base", "8bit", "exact"]
     assert {t["name"] for t in tree["tensors"]} >= {"ids", "embed.weight"}
 
 

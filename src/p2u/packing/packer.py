@@ -266,9 +266,8 @@ class Packer:
         updates: list[Update] = []
         for number, (label, writer) in enumerate(zip(self._labels, writers, strict=True)):
             state = State(
-                f"{version}@{label}",
-                label,
                 version,
+                label,
                 state_digest((f.path, f.size, f.digest(number)) for f in files),
                 None,
                 sums.snr_db(number),
