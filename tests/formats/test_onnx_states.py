@@ -71,7 +71,11 @@ def error(found: dict[str, list[np.ndarray]], state: str) -> float:
 def test_real_models(name: str, tmp_path: Path) -> None:
     path = onnx_models.real(name)
     found = outputs(path, path.name, path, tmp_path, onnx_models.inputs(name))
-    assert error(found, "8bit") < 0.9 * error(found, "base")
+    if max(float(np.abs(a).max()) for a in found["original"]) < 1e-6:
+        # A detector that sees nothing: what is left is rounding, which has no error to compare.
+        assert all(np.abs(a).max() < 1e-6 for state in STATES for a in found[state])
+    else:
+        assert error(found, "8bit") < 0.9 * error(found, "base")
 
 
 def test_external_data(tmp_path: Path) -> None:
