@@ -88,7 +88,8 @@ impl Delta<'_> {
             return Err(Error::Argument);
         }
         let rows = &Rows::new(self.segs, F::BYTES)?;
-        check_sources(self.segs, self.priors, self.source.bytes(), false).map_err(|_| Error::Argument)?;
+        check_sources(self.segs, self.priors, self.source.bytes(), false)
+            .map_err(|_| Error::Argument)?;
         let n = rows.elements();
         let look = self.look::<F, _>(isa, n);
         let (block, bitmap) = choose_blocks(&look, n);
@@ -146,7 +147,15 @@ impl Delta<'_> {
         let mem = |s: usize| self.segs[s].mem;
         gather(isa, way(self.dtype), self.segs, mem, run, &mut at[0], new);
         let prior = |s: usize| self.priors[s].unwrap_or(&[]);
-        gather(isa, way(self.source), self.segs, prior, run, &mut at[1], old);
+        gather(
+            isa,
+            way(self.source),
+            self.segs,
+            prior,
+            run,
+            &mut at[1],
+            old,
+        );
     }
 
     #[inline(always)]

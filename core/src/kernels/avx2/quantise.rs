@@ -287,6 +287,9 @@ pub unsafe fn locate<F: Format>(mem: &[u8], cur: &mut [u8], positions: &mut [u8]
         _mm256_storeu_si256(to as *mut _, f);
         steps.halve32::<F>(cur, to);
     }
+    if done == n {
+        return;
+    }
     let at = done * F::BYTES;
     scalar::locate::<F>(&mem[at..], &mut cur[at..], &mut positions[done..], row);
 }
@@ -336,6 +339,9 @@ pub unsafe fn locate_finer<F: Format>(
         let f = pack32(a, b);
         let f = _mm_packus_epi16(_mm256_castsi256_si128(f), _mm256_extracti128_si256::<1>(f));
         _mm_storeu_si128(positions.as_mut_ptr().add(i) as *mut _, f);
+    }
+    if done == n {
+        return;
     }
     let at = done * F::BYTES;
     narrow::<F>(&mut cur[..at], &masks[..done], &positions[..done], row);
@@ -389,6 +395,9 @@ pub unsafe fn drain<F: Format>(mem: &[u8], fields: &mut [u8], low: &mut [u16], r
         let b = drain16::<F>(at.add(16 * F::BYTES), to.add(16), tz, mask);
         let f = pack16(a, b);
         _mm256_storeu_si256(fields.as_mut_ptr().add(i) as *mut _, f);
+    }
+    if done == n {
+        return;
     }
     let (mem, fields) = (&mem[done * F::BYTES..], &mut fields[done..]);
     scalar::drain::<F>(mem, fields, &mut low[done..], row);
