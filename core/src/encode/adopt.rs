@@ -63,7 +63,7 @@ impl Adopt<'_> {
         let tz = trailing_zeros::<F>(self.segs);
         // From there on a step is eight floats or fewer.
         let turn = (4 * (F::MANT - tz).saturating_sub(3)).min(FAR as u32);
-        let scale = Scale::new::<F>(tz, turn);
+        let scale = Scale::new(F::MANT, tz, turn);
         let mut groups = self.sample::<F, _>(isa, block, n, scale, tz);
         let share = n as u64 / groups.iter().map(|g| g.count).sum::<u64>().max(1);
         merge(&mut groups, ENTRY / share.max(1));
