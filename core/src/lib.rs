@@ -13,6 +13,7 @@ mod encode;
 mod entropy;
 mod error;
 mod format;
+#[cfg(not(target_arch = "wasm32"))]
 mod hash;
 mod kernels;
 

@@ -4,7 +4,7 @@ use super::scalar::adopt::CLASSES;
 use super::scalar::cells::{Deep, Fraction, Halving, Narrowing};
 use super::scalar::fields::{self, REACH};
 use super::{Isa, Task};
-use crate::entropy::rans::{Stream, MAX_LANES};
+use crate::entropy::rans::Stream;
 use crate::entropy::table::MAX_CTX;
 use crate::format::float::Format;
 use crate::Error;
@@ -12,6 +12,7 @@ use crate::Error;
 use {
     super::scalar::base::Sums,
     crate::entropy::encoder::{EncodeTables, Words},
+    crate::entropy::rans::MAX_LANES,
     crate::format::runs::Room,
 };
 
