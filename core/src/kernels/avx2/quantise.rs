@@ -340,11 +340,11 @@ pub unsafe fn locate_finer<F: Format>(
         let f = _mm_packus_epi16(_mm256_castsi256_si128(f), _mm256_extracti128_si256::<1>(f));
         _mm_storeu_si128(positions.as_mut_ptr().add(i) as *mut _, f);
     }
+    let at = done * F::BYTES;
+    narrow::<F>(&mut cur[..at], &masks[..done], &positions[..done], row);
     if done == n {
         return;
     }
-    let at = done * F::BYTES;
-    narrow::<F>(&mut cur[..at], &masks[..done], &positions[..done], row);
     scalar::locate_finer::<F>(
         &mem[at..],
         &mut cur[at..],
