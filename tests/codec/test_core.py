@@ -74,8 +74,8 @@ def test_zeros_stay_zeros(sample: Sample, wanted: list[int], offset: int) -> Non
 def test_errors_stay_within_the_cells(
     sample: Sample, wanted: list[int], offset: int, random_codes: bool
 ) -> None:
-    """Base: half a step (nearest codes). A level of k halvings: half a cell, rounded to a float, or half
-    a unit of the seventh bit of the mantissa where that is more."""
+    """Base: half a step (nearest codes). A level of k halvings: half a cell, rounded to a float, or
+    half a unit of the seventh bit of the mantissa where that is more."""
     f = FORMATS[sample.dtype]
     e, done = encode(sample, wanted, offset, sample.codes() if random_codes else None)
     weights = sample.weights()
