@@ -162,8 +162,9 @@ def test_any_fields_on_any_bytes(r: Refining, seed: int) -> None:
 
 
 #: Heads of all flags, each with the least and the most halvings that it can have.
-EXTREMES = [Head(0, 0, 8), Head(1, 0, 1), Head(7, 0, 4), Head(10, 0, 2), Head(15, 0, 8)]
-EXTREMES += [Head(0, 7, 15), Head(4, 1, 2), Head(1, 15, 15), Head(5, 3, 7)]
+EXTREMES = [Head(0, 0, 8, 8), Head(1, 0, 1, 1), Head(7, 0, 4, 5), Head(10, 0, 2, 9)]
+EXTREMES += [Head(15, 0, 8, 15), Head(0, 8, 8, 15), Head(4, 1, 1, 2), Head(1, 15, 15, 15)]
+EXTREMES += [Head(5, 3, 3, 7)]
 
 
 @pytest.mark.parametrize("head", EXTREMES, ids=repr)
