@@ -7,6 +7,7 @@
 #![allow(clippy::needless_range_loop)]
 
 mod abi;
+mod api;
 mod decode;
 #[cfg(feature = "encode")]
 mod encode;
@@ -17,4 +18,5 @@ mod format;
 mod hash;
 mod kernels;
 
+pub use api::*;
 pub use error::Error;

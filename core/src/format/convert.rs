@@ -131,3 +131,74 @@ fn nearest(v: u32, cut: u32) -> u32 {
     let half = (1 << (cut - 1)) - 1 + (v >> cut & 1);
     (v + half) >> cut
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::kernels::Set;
+
+    /// A task for the conversion of one vector of elements.
+    struct All<'a>(Conversion, &'a [u8], &'a mut [u8]);
+
+    impl Task for All<'_> {
+        type Out = ();
+        fn run<I: Isa>(self, isa: I) {
+            self.0.run(isa, self.1, self.2);
+        }
+    }
+
+    fn convert(source: Dtype, dtype: Dtype, from: &[u8]) -> Vec<u8> {
+        let make = |set: Set| {
+            let mut to = vec![0; from.len() / source.bytes() * dtype.bytes()];
+            set.run(All(Conversion { source, dtype }, from, &mut to));
+            to
+        };
+        let first = make(Set::all()[0]);
+        for set in Set::all() {
+            assert!(make(set) == first, "set {}", set.code());
+        }
+        first
+    }
+
+    /// Wider and back again changes nothing but NaNs, which become quiet.
+    #[test]
+    fn narrow_floats_fit_wide_ones() {
+        let all: Vec<u8> = (0..=u16::MAX).flat_map(u16::to_le_bytes).collect();
+        for (dtype, inf, quiet) in [(Dtype::F16, 0x7c00, 0x200), (Dtype::BF16, 0x7f80, 0x40)] {
+            let back = convert(Dtype::F32, dtype, &convert(dtype, Dtype::F32, &all));
+            for (a, b) in all.chunks(2).zip(back.chunks(2)) {
+                let (a, b) = (
+                    u16::from_le_bytes([a[0], a[1]]),
+                    u16::from_le_bytes([b[0], b[1]]),
+                );
+                let nan = a & 0x7fff > inf;
+                assert_eq!(b, if nan { a | quiet } else { a });
+            }
+        }
+    }
+
+    #[test]
+    fn ties_go_to_even() {
+        let one = |dtype, bits: u32| {
+            let to = convert(Dtype::F32, dtype, &bits.to_le_bytes());
+            u16::from_le_bytes([to[0], to[1]])
+        };
+        assert_eq!(one(Dtype::BF16, 0x3f80_8000), 0x3f80);
+        assert_eq!(one(Dtype::BF16, 0x3f81_8000), 0x3f82);
+        assert_eq!(one(Dtype::BF16, 0x7f7f_8000), 0x7f80, "to infinity");
+        assert_eq!(one(Dtype::F16, 0x3f80_1000), 0x3c00);
+        assert_eq!(one(Dtype::F16, 0x3f80_3000), 0x3c02);
+        assert_eq!(
+            one(Dtype::F16, 0x3300_0000),
+            0,
+            "half of the least subnormal"
+        );
+        assert_eq!(one(Dtype::F16, 0x3300_0001), 1);
+        assert_eq!(one(Dtype::F16, 0x477f_f000), 0x7c00);
+        assert_eq!(
+            one(Dtype::F16, 0x0000_0001),
+            0,
+            "the least subnormal of binary32"
+        );
+    }
+}

@@ -201,3 +201,32 @@ pub fn store<F: Format>(bits: &[u32], mem: &mut [u8]) {
         F::store(m, 0, b);
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Every finite magnitude of 16 bits is its own floor and ceiling, and lies between its neighbours.
+    fn all_values<F: Format>() {
+        for u in 0..F::INF {
+            let v = F::value(u);
+            assert_eq!((F::floor(v), F::ceil(v)), (u, u));
+            let above = f32::from_bits(v.to_bits() + 1);
+            assert_eq!(
+                (F::floor(above), F::ceil(above)),
+                (u, u + 1),
+                "above {u:#x}"
+            );
+            assert!(u == 0 || F::value(u - 1) < v);
+        }
+    }
+
+    #[test]
+    fn magnitudes_are_ordered() {
+        all_values::<BF16>();
+        all_values::<F16>();
+        assert_eq!(F16::value(1), 1.0 / 16_777_216.0);
+        assert_eq!(F16::floor(1e9), F16::INF - 1);
+        assert_eq!(F16::ceil(1e9), F16::INF);
+    }
+}

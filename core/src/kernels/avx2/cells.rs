@@ -232,6 +232,9 @@ pub unsafe fn finer_widths<F: Format>(mem: &[u8], row: &Narrowing, masks: &mut [
         let mask = _mm256_shuffle_epi8(table, w);
         _mm256_storeu_si256(masks.as_mut_ptr().add(i) as *mut _, mask);
     }
+    if done == n {
+        return;
+    }
     scalar::finer_widths::<F>(&mem[done * F::BYTES..], row, &mut masks[done..]);
 }
 
@@ -314,6 +317,9 @@ pub unsafe fn narrow<F: Format>(mem: &mut [u8], masks: &[u8], positions: &[u8], 
             _mm256_storeu_si256(at as *mut _, a);
             _mm256_storeu_si256(at.add(32) as *mut _, b);
         }
+    }
+    if done == n {
+        return;
     }
     let mem = &mut mem[done * F::BYTES..];
     scalar::narrow::<F>(mem, &masks[done..], &positions[done..], row);

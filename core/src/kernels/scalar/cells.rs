@@ -158,7 +158,7 @@ pub fn locate<F: Format>(mem: &[u8], cur: &mut [u8], positions: &mut [u8], row: 
 }
 
 /// Masks of the finer positions that follow from a state.
-#[inline(always)]
+#[inline(never)]
 pub fn finer_widths<F: Format>(mem: &[u8], row: &Narrowing, masks: &mut [u8]) {
     let mut bits = [0u32; GROUP];
     for (mem, masks) in mem.chunks(GROUP * F::BYTES).zip(masks.chunks_mut(GROUP)) {
@@ -174,7 +174,7 @@ pub fn finer_widths<F: Format>(mem: &[u8], row: &Narrowing, masks: &mut [u8]) {
 }
 
 /// Moves elements to the cells that finer positions name, of as many bits as their masks.
-#[inline(always)]
+#[inline(never)]
 pub fn narrow<F: Format>(mem: &mut [u8], masks: &[u8], positions: &[u8], row: &Narrowing) {
     let mut bits = [0u32; GROUP];
     let groups = mem
@@ -198,7 +198,7 @@ pub fn narrow<F: Format>(mem: &mut [u8], masks: &[u8], positions: &[u8], row: &N
 #[cfg(feature = "encode")]
 /// The inverse of [`narrow`]: finer positions of the weights in `mem`, seen from the state `cur`,
 /// which becomes the next one.
-#[inline(always)]
+#[inline(never)]
 pub fn locate_finer<F: Format>(
     mem: &[u8],
     cur: &mut [u8],
