@@ -120,6 +120,32 @@ wasm: ## the decoder as WebAssembly
 	echo "  on Debian:   apt-get install rustc libstd-rust-dev-wasm32 lld-14" >&2; \
 	exit 1
 
+# Debian's again: the tests of NEON's kernels run in an emulator.
+ARM_TARGET := aarch64-unknown-linux-gnu
+ARM_RUSTC := $(DEBIAN_RUSTC) --edition 2021 --target $(ARM_TARGET) -C linker=aarch64-linux-gnu-gcc
+ARM_RUSTC += -C opt-level=2 -C debug-assertions=on --cfg 'feature="encode"'
+ARM_FLAGS ?=
+ARM := build/arm
+
+.PHONY: test-arm
+test-arm: ## the core's tests on an emulated ARM
+	@mkdir -p $(ARM)
+	@has() { ls "$$($(ARM_RUSTC) $(ARM_FLAGS) --print target-libdir)"/libstd-*.rlib >/dev/null 2>&1; }; \
+	if ! has || ! command -v qemu-aarch64 >/dev/null; then \
+	  echo "make test-arm: on Debian, dpkg --add-architecture arm64, apt-get update and" >&2; \
+	  echo "  apt-get install rustc libstd-rust-dev:arm64 gcc-aarch64-linux-gnu qemu-user" >&2; \
+	  exit 1; \
+	fi
+	$(ARM_RUSTC) $(ARM_FLAGS) --crate-name p2u_core --crate-type rlib --out-dir $(ARM) core/src/lib.rs
+	$(ARM_RUSTC) $(ARM_FLAGS) --crate-name p2u_core --test -o $(ARM)/units core/src/lib.rs
+	@set -e; for name in compatibility recovery twins; do \
+	  CARGO_MANIFEST_DIR=core $(ARM_RUSTC) $(ARM_FLAGS) --test --extern p2u_core=$(ARM)/libp2u_core.rlib \
+	    -o $(ARM)/$$name core/tests/$$name.rs; \
+	done; \
+	for name in units compatibility recovery twins; do \
+	  qemu-aarch64 -L /usr/aarch64-linux-gnu $(ARM)/$$name; \
+	done
+
 .PHONY: clean
 clean: ## all that was built, the environments included
 	rm -rf $(DEMO) $(TEST) $(BENCH) build dist core/target core/fuzz/target src/p2u/_core
