@@ -85,7 +85,7 @@ def test_readers_see_whole_states_at_any_time(made, tmp_path):
     reader.start()
     try:
         size = sum(made.update(label).bytes for label in ("8bit", "exact"))
-        pull(made.package, dst, limit_rate=1.5 * size)
+        pull(made.package, dst, limit_rate=1.5 * size, straight=False)
     finally:
         ended.set()
         reader.join()

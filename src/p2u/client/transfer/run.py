@@ -332,19 +332,30 @@ class Run:
         for bundle in batch:
             received = _Received(self.wanted, bundle, memory)
             memory = memory[received.length :]
-            here = 0
+            here = []
             try:
                 for update, chunk, out in received.missing:
                     streams.fill(update, chunk, out)
-                    here += chunk.length
+                    here.append((update, chunk, out))
             except StoreError as error:
-                self._count(-here)
+                self._hold(here)
                 failure = error
                 break
             complete.append(received)
         self._take(complete, todo)
         if failure is not None:
             raise failure
+
+    def _hold(self, here: Sequence[tuple[int, Chunk, memoryview]]) -> None:
+        """Keep the payloads of a bundle whose other chunks did not come."""
+        faults = wrong([(memory, chunk.sha256) for _, chunk, memory in here])
+        for number, (update, chunk, memory) in enumerate(here):
+            if number in faults:
+                self._count(-chunk.length)
+                continue
+            self.wanted.held[update, chunk.number] = bytes(memory)
+            with self._lock:
+                self._applied += chunk.length
 
     def _fetch_part(self, part: _RequestPart) -> None:
         """A part of a chunk; with the last one, the bundle is complete."""
