@@ -12,8 +12,8 @@ from p2u.codec.chunk import apply_chunk
 
 
 def open_with(
-    source: str | Path, *, staging: str = "chunks", mode: str = "atomic", follow=None, check="exact",
-    jobs=None, limit_rate=None, retry=None, straight=None, **tools,
+    source: str | Path, *, staging: str = "chunks", mode: str = "atomic", follow=None,
+    check="exact", jobs=None, limit_rate=None, retry=None, straight=None, **tools,
 ) -> Replica:  # fmt: skip
     """``p2u.open``; the other arguments are fields of `StagingTools`."""
     plan = LivePlan(

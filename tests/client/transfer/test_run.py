@@ -138,7 +138,9 @@ def test_the_next_update_is_begun_but_not_applied(world):
         if bundle.number == 8:
             until(lambda: store.was_asked("two") and fetcher.meter.done > size)
 
-    assert fetcher.run(Wanted.of(blobs, chunks), last_takes_long, following=lambda: Wanted.of(more, following))
+    assert fetcher.run(
+        Wanted.of(blobs, chunks), last_takes_long, following=lambda: Wanted.of(more, following)
+    )
     assert fetcher.meter.done > size
     sink = Sink()
     assert fetcher.run(Wanted.of(more, following), sink)
@@ -155,7 +157,9 @@ def test_what_was_begun_for_nothing_does_not_count(world):
         if bundle.number == 8:
             until(lambda: store.was_asked("two"))
 
-    assert fetcher.run(Wanted.of(blobs, chunks), wait_for_it, following=lambda: Wanted.of(more, following))
+    assert fetcher.run(
+        Wanted.of(blobs, chunks), wait_for_it, following=lambda: Wanted.of(more, following)
+    )
     sink = Sink()
     assert fetcher.run(Wanted.of(more, rest), sink)
     assert sorted(sink.got) == [5, 6, 7, 8]
@@ -171,7 +175,9 @@ def test_what_fails_ahead_fails_only_when_it_is_wanted(world):
         if bundle.number == 8:
             until(lambda: store.was_asked("two"))
 
-    assert fetcher.run(Wanted.of(blobs, chunks), wait_for_it, following=lambda: Wanted.of(more, following))
+    assert fetcher.run(
+        Wanted.of(blobs, chunks), wait_for_it, following=lambda: Wanted.of(more, following)
+    )
     with pytest.raises(StoreError, match="on purpose"):
         fetcher.run(Wanted.of(more, following), Sink())
 

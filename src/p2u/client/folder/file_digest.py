@@ -9,7 +9,10 @@ from collections.abc import Callable, Iterable
 from pathlib import Path
 
 from p2u.disk.errors import disk_errors
-from p2u.disk.files import PIECE, open_file, read_all_at
+from p2u.disk.files import open_file, read_all_at
+
+#: Bytes read back at a time.
+_PIECE = 256 << 10
 
 
 class FileDigest:
@@ -105,7 +108,7 @@ class FileDigest:
         self._changed.notify_all()
 
     def _read(self, stop: int) -> None:
-        buffer = memoryview(bytearray(min(PIECE, stop - self._at)))
+        buffer = memoryview(bytearray(min(_PIECE, stop - self._at)))
         with disk_errors(self._path, "read"), open_file(self._path, "rb") as file:
             while self._at < stop:
                 self._check()

@@ -218,10 +218,10 @@ class FolderTransfer:
     def _update(self, local: FolderContent) -> FolderContent:
         while True:
             self.package.cache = self.work.cache
+            self._stretch = None
             try:
                 route = self._route(local)
                 self._check_disk(route, local)
-                self._stretch = None
                 if route.updates:
                     self._follow(route)
                 else:  # what is wanted is there, but elsewhere
@@ -233,13 +233,17 @@ class FolderTransfer:
                 self._parents = {n: p for n, p in self._parents.items() if not p.own}
                 local = replace(local, parent=None, refining=None)
             except BrokenUpdateError as found:
-                if self._stretch is not None and self._stretch.straight and self._reopen:
+                if self._reopen is not None and self._is_straight():
                     # The states before the broken update are wanted, and its name.
-                    self._straight.off = True
+                    self._straight.give_up()
                     self._reconnect(self._reopen)
                 else:
                     self._avoid(found)
                 local = self._inspect()
+
+    def _is_straight(self) -> bool:
+        """Whether the present stretch leaves states out."""
+        return self._stretch is not None and self._stretch.straight
 
     def _sound_route(self, local: FolderContent) -> Route:
         while True:
@@ -286,10 +290,11 @@ class FolderTransfer:
             resumes = route.resume is not None and number == 0
             parent = None if resumes else self._parent(route, number)
             can_stop = parent is not None and parent.own
-            if can_stop and progress.is_too_late(Stretch(route.updates[number : number + 1])):
-                return
+            self._stretch = None
             with broken(route.updates[number]):
                 stretch, held = self._choose(route, number, progress)
+                if can_stop and progress.is_too_late(stretch):
+                    return
                 self._stretch = stretch
                 progress.begin(stretch)
                 tick = partial(progress.tick, can_stop and not self._is_in_place(route, number))

@@ -18,6 +18,7 @@ from p2u.client.routes import stretches
 from p2u.client.routes.stretches import Stretch
 from p2u.client.transfer.bundles import Bundle, Wanted, single_bundles
 from p2u.client.transfer.package_reader import PackageReader
+from p2u.errors import FormatError, IntegrityError, StoreError, UnsupportedError
 from p2u.package.manifest import Update, changed_files
 
 #: Seconds for which nobody minds to wait for the last state without an earlier one.
@@ -29,7 +30,7 @@ WRITE_RATE = 5e8
 MEASURED = ((256 << 10, 8.0), (2 << 20, 4.0), (8 << 20, 1.0))
 
 #: Payloads that were fetched while the line was measured, see `Wanted`.
-Held = dict[tuple[int, int], bytes]
+Held = dict[tuple[int, int], bytearray]
 
 
 class Straight:
@@ -41,8 +42,7 @@ class Straight:
 
     Attributes:
         package: The package, which may be opened again.
-        off: No stretch is straight any more: an update has proved broken, and the states before it
-            are wanted.
+        off: No stretch is straight any more.
         scarce: There is no room on the disk for the states between.
     """
 
@@ -53,6 +53,11 @@ class Straight:
         self._lock = threading.Lock()
         #: By the index of the first update: choices that were made ahead.
         self._ahead: dict[str, Stretch] = {}
+
+    def give_up(self) -> None:
+        """An update has proved broken: make the states before it, to find out which it is."""
+        self.off = True
+        self._ahead.clear()
 
     def choose(self, rest: Sequence[Update], begun: Header | None = None) -> Stretch | None:
         """The next stretch; None if the line has to be measured first.
@@ -79,7 +84,7 @@ class Straight:
             return self._possible(whole)
         if self._task.each_state or self._task.deadline is not None:
             return single
-        if not self.package.store.remote:
+        if not self.package.store.remote and self.package.options.limit_rate is None:
             return self._possible(whole)
         return None
 
@@ -105,7 +110,7 @@ class Straight:
         meter, held = self.package.meter, Held()
 
         def hold(bundle: Bundle, payloads: Sequence[memoryview]) -> None:
-            held[0, bundle.number] = bytes(payloads[0])
+            held[0, bundle.number] = bytearray(payloads[0])
 
         for size, doubt in MEASURED:
             part: list[Bundle] = []
@@ -136,13 +141,16 @@ class Straight:
         return seconds <= max(SOON, written / WRITE_RATE)
 
     def _possible(self, stretch: Stretch) -> Stretch:
-        """A stretch, or its first update where the updates cut the model in different ways."""
-        if stretch.straight:
-            for update in stretch.updates:
-                self.package.look_ahead(update)
-            if stretches.bundles(self.package, stretch) is None:
-                return Stretch(stretch.updates[:1])
-        return stretch
+        """A stretch, or its first update where they do not fit together."""
+        if not stretch.straight:
+            return stretch
+        for update in stretch.updates:
+            self.package.look_ahead(update)
+        try:
+            fits = stretches.bundles(self.package, stretch) is not None
+        except (StoreError, IntegrityError, FormatError, UnsupportedError):
+            fits = False  # whoever needs the index meets the error again
+        return stretch if fits else Stretch(stretch.updates[:1])
 
     def begun(self, rest: Sequence[Update], header: Header) -> Stretch | None:
         """The stretch, at the beginning of these updates, that a journal is about; None if none."""

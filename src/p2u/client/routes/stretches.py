@@ -81,7 +81,7 @@ def wanted(
     package: PackageReader,
     stretch: Stretch,
     missing: Sequence[Bundle],
-    held: dict[tuple[int, int], bytes] | None = None,
+    held: dict[tuple[int, int], bytearray] | None = None,
 ) -> Wanted:
     """What a run fetches for a stretch.
 

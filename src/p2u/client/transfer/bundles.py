@@ -71,13 +71,13 @@ class Wanted:
         blobs: Of each update.
         bundles: Those missing, in the order wanted.
         held: Payloads that are here and checked, by the update's place and the chunk's number; the
-            run removes those that it has applied.
+            run removes those that it has applied. (The core takes writable memory as it is.)
         order: Sorts the requests by their first bundles; None: as the bundles are.
     """
 
     blobs: tuple[tuple[Blob, ...], ...]
     bundles: tuple[Bundle, ...]
-    held: dict[tuple[int, int], bytes] = field(default_factory=dict)
+    held: dict[tuple[int, int], bytearray] = field(default_factory=dict)
     order: Callable[[Bundle], Any] | None = None
 
     @classmethod

@@ -5,16 +5,20 @@ from __future__ import annotations
 import contextlib
 import hashlib
 from collections.abc import Callable
+from itertools import cycle
 from threading import Event, Lock, Thread
 
 from p2u.client.transfer.backoff import Retry
 from p2u.client.transfer.bundles import Wanted
-from p2u.client.transfer.control import Meter, Stop
+from p2u.client.transfer.control import Buffers, Meter, Stop
 from p2u.client.transfer.options import TransferOptions
 from p2u.client.transfer.run import HINT, Apply, Run
 from p2u.errors import IntegrityError, StoreError
 from p2u.package.manifest import Object
 from p2u.stores import Store
+
+#: Bytes of payloads that all threads of a run together hold; a single larger bundle may exceed it.
+IN_FLIGHT = 12 << 20
 
 #: Gives what the next run will probably fetch.
 Following = Callable[[], Wanted]
@@ -44,6 +48,8 @@ class Fetcher:
         self._following: Following | None = None
         self._ahead: Run | None = None
         self._threads: list[Thread] = []
+        #: Memory for payloads. A run must not wait for what the one begun ahead of it holds.
+        self._pools = cycle([Buffers(IN_FLIGHT, stop), Buffers(IN_FLIGHT, stop)])
 
     def read(self, key: str, limit: int) -> bytes:
         """A small object of unknown size, with retries."""
@@ -183,6 +189,10 @@ class Fetcher:
                     return None
             self._ahead.enter()
             return self._ahead
+
+    def next_pool(self) -> Buffers:
+        """The memory for the payloads of the next run."""
+        return next(self._pools)
 
     def spawn(self, number: int, work: Callable[[int], None]) -> None:
         """Start a thread that `close` waits for."""

@@ -10,7 +10,6 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from p2u.client.transfer.bundles import Bundle, Wanted
-from p2u.client.transfer.control import Buffers
 from p2u.client.transfer.digests import pairs_are_faster, wrong
 from p2u.client.transfer.requests import Request, plan_requests
 from p2u.client.transfer.streams import Pieces, RequestStreams
@@ -20,10 +19,8 @@ from p2u.package.geometry import Chunk
 if TYPE_CHECKING:
     from p2u.client.transfer.fetch import Fetcher
 
-#: Bytes of payloads that all threads together hold; a single larger bundle may exceed it.
-IN_FLIGHT = 12 << 20
-#: Most bytes of two bundles that are hashed together.
-PAIRED = IN_FLIGHT // 4
+#: Most bytes of two bundles of one chunk each that are hashed together.
+PAIRED = 2 << 20
 #: Fewest bytes of a part of a chunk.
 MIN_PART = 64 << 10
 #: Seconds on the whole link from which on a bundle is shared at the end of a run.
@@ -117,7 +114,7 @@ class Run:
     def __init__(self, fetcher: Fetcher, wanted: Wanted) -> None:
         self.wanted = wanted
         self._f = fetcher
-        self._payloads = Buffers(IN_FLIGHT, fetcher.stop)
+        self._payloads = fetcher.next_pool()
         self._lock = threading.Lock()
         self._error: BaseException | None = None
         self._ranges = fetcher.store.supports_ranges
@@ -316,7 +313,8 @@ class Run:
     def _batch(self, todo: Sequence[Bundle]) -> Iterator[Bundle]:
         """The next bundle, or two that are hashed together."""
         yield todo[0]
-        if len(todo) > 1 and pairs_are_faster() and todo[0].length + todo[1].length <= PAIRED:
+        single = len(todo) > 1 and len(todo[0].chunks) == len(todo[1].chunks) == 1
+        if single and todo[0].length + todo[1].length <= PAIRED and pairs_are_faster():
             yield todo[1]
 
     def _receive(
@@ -353,7 +351,7 @@ class Run:
             if number in faults:
                 self._count(-chunk.length)
                 continue
-            self.wanted.held[update, chunk.number] = bytes(memory)
+            self.wanted.held[update, chunk.number] = bytearray(memory)
             with self._lock:
                 self._applied += chunk.length
 
