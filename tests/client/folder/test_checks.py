@@ -108,3 +108,15 @@ def test_a_damaged_state_is_found_at_the_end_and_can_be_repaired(made, tmp_path,
     pull(made.package, tmp_path / "other", repair=True, straight=straight)
     assert tree(tmp_path / "other") == tree(made.model)
     assert leftovers(tmp_path) == []
+
+
+def test_a_package_that_is_wrong_throughout_ends(made, package, tmp_path):
+    """Neither the state between nor the exact one is what the manifest states."""
+    lie(made, package, SHARD, STATES.index("8bit"))
+    good = made.manifest.latest
+    lie_too = replace(made, package=package)
+    lie(lie_too, package, SHARD, STATES.index("exact"))
+    assert [f.sha256 for f in lie_too.manifest.latest.files] != [f.sha256 for f in good.files]
+    for _ in range(2):
+        with pytest.raises((IntegrityError, UsageError), match=SHARD):
+            pull(package, tmp_path / "dst", repair=True, straight=False)

@@ -73,6 +73,10 @@ class FolderTransfer:
         self._straight = Straight(package, task)
         #: The stretch that is being made.
         self._stretch: Stretch | None = None
+        #: Ids of the states that were made.
+        self._made: set[str] = set()
+        #: Whether files at which an update began have proved damaged.
+        self._restarted = False
         self._on_state = task.on_state or (lambda label: None)
         self._reached: str | None = None
 
@@ -263,7 +267,12 @@ class FolderTransfer:
         self._reconnect(self._reopen)
         self.package.renew("")
         if self.package.manifest == self.manifest:
-            self._inspect()
+            before = self._made.union(state.id for state in self._have())
+            local = self._inspect()
+            lost = before.difference(state.id for state in self._have())
+            if local.refining is None and found.update.source in lost and not self._restarted:
+                self._restarted = True
+                return  # the files at which it began were to blame
             self.routes.drop(found.update, found.error, self._have())
             return
         # It was published again, and the update is gone or another one.
@@ -300,6 +309,7 @@ class FolderTransfer:
                 tick = partial(progress.tick, can_stop and not self._is_in_place(route, number))
                 if not self._make(route, number, held, tick):
                     return
+            self._made.add(stretch.target)
             self._reached = progress.reached = self.manifest.title(stretch.target)
             progress.tick()
             self._on_state(self._reached)
