@@ -74,13 +74,13 @@ class Straight:
         if known is not None:
             return known
         single, whole = Stretch(tuple(rest[:1])), stretches.longest(self.package.manifest, rest)
-        wish = self.package.options.straight
-        if self.off or wish is False or not whole.straight:
+        asked = self.package.options.straight
+        if self.off or asked is False or not whole.straight:
             return single
         found = self.begun(rest, begun) if begun is not None else None
-        if found is not None and (found.straight or not wish):
+        if found is not None and (found.straight or not asked):
             return self._possible(found)
-        if wish or self.scarce:
+        if asked or self.scarce:
             return self._possible(whole)
         if self._task.each_state or self._task.deadline is not None:
             return single

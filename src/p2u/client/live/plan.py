@@ -63,5 +63,5 @@ class LivePlan:
     @property
     def straight(self) -> bool:
         """Whether the first route leaves out the states before its last one."""
-        wish = self.transfer.straight
-        return not self.each_state if wish is None else wish
+        asked = self.transfer.straight
+        return not self.each_state if asked is None else asked
