@@ -69,6 +69,7 @@ lint: $(TEST)/.stamp ## style, types, clippy
 	$(TEST)/$(BIN)/python -m ruff format --check .
 	$(TEST)/$(BIN)/python -m mypy --strict
 	$(CARGO) clippy --quiet --offline --all-targets --manifest-path $(CORE_MANIFEST) -- -D warnings
+	$(CARGO) clippy --quiet --offline --no-default-features --manifest-path $(CORE_MANIFEST) -- -D warnings
 	$(CARGO) fmt --manifest-path $(CORE_MANIFEST) --check
 	rustfmt --check --edition 2021 lab/src/p2u_lab/network/relay.rs
 
@@ -90,10 +91,11 @@ eval: $(TEST)/.stamp-lab ## the evaluation: SUITE=smoke or paper
 WASM := build/wasm/p2u_core.wasm
 DEBIAN_RUSTC ?= /usr/bin/rustc
 WASM_TARGET := wasm32-unknown-unknown
-WASM_FLAGS ?= -C opt-level=3 -C lto=fat -C codegen-units=1 -C panic=abort
+# Small rather than fast: it is downloaded before the first weight is.
+WASM_FLAGS ?= -C opt-level=s -C lto=fat -C codegen-units=1 -C panic=abort -C strip=symbols
 
 .PHONY: wasm
-wasm: ## the core as WebAssembly
+wasm: ## the decoder as WebAssembly
 	@mkdir -p $(dir $(WASM))
 	@has() { dir=$$("$$1" --print target-libdir --target $(WASM_TARGET) 2>/dev/null) \
 	    && ls "$$dir"/libstd-*.rlib >/dev/null 2>&1; }; \

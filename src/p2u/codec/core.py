@@ -18,7 +18,7 @@ from typing import Any
 from p2u.errors import CoreError, FormatError, UsageError
 from p2u.types import BLOCKS, ELEMENT_TYPES
 
-ABI_VERSION = 4
+ABI_VERSION = 5
 
 #: Element type codes of chunks; every other dtype is opaque (0).
 CODES = {t.name: t.float_code for t in ELEMENT_TYPES if t.float_code is not None}

@@ -22,6 +22,7 @@ from store_kit import CountingStore, FlakyStore, GatedStore
 import p2u
 from p2u.client.live.opening import load, open_replica
 from p2u.client.live.phase import LiveStatus
+from p2u.client.transfer.backoff import Retry
 from p2u.codec.chunk import apply_chunk
 from p2u.errors import Cancelled, IntegrityError, NotFoundError, StoreError, UsageError
 from p2u.stores import LocalStore
@@ -147,6 +148,17 @@ def test_load_takes_the_base_by_default_and_no_more_bytes(made):
     assert {key for key, *_ in store.ranges} == {"base-000.bin"}
 
 
+def test_load_tries_again_as_often_as_it_is_told(made):
+    for attempts in (1, 2):
+        store = FlakyStore(LocalStore(made.package), lambda key, start, n: n == 0)
+        retry = Retry(attempts=attempts, base=0.001, cap=0.002)
+        if attempts == 1:
+            with pytest.raises(StoreError):
+                load(store, retry=retry)
+        else:
+            assert load(store, retry=retry)
+
+
 def test_callbacks_come_for_each_state_also_late_ones(made, caplog):
     store = GatedStore(LocalStore(made.package))
     early, late = [], []
@@ -238,8 +250,9 @@ def test_a_file_that_is_not_as_stated(made):
         pytest.raises(IntegrityError, match="SHA-256"),
     ):
         replica.wait("base")
+    # Further than this it may not get: a refinement of other bytes than it is for can be refused.
     with open_with(made.package, decode=faulty, check="none") as replica:
-        replica.wait()
+        replica.wait("base")
 
 
 def test_a_file_is_checked_when_it_is_exact(made):

@@ -9,10 +9,11 @@ from typing import Any
 import numpy as np
 
 from oracle.blocks import BLOCKS, dequantise
-from oracle.delta import CONTEXTS, ordered, put_fields, put_patches, unordered, wrapped
+from oracle.delta import CONTEXTS, ordered, unordered, wrapped
 from oracle.floats import FORMATS, Flags, Format, Ints
-from oracle.rans import PLAIN, Log, read_stream, write_stream
-from oracle.wire import Bits, BitSource, Malformed, Sink, Source
+from oracle.patches import read_patches, write_patches
+from oracle.rans import Log, read_stream, write_stream
+from oracle.wire import Bits, Malformed, Run, Sink, Source
 
 NAMES = {block[0]: name for name, block in BLOCKS.items()}
 MAGNITUDE = (1 << 31) - 1
@@ -110,7 +111,7 @@ class Predicted:
 def read_adopt(
     source: Source, f: Format, prior: Sequence[bytes], elems: list[int], log: Log
 ) -> Ints:
-    """Elements before the patches; ``prior`` are the source bytes of each segment."""
+    """Elements; ``prior`` are the source bytes of each segment."""
     code = source.u8()
     if code not in NAMES:
         raise Malformed("blocks of an unknown type")
@@ -121,17 +122,16 @@ def read_adopt(
         raise Malformed("not for these sources")
     log.append(("adopt", head))
     p = Predicted.of(f, head, *dequantise(name, b"".join(prior)))
-    symbols = read_stream(source, p.context, [PLAIN] * CONTEXTS, log)
+    symbols = read_stream(source, p.context, CONTEXTS, log)
     s = np.array(symbols)
     y = np.maximum(s - 1, 0) >> 1
     if any(head.widths):
-        fields = Source(source.take(source.varint()))
-        bits = BitSource(fields)
+        fields = Run(source)
         for i in np.flatnonzero(s).tolist():
             width = head.widths[p.context[i]]
-            y[i] = (int(y[i]) << width) + bits.take(width)
+            y[i] = (int(y[i]) << width) + fields.take(width)
         fields.end()
-    return p.elements(s == 0, y, (s - 1) % 2)
+    return read_patches(source, f, p.elements(s == 0, y, (s - 1) % 2))[0]
 
 
 def encode_adopt(
@@ -158,8 +158,8 @@ def encode_adopt(
         symbols.append(0 if far[i] else s)
         if symbols[-1]:
             bits.put(y % (1 << width), width)
-    write_stream(sink, symbols, p.context, [PLAIN] * CONTEXTS, choices)
+    write_stream(sink, symbols, p.context, CONTEXTS, choices)
     if any(head.widths):
-        put_fields(sink, bits)
-    put_patches(sink, f, far, new)
+        sink.run(bits)
+    write_patches(sink, f, new, far)
     return bytes(sink)

@@ -9,9 +9,10 @@ from typing import Any
 import numpy as np
 
 from oracle.adopt import Head as AdoptHead
-from oracle.delta import Head
-from oracle.floats import Format
-from oracle.rans import PAIRED, TOTAL, Log, Table, entry_of, symbols_of
+from oracle.delta import Head as DeltaHead
+from oracle.floats import Flags, Format, Ints
+from oracle.rans import TOTAL, Log, Table
+from oracle.refine import COARSE, EXACT, MOST, MOST_FINER, MOST_FIRST, SHIFTED, SPARSE, Head
 
 
 class Replay:
@@ -31,7 +32,7 @@ class Replay:
     def lanes(self, count: int) -> Any:
         return self._next("lanes")
 
-    def table(self, counts: Sequence[int], layout: str) -> Any:
+    def table(self, counts: Sequence[int]) -> Any:
         return self._next("table")
 
     def ints(self, values: Sequence[int]) -> Any:
@@ -40,17 +41,17 @@ class Replay:
     def columns(self, count: int) -> Any:
         return self._next("columns")
 
-    def flags(self, must_shift: bool, may_shift: bool) -> Any:
-        return self._next("flags")
+    def head(self, start: int, level: int) -> Any:
+        return self._next("head")
 
-    def widths(self, f: Format, k: int) -> Any:
-        return self._next("widths")
+    def trailing(self, most: Sequence[int]) -> Any:
+        return self._next("trailing")
 
-    def zeros(self, most: Sequence[int]) -> Any:
-        return self._next("zeros")
-
-    def patched(self, count: int) -> Any:
+    def patched(self, must: Flags) -> Any:
         return self._next("patched")
+
+    def fill(self, name: str, values: Ints, free: Flags) -> Ints:
+        return np.where(free, self._next(name), values)
 
     def plane(self, plane: Any) -> Any:
         return self._next("plane")
@@ -100,28 +101,36 @@ class Choices:
         out: list[int] = self._rng.integers(least, most + 1, count).tolist()
         return out
 
-    def flags(self, must_shift: bool, may_shift: bool) -> tuple[bool, bool]:
-        """Whether there is a stream of bin shifts, and whether zeros have no raw fields."""
-        return must_shift or (may_shift and self._pick(False, True)), self._pick(False, True)
+    def head(self, start: int, level: int) -> Head:
+        """Flags and halvings of a refinement to a level; 0 is exact."""
+        mid, flags = start, 0 if level else EXACT
+        if start == 0:
+            mid = self._between(max(level - MOST_FINER, 1), min(level or MOST, MOST_FIRST))
+        to = level or self._pick(mid, self._between(mid, min(mid + MOST_FINER, MOST)))
+        flags |= self._pick(0, SPARSE)
+        if start == 0:
+            flags |= self._pick(0, SHIFTED, SHIFTED) | (self._pick(0, COARSE) if mid > 1 else 0)
+        return Head(flags, start, mid, to)
 
-    def widths(self, f: Format, k: int) -> tuple[int, int]:
-        """Width of raw fields, and of what stands below the symbol in context 0."""
-        usual = max(f.mant - 5, 0) if k == 0 else max(k - 5, 0)
-        raw = self._pick(usual, self._between(max(usual - 3, 0), min(usual + 3, 25)))
-        return (raw, raw) if k else (raw, self._between(raw, min(raw + 6, 25)))
-
-    def zeros(self, most: Sequence[int]) -> list[int]:
+    def trailing(self, most: Sequence[int]) -> list[int]:
         """Trailing zero bits of each row, at most what the row has."""
         return [self._pick(0, m, self._between(0, m)) for m in most]
 
-    def patched(self, count: int) -> list[tuple[int, int]]:
-        """Symbols of elements that are patched, and what stands below them: they do not matter."""
-        return [(self._pick(0, 3, self._between(0, 255)), 0) for _ in range(count)]
+    def patched(self, must: Flags) -> Flags:
+        """Elements that travel whole: those that must, and perhaps some more."""
+        more = self._rng.random(len(must)) < self._pick(0.0, 0.0, 0.1)
+        patched: Flags = must | more
+        return patched
+
+    def fill(self, name: str, values: Ints, free: Flags) -> Ints:
+        """Values of a field; those of free elements do not matter."""
+        end = {"zeros": 3, "shifts": 256, "octaves": 256}.get(name, 1 << 24)
+        return np.where(free, self._rng.integers(0, end, len(values)), values)
 
     def plane(self, plane: Any) -> int:
         return int(self._pick(1, 2, 2, *([0] * bool((plane == plane[0]).all()))))
 
-    def delta(self, f: Format, new: Any, differs: Any) -> tuple[Head, Any]:
+    def delta(self, f: Format, new: Any, differs: Any) -> tuple[DeltaHead, Any]:
         """Parameters of a delta, and its bitmap."""
         widths = [self._pick(0, self._between(0, 24)) for _ in range(16)]
         if self._pick(True, False):
@@ -131,7 +140,7 @@ class Choices:
         more = [u or self._pick(True, False, False) for u in used]
         bits = np.packbits(np.array(more), bitorder="little").astype(np.int64)
         tz = self._pick(0, self._between(0, f.mant))
-        return Head(self._between(0, 255), tz, block, widths), bits
+        return DeltaHead(self._between(0, 255), tz, block, widths), bits
 
     def adopt(self, f: Format) -> AdoptHead:
         """Parameters of what is adopted, the map without sense."""
@@ -148,34 +157,28 @@ class Choices:
     def stride(self, size: int) -> int:
         return self._between(1, min(size, 12))
 
-    def table(self, counts: Sequence[int], layout: str) -> Table | None:
+    def table(self, counts: Sequence[int]) -> Table | None:
         """Some table that can code these symbols, nowhere near the best one."""
-        entries = [0] * (entry_of(layout, 255) + 1)
-        for symbol, count in enumerate(counts):
-            entries[entry_of(layout, symbol)] += count
-        used = np.flatnonzero(entries).tolist()
+        used = np.flatnonzero(counts).tolist()
         if used in ([], [0]) and self._pick(True, False):
             return None
         used = used or [0]
-        first = 0 if layout == PAIRED else self._pick(used[0], self._between(0, used[0]))
-        last = self._pick(used[-1], self._between(used[-1], len(entries) - 1))
-        shown = entries[first : last + 1]
-        weights = [len(symbols_of(layout, first + i)) for i in range(len(shown))]
-        if layout == PAIRED:
-            rest = 0  # a pair could not take an odd number
-        else:
-            rest = self._pick(int(np.argmax(shown)), self._pick(*used) - first)
-        least = sum(w for w, n in zip(weights, shown, strict=True) if n)
-        coarse = least + 1 <= TOTAL // 16 and self._pick(True, False)
+        first = self._pick(used[0], self._between(0, used[0]))
+        last = self._pick(used[-1], self._between(used[-1], 255))
+        shown = counts[first : last + 1]
+        rest = self._pick(int(np.argmax(shown)), self._pick(*used) - first)
+        coarse = len(used) < TOTAL // 16 and self._pick(True, False)
         total = TOTAL // 16 if coarse else TOTAL
         # Now and then for a symbol that does not occur, too.
-        wishes = [n * total // w // max(sum(shown), 1) for n, w in zip(shown, weights, strict=True)]
         spare = self._rng.random(len(shown)) < 0.05
-        listed = [max(w, int(n > 0), int(s)) for w, n, s in zip(wishes, shown, spare, strict=True)]
+        listed = [
+            max(n * total // max(sum(shown), 1), int(n > 0), int(s))
+            for n, s in zip(shown, spare, strict=True)
+        ]
         while True:
             listed = [_four_bits(f) for f in listed]
             listed[rest] = 0
-            left = total - sum(f * w for f, w in zip(listed, weights, strict=True))
+            left = total - sum(listed)
             if left > 0:
                 break
             listed = [max(f // 2, int(n > 0)) for f, n in zip(listed, shown, strict=True)]

@@ -9,8 +9,9 @@ from typing import Any
 import numpy as np
 
 from oracle.floats import FORMATS, Flags, Format, Ints
-from oracle.rans import PLAIN, Log, read_stream, write_stream
-from oracle.wire import Bits, BitSource, Malformed, Sink, Source, unzigzag, zigzag
+from oracle.patches import read_patches, write_patches
+from oracle.rans import Log, read_stream, write_stream
+from oracle.wire import Bits, Malformed, Run, Sink, Source, unzigzag, zigzag
 
 CONTEXTS = 16
 DTYPES = {f.code: name for name, f in FORMATS.items()}
@@ -86,7 +87,7 @@ def read_bytes(source: Source, count: int, log: Log) -> Ints:
     if mode == 1:
         return np.frombuffer(source.take(count), np.uint8).astype(np.int64)
     if mode == 2:
-        return np.array(read_stream(source, [0] * count, [PLAIN], log))
+        return np.array(read_stream(source, [0] * count, 1, log))
     raise Malformed("bytes of an unknown mode")
 
 
@@ -98,7 +99,7 @@ def write_bytes(sink: Sink, data: Ints, choices: Any) -> None:
     elif mode == 1:
         sink += bytes(data.tolist())
     else:
-        write_stream(sink, data.tolist(), [0] * len(data), [PLAIN], choices)
+        write_stream(sink, data.tolist(), [0] * len(data), 1, choices)
 
 
 def _coded(bitmap: Ints, block: int, count: int) -> Flags:
@@ -111,7 +112,7 @@ def _coded(bitmap: Ints, block: int, count: int) -> Flags:
 def read_delta(
     source: Source, f: Format, prior: bytes, own: bytes | None, count: int, log: Log
 ) -> Ints:
-    """Elements before the patches.
+    """Elements.
 
     Args:
         source: At the source's dtype.
@@ -137,14 +138,13 @@ def read_delta(
     out = predicted.copy()
     if coded.any():
         context = head.contexts(f, predicted[coded]).tolist()
-        symbols = read_stream(source, context, [PLAIN] * CONTEXTS, log)
+        symbols = read_stream(source, context, CONTEXTS, log)
         z = symbols
         if any(head.widths):
-            fields = Source(source.take(source.varint()))
-            bits = BitSource(fields)
+            fields = Run(source)
             z = []
             for c, s in zip(context, symbols, strict=True):
-                field = bits.take(head.widths[c]) if s else 0
+                field = fields.take(head.widths[c]) if s else 0
                 z.append(((s - 1) << head.widths[c]) + field + 1 if s else 0)
             fields.end()
         width = 8 * f.size - head.tz
@@ -152,7 +152,7 @@ def read_delta(
         o = wrapped(o, width)
         below = np.where(o < 0, (1 << head.tz) - 1, 0)
         out[coded] = unordered(f, (o << head.tz) | below)
-    return out
+    return read_patches(source, f, out)[0]
 
 
 def _nibbles(a: Ints, b: Ints) -> Ints:
@@ -194,10 +194,10 @@ def read_opaque(
         elif mode == 1:
             data[p::stride] = np.frombuffer(source.take(len(old)), np.uint8)
         elif mode == 2:
-            data[p::stride] = read_stream(source, [0] * len(old), [PLAIN], log)
+            data[p::stride] = read_stream(source, [0] * len(old), 1, log)
         elif mode in (4, 5, 6):
             context = (old // 16).tolist()
-            z = np.array(read_stream(source, context, [PLAIN] * CONTEXTS, log))
+            z = np.array(read_stream(source, context, CONTEXTS, log))
             both = _nibbles(old, _signed(z // 16) % 16 * 16 + _signed(z % 16) % 16)
             data[p::stride] = [(old + _signed(z)) % 256, old ^ z, both][mode - 4]
         elif mode != 3:
@@ -225,29 +225,13 @@ def encode_opaque_delta(
         elif mode == 1:
             sink += bytes(data.tolist())
         elif mode == 2:
-            write_stream(sink, data.tolist(), [0] * len(data), [PLAIN], choices)
+            write_stream(sink, data.tolist(), [0] * len(data), 1, choices)
         elif mode > 3:
             high, low = _folded(data // 16 - old // 16, 16), _folded(data - old, 16)
             by = [_folded(data - old, 256), data ^ old, high * 16 + low][mode - 4]
             context = (old // 16).tolist()
-            write_stream(sink, by.tolist(), context, [PLAIN] * CONTEXTS, choices)
+            write_stream(sink, by.tolist(), context, CONTEXTS, choices)
     return bytes(sink)
-
-
-def put_fields(sink: Sink, bits: Bits) -> None:
-    """Bit fields behind their size in bytes."""
-    fields = bits.to_bytes()
-    sink.varint(len(fields))
-    sink += fields
-
-
-def put_patches(sink: Sink, f: Format, far: Flags, new: Ints) -> None:
-    """The floats that the symbols cannot say: how far it is to each, and its bytes."""
-    at = np.flatnonzero(far)
-    sink.varint(len(at))
-    for i, gap in zip(at, np.diff(at, prepend=-1) - 1, strict=True):
-        sink.varint(int(gap))
-        sink += int(new[i]).to_bytes(f.size, "little")
 
 
 def encode_delta(
@@ -280,8 +264,8 @@ def encode_delta(
             symbols.append(0 if far[i] else s)
             if symbols[-1]:
                 bits.put(v - 1 & ((1 << head.widths[c]) - 1), head.widths[c])
-        write_stream(sink, symbols, context, [PLAIN] * CONTEXTS, choices)
+        write_stream(sink, symbols, context, CONTEXTS, choices)
         if any(head.widths):
-            put_fields(sink, bits)
-    put_patches(sink, f, far, new)
+            sink.run(bits)
+    write_patches(sink, f, new, far)
     return bytes(sink)

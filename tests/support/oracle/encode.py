@@ -7,25 +7,14 @@ from typing import Any
 
 import numpy as np
 
-from oracle.decode import BASE, FROM_CELLS, FULL, OPAQUE, REFINE, SHIFTED, SPARSE, TO_CELLS
-from oracle.floats import FORMATS, Flags, Format, Ints
-from oracle.levels import (
-    CONTEXTS,
-    KNOWN,
-    Known,
-    Refinement,
-    Rows,
-    bin_bits,
-    combine,
-    know_bins,
-    know_cells,
-    move_bins,
-    nearest_bin,
-    split,
-    steps,
-)
-from oracle.rans import PAIRED, PLAIN, write_ints, write_stream
-from oracle.wire import Bits, Sink, unzigzag, zigzag
+from oracle.decode import BASE, FULL, OPAQUE, REFINE
+from oracle.floats import FORMATS, Format, Ints
+from oracle.levels import Rows, bin_bits, nearest_bin, steps
+from oracle.patches import write_patches
+from oracle.rans import write_ints, write_stream
+from oracle.refine import Head
+from oracle.wire import Sink
+from oracle.write_refine import write_refinement
 
 
 def encode_opaque(item: int, segments: Sequence[Any], choices: Any) -> bytes:
@@ -41,7 +30,7 @@ def encode_opaque(item: int, segments: Sequence[Any], choices: Any) -> bytes:
         elif mode == 1:
             sink += plane.tobytes()
         else:
-            write_stream(sink, plane.tolist(), [0] * len(plane), [PLAIN], choices)
+            write_stream(sink, plane.tolist(), [0] * len(plane), 1, choices)
     return bytes(sink)
 
 
@@ -65,18 +54,35 @@ def encode(
     sink = _header(FULL if full else BASE, f, rows)
     state = _base(sink, f, rows, segments, bits, scales, codes, choices[0])
     if full:
-        _refine(sink, f, rows, bits, state, exponents, (False, 0), choices[0], full)
+        head = choices[0].head(0, 0)
+        write_refinement(sink, f, rows, bits, state, exponents, head, choices[0], full)
         return [bytes(sink)]
     payloads = [bytes(sink)]
     halved = 0
     for level, choice in zip(levels, choices[1:], strict=True):
+        head = choice.head(halved, level)
         sink = _header(REFINE, f, rows)
-        way = (halved > 0, level - halved if level else 0)
-        state = _refine(sink, f, rows, bits, state, exponents, way, choice, full)
+        state = write_refinement(sink, f, rows, bits, state, exponents, head, choice)
         payloads.append(bytes(sink))
-        exponents = [e - way[1] for e in exponents]
         halved = level
     return payloads
+
+
+def encode_refinement(
+    dtype: str,
+    segments: Sequence[Any],
+    before: bytes,
+    exponents: list[int],
+    head: Head,
+    choices: Any,
+) -> bytes:
+    """One refinement that leads from any previous bytes to the segments' floats, or their cells."""
+    f = FORMATS[dtype]
+    rows = Rows.of([(s.elems, s.cols) for s in segments])
+    bits = f.load(b"".join(bytes(s.mem) for s in segments))
+    sink = _header(REFINE, f, rows)
+    write_refinement(sink, f, rows, bits, f.load(before), exponents, head, choices)
+    return bytes(sink)
 
 
 def _header(kind: int, f: Format, rows: Rows) -> Sink:
@@ -113,92 +119,6 @@ def _base(
         for c, segment, column in zip(scale, rows.segment, rows.column, strict=True)
     ]
     symbols = np.where(escaped, 0, q + 128)
-    write_stream(sink, symbols.tolist(), context, [PLAIN] * 16, choices)
-    _patch(sink, f, bits, escaped)
+    write_stream(sink, symbols.tolist(), context, 16, choices)
+    write_patches(sink, f, bits, escaped)
     return np.where(escaped, bits, bin_bits(f, q, scale >> 2))
-
-
-def _patch(sink: Sink, f: Format, bits: Ints, which: Flags) -> None:
-    at = np.flatnonzero(which)
-    sink.varint(len(at))
-    for i, gap in zip(at, np.diff(at, prepend=-1) - 1, strict=True):
-        sink.varint(int(gap))
-        sink += int(bits[i]).to_bytes(f.size, "little")
-
-
-def _refine(
-    sink: Sink,
-    f: Format,
-    rows: Rows,
-    bits: Ints,
-    state: Ints,
-    exponents: list[int],
-    way: tuple[bool, int],
-    choices: Any,
-    full: bool,
-) -> Ints:
-    """Writes one refinement and returns the refined state; ``way`` is (from cells, halvings)."""
-    from_cells, k = way
-    e = np.array(exponents)[rows.row]
-    known = (know_cells if from_cells else know_bins)(f, state, e)
-    by = np.zeros_like(bits) if from_cells else _bins_beside(f, known, bits, e)
-    shifted, sparse = choices.flags(bool(by.any()), not from_cells)
-    raw, zero = choices.widths(f, k)
-    flags = FROM_CELLS * from_cells + TO_CELLS * (k > 0) + SHIFTED * shifted + SPARSE * sparse
-    sink += bytes([flags, raw, zero, k])
-    if not full:
-        write_ints(sink, exponents, choices)
-    tz = [0] * len(exponents)
-    if k == 0:
-        tz = choices.zeros(_trailing_zeros(f, rows, bits))
-        write_ints(sink, tz, choices)
-    r = Refinement(f, from_cells, k, sparse, raw, zero, e, np.array(tz)[rows.row])
-    if shifted:
-        moves = [zigzag(int(d)) for d in by]
-        write_stream(sink, moves, known.context.tolist(), [PLAIN] * CONTEXTS, choices)
-        known = move_bins(f, known, np.array([unzigzag(s) for s in moves]))
-    symbol, below = split(r, known, bits)
-    patched = symbol < 0
-    for i, what in zip(np.flatnonzero(patched), choices.patched(patched.sum()), strict=True):
-        symbol[i], below[i] = what
-    layouts = [PLAIN if from_cells else PAIRED] + [PLAIN] * (CONTEXTS - 1)
-    write_stream(sink, symbol.tolist(), known.context.tolist(), layouts, choices)
-    _fields(sink, rows, r, known, symbol, below)
-    _patch(sink, f, bits, patched)
-    return np.where(patched, bits, combine(r, known, symbol, below))
-
-
-def _bins_beside(f: Format, known: Known, bits: Ints, e: Ints) -> Ints:
-    """By how many bins the own bin lies beside the base code; 0 where it cannot be said."""
-    own = nearest_bin(steps(f, bits, e))
-    magnitude = (known.edge + 1) // 2
-    base = np.where(known.bits >= f.sign, -magnitude, magnitude)
-    by = np.where(bits >= f.sign, -own, own) - base
-    fits = (known.context != KNOWN) & (own >= 0) & (by >= -128) & (by <= 127)
-    return np.where(fits, by, 0)
-
-
-def _trailing_zeros(f: Format, rows: Rows, bits: Ints) -> list[int]:
-    """Low zero bits that all finite weights of a row share."""
-    out = []
-    for part in np.split(bits & (f.sign - 1), np.cumsum(rows.lengths)[:-1]):
-        low = int(np.bitwise_or.reduce(np.where(part < f.inf, part, 0)))
-        out.append(min((low & -low).bit_length() - 1, f.mant) if low else f.mant)
-    return out
-
-
-def _fields(sink: Sink, rows: Rows, r: Refinement, known: Known, symbol: Ints, below: Ints) -> None:
-    raw = np.broadcast_to(r.raw, symbol.shape)
-    fields, width = Bits(), 0
-    for i, has in enumerate(r.has_field(known, symbol)):
-        if raw[i] != width:
-            fields.align()
-            width = int(raw[i])
-        if has:
-            fields.put(int(below[i]) % (1 << width), width)
-    upper = Bits()
-    for i in np.flatnonzero(r.has_upper(known, symbol)).tolist():
-        upper.put(int(below[i]) >> int(raw[i]), int(r.zero[i] - raw[i]))
-    for part in (fields, upper) if r.zero_chunk > r.raw_chunk else (fields,):
-        sink.varint(len(part.to_bytes()))
-        sink += part.to_bytes()

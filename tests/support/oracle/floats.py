@@ -30,6 +30,11 @@ class Format:
         return 1 << (8 * self.size - 1)
 
     @property
+    def bias(self) -> int:
+        """Exponent field of the numbers from 1 to 2."""
+        return 1 - self.low
+
+    @property
     def inf(self) -> int:
         """Ordered integer of infinity."""
         return self.sign - (1 << self.mant)
@@ -54,17 +59,10 @@ class Format:
         units = np.ldexp(v, self.mant - octave)
         return units, (octave - self.low).astype(np.int64) << self.mant
 
-    def ceil(self, v: Floats) -> Ints:
-        """The smallest ordered integer with at least this value, ``0 <= v``."""
-        units, start = self._units(v)
-        return np.minimum(start + np.ceil(units).astype(np.int64), self.inf)
-
     def floor(self, v: Floats) -> Ints:
-        """The largest ordered integer with at most this value, ``0 <= v``."""
+        """The largest finite ordered integer with at most this value, ``0 <= v``."""
         units, start = self._units(v)
-        # Only payloads that no writer makes name cells beyond the largest float.
-        most = self.inf - 1 if self.code == 2 else self.inf
-        return np.minimum(start + np.floor(units).astype(np.int64), most)
+        return np.minimum(start + np.floor(units).astype(np.int64), self.inf - 1)
 
 
 FORMATS = {

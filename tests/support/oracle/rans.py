@@ -12,27 +12,15 @@ from oracle.wire import Bits, BitSource, Malformed, Sink, Source, unzigzag, zigz
 
 TOTAL = 4096
 LOW = 1 << 16
-PLAIN, PAIRED = "plain", "paired"
 
 Log = list[tuple[str, Any]]
 
 
-def symbols_of(layout: str, entry: int) -> list[int]:
-    """Symbols that share the frequency of an entry."""
-    if layout == PAIRED and entry >= 2:
-        return [2 * entry - 2, 2 * entry - 1]
-    return [entry]
-
-
-def entry_of(layout: str, symbol: int) -> int:
-    return 1 + symbol // 2 if layout == PAIRED and symbol >= 2 else symbol
-
-
 @dataclass(frozen=True)
 class Table:
-    """Frequencies of one context as listed: entry ``first + i`` has ``listed[i]``.
+    """Frequencies of one context as listed: symbol ``first + i`` has ``listed[i]``.
 
-    ``rest`` is the entry, counted from ``first``, that is not written and takes what is left.
+    ``rest`` is the symbol, counted from ``first``, that is not written and takes what is left.
     """
 
     coarse: bool
@@ -40,12 +28,11 @@ class Table:
     rest: int
     listed: tuple[int, ...]
 
-    def frequencies(self, layout: str) -> list[int]:
+    def frequencies(self) -> list[int]:
         """Of all 256 symbols."""
         out = [0] * 256
         for i, f in enumerate(self.listed):
-            for symbol in symbols_of(layout, self.first + i):
-                out[symbol] = f * (16 if self.coarse else 1)
+            out[self.first + i] = f * (16 if self.coarse else 1)
         return out
 
 
@@ -53,16 +40,15 @@ class Table:
 NO_TABLE = [TOTAL] + [0] * 255
 
 
-def read_table(bits: BitSource, layout: str) -> Table | None:
+def read_table(bits: BitSource) -> Table | None:
     if bits.bit() == 0:
         return None
     coarse = bits.bit() == 1
     first = bits.take(8)
     count = bits.take(8) + 1
     rest = bits.take(8) if count > 1 else 0
-    entries = entry_of(layout, 255) + 1
-    if rest >= count or first + count > entries or (layout == PAIRED and first != 0):
-        raise Malformed("a table lists entries that do not exist")
+    if rest >= count or first + count > 256:
+        raise Malformed("a table lists symbols that do not exist")
     left = TOTAL // 16 if coarse else TOTAL
     listed = [0] * count
     length = 6
@@ -75,11 +61,10 @@ def read_table(bits: BitSource, layout: str) -> Table | None:
         if length > 0:
             more = min(length - 1, 3)
             listed[i] = ((1 << more) + bits.take(more)) << (length - 1 - more)
-        left -= listed[i] * len(symbols_of(layout, first + i))
-    share, odd = divmod(left, len(symbols_of(layout, first + rest)))
-    if left <= 0 or odd:
+        left -= listed[i]
+    if left <= 0:
         raise Malformed("frequencies do not add up")
-    listed[rest] = share
+    listed[rest] = left
     return Table(coarse, first, rest, tuple(listed))
 
 
@@ -106,10 +91,8 @@ def write_table(bits: Bits, table: Table | None) -> None:
             bits.put(top - (1 << more), more)
 
 
-def read_stream(
-    source: Source, context: Sequence[int], layouts: Sequence[str], log: Log
-) -> list[int]:
-    """Symbols of a stream, one per element of ``context``."""
+def read_stream(source: Source, context: Sequence[int], contexts: int, log: Log) -> list[int]:
+    """Symbols of a stream of so many contexts, one per element of ``context``."""
     lanes_log = source.u8()
     if lanes_log > 6:
         raise Malformed("more than 64 lanes")
@@ -117,10 +100,10 @@ def read_stream(
     lanes = 1 << lanes_log
     bits = BitSource(source)
     slots = []
-    for layout in layouts:
-        table = read_table(bits, layout)
+    for _ in range(contexts):
+        table = read_table(bits)
         log.append(("table", table))
-        f = np.array(table.frequencies(layout) if table else NO_TABLE)
+        f = np.array(table.frequencies() if table else NO_TABLE)
         coded = np.repeat(np.arange(256), f)
         start = np.cumsum(f) - f
         slots.append(
@@ -148,18 +131,18 @@ def read_stream(
 
 
 def write_stream(
-    sink: Sink, symbols: Sequence[int], context: Sequence[int], layouts: Sequence[str], choices: Any
+    sink: Sink, symbols: Sequence[int], context: Sequence[int], contexts: int, choices: Any
 ) -> None:
     lanes_log = choices.lanes(len(symbols))
     sink.u8(lanes_log)
     lanes = 1 << lanes_log
     bits = Bits()
     frequencies = []
-    for c, layout in enumerate(layouts):
+    for c in range(contexts):
         used = np.array([s for s, of in zip(symbols, context, strict=True) if of == c], np.int64)
-        table = choices.table(np.bincount(used, minlength=256).tolist(), layout)
+        table = choices.table(np.bincount(used, minlength=256).tolist())
         write_table(bits, table)
-        frequencies.append(table.frequencies(layout) if table else NO_TABLE)
+        frequencies.append(table.frequencies() if table else NO_TABLE)
     sink += bits.to_bytes()
     starts = [np.cumsum([0, *f]).tolist() for f in frequencies]
     states = [LOW] * lanes
@@ -185,11 +168,16 @@ def read_ints(source: Source, count: int, log: Log) -> list[int]:
     if mode == 0:
         return [low] * count
     if mode == 1:
-        symbols = read_stream(source, [0] * count, [PLAIN], log)
+        symbols = read_stream(source, [0] * count, 1, log)
         return [(low + s + 0x8000) % 0x10000 - 0x8000 for s in symbols]
     if mode == 2:
         return [source.i16() for _ in range(count)]
     raise Malformed("an array of integers has an unknown mode")
+
+
+def check_range(values: Sequence[int], least: int, most: int, what: str) -> None:
+    if not all(least <= v <= most for v in values):
+        raise Malformed(f"{what} is out of range")
 
 
 def write_ints(sink: Sink, values: Sequence[int], choices: Any) -> None:
@@ -197,7 +185,7 @@ def write_ints(sink: Sink, values: Sequence[int], choices: Any) -> None:
     sink.u8(mode)
     sink.i16(low)
     if mode == 1:
-        write_stream(sink, [v - low for v in values], [0] * len(values), [PLAIN], choices)
+        write_stream(sink, [v - low for v in values], [0] * len(values), 1, choices)
     elif mode == 2:
         for v in values:
             sink.i16(v)

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from oracle.floats import FORMATS, Ints
 from p2u.codec import core
 
-LEVELS = ([0], [4, 0], [2, 5, 0], [15, 0], [1, 2, 3, 15, 0], [4])
+LEVELS = ([0], [4, 0], [2, 5, 0], [8, 15, 0], [1, 2, 3, 10, 0], [15, 0], [4], [2, 8])
 SHAPES = st.lists(
     st.tuples(st.integers(1, 70), st.integers(1, 8), st.integers(0, 69)), min_size=1, max_size=6
 )
@@ -49,6 +49,9 @@ FAMILIES: dict[str, Callable[[np.random.Generator, str, int], Ints]] = {
     "constant": lambda g, d, n: np.repeat(bits_of(d, g.normal(0, 1, 1)), n),
     "zeros": lambda g, d, n: np.zeros(n, np.int64) + FORMATS[d].sign * (g.random(n) < 0.2),
     "noise": lambda g, d, n: g.integers(0, 2 * FORMATS[d].sign, n),
+    "half_zeros": lambda g, d, n: bits_of(d, g.normal(0, 1, n) * g.choice([-0.0, 0.0, 1, 1], n)),
+    "binades": lambda g, d, n: bits_of(d, g.normal(0, 1, n) * 2.0 ** g.integers(-40, 1, n)),
+    "dead": lambda g, d, n: bits_of(d, g.normal(0, 1, n) * g.choice([1e-30, 1e-6, 1], n)),
     "special": _special,
     "edges": _on_edges,
     "born_half": lambda g, d, n: bits_of(d, g.normal(0, 0.1, n).astype("<f2").astype("<f4")),

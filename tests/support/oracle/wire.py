@@ -76,6 +76,29 @@ class BitSource:
         return count
 
 
+class Run:
+    """Bit fields of any width behind their size in bytes, exactly as many as they need."""
+
+    def __init__(self, source: Source) -> None:
+        self._data = source.take(source.varint())
+        self._at = 0
+
+    def take(self, width: int) -> int:
+        start, end = self._at // 8, -(-(self._at + width) // 8)
+        if end > len(self._data):
+            raise Malformed("there are too few bit fields")
+        value = int.from_bytes(self._data[start:end], "little") >> self._at % 8
+        self._at += width
+        return value % (1 << width)
+
+    def align(self) -> None:
+        self._at = -(-self._at // 8) * 8
+
+    def end(self) -> None:
+        if -(-self._at // 8) != len(self._data):
+            raise Malformed("there are too many bit fields")
+
+
 class Sink(bytearray):
     """A payload being written."""
 
@@ -93,6 +116,12 @@ class Sink(bytearray):
             self.append(value % 0x80 + 0x80)
             value //= 0x80
         self.append(value)
+
+    def run(self, bits: Bits) -> None:
+        """Bit fields behind their size in bytes."""
+        fields = bits.to_bytes()
+        self.varint(len(fields))
+        self.extend(fields)
 
 
 class Bits:

@@ -1,0 +1,77 @@
+//! The C ABI: pointers become slices here, panics become status codes, and nowhere else.
+
+mod decode;
+#[cfg(feature = "encode")]
+mod encode;
+mod hash;
+
+use crate::format::rows::{Segment, Target};
+use crate::Error;
+use std::panic::{catch_unwind, AssertUnwindSafe};
+use std::slice::{from_raw_parts, from_raw_parts_mut};
+
+/// Changes with every incompatible change of the functions below.
+const ABI_VERSION: u32 = 5;
+
+/// Whole rows of one tensor in the caller's memory.
+#[repr(C)]
+pub struct RawSegment {
+    mem: *mut u8,
+    bytes: usize,
+    elems: usize,
+    cols: usize,
+}
+
+fn guard(f: impl FnOnce() -> Result<(), Error>) -> i32 {
+    match catch_unwind(AssertUnwindSafe(f)) {
+        Ok(Ok(())) => 0,
+        Ok(Err(e)) => e as i32,
+        Err(_) => Error::Internal as i32,
+    }
+}
+
+/// The caller's memory.
+///
+/// # Safety
+/// `p` has `n` places that can be read for `'a`, or `n` is 0.
+unsafe fn slice<'a, T>(p: *const T, n: usize) -> &'a [T] {
+    if n == 0 {
+        &[]
+    } else {
+        from_raw_parts(p, n)
+    }
+}
+
+/// Segments whose memory is written.
+///
+/// # Safety
+/// There are `n` segments of distinct memory that nobody else uses for `'a`.
+unsafe fn targets<'a>(segs: *const RawSegment, n: usize) -> Vec<Target<'a>> {
+    let segs = slice(segs, n);
+    let mem = |s: &RawSegment| {
+        if s.bytes == 0 {
+            &mut [][..]
+        } else {
+            from_raw_parts_mut(s.mem, s.bytes)
+        }
+    };
+    segs.iter()
+        .map(|s| Segment {
+            mem: mem(s),
+            elems: s.elems,
+            cols: s.cols,
+        })
+        .collect()
+}
+
+#[no_mangle]
+pub extern "C" fn p2u_abi_version() -> u32 {
+    ABI_VERSION
+}
+
+/// Source bytes of one segment, in the parent of a version update; null: the segment's own.
+#[repr(C)]
+pub struct RawSource {
+    mem: *const u8,
+    bytes: usize,
+}
