@@ -358,7 +358,7 @@ def test_rows_without_fields_end_a_byte() -> None:
     assert after("F32", before, 1, CELLED | change | {"low": run(1)}) is None
 
 
-def test_known_elements() -> None:
+def test_large_elements() -> None:
     """Beyond the bins: not moved by positions, shifts and coarse symbols; low bits are new."""
     values = (127.5, -127.5, np.inf, -np.inf)
     before = stored("F32", *values)
@@ -367,9 +367,14 @@ def test_known_elements() -> None:
         CELLS | {"positions": run(2, 0x39)},
         CELLS | {"flags": b"\2", "shifts": stream(14, 5)},
         CELLS | {"flags": b"\x08", "coarse": stream(16, 3), "positions": run(1, 0x39)},
+        CELLED
+        | {"flags": b"\0", "to": b"\6", "finer": run(0)}
+        | dict.fromkeys(("trailing", "octaves", "low", "upper"), b"")
+        | {"exponents": ints(1 - 5, 0)},
         EXACT | {"upper": run(0)},
     ):
-        assert after("F32", before, 2, parts | guess) == before
+        parts = parts if parts["from"] == b"\4" else parts | guess
+        assert after("F32", before, 2, parts) == before
     found = after("F32", before, 2, EXACT | guess | {"upper": run(0), "low": run(8, 255)})
     assert found == (np.frombuffer(before, "<u4") | 0xFFFF).astype("<u4").tobytes()
     below = np.nextafter(np.float32(127.5), np.float32(0))
