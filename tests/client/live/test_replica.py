@@ -256,12 +256,13 @@ def test_a_file_that_is_not_as_stated(made):
 
 
 def test_a_file_is_checked_when_it_is_exact(made):
-    """Rows of the base are wrong: that is found at the end; a file without levels, at once."""
+    """Rows of a level are wrong: that is found at the end; a file without levels, at once."""
 
     def faulty(chunk, payload, layout, spans, buffers, key):
         apply_chunk(chunk, payload, layout, spans, buffers, key)
-        if key.startswith("base") and bool(chunk.pieces) == pieces:
-            buffers[0][0] ^= 1
+        if key.startswith("base" if pieces else "8bit") and bool(chunk.pieces) == pieces:
+            # A sign: of other magnitudes the next refinement may not make sense.
+            buffers[0][-1] ^= 0x80
 
     pieces = False
     with open_with(made.package, decode=faulty, staging="copy") as replica:
