@@ -346,7 +346,7 @@ def test_memory_stays_small(tmp_path):
     )
     p2u.pack(model, tmp_path / "pkg")
     server, _ = kit.counting_server(tmp_path / "pkg")
-    code = "import sys, p2u; p2u.pull(*sys.argv[1:], jobs=8, straight=True)"
+    code = "import sys, p2u; p2u.pull(*sys.argv[1:], jobs=4, straight=True)"
     code += "; assert 'numpy' not in sys.modules"
     with server:
         peak = int(kit.run_python(code + kit.PRINT_PEAK, server.url, tmp_path / "dst"))

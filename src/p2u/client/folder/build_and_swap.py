@@ -44,9 +44,8 @@ class BuildAndSwap(Target):
             self.log = Journal(self.work.journal, header, found)
         return self.start(self.confirmed(found.done) if found is not None else ())
 
-    def discard(self) -> None:
-        """See `Target.discard`. The next run reads the files that this one began at."""
-        super().discard()
+    def doubt(self) -> None:
+        """See `Target.doubt`."""
         if self.parent is not None and self.parent.own:
             with contextlib.suppress(OSError, FormatError):
                 recorded = state_file.read(self.work.target)

@@ -25,7 +25,7 @@ from p2u.codec.chunk import ChunkDecoding, UpdateEnds, apply_chunk, check_kind
 from p2u.disk.durable import EarlySync, sync_file
 from p2u.disk.errors import disk_errors
 from p2u.disk.files import PIECE, open_file, read_all_at
-from p2u.errors import IntegrityError
+from p2u.errors import FormatError, IntegrityError
 from p2u.package.geometry import Chunk, Countdown, Span, all_spans, chunk_spans
 from p2u.package.manifest import Manifest, State, changed_files
 from p2u.package.mapping import identity
@@ -122,6 +122,10 @@ class Target(ABC):
         """
         with contextlib.suppress(OSError):
             self.work.journal.unlink()
+        self.doubt()
+
+    def doubt(self) -> None:  # noqa: B027 - in place, the files are of no known state
+        """Let the next look read the files that the stretch begins at."""
 
     def result(self, file: int) -> Path:
         """The path of the next state's file with this number."""
@@ -160,8 +164,13 @@ class Target(ABC):
         """Decode and write one bundle; in any thread."""
         decoding = self._decoding(bundle, payloads)
         with self.package.decoded.lend(decoding.memory) as memory:
-            buffers = decoding.run(memory, self._read)
-            self._refine(bundle, payloads, decoding.spans, buffers)
+            try:
+                buffers = decoding.run(memory, self._read)
+                self._refine(bundle, payloads, decoding.spans, buffers)
+            except FormatError:
+                # Chunks may be refused because of the bytes that they are applied to.
+                self.doubt()
+                raise
             self.write(bundle, decoding.spans, buffers)
             for span, buffer in zip(decoding.spans, buffers, strict=True):
                 self._early.wrote(self.result(span.file), span.size)
