@@ -29,6 +29,7 @@ pip-each = @for name in $(2); do \
   $(1)/$(BIN)/python $(PIP) --no-deps $$name || echo "goes without $$name"; done
 
 CORE_MANIFEST := core/Cargo.toml
+FUZZ_MANIFEST := core/fuzz/Cargo.toml
 CORE_FILES := core/Cargo.toml core/build.rs $(shell find core/src -name '*.rs')
 BUILD_FILES := pyproject.toml hatch_build.py $(CORE_FILES)
 PACKAGE_FILES := $(shell find src/p2u -name '*.py')
@@ -39,7 +40,7 @@ LAB_FILES := lab/pyproject.toml $(shell find lab/src -name '*.py' -o -name '*.rs
 
 .PHONY: help
 help: ## this list
-	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "make %-8s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "make %-9s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
 
 .PHONY: demo
 demo: $(DEMO)/.stamp ## pack, serve, pull and use a real model
@@ -63,6 +64,13 @@ test-lab: $(TEST)/.stamp-lab ## the laboratory's tests
 fuzz: $(TEST)/.stamp ## the long randomised tests
 	HYPOTHESIS_PROFILE=fuzz $(TEST)/$(BIN)/python -m pytest -m fuzz $(PYTEST_ARGS)
 
+# A debug build would be ten times slower; this profile keeps the debug assertions.
+COUNT ?= 1000000
+SEED ?= 1
+.PHONY: fuzz-core
+fuzz-core: ## mutated chunks on every instruction set: COUNT=1000000 SEED=1
+	$(CARGO) run --quiet --offline --profile fuzz --manifest-path $(FUZZ_MANIFEST) -- $(COUNT) $(SEED)
+
 .PHONY: lint
 lint: $(TEST)/.stamp ## style, types, clippy
 	$(TEST)/$(BIN)/python -m ruff check .
@@ -70,7 +78,9 @@ lint: $(TEST)/.stamp ## style, types, clippy
 	$(TEST)/$(BIN)/python -m mypy --strict
 	$(CARGO) clippy --quiet --offline --all-targets --manifest-path $(CORE_MANIFEST) -- -D warnings
 	$(CARGO) clippy --quiet --offline --no-default-features --manifest-path $(CORE_MANIFEST) -- -D warnings
+	$(CARGO) clippy --quiet --offline --manifest-path $(FUZZ_MANIFEST) -- -D warnings
 	$(CARGO) fmt --manifest-path $(CORE_MANIFEST) --check
+	$(CARGO) fmt --manifest-path $(FUZZ_MANIFEST) --check
 	rustfmt --check --edition 2021 lab/src/p2u_lab/network/relay.rs
 
 .PHONY: bench
@@ -112,7 +122,7 @@ wasm: ## the decoder as WebAssembly
 
 .PHONY: clean
 clean: ## all that was built, the environments included
-	rm -rf $(DEMO) $(TEST) $(BENCH) build dist core/target src/p2u/_core
+	rm -rf $(DEMO) $(TEST) $(BENCH) build dist core/target core/fuzz/target src/p2u/_core
 	rm -rf .mypy_cache .ruff_cache .demo
 	rm -rf $(addsuffix /.pytest_cache,. lab) $(addsuffix /.hypothesis,. lab)
 	find src tests lab examples -name __pycache__ -type d -prune -exec rm -rf {} +

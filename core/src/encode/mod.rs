@@ -112,13 +112,24 @@ impl<'a> Source<'a> {
         p.start * F::BYTES..p.end * F::BYTES
     }
     /// Sum of squared differences of weights and state; `e` are the rows' step exponents.
+    pub fn errors<F: Format, I: Isa>(&self, isa: I, cur: &[u8], e: &[i16]) -> f64 {
+        isa.enter(Errors::<F>(self, cur, e, PhantomData))
+    }
+}
+
+/// [`Source::errors`].
+struct Errors<'a, F>(&'a Source<'a>, &'a [u8], &'a [i16], PhantomData<F>);
+
+impl<F: Format> Task for Errors<'_, F> {
+    type Out = f64;
     #[inline(always)]
-    pub fn errors<F: Format>(&self, cur: &[u8], e: &[i16]) -> f64 {
+    fn run<I: Isa>(self, _isa: I) -> f64 {
+        let Errors(src, cur, e, _) = self;
         let mut total = 0.0;
         for (r, &e) in e.iter().enumerate() {
             let mut sum = Squares::default();
-            let state = &cur[self.state::<F>(r)];
-            sum.differences::<F>(self.row::<F>(r), state, pow2(-i32::from(e)));
+            let state = &cur[src.state::<F>(r)];
+            sum.differences::<F>(src.row::<F>(r), state, pow2(-i32::from(e)));
             let step = f64::from(pow2(i32::from(e)));
             total += sum.total() * step * step;
         }
@@ -177,26 +188,23 @@ fn encode_float<F: Format, I: Isa>(
         coded: plan.codes.is_some(),
         zeros: zeros::<F>(&src),
     };
-    if plan.full {
-        refine::<F, _>(isa, &mut out, &src, &e, &mut s.cur, &mut far, step);
-        done.payloads.push(out);
-        done.squares.push(0.0);
-        s.keep();
-        return Ok(done);
+    if !plan.full {
+        done.payloads.push(std::mem::take(&mut out));
+        done.squares.push(sums.error);
     }
-    done.payloads.push(out);
-    done.squares.push(sums.error);
-    for &level in plan.levels {
-        let mut out = header(KIND_REFINE, dtype, rows);
+    for &level in if plan.full { &[0] } else { plan.levels } {
+        if !plan.full {
+            out = header(KIND_REFINE, dtype, rows);
+        }
         step.to = if level > 0 {
             Some(u32::from(level))
         } else {
             None
         };
         refine::<F, _>(isa, &mut out, &src, &e, &mut s.cur, &mut far, step);
-        done.payloads.push(out);
+        done.payloads.push(std::mem::take(&mut out));
         done.squares.push(match step.to {
-            Some(_) => src.errors::<F>(&s.cur, &e),
+            Some(_) => src.errors::<F, _>(isa, &s.cur, &e),
             None => 0.0,
         });
         step.from = u32::from(level);
@@ -270,7 +278,7 @@ pub fn write_patches<F: Format>(out: &mut Vec<u8>, src: &Source, cur: &mut [u8],
     }
 }
 
-/// Encodes the base; leaves its state in `s`.
+/// Encodes the base; leaves its state in `s`. Returns the sums of squares of weights and errors.
 #[inline(always)]
 fn encode_base<F: Format, I: Isa>(
     isa: I,
@@ -315,7 +323,7 @@ fn encode_base<F: Format, I: Isa>(
     encode(isa, out, &s.sym, &s.class, CLASSES);
     write_patches::<F>(out, src, &mut s.cur, &patches);
     if plan.codes.is_some() {
-        sums.error = src.errors::<F>(&s.cur, e);
+        sums.error = src.errors::<F, _>(isa, &s.cur, e);
     }
     sums
 }

@@ -257,6 +257,13 @@ impl Set {
         found.ok_or(Error::Argument)
     }
 
+    /// All sets that this machine has, the portable one first.
+    pub fn all() -> Vec<Self> {
+        (SCALAR..=NEON)
+            .filter_map(|wish| Set::new(wish).ok())
+            .collect()
+    }
+
     /// Its number in the ABI.
     pub fn code(self) -> u32 {
         match self {

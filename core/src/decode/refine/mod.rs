@@ -84,7 +84,7 @@ pub fn read_steps<F: Format>(
         let (seg, bytes) = rows.bytes(row, rows.range(row), F::BYTES);
         *e = e.wrapping_add(guess_step::<F>(&segs[seg].mem[bytes], head.from));
     }
-    check_exponents::<F>(&e)?;
+    check_exponents(F::DTYPE, &e)?;
     Ok(e)
 }
 
@@ -105,7 +105,7 @@ pub fn decode<F: Format, I: Isa>(
         parts.block::<F, _>(isa, &mut block, segs)?;
     }
     parts.end()?;
-    read_patches::<F>(r, n, segs)
+    read_patches(r, F::BYTES, n, segs)
 }
 
 impl<'a> Parts<'a> {

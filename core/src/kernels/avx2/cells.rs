@@ -176,6 +176,9 @@ pub unsafe fn halve<F: Format>(mem: &mut [u8], positions: &[u8], row: &Halving) 
             positions.as_ptr().add(i),
         );
     }
+    if done == n {
+        return;
+    }
     scalar::halve::<F>(&mut mem[done * F::BYTES..], &positions[done..], row);
 }
 
@@ -228,6 +231,9 @@ pub unsafe fn finer_widths<F: Format>(mem: &[u8], row: &Narrowing, masks: &mut [
         let w = _mm256_min_epu8(pack16(a, b), most);
         let mask = _mm256_shuffle_epi8(table, w);
         _mm256_storeu_si256(masks.as_mut_ptr().add(i) as *mut _, mask);
+    }
+    if done == n {
+        return;
     }
     scalar::finer_widths::<F>(&mem[done * F::BYTES..], row, &mut masks[done..]);
 }
@@ -312,6 +318,9 @@ pub unsafe fn narrow<F: Format>(mem: &mut [u8], masks: &[u8], positions: &[u8], 
             _mm256_storeu_si256(at.add(32) as *mut _, b);
         }
     }
+    if done == n {
+        return;
+    }
     let mem = &mut mem[done * F::BYTES..];
     scalar::narrow::<F>(mem, &masks[done..], &positions[done..], row);
 }
@@ -370,6 +379,9 @@ pub unsafe fn widths<F: Format>(
         _mm256_storeu_si256(masks.as_mut_ptr().add(i) as *mut _, mask);
         let set = _mm256_movemask_epi8(_mm256_cmpeq_epi8(w, eight)) as u32;
         push_all(deep, (start + i) as u16, set);
+    }
+    if done == n {
+        return;
     }
     let (mem, masks) = (&mem[done * F::BYTES..], &mut masks[done..]);
     scalar::widths::<F>(mem, row, masks, deep, start + done);
@@ -436,6 +448,9 @@ pub unsafe fn fill<F: Format>(
         let (c, f, l) = (halves(clear), halves(f), halves(l));
         fill8(at, c.0, f.0, l.0, tz);
         fill8(at.add(32), c.1, f.1, l.1, tz);
+    }
+    if done == n {
+        return;
     }
     let (mem, low) = (&mut mem[done * F::BYTES..], &low[done..]);
     scalar::fill::<F>(mem, &masks[done..], &fields[done..], low, row);

@@ -3,9 +3,8 @@
 use super::scalar::adopt::CLASSES;
 use super::scalar::cells::{Deep, Fraction, Halving, Narrowing};
 use super::scalar::fields::{self, REACH};
-use super::scalar::rans::decode_symbols;
 use super::{Isa, Task};
-use crate::entropy::rans::{Stream, MAX_LANES};
+use crate::entropy::rans::Stream;
 use crate::entropy::table::MAX_CTX;
 use crate::format::float::Format;
 use crate::Error;
@@ -13,6 +12,7 @@ use crate::Error;
 use {
     super::scalar::base::Sums,
     crate::entropy::encoder::{EncodeTables, Words},
+    crate::entropy::rans::MAX_LANES,
     crate::format::runs::Room,
 };
 
@@ -102,18 +102,8 @@ impl Isa for Avx2 {
     }
     #[inline(always)]
     fn decode_symbols(self, stream: &mut Stream, ctx: &[u8], out: &mut [u8]) -> Result<(), Error> {
-        let out = &mut out[..ctx.len()];
-        #[cfg(p2u_avx512)]
-        if let Some(wide) = self.wide {
-            let done = wide.decode_symbols(stream, ctx, out);
-            return decode_symbols(stream, &ctx[done..], &mut out[done..]);
-        }
-        let mut done = 0;
-        if stream.lanes == MAX_LANES {
-            // SAFETY: `self` is the proof.
-            done = unsafe { rans::decode64(stream, ctx, out) };
-        }
-        decode_symbols(stream, &ctx[done..], &mut out[done..])
+        // SAFETY: `self` is the proof.
+        unsafe { rans::decode_symbols(self, stream, ctx, out) }
     }
     #[inline(always)]
     fn bin_values<F: Format>(self, sym: &[u8], step: f32, mem: &mut [u8]) {

@@ -262,6 +262,9 @@ pub unsafe fn locate<F: Format>(mem: &[u8], cur: &mut [u8], positions: &mut [u8]
         _mm256_storeu_si256(to as *mut _, f);
         steps.halve32::<F>(cur, to);
     }
+    if done == n {
+        return;
+    }
     let at = done * F::BYTES;
     scalar::locate::<F>(&mem[at..], &mut cur[at..], &mut positions[done..], row);
 }
@@ -314,6 +317,9 @@ pub unsafe fn locate_finer<F: Format>(
     }
     let at = done * F::BYTES;
     narrow::<F>(&mut cur[..at], &masks[..done], &positions[..done], row);
+    if done == n {
+        return;
+    }
     scalar::locate_finer::<F>(
         &mem[at..],
         &mut cur[at..],
@@ -364,6 +370,9 @@ pub unsafe fn drain<F: Format>(mem: &[u8], fields: &mut [u8], low: &mut [u16], r
         let b = drain16::<F>(at.add(16 * F::BYTES), to.add(16), tz, mask);
         let f = pack16(a, b);
         _mm256_storeu_si256(fields.as_mut_ptr().add(i) as *mut _, f);
+    }
+    if done == n {
+        return;
     }
     let (mem, fields) = (&mem[done * F::BYTES..], &mut fields[done..]);
     scalar::drain::<F>(mem, fields, &mut low[done..], row);

@@ -16,7 +16,7 @@ pub const Q_MAX: i32 = 127;
 pub const ESCAPE: u8 = 0;
 
 /// Values of base symbols.
-#[inline(always)]
+#[inline(never)]
 pub fn bin_values<F: Format>(sym: &[u8], step: f32, mem: &mut [u8]) {
     for (m, &s) in mem.chunks_exact_mut(F::BYTES).zip(sym) {
         let q = if s == ESCAPE { 0 } else { i32::from(s) - 128 };
@@ -81,7 +81,7 @@ impl Sums {
 #[cfg(feature = "encode")]
 /// Nearest bins of one row as symbols, and the base's state; says whether some element is outside the
 /// bins, which is patched: the state has its own bits.
-#[inline(always)]
+#[inline(never)]
 pub fn base_row<F: Format>(
     mem: &[u8],
     e: i32,

@@ -108,7 +108,7 @@ fn signed<F: Format>(bits: u32) -> f32 {
 }
 
 /// Moves open elements to the cell that each position names, counted from the most negative one.
-#[inline(always)]
+#[inline(never)]
 pub fn halve<F: Format>(mem: &mut [u8], positions: &[u8], row: &Halving) {
     let (step, first) = (2.0 * row.half, (1 - (1 << row.k)) as f32 * row.half);
     let mut bits = [0u32; GROUP];
@@ -131,7 +131,7 @@ pub fn halve<F: Format>(mem: &mut [u8], positions: &[u8], row: &Halving) {
 #[cfg(feature = "encode")]
 /// The inverse of [`halve`]: positions of the weights in `mem`, seen from the state `cur`, which
 /// becomes the next one.
-#[inline(always)]
+#[inline(never)]
 pub fn locate<F: Format>(mem: &[u8], cur: &mut [u8], positions: &mut [u8], row: &Halving) {
     let scale = row.scale();
     let (last, middle) = ((1 << row.k) - 1, 1 << (row.k - 1));
@@ -158,7 +158,7 @@ pub fn locate<F: Format>(mem: &[u8], cur: &mut [u8], positions: &mut [u8], row: 
 }
 
 /// Masks of the finer positions that follow from a state.
-#[inline(always)]
+#[inline(never)]
 pub fn finer_widths<F: Format>(mem: &[u8], row: &Narrowing, masks: &mut [u8]) {
     let mut bits = [0u32; GROUP];
     for (mem, masks) in mem.chunks(GROUP * F::BYTES).zip(masks.chunks_mut(GROUP)) {
@@ -174,7 +174,7 @@ pub fn finer_widths<F: Format>(mem: &[u8], row: &Narrowing, masks: &mut [u8]) {
 }
 
 /// Moves elements to the cells that finer positions name, of as many bits as their masks.
-#[inline(always)]
+#[inline(never)]
 pub fn narrow<F: Format>(mem: &mut [u8], masks: &[u8], positions: &[u8], row: &Narrowing) {
     let mut bits = [0u32; GROUP];
     let groups = mem
@@ -198,7 +198,7 @@ pub fn narrow<F: Format>(mem: &mut [u8], masks: &[u8], positions: &[u8], row: &N
 #[cfg(feature = "encode")]
 /// The inverse of [`narrow`]: finer positions of the weights in `mem`, seen from the state `cur`,
 /// which becomes the next one.
-#[inline(always)]
+#[inline(never)]
 pub fn locate_finer<F: Format>(
     mem: &[u8],
     cur: &mut [u8],
@@ -231,7 +231,7 @@ pub fn locate_finer<F: Format>(
 
 /// Masks of the upper fields that follow from a state, and the elements of the lowest cell, which are
 /// numbered from `start` on.
-#[inline(always)]
+#[inline(never)]
 pub fn widths<F: Format>(
     mem: &[u8],
     row: &Fraction,
@@ -288,7 +288,7 @@ impl Deep {
 }
 
 /// Puts upper fields and the low plane into a row's elements.
-#[inline(always)]
+#[inline(never)]
 pub fn fill<F: Format>(mem: &mut [u8], masks: &[u8], fields: &[u8], low: &[u16], row: &Fraction) {
     let idle = u32::from(row.idle::<F>());
     let mut bits = [0u32; GROUP];
@@ -310,7 +310,7 @@ pub fn fill<F: Format>(mem: &mut [u8], masks: &[u8], fields: &[u8], low: &[u16],
 
 #[cfg(feature = "encode")]
 /// The inverse of [`fill`]: the lowest seven upper bits, and the low plane.
-#[inline(always)]
+#[inline(never)]
 pub fn drain<F: Format>(mem: &[u8], fields: &mut [u8], low: &mut [u16], row: &Fraction) {
     let mask = (1u32 << row.low::<F>()) - 1;
     let mut bits = [0u32; GROUP];
