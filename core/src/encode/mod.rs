@@ -278,7 +278,7 @@ pub fn write_patches<F: Format>(out: &mut Vec<u8>, src: &Source, cur: &mut [u8],
     }
 }
 
-/// Encodes the base; leaves its state in `s`. Returns the sums of squares of weights and errors.
+/// Encodes the base; leaves its state in `s`.
 #[inline(always)]
 fn encode_base<F: Format, I: Isa>(
     isa: I,
