@@ -1,4 +1,4 @@
-"""Packages of every format version decode to the same bytes forever (see tests/golden)."""
+"""The golden files decode to the same bytes forever; see tests/golden/make.py."""
 
 from __future__ import annotations
 
@@ -14,31 +14,35 @@ import p2u
 from p2u.codec import core
 
 GOLDEN = Path(__file__).parent / "golden" / "v1"
-DIGESTS: dict[str, dict[str, str]] = json.loads((GOLDEN / "sha256.json").read_text())
-VERSIONS: list[dict[str, Any]] = json.loads((GOLDEN.parent / "v2" / "chunks.json").read_text())
-CHUNKS: list[dict[str, Any]] = json.loads((GOLDEN / "chunks.json").read_text())
+DIGESTS: dict[str, dict[str, dict[str, str]]] = json.loads((GOLDEN / "sha256.json").read_text())
+LEVELS: list[dict[str, Any]] = json.loads((GOLDEN / "levels.json").read_text())
+CHANGES: list[dict[str, Any]] = json.loads((GOLDEN / "changes.json").read_text())
+
+
+def check(folder: Path, digests: dict[str, str]) -> None:
+    for name, digest in digests.items():
+        assert hashlib.sha256((folder / name).read_bytes()).hexdigest() == digest
 
 
 def test_every_state_of_the_golden_package(tmp_path: Path) -> None:
-    for state, files in DIGESTS.items():
+    states = DIGESTS["package"]
+    assert list(states) == ["v1@base", "v1@8bit", "v1@exact"]
+    for state, digests in states.items():
         p2u.pull(GOLDEN / "package", tmp_path / "out", until=state)
-        for name, digest in files.items():
-            assert hashlib.sha256((tmp_path / "out" / name).read_bytes()).hexdigest() == digest
-    original = GOLDEN / "model" / "model.safetensors"
-    assert hashlib.sha256(original.read_bytes()).hexdigest() == DIGESTS["exact"][original.name]
+        check(tmp_path / "out", digests)
+    check(GOLDEN / "model", states["v1@exact"])
 
 
 @pytest.mark.parametrize("source", [None, "v1@exact", "v2@exact", "v3@exact"])
 def test_every_state_of_the_golden_versions(source: str | None, tmp_path: Path) -> None:
     """From nothing, and by the updates from each version."""
-    digests = json.loads((GOLDEN.parent / "v2" / "sha256.json").read_text())
-    ids = list(digests)
+    states = DIGESTS["versions"]
+    ids = list(states)
     for state in ids[ids.index(source) + 1 :] if source else ids:
         out = tmp_path / state
         for step in (source, state) if source else (state,):
-            p2u.pull(GOLDEN.parent / "v2" / "package", out, until=step)
-        for name, digest in digests[state].items():
-            assert hashlib.sha256((out / name).read_bytes()).hexdigest() == digest
+            p2u.pull(GOLDEN / "versions", out, until=step)
+        check(out, states[state])
 
 
 def test_the_golden_model_in_memory() -> None:
@@ -48,8 +52,8 @@ def test_the_golden_model_in_memory() -> None:
 
 
 @pytest.mark.parametrize("isa", [i for i in range(1, 5) if core.isa(i)])
-@pytest.mark.parametrize("chunk", CHUNKS, ids=lambda c: f"{c['dtype']}-{len(c['payloads'])}")
-def test_chunks_with_codes_beside_the_nearest_bin(chunk: dict[str, Any], isa: int) -> None:
+@pytest.mark.parametrize("chunk", LEVELS, ids=lambda c: f"{c['dtype']}-{len(c['payloads'])}")
+def test_chunks_with_codes_that_are_not_the_nearest(chunk: dict[str, Any], isa: int) -> None:
     state = bytearray(chunk["elems"] * chunk["item"])
     segment = core.Segment(state, chunk["elems"], chunk["cols"])
     for text, digest in zip(chunk["payloads"], chunk["sha256"], strict=True):
@@ -58,7 +62,7 @@ def test_chunks_with_codes_beside_the_nearest_bin(chunk: dict[str, Any], isa: in
 
 
 @pytest.mark.parametrize("isa", [i for i in range(1, 5) if core.isa(i)])
-@pytest.mark.parametrize("chunk", VERSIONS, ids=lambda c: f"{c['kind']}-{c['dtype']}")
+@pytest.mark.parametrize("chunk", CHANGES, ids=lambda c: f"{c['kind']}-{c['dtype']}")
 def test_chunks_between_versions(chunk: dict[str, Any], isa: int) -> None:
     state = bytearray(chunk["elems"] * chunk["item"])
     segment = core.Segment(state, chunk["elems"], chunk["cols"])

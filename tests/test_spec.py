@@ -67,7 +67,7 @@ def test_all_states_of_versions_that_change_everything(tmp_path: Path, first: Te
     publish(three, package, fold=1.0)
     publish(two, package, version="again", anchor=True)
     reader = check(package, tmp_path / "out")
-    assert reader.manifest["version"] == 2 and len(reader.releases) == 4
+    assert len(reader.releases) == 4
     assert reader.kinds >= {0, 1, 2, 4, 5}
     assert reader.read("v3@exact") == files(three)
     assert reader.read("v3@exact", {"v2@exact": files(two)}) == files(three)
@@ -77,7 +77,7 @@ def test_all_states_of_versions_that_change_everything(tmp_path: Path, first: Te
 
 def test_one_version(tmp_path: Path, first: Tensors) -> None:
     pack(model(tmp_path / "1", first, config="{}"), tmp_path / "p", blob_size=2000)
-    assert check(tmp_path / "p", tmp_path / "out").manifest["version"] == 1
+    assert len(check(tmp_path / "p", tmp_path / "out").releases) == 1
 
 
 @pytest.mark.skipif(importlib.util.find_spec("gguf") is None, reason="makes GGUF files")

@@ -28,6 +28,7 @@ from models import WEIGHTS, cache_dir
 from rivals import rivals
 
 import p2u
+from p2u.package.manifest_parse import parse_manifest
 from p2u_lab.methods.codecs import Rival
 
 MINILM = ("minilm-bf16", "minilm-fp16", "minilm-fp32")
@@ -65,8 +66,8 @@ class P2U(Rival):
 
     def base_size(self, packed: Any) -> int:
         """Bytes of the manifest, the layout, and the base with its index."""
-        tree = json.loads((packed / "p2u.json").read_bytes())
-        return int(tree["states"][0]["bytes"]) + (packed / "p2u.json").stat().st_size
+        data = (packed / "p2u.json").read_bytes()
+        return (parse_manifest(data).states[0].bytes or 0) + len(data)
 
 
 def main() -> int:

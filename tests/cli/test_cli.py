@@ -66,6 +66,18 @@ def test_pull_by_steps_ends_with_the_publishers_bytes(
     assert "already" in p2u("pull", package, out).stdout
 
 
+def test_any_levels(model: Path, tmp_path: Path) -> None:
+    package = tmp_path / "p"
+    said = p2u("pack", model, package, "--levels", "base, 6bit,8bit,10bit,exact").stdout
+    assert re.findall(r"^(\w+)  .* %", said, re.MULTILINE) == [
+        *("base", "6bit", "8bit", "10bit", "exact")
+    ]
+    p2u("pull", package, tmp_path / "out", "--until", "6bit", "--quiet")
+    assert "10bit" in p2u("pull", package, tmp_path / "out", "--until", "10bit").stdout
+    wrong = p2u("pack", model, tmp_path / "q", "--levels", "base,8bit,6bit,exact", check=False)
+    assert wrong.returncode == 2 and "6bit is not finer than 8bit" in wrong.stderr
+
+
 def test_dry_run_says_what_it_would_do_and_does_nothing(package: Path, tmp_path: Path) -> None:
     said = p2u("pull", package, tmp_path / "out", "--dry-run").stdout
     assert "base" in said and "exact" in said and "disk space" in said
@@ -81,7 +93,8 @@ def test_inspect(package: Path) -> None:
     said = p2u("inspect", package, "--tensors").stdout
     assert "embed.weight" in said and "500 x 64" in said
     tree = json.loads(p2u("inspect", package, "--tensors", "--json").stdout)
-    assert [s["label"] for s in tree["states"]] == ["base", "8bit", "exact"]
+    (release,) = tree["releases"]
+    assert [s["label"] for s in release["states"]] == ["base", "8bit", "exact"]
     assert {t["name"] for t in tree["tensors"]} >= {"ids", "embed.weight"}
 
 

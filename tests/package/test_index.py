@@ -69,6 +69,8 @@ REFINE = [
     carry(20, (0, 1, 2), (0, 3, 1), (1, 96, 4)),
 ]
 REFINE_UPDATE = update(4, 40, source="s")
+#: How an index without a map begins.
+HEAD = b"P2UI\x01\x00"
 
 
 def test_round_trip() -> None:
@@ -84,10 +86,10 @@ def test_round_trip() -> None:
 
 
 def test_size_and_bytes() -> None:
-    assert encode_index([]) == b"P2UI\x01\x00"
+    assert encode_index([]) == b"P2UI\x01\x00\x00"
     one = encode_index([chunk(300, (3, 0, 1))])
-    assert one[6:9] == b"\x00\xac\x02"
-    assert one[41:] == b"\x01\x06\x00\x01"
+    assert one[7:10] == b"\x00\xac\x02"
+    assert one[42:] == b"\x01\x06\x00\x01"
     # A large model: one run of rows per chunk.
     many = encode_index([chunk(400_000, (n // 16, n % 16 * 64, 64)) for n in range(1000)])
     assert len(many) < 41 * 1000
@@ -180,13 +182,13 @@ def test_pieces_of_the_base_may_not_cover_tensors_either() -> None:
 
 def test_one_place_has_one_spelling() -> None:
     data = bytearray(encode_index([carry(7, (0, 2, 4))]))
-    assert data[6] == 1
+    assert data[7] == 1
     of = update(1, 7, source="s")
     assert parse_index(bytes(data), of, MODEL)
-    data[6:7], data[40:40] = b"\x02", b"\x01"
+    data[7:8], data[41:41] = b"\x02", b"\x01"
     with pytest.raises(FormatError, match="two or more"):
         parse_index(bytes(data), of, MODEL)
-    data[6] = 3
+    data[7] = 3
     with pytest.raises(FormatError, match="type 3"):
         parse_index(bytes(data), of, MODEL)
 
@@ -207,11 +209,11 @@ def test_many_places_take_few_bytes() -> None:
 def test_counts_are_checked_before_memory_is_taken() -> None:
     huge = b"\xff" * 7 + b"\x7f"  # almost 2**56
     with pytest.raises(FormatError, match="malformed"):
-        parse_index(b"P2UI\x01" + b"\xff" * 8 + b"\x01", BASE_UPDATE, MODEL)
+        parse_index(HEAD + b"\xff" * 8 + b"\x01", BASE_UPDATE, MODEL)
     with pytest.raises(FormatError, match="more than it has room for"):
-        parse_index(b"P2UI\x01" + huge[1:], BASE_UPDATE, MODEL)
+        parse_index(HEAD + huge[1:], BASE_UPDATE, MODEL)
     data = encode_index([chunk(11, (0, 0, 1))])
-    data = data[:40] + huge[1:] + data[41:]
+    data = data[:41] + huge[1:] + data[42:]
     with pytest.raises(FormatError, match="more than it has room for"):
         parse_index(data, update(1, 11, source="s"), MODEL)
 
@@ -266,7 +268,7 @@ def check_any(raw: bytes, of: Update) -> None:
 
 @given(st.binary(max_size=300), st.booleans())
 def test_any_bytes(data: bytes, base: bool) -> None:
-    check_any(b"P2UI\x01" + data, BASE_UPDATE if base else REFINE_UPDATE)
+    check_any(HEAD + data, BASE_UPDATE if base else REFINE_UPDATE)
 
 
 @given(st.data())

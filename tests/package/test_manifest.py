@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 import hashlib
 import json
+from collections.abc import Callable
 from contextlib import suppress
 from typing import Any
 
@@ -46,8 +47,8 @@ MANIFEST = Manifest(
             files=FILES,
             layout=Object("layout.json.zst", 50, SHA[3]),
             states=(
-                State("v1@base", "base", "v1", digest(0), 50 + 20 + 300, 17.25, 3.5),
-                State("v1@exact", "exact", "v1", digest(1), 50 + 20 + 300 + 21 + 400, None, 10.5),
+                State("v1", "base", digest(0), 50 + 20 + 300, 17.25, 3.5),
+                State("v1", "exact", digest(1), 50 + 20 + 300 + 21 + 400, None, 10.5),
             ),
         ),
     ),
@@ -88,12 +89,13 @@ def test_digest_of_a_state_is_that_of_sha256sum_like_lines() -> None:
 def test_unknown_keys_are_ignored() -> None:
     tree = json.loads(MANIFEST.to_bytes())
     tree["new"] = {"a": [1]}
-    tree["states"][0]["new"] = 1
+    tree["releases"][0]["new"] = True
+    tree["releases"][0]["states"][0] |= {"new": 1, "id": "v9@8bit"}
     tree["updates"][0]["blobs"][0]["new"] = None
     assert parse_manifest(json.dumps(tree).encode()) == MANIFEST
 
 
-@pytest.mark.parametrize("version", [0, 3, "1", None, True, 1.0, [1]])
+@pytest.mark.parametrize("version", [0, 2, "1", None, True, 1.0, [1]])
 def test_other_versions_are_unsupported(version: Any) -> None:
     tree = json.loads(MANIFEST.to_bytes())
     tree["version"] = version
@@ -121,47 +123,54 @@ def test_every_truncation_is_refused() -> None:
             parse_manifest(data[:length])
 
 
-LIES = {
-    "size below zero": put("files", 0, "size", -1),
-    "size too large": put("files", 0, "size", 2**53),
-    "size a float": put("files", 0, "size", 10.0),
-    "size a bool": put("files", 0, "size", True),
-    "digest in upper case": put("files", 0, "sha256", [SHA[0].upper()]),
-    "digest too short": put("files", 0, "sha256", [SHA[0][1:]]),
-    "no digest": put("files", 0, "sha256", []),
-    "digest with a line feed": put("files", 0, "sha256", [SHA[0] + "\n"]),
-    "too many digests": put("files", 0, "sha256", [SHA[0]] * 3),
-    "other digest": put("files", 0, "sha256", [SHA[1]]),
-    "file leaves": put("files", 0, "path", "../config.json"),
-    "file absolute": put("files", 0, "path", "/etc/passwd"),
-    "same file twice": put("files", 0, "path", FILES[1].path),
-    "same file but for case": put("files", 0, "path", "SUB/GRÖSSE.safetensors"),
-    "same file but for Unicode form": put("files", 0, "path", "sub/gro\u0308ße.safetensors"),
-    "file and folder": put("files", 0, "path", "sub"),
-    "path a lone surrogate": put("files", 0, "path", "\ud800"),
-    "key leaves": put("layout", "key", "a/../../b"),
-    "key is the manifest": put("layout", "key", "P2U.json"),
+def file(*way: Any) -> Callable[[Any], None]:
+    """A change of the first file."""
+    return put("releases", 0, "files", 0, *way)
+
+
+def state(*way: Any) -> Callable[[Any], None]:
+    """A change of one of the states."""
+    return put("releases", 0, "states", *way)
+
+
+LIES: dict[str, Callable[[Any], object]] = {
+    "size below zero": file("size", -1),
+    "size too large": file("size", 2**53),
+    "size a float": file("size", 10.0),
+    "size a bool": file("size", True),
+    "digest in upper case": file("sha256", [SHA[0].upper()]),
+    "digest too short": file("sha256", [SHA[0][1:]]),
+    "no digest": file("sha256", []),
+    "digest with a line feed": file("sha256", [SHA[0] + "\n"]),
+    "too many digests": file("sha256", [SHA[0]] * 3),
+    "other digest": file("sha256", [SHA[1]]),
+    "file leaves": file("path", "../config.json"),
+    "file absolute": file("path", "/etc/passwd"),
+    "same file twice": file("path", FILES[1].path),
+    "same file but for case": file("path", "SUB/GRÖSSE.safetensors"),
+    "same file but for Unicode form": file("path", "sub/gro\u0308ße.safetensors"),
+    "file and folder": file("path", "sub"),
+    "path a lone surrogate": file("path", "\ud800"),
+    "key leaves": put("releases", 0, "layout", "key", "a/../../b"),
+    "key is the manifest": put("releases", 0, "layout", "key", "P2U.json"),
     "same key twice": put("updates", 1, "index", "key", "base.index"),
-    "layout too large": put("layout", "size", 2**40),
+    "layout too large": put("releases", 0, "layout", "size", 2**40),
     "index too large": put("updates", 0, "index", "size", 2**31),
     "blobs do not add up": put("updates", 0, "blobs", 0, "size", 199),
     "empty blob": put("updates", 0, "blobs", 0, "size", 0),
     "bytes of an update": put("updates", 0, "bytes", 301),
-    "bytes of a state": put("states", 0, "bytes", 371),
-    "id": put("states", 0, "id", "v2@base"),
-    "label with a slash": lambda t: t["states"][0].update(label="a/b", id="v1@a/b"),
-    "digest of a state": put("states", 1, "digest", SHA[0]),
-    "no states": put("states", []),
-    "state twice": lambda t: t["states"].append(t["states"][1]),
+    "bytes of a state": state(0, "bytes", 371),
+    "label with a slash": state(0, "label", "a/b"),
+    "digest of a state": state(1, "digest", SHA[0]),
     "state that nothing leads to": lambda t: t["updates"].pop(),
     "update from nowhere": put("updates", 1, "source", "v1@8bit"),
     "update to nowhere": put("updates", 1, "target", "v1@8bit"),
     "update back": lambda t: t["updates"][1].update(source="v1@exact", target="v1@base"),
     "update in a circle": put("updates", 1, "source", "v1@exact"),
     "no way from nothing": put("updates", 0, "source", "v1@exact"),
-    "snr missing": lambda t: t["states"][0].pop("snr_db"),
-    "snr text": put("states", 0, "snr_db", "17"),
-    "bits huge": put("states", 0, "bits", 10**400),
+    "snr missing": lambda t: t["releases"][0]["states"][0].pop("snr_db"),
+    "snr text": state(0, "snr_db", "17"),
+    "bits huge": state(0, "bits", 10**400),
     "name a number": put("name", 1),
     "name too long": put("name", "x" * 5000),
 }

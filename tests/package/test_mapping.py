@@ -89,12 +89,12 @@ def parse(chunks: list[Chunk], found: Map = MAP, source: ReleaseLayout = SOURCE)
 
 def test_index_with_a_map() -> None:
     data = encode_index(CHUNKS, MAP)
-    assert data[:10] == b"P2UI\x02\x02\x01\x03\x02\x01"
+    assert data[:11] == b"P2UI\x01\x01\x02\x01\x03\x02\x01"
     found = parse(CHUNKS)
     assert found.map == MAP
     assert encode_index(found.chunks, found.map) == data
-    assert encode_index(CHUNKS, Map((None, 0, None), (None, 1)))[:10] == (
-        b"P2UI\x02\x00\x01\x00\x00\x02"
+    assert encode_index(CHUNKS, Map((None, 0, None), (None, 1)))[:11] == (
+        b"P2UI\x01\x01\x00\x01\x00\x00\x02"
     )
 
 
@@ -135,12 +135,27 @@ def test_maps_that_do_not_do(chunks: list[Chunk], found: Map, match: str) -> Non
     assert caught.value.hint
 
 
-def test_versions_of_an_index() -> None:
+def test_updates_between_releases_have_a_map_and_no_others() -> None:
     of = version_update(len(CHUNKS))
-    with pytest.raises(FormatError, match="version 1, 2 expected"):
+    with pytest.raises(FormatError, match="map flag is 0, 1 expected"):
         parse_index(encode_index(CHUNKS), of, TARGET, SOURCE)
-    with pytest.raises(FormatError, match="version 2, 1 expected"):
-        parse_index(encode_index(CHUNKS, MAP), of, TARGET)
+    data = encode_index(CHUNKS, MAP)
+    with pytest.raises(FormatError, match="map flag is 1, 0 expected"):
+        parse_index(data, of, TARGET)
+    with pytest.raises(FormatError, match="map flag is 2, 1 expected"):
+        parse_index(data[:5] + b"\x02" + data[6:], of, TARGET, SOURCE)
+
+
+def test_other_versions_of_an_index_are_refused() -> None:
+    data = encode_index(CHUNKS, MAP)
+    for version in (0, 2):
+        with pytest.raises(FormatError, match=f"version {version}, 1 expected"):
+            parse_index(
+                data[:4] + bytes([version]) + data[5:],
+                version_update(len(CHUNKS)),
+                TARGET,
+                SOURCE,
+            )
 
 
 def test_every_truncation_of_a_map() -> None:

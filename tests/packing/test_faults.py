@@ -92,6 +92,7 @@ def test_arguments(model: Path, tmp_path: Path) -> None:
         {"levels": ["base"]},
         {"levels": ["exact", "base"]},
         {"levels": ["base", "4bit", "exact"]},
+        {"levels": ["base", "8bit", "6bit", "exact"]},
         {"levels": []},
         {"jobs": 0},
         {"blob_size": 0},

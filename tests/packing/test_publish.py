@@ -73,6 +73,20 @@ def test_nobody_replays_a_long_chain(tmp_path: Path, fold: float | None) -> None
     check_pull(package, folders[-1], tmp_path / "new")
 
 
+def test_versions_with_other_levels(tmp_path: Path) -> None:
+    first, package = small(1), tmp_path / "p"
+    second = next_one(first, 0.02, 1)
+    publish(model(tmp_path / "1", first), package)
+    levels = ("base", "6bit", "10bit", "exact")
+    publish(model(tmp_path / "2", second), package, anchor=True, levels=levels)
+    assert [r.version for r in manifest_of(package).releases] == ["v1", "v2"]
+    assert [s.label for s in manifest_of(package).latest.states] == list(levels)
+    for state in ("v1@8bit", "v2@6bit", "v2@10bit"):
+        pull(package, tmp_path / state, until=state)
+    check_pull(package, tmp_path / "2", tmp_path / "v2@6bit")
+    check_pull(package, tmp_path / "2", tmp_path / "v1@8bit")
+
+
 def test_large_changes_bring_a_base_early(tmp_path: Path) -> None:
     """However large the updates are, the way from nothing is at most some times the base's."""
     package, tensors = tmp_path / "p", small(2)

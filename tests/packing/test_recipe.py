@@ -1,14 +1,15 @@
-"""Recipes that contradict themselves are refused."""
+"""Recipes that contradict themselves are refused, and so are lists of levels."""
 
 from __future__ import annotations
 
 import math
+import re
 from typing import Any
 
 import pytest
 
 from p2u.errors import UsageError
-from p2u.packing.recipe import Recipe
+from p2u.packing.recipe import LEVELS, Recipe, check_levels, halvings
 
 
 @pytest.mark.parametrize(
@@ -27,3 +28,68 @@ from p2u.packing.recipe import Recipe
 def test_arguments(arguments: dict[str, Any]) -> None:
     with pytest.raises(UsageError):
         Recipe(**arguments)
+
+
+@pytest.mark.parametrize(
+    ("levels", "expected"),
+    [
+        ("base,exact", (0,)),
+        ("base,8bit,exact", (4, 0)),
+        ("base,6bit,8bit,10bit,exact", (2, 4, 6, 0)),
+        ("base,5bit,9bit,12bit,16bit,19bit,exact", (1, 5, 8, 12, 15, 0)),
+        # An update brings at most eight halvings.
+        ("base,13bit,exact", (8, 0)),
+        ("base,19bit,exact", (8, 0)),
+        ("base,14bit,15bit,exact", (8, 11, 0)),
+        ("base,18bit,19bit,exact", (8, 15, 0)),
+        ("base,6bit,19bit,exact", (2, 10, 0)),
+    ],
+)
+def test_levels(levels: str, expected: tuple[int, ...]) -> None:
+    labels = tuple(levels.split(","))
+    assert check_levels(list(labels)) == labels
+    assert halvings(labels) == expected
+
+
+def test_any_levels_lead_on_within_the_limits_of_a_reader() -> None:
+    for first in range(5, 20):
+        for second in range(first + 1, 20):
+            for third in range(second + 1, 20):
+                *found, exact = halvings(
+                    ("base", *(f"{bits}bit" for bits in (first, second, third)), "exact")
+                )
+                steps = [b - a for a, b in zip((0, *found), found, strict=False)]
+                assert exact == 0 and found[-1] <= 15
+                assert min(steps) >= 1 and max(steps) <= 8
+
+
+@pytest.mark.parametrize(
+    ("levels", "match"),
+    [
+        ("", "Begin with base and end with exact, for example base,8bit,exact"),
+        ("base", "Begin with base and end with exact"),
+        ("exact", "Begin with base and end with exact"),
+        ("base,8bit", "the levels are base,8bit"),
+        ("8bit,exact", "the levels are 8bit,exact"),
+        ("exact,8bit,base", "the levels are exact,8bit,base"),
+        ("base,8bits,exact", "there is no level '8bits'"),
+        ("base,08bit,exact", "there is no level '08bit'"),
+        ("base,8BIT,exact", "there is no level '8BIT'"),
+        ("base,8bit\n,exact", "there is no level"),
+        ("base,,exact", "there is no level ''"),
+        ("base,base,exact", "there is no level 'base'"),
+        ("base,exact,exact", "there is no level 'exact'"),
+        ("base,4bit,exact", "'4bit'.*there can be 5bit to 19bit"),
+        ("base,20bit,exact", "'20bit'.*there can be 5bit to 19bit"),
+        ("base,8bit,6bit,exact", "6bit is not finer than 8bit before it"),
+        ("base,8bit,8bit,exact", "8bit is not finer than 8bit before it"),
+    ],
+)
+def test_levels_that_cannot_be(levels: str, match: str) -> None:
+    with pytest.raises(UsageError) as caught:
+        check_levels(levels.split(",") if levels else [])
+    assert re.search(match, f"{caught.value.message} {caught.value.hint}")
+
+
+def test_the_default_levels() -> None:
+    assert check_levels(LEVELS) == ("base", "8bit", "exact")

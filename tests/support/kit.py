@@ -169,7 +169,7 @@ class Made:
         return manifest_of(self.package)
 
     def update(self, label: str) -> Update:
-        return self.manifest.updates[STATES.index(label)]
+        return self.manifest.updates[list(self.states).index(label)]
 
     def label(self, folder: Path) -> str | None:
         """The state that a folder holds, by the digests of its files; None if it holds none."""
@@ -186,20 +186,20 @@ class Made:
         return None
 
 
-def make(folder: Path) -> Made:
+def make(folder: Path, levels: tuple[str, ...] = STATES) -> Made:
     """Build all of it below a folder."""
 
     model, package = folder / "model", folder / "pkg"
     write_model(model)
-    pack_first(str(model), str(package), make_settings(jobs=2, chunk_elements=CHUNK))
+    pack_first(str(model), str(package), make_settings(levels=levels, jobs=2, chunk_elements=CHUNK))
     states = {}
-    for label in STATES:
+    for label in levels:
         states[label] = folder / label
         pull(package, states[label], until=label)
     made = Made(model, package, states)
-    assert [made.label(states[label]) for label in STATES] == list(STATES)
+    assert [made.label(states[label]) for label in levels] == list(levels)
     assert tree(states["exact"]) == tree(model)
-    for label in STATES:
+    for label in levels:
         with zipfile.ZipFile(states[label] / "extra.npz") as archive:
             assert archive.testzip() is None
     assert all(update.chunks > 12 for update in made.manifest.updates)

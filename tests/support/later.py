@@ -89,7 +89,7 @@ def add(
         (folder / "exact-000.bin").write_bytes(blob)
     (folder / "exact.index").write_bytes(index)
     digest = state_digest((e.path, e.size, e.sha256[0]) for e in entries)
-    state = State(f"{version}@exact", "exact", version, digest, 0, None, 16.0)
+    state = State(version, "exact", digest, 0, None, 16.0)
     update = Update(
         before,
         state.id,
@@ -118,7 +118,7 @@ def add_base(package: Path, model: Path, version: str) -> None:
     def named(state: str | None) -> str | None:
         return state and f"{version}@{state.partition('@')[2]}"
 
-    states = tuple(replace(s, id=f"{version}@{s.label}", version=version) for s in old.states)
+    states = tuple(replace(s, version=version) for s in old.states)
     layout = known.get(old.layout.sha256, moved(old.layout))
     updates = tuple(
         Update(

@@ -48,7 +48,7 @@ def add_release(package: Path, version: str, model: Path, *, fresh: bool) -> Non
     pack(model, made, jobs=2, name="model")
     found = manifest_of(made)
     (old,) = found.releases
-    new_ids = {s.id: f"{version}@{s.label}" for s in old.states}
+    new_ids = {s.id: replace(s, version=version).id for s in old.states}
     updates = []
     for update in found.updates if fresh else ():
         blobs = []
@@ -73,7 +73,7 @@ def add_release(package: Path, version: str, model: Path, *, fresh: bool) -> Non
     if not fresh:  # there is the exact state only
         states = old.states[-1:]
         files = tuple(replace(f, sha256=f.sha256[-1:]) for f in old.files)
-    states = tuple(replace(s, id=new_ids[s.id], version=version, bytes=None) for s in states)
+    states = tuple(replace(s, version=version, bytes=None) for s in states)
     before = manifest_of(package) if (package / "p2u.json").exists() else None
     shared = [r.layout for r in before.releases] if before else []
     same = [o for o in shared if o.sha256 == old.layout.sha256]
@@ -189,7 +189,7 @@ def add_foreign(package: Path, version: str, model: Path) -> None:
     pack(model, made, jobs=2, name="model")
     (old,) = manifest_of(made).releases
     files = tuple(replace(f, sha256=f.sha256[-1:]) for f in old.files)
-    state = State(f"{version}@exact", "exact", version, old.states[-1].digest, None, None, 4.5)
+    state = State(version, "exact", old.states[-1].digest, None, None, 4.5)
     layout = put(package, f"{version}/layout.json.zst", (made / old.layout.key).read_bytes())
     release = Release(version, files, layout, (state,), foreign=True)
     shutil.rmtree(made)

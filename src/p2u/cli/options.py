@@ -10,7 +10,13 @@ from p2u.errors import UsageError
 
 Jobs = Annotated[Optional[int], typer.Option("--jobs", "-j", help="Number of threads.", min=1)]  # noqa: UP045
 Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="Print only errors.")]
-Levels = Annotated[str, typer.Option(help="The levels to make, from base to exact.")]
+Levels = Annotated[
+    str,
+    typer.Option(
+        metavar="LABELS",
+        help="The levels to make: base, then any of 5bit to 19bit, coarse to fine, then exact.",
+    ),
+]
 Name = Annotated[
     Optional[str],  # noqa: UP045
     typer.Option(metavar="NAME", help="The version's name.", show_default="the next number"),
@@ -31,7 +37,7 @@ DryRun = Annotated[
 
 
 def parse_labels(text: str) -> list[str]:
-    """The states of ``base,8bit,exact``."""
+    """The labels of ``base,8bit,exact``."""
     return [name.strip() for name in text.split(",")]
 
 

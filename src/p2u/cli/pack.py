@@ -22,6 +22,7 @@ from p2u.cli.options import (
 EXAMPLES = (
     "Examples:\n\n  p2u pack model.safetensors model.p2u\n\n"
     "  p2u pack ./MiniLM ./MiniLM.p2u --bits 4 --levels base,exact --blob-size 100MiB\n\n"
+    "  p2u pack ./MiniLM ./MiniLM.p2u --levels base,6bit,8bit,10bit,exact\n\n"
     "  p2u pack ./MiniLM ./MiniLM.p2u --budget 5MB --keep 'pooler.*'\n\n"
     "  p2u pack ./MiniLM ./MiniLM.p2u --base-ratio 0.2 --tensor-bits 'encoder.layer.0.*=5'\n\n"
     "  p2u pack ./MiniLM ./MiniLM.p2u --bits 3 --sensitivity minilm.json\n\n"

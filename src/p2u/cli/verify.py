@@ -6,7 +6,7 @@ from typing import Annotated
 
 import typer
 
-from p2u.cli.options import Jobs, Quiet
+from p2u.cli.options import Jobs, LimitRate, Quiet
 
 #: Shown below the options of ``--help``.
 EXAMPLES = "Examples:\n\n  p2u verify model.p2u\n\n  p2u verify ./MiniLM"
@@ -18,6 +18,7 @@ def verify(
         bool, typer.Option("--decode", help="Also decode every state of the package.")
     ] = False,
     jobs: Jobs = None,
+    limit_rate: LimitRate = None,
     quiet: Quiet = False,
 ) -> None:
     """Check every byte of a package or of a pulled directory."""
@@ -25,6 +26,8 @@ def verify(
     from p2u.client.folder.verify import verify as verify_bytes
 
     with show.transfer(quiet) as view:
-        result = verify_bytes(target, decode=decode, jobs=jobs, progress=view.progress)
+        result = verify_bytes(
+            target, decode=decode, jobs=jobs, limit_rate=limit_rate, progress=view.progress
+        )
     if not quiet:
         show.verified(result, target)

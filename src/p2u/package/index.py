@@ -1,7 +1,8 @@
 """The index, ``<label>.index``: what each chunk of an update is, in about 40 bytes per chunk.
 
-Layout: ``"P2UI"``, a version byte, varint number of chunks; then per chunk a type byte, varint
-length of its payload, 32 bytes SHA-256 of it, and
+Layout: ``"P2UI"``, a version byte, a byte that is 1 if there is a map, else 0, the map, varint
+number of chunks; then per chunk a type byte, varint length of its payload, 32 bytes SHA-256 of it,
+and
 
 - type 0, rows: varint number of segments; per segment the zigzag varint tensor number minus that
   of the index's previous segment (0 at first), varint first row, varint number of rows;
@@ -13,8 +14,8 @@ length of its payload, 32 bytes SHA-256 of it, and
 
 Chunks lie back to back in the update's blobs; none crosses from one blob to the next.
 
-Between two releases the version is 2, and a map comes before the number of chunks: varint source
-+ 1 (0: none) for each tensor of the target, then for each of its files. See `mapping`.
+Updates between two releases have a map, and no others: varint source + 1 (0: none) for each tensor
+of the target, then for each of its files. See `mapping`.
 """
 
 from __future__ import annotations
@@ -31,8 +32,7 @@ from p2u.package.manifest import HINT, Update
 from p2u.package.mapping import Map, copies
 
 MAGIC = b"P2UI"
-#: Of an index, without and with a map.
-PLAIN, MAPPED = 1, 2
+VERSION = 1
 ROWS, BYTES, PLACES = 0, 1, 2
 
 #: Limits per chunk, in bytes: decoded, carried in pieces, and of the payload.
@@ -83,7 +83,7 @@ def encode_index(chunks: Iterable[Chunk], found: Map | None = None) -> bytes:
     """
     chunks = list(chunks)
     out = bytearray(MAGIC)
-    out.append(PLAIN if found is None else MAPPED)
+    out += bytes((VERSION, found is not None))
     if found is not None:
         for source in (*found.tensors, *found.files):
             _put(out, 0 if source is None else source + 1)
@@ -186,9 +186,10 @@ def parse_index(
     r = _IndexReader(data, update.index.key)
     if r.take(len(MAGIC)) != MAGIC:
         raise r.wrong("not an index of a P2U package")
-    expected = PLAIN if source is None else MAPPED
-    if (version := r.byte()) != expected:
-        raise r.wrong(f"an index of version {version}, {expected} expected")
+    if (version := r.byte()) != VERSION:
+        raise r.wrong(f"an index of version {version}, {VERSION} expected")
+    if (mapped := r.byte()) != (source is not None):
+        raise r.wrong(f"its map flag is {mapped}, {int(source is not None)} expected")
     found = None if source is None else _map(r, target, source)
     chunks = _chunks(r, update, target)
     _check_pieces(r, chunks, target)

@@ -13,8 +13,8 @@ from functools import cached_property
 from typing import Any
 
 FORMAT = "p2u"
-#: Newest version of the manifest; a package of one release is of version 1.
-MAX_VERSION = 2
+#: Version of the manifest.
+VERSION = 1
 LAYOUT_KEY = "layout.json.zst"
 
 #: Limits in bytes; whatever is larger is refused before it is read into memory.
@@ -69,9 +69,8 @@ class State:
     """The complete model at one precision of one version.
 
     Attributes:
-        id: ``"v1@base"``.
+        version: ``"v1"``, that of its release.
         label: ``"base"``.
-        version: ``"v1"``.
         digest: `state_digest` of its files.
         bytes: What there is to fetch to come here from nothing: payloads, indices, layouts; None if
             only what others published leads here, or nothing does.
@@ -79,13 +78,17 @@ class State:
         bits: Bits per weight of the progressive tensors, fetched so far.
     """
 
-    id: str
-    label: str
     version: str
+    label: str
     digest: str
     bytes: int | None
     snr_db: float | None
     bits: float
+
+    @property
+    def id(self) -> str:
+        """``"v1@base"``, unique within the package."""
+        return f"{self.version}@{self.label}"
 
 
 @dataclass(frozen=True, slots=True)
@@ -194,37 +197,21 @@ class Manifest:
 
     def to_bytes(self) -> bytes:
         """The JSON text; equal manifests give equal bytes."""
-        tree: dict[str, Any] = {"format": FORMAT, "name": self.name, "generator": self.generator}
-        if len(self.releases) == 1 and not self.releases[0].foreign:
-            tree |= {"version": 1, **_release_tree(self.releases[0])}
-            tree["states"] = [
-                {**shown, "id": state.id, "version": state.version}
-                for shown, state in zip(tree["states"], self.states, strict=True)
-            ]
-        else:
-            tree["version"] = MAX_VERSION
-            tree["releases"] = [
-                {**_release_tree(release), "version": release.version}
-                | ({"foreign": True} if release.foreign else {})
-                for release in self.releases
-            ]
-        tree["updates"] = [
-            {
-                "source": u.source,
-                "target": u.target,
-                "index": _object_tree(u.index),
-                "blobs": [{"key": b.key, "size": b.size} for b in u.blobs],
-                "bytes": u.bytes,
-                "chunks": u.chunks,
-            }
-            for u in self.updates
-        ]
+        tree = {
+            "format": FORMAT,
+            "version": VERSION,
+            "name": self.name,
+            "generator": self.generator,
+            "releases": [_release_tree(release) for release in self.releases],
+            "updates": [_update_tree(update) for update in self.updates],
+        }
         text = json.dumps(tree, ensure_ascii=False, indent=1, sort_keys=True, allow_nan=False)
         return text.encode() + b"\n"
 
 
 def _release_tree(release: Release) -> dict[str, Any]:
-    return {
+    tree: dict[str, Any] = {
+        "version": release.version,
         "files": [
             {"path": f.path, "size": f.size, "sha256": list(f.sha256)} for f in release.files
         ],
@@ -239,6 +226,18 @@ def _release_tree(release: Release) -> dict[str, Any]:
             }
             for s in release.states
         ],
+    }
+    return tree | {"foreign": True} if release.foreign else tree
+
+
+def _update_tree(update: Update) -> dict[str, Any]:
+    return {
+        "source": update.source,
+        "target": update.target,
+        "index": _object_tree(update.index),
+        "blobs": [{"key": b.key, "size": b.size} for b in update.blobs],
+        "bytes": update.bytes,
+        "chunks": update.chunks,
     }
 
 

@@ -20,7 +20,7 @@ from p2u.package.manifest import (
     MAX_NAME,
     MAX_SIZE,
     MAX_STATES,
-    MAX_VERSION,
+    VERSION,
     Blob,
     FileEntry,
     Manifest,
@@ -51,17 +51,16 @@ def parse_manifest(data: bytes) -> Manifest:
     if tree.value.get("format") != FORMAT:
         raise FormatError("not a P2U manifest", file=MANIFEST_KEY, hint="Check the path or URL")
     version = tree.value.get("version")
-    if type(version) is not int or not 1 <= version <= MAX_VERSION:
+    if type(version) is not int or version != VERSION:
         raise UnsupportedError(
-            f"format version {str(version)[:40]}, but this program reads versions 1 to "
-            f"{MAX_VERSION}",
+            f"format version {str(version)[:40]}, but this program reads version {VERSION}",
             file=MANIFEST_KEY,
             hint="Install a newer p2u-models",
         )
     generator = tree.value.get("generator", "")
     manifest = Manifest(
         name=tree.text("name", MAX_NAME),
-        releases=_releases(tree) if version > 1 else (_only_release(tree),),
+        releases=tuple(_release(node) for node in tree.items("releases")),
         updates=tuple(_update(node) for node in tree.items("updates")),
         generator=generator if is_text(generator) and len(generator) <= MAX_NAME else "",
     )
@@ -143,33 +142,11 @@ def _label(node: _JsonNode, key: str) -> str:
     return value
 
 
-def _only_release(tree: _JsonNode) -> Release:
-    """The release of a manifest of version 1, whose states say which version it is."""
-    nodes = tree.items("states")
-    version = _label(nodes[0], "version") if nodes else ""
-    for node in nodes:
-        label = _label(node, "label")
-        if node.value.get("version") != version:
-            raise node.bad("version", f"'{version}', as in all states")
-        if node.value.get("id") != f"{version}@{label}":
-            raise node.bad("id", f"'{version}@{label}'")
-    return _release(tree, version, foreign=False)
-
-
-def _releases(tree: _JsonNode) -> tuple[Release, ...]:
-    nodes = tree.items("releases")
-    if len(nodes) < 2:
-        raise tree.bad("releases", "two or more")
-    found = []
-    for node in nodes:
-        foreign = node.value.get("foreign", False)
-        if not isinstance(foreign, bool):
-            raise node.bad("foreign", "true or false")
-        found.append(_release(node, _label(node, "version"), foreign=foreign))
-    return tuple(found)
-
-
-def _release(node: _JsonNode, version: str, *, foreign: bool) -> Release:
+def _release(node: _JsonNode) -> Release:
+    version = _label(node, "version")
+    foreign = node.value.get("foreign", False)
+    if not isinstance(foreign, bool):
+        raise node.bad("foreign", "true or false")
     return Release(
         version=version,
         files=tuple(_file(file) for file in node.items("files")),
@@ -180,14 +157,12 @@ def _release(node: _JsonNode, version: str, *, foreign: bool) -> Release:
 
 
 def _state(node: _JsonNode, version: str) -> State:
-    label = _label(node, "label")
     for key in ("snr_db", "bytes"):
         if key not in node.value:
             raise node.bad(key, "a number or null")
     return State(
-        f"{version}@{label}",
-        label,
         version,
+        _label(node, "label"),
         node.sha256("digest"),
         None if node.value["bytes"] is None else node.size("bytes"),
         None if node.value["snr_db"] is None else node.number("snr_db"),

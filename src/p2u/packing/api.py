@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 from p2u.disk.errors import disk_errors
 from p2u.errors import UsageError
 from p2u.packing.allocation.damage import parse_damage, quantise
-from p2u.packing.recipe import Recipe
+from p2u.packing.recipe import LEVELS, Recipe
 from p2u.packing.report import PackProgress, PackReport, StateRow
 from p2u.packing.settings import BLOB_SIZE, make_settings
 
@@ -41,7 +41,7 @@ def pack(
     tensor_bits: Mapping[str, float] | None = None,
     keep: Sequence[str] = (),
     sensitivity: str | Path | Mapping[str, Any] | None = None,
-    levels: Sequence[str] = ("base", "8bit", "exact"),
+    levels: Sequence[str] = LEVELS,
     jobs: int | None = None,
     blob_size: int = BLOB_SIZE,
     name: str | None = None,
@@ -71,7 +71,9 @@ def pack(
             matches counts, and `bits` is the average of the other tensors.
         keep: Globs of tensors that are exact from the base on.
         sensitivity: What `p2u.torch.sensitivity` measured, or the file that it wrote.
-        levels: Labels of the states, from ``base`` to ``exact``.
+        levels: Labels of the states: ``base``, then any of ``5bit`` to ``19bit`` with growing
+            numbers, then ``exact``. Each is an update from the one before. The step of ``Nbit`` is
+            the base's, halved ``N - 4`` times, at most 8 times from one level to the next.
         jobs: Threads; all processors by default. The package does not depend on it.
         blob_size: Most bytes per blob; a chunk that is larger still gets a blob of its own.
         name: The model's name; that of ``src`` by default.
@@ -145,7 +147,7 @@ def publish(
     anchor_every: int = ANCHOR_EVERY,
     fold: float | None = None,
     bits: float | None = None,
-    levels: Sequence[str] = ("base", "8bit", "exact"),
+    levels: Sequence[str] = LEVELS,
     jobs: int | None = None,
     blob_size: int = BLOB_SIZE,
     name: str | None = None,

@@ -43,7 +43,7 @@ from p2u.packing.levels.read_back import LevelChunks, Made, Verifier
 from p2u.packing.package_folder.blobs import BlobWriter, write_new
 from p2u.packing.package_folder.lock import package_lock
 from p2u.packing.package_folder.new_package import NewPackage
-from p2u.packing.recipe import HALVINGS, check_levels
+from p2u.packing.recipe import check_levels, halvings
 from p2u.packing.report import PackProgress, PackReport, make_report
 from p2u.packing.rounding.codes import CalibrationPlan
 from p2u.packing.settings import PackSettings
@@ -203,11 +203,11 @@ class Packer:
 
     def _encoder(self, offsets: list[int], checks: Checks | None = None) -> Encoder:
         """One for the package; without checks, one to measure with."""
-        halvings = [HALVINGS[label] for label in self._labels[1:]]
+        levels = halvings(self._labels)
         if checks is None:
             checks = Checks((), self.model.layout)
-            return Encoder(self.model, checks, halvings, offsets)
-        return Encoder(self.model, checks, halvings, offsets, self._calibration)
+            return Encoder(self.model, checks, levels, offsets)
+        return Encoder(self.model, checks, levels, offsets, self._calibration)
 
     def _encode(self, folder: Path, offsets: list[int]) -> _Written:
         """Write all blobs."""
@@ -266,9 +266,8 @@ class Packer:
         updates: list[Update] = []
         for number, (label, writer) in enumerate(zip(self._labels, writers, strict=True)):
             state = State(
-                f"{version}@{label}",
-                label,
                 version,
+                label,
                 state_digest((f.path, f.size, f.digest(number)) for f in files),
                 None,
                 sums.snr_db(number),

@@ -5,15 +5,23 @@ Nothing here binds a reader: another recipe changes bytes, never the format.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from fnmatch import fnmatchcase
 
 from p2u.errors import UsageError
 
-#: Halvings of the base step at each level; 0 is exact.
-HALVINGS = {"8bit": 4, "exact": 0}
 BASE, EXACT = "base", "exact"
+#: The levels of a package if no others are asked for.
+LEVELS = (BASE, "8bit", EXACT)
+#: A level ``Nbit`` has the base's step halved N - 4 times: by default a base has about 4 bits.
+BASE_BITS = 4
+#: Most halvings of the base's step, and most from one level to the next: a reader's limits.
+MOST_HALVINGS, MOST_AT_ONCE = 15, 8
+_BITS = re.compile(r"([1-9][0-9]{0,2})bit\Z")
+_FINEST = BASE_BITS + MOST_HALVINGS
+_BETWEEN = f"Between {BASE} and {EXACT} there can be {BASE_BITS + 1}bit to {_FINEST}bit"
 
 #: Bits per weight that can be asked of the base.
 BITS = (1.0, 6.0)
@@ -22,18 +30,52 @@ BITS = (1.0, 6.0)
 def check_levels(levels: Sequence[str]) -> tuple[str, ...]:
     """The labels of the states, checked.
 
+    Args:
+        levels: ``base``, any number of ``Nbit`` with growing N, ``exact``.
+
     Raises:
-        UsageError: They do not run from base to exact, or name an unknown level.
+        UsageError: They are others, or not in this order.
     """
     labels = tuple(levels)
-    between = [name for name in HALVINGS if name != EXACT]
-    known = [(BASE, *between[:n], EXACT) for n in range(len(between) + 1)]
-    if labels not in known:
+    if len(labels) < 2 or labels[0] != BASE or labels[-1] != EXACT:
         raise UsageError(
-            f"these levels cannot be made: {','.join(labels)}",
-            hint="Possible levels are " + " and ".join(",".join(k) for k in known),
+            f"the levels are {','.join(labels) or 'none'}",
+            hint=f"Begin with {BASE} and end with {EXACT}, for example {','.join(LEVELS)}",
         )
+    before = BASE
+    for label in labels[1:-1]:
+        bits = _bits(label)
+        if before != BASE and bits <= _bits(before):
+            raise UsageError(
+                f"the level {label} is not finer than {before} before it",
+                hint="Name the levels in the order of their bits, each one once",
+            )
+        before = label
     return labels
+
+
+def halvings(labels: Sequence[str]) -> tuple[int, ...]:
+    """How often the base's step is halved at each level after the base; 0 is exact.
+
+    A level that is too far from the one before gets as many halvings as one update can bring.
+
+    Args:
+        labels: As `check_levels` gives them.
+    """
+    found = []
+    last = 0
+    for label in labels[1:-1]:
+        last = min(_bits(label) - BASE_BITS, last + MOST_AT_ONCE, MOST_HALVINGS)
+        found.append(last)
+    return (*found, 0)
+
+
+def _bits(label: str) -> int:
+    match = _BITS.match(label)
+    bits = int(match[1]) if match else 0
+    if not BASE_BITS < bits <= _FINEST:
+        raise UsageError(f"there is no level {label!r}", hint=_BETWEEN)
+    return bits
 
 
 def check_bits(bits: float) -> None:

@@ -11,7 +11,7 @@ from pathlib import Path
 from p2u.errors import UsageError
 from p2u.package.manifest import MAX_NAME
 from p2u.package.strict_json import is_text
-from p2u.packing.recipe import Recipe
+from p2u.packing.recipe import LEVELS, Recipe
 from p2u.packing.report import PackProgress
 from p2u.processors import processors
 
@@ -51,7 +51,7 @@ class PackSettings:
 def make_settings(
     recipe: Recipe | None = None,
     *,
-    levels: Sequence[str] = ("base", "8bit", "exact"),
+    levels: Sequence[str] = LEVELS,
     jobs: int | None = None,
     blob_size: int = BLOB_SIZE,
     name: str | None = None,

@@ -202,8 +202,8 @@ def test_a_map_that_lies(versions, package, tmp_path):
     """Copies from the wrong tensor are found by the digest; the folder stays what it was."""
 
     def change(data: bytearray) -> bytes:
-        assert data[4] == 2
-        swapped = [n for n in range(5, 20) if 0 < data[n] < 10]
+        assert data[5] == 1  # there is a map
+        swapped = [n for n in range(6, 20) if 0 < data[n] < 10]
         first, second = swapped[0], swapped[1]
         data[first], data[second] = data[second], data[first]
         return bytes(data)

@@ -13,8 +13,8 @@ from p2u.client.transfer.control import Stop
 from p2u.errors import Cancelled, FormatError, StoreError
 from p2u.package.manifest import State
 
-BASE = State("v1@base", "base", "v1", "0" * 64, 1, 20.0, 4.0)
-EXACT = State("v1@exact", "exact", "v1", "1" * 64, 2, None, 16.0)
+BASE = State("v1", "base", "0" * 64, 1, 20.0, 4.0)
+EXACT = State("v1", "exact", "1" * 64, 2, None, 16.0)
 DEAD = StoreError("dead (on purpose)")
 BROKEN = FormatError("broken (on purpose)")
 

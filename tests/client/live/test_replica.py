@@ -21,6 +21,7 @@ from store_kit import CountingStore, FlakyStore, GatedStore
 
 import p2u
 from p2u.client.live.opening import load, open_replica
+from p2u.client.transfer.backoff import Retry
 from p2u.errors import Cancelled, IntegrityError, NotFoundError, StoreError, UsageError
 from p2u.stores import LocalStore
 
@@ -143,6 +144,17 @@ def test_load_takes_the_base_by_default_and_no_more_bytes(made):
     store = CountingStore(LocalStore(made.package))
     assert content(load(store)) == raw(made.states["base"])
     assert {key for key, *_ in store.ranges} == {"base-000.bin"}
+
+
+def test_load_tries_again_as_often_as_it_is_told(made):
+    for attempts in (1, 2):
+        store = FlakyStore(LocalStore(made.package), lambda key, start, n: n == 0)
+        retry = Retry(attempts=attempts, base=0.001, cap=0.002)
+        if attempts == 1:
+            with pytest.raises(StoreError):
+                load(store, retry=retry)
+        else:
+            assert load(store, retry=retry)
 
 
 def test_callbacks_come_for_each_state_also_late_ones(made, caplog):

@@ -24,6 +24,10 @@ def test_wrong_options_are_said_at_once(keywords, said, tmp_path):
         p2u.pull("http://127.0.0.1:9/nothing", tmp_path / "dst", **keywords)
     with pytest.raises(UsageError, match=said):
         p2u.open("http://127.0.0.1:9/nothing", **keywords)
+    with pytest.raises(UsageError, match=said):
+        p2u.load("http://127.0.0.1:9/nothing", **keywords)
+    with pytest.raises(UsageError, match=said):
+        p2u.verify("http://127.0.0.1:9/nothing", **keywords)
 
 
 def test_threads():

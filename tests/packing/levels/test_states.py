@@ -74,6 +74,33 @@ def test_states_get_better_as_the_report_says(packed: tuple[PackReport, Path]) -
     assert exact.fraction == exact.bytes / report.source_bytes
 
 
+def test_more_levels(model: Path, packed: tuple[PackReport, Path], tmp_path: Path) -> None:
+    labels = ("base", "6bit", "8bit", "10bit", "exact")
+    report = pack(model, tmp_path / "p", levels=labels)
+    assert tuple(s.label for s in report.states) == labels
+    opened = decode(tmp_path / "p")
+    check_exact(opened, model)
+    usual = packed[0].states
+    assert opened.states[0] == decode(packed[1]).states[0]
+    base, six, eight, ten = (s.snr_db or 0.0 for s in report.states[:-1])
+    # Each halving of the step brings 6 dB.
+    assert six - base == pytest.approx(12, abs=1.5)
+    assert eight - six == pytest.approx(12, abs=1.5)
+    assert eight + 6 < ten
+    assert eight == pytest.approx(usual[1].snr_db, abs=0.1)
+    assert report.states[0].bytes == usual[0].bytes
+    for finer, coarser in zip(report.states[1:-1], report.states, strict=False):
+        assert finer.bits - coarser.bits == pytest.approx(2, abs=0.3)
+
+
+def test_levels_that_are_far_apart(model: Path, tmp_path: Path) -> None:
+    """An update brings eight halvings at most: the level is coarser than its label."""
+    report = pack(model, tmp_path / "p", levels=("base", "19bit", "exact"))
+    check_exact(decode(tmp_path / "p"), model)
+    twelve = pack(model, tmp_path / "q", levels=("base", "12bit", "exact"))
+    assert report.states[1].snr_db == twelve.states[1].snr_db
+
+
 def test_chunks_come_in_the_order_of_use(packed: tuple[PackReport, Path]) -> None:
     opened = decode(packed[1])
     base, eight, exact = opened.chunks

@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 from kit import write_safetensors
 from layers import Array, inputs, moments, weights
+from manifests import manifest_of
 
 import p2u
 from p2u.errors import DiskError, FormatError, P2UError, UsageError
@@ -206,8 +207,7 @@ def test_names_may_differ_by_a_prefix(tmp_path: Path) -> None:
             made = p2u.pack(source, tmp_path / f"made{number}", calibration=file)
         assert made.manifest.states[0].digest != plain
     digests = {p2u.pack.__module__} | {
-        json.loads((tmp_path / f"made{n}" / "p2u.json").read_text())["states"][0]["digest"]
-        for n in range(3)
+        manifest_of(tmp_path / f"made{n}").states[0].digest for n in range(3)
     }
     assert len(digests) == 2  # the module's name and one digest
 

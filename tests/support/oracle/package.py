@@ -69,7 +69,7 @@ def need(holds: object, what: str) -> None:
 
 
 class Reader:
-    """A package of either version.
+    """A package.
 
     Args:
         folder: The package.
@@ -79,16 +79,15 @@ class Reader:
         self._folder = folder
         self.manifest: Json = json.loads((folder / "p2u.json").read_text("utf-8"))
         need(self.manifest["format"] == "p2u", "the format")
-        need(self.manifest["version"] in (1, 2), "the version")
-        self.releases: list[Json] = self.manifest.get("releases") or [self.manifest]
+        need(self.manifest["version"] == 1, "the version")
+        self.releases: list[Json] = self.manifest["releases"]
         #: Kinds of chunks that were met.
         self.kinds: set[int] = set()
         #: Id to release and number of the state in it, in order.
         self.places: dict[str, tuple[Json, int]] = {}
         for release in self.releases:
             for number, state in enumerate(release["states"]):
-                version = release["version"] if len(self.releases) > 1 else state["version"]
-                self.places[f"{version}@{state['label']}"] = release, number
+                self.places[f"{release['version']}@{state['label']}"] = release, number
 
     def read(self, state: str, given: Mapping[str, Model] | None = None) -> Model:
         """The files of a state, on the cheapest way from nothing or from what is given, by id."""
@@ -144,7 +143,8 @@ class Reader:
         source = self.places[update["source"]][0] if update["source"] is not None else None
         crosses = source is not None and source is not release
         step = _Step(release["files"], self._tensors(release), update["source"] is not None)
-        index = _Index(self._object(update["index"]), update["source"] is None or not crosses)
+        index = _Index(self._object(update["index"]))
+        need(index.byte() == crosses, "a map between releases, and no other")
         if source is not None:
             before = [model[file["path"]] for file in source["files"]]
             step.tensor_map = [n for n, _ in enumerate(step.tensors)]
@@ -183,9 +183,9 @@ class Reader:
 class _Index:
     """The bytes of an index, in order."""
 
-    def __init__(self, data: bytes, plain: bool) -> None:
+    def __init__(self, data: bytes) -> None:
         self._data, self._at = data, 0
-        need(self.take(4) == b"P2UI" and self.byte() == (1 if plain else 2), "an index")
+        need(self.take(4) == b"P2UI" and self.byte() == 1, "an index")
 
     @property
     def ended(self) -> bool:

@@ -272,7 +272,8 @@ class _Folder:
             with PackageReader(self._source, self._options) as package:
                 # By its digest: a new manifest may have come meanwhile. If that one does not have
                 # the state any more, it has a newer one.
-                have = State(found.state, "", "", found.digest, None, None, 0.0)
+                version, _, label = found.state.partition("@")
+                have = State(version, label, found.digest, None, None, 0.0)
                 state = same_state(package.manifest, have)
                 if state is not None:
                     self._files = _Mapped(package, state, self._target)

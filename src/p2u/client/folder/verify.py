@@ -12,6 +12,7 @@ from typing import Literal
 from p2u.client.folder import state_file
 from p2u.client.folder.folder_transfer import FolderTransfer
 from p2u.client.folder.pull_task import PullTask
+from p2u.client.transfer.backoff import Retry
 from p2u.client.transfer.control import Progress
 from p2u.client.transfer.options import TransferOptions
 from p2u.client.transfer.package_reader import PackageReader
@@ -53,7 +54,9 @@ def verify(
     *,
     decode: bool = False,
     jobs: int | None = None,
+    limit_rate: float | str | None = None,
     progress: Callable[[Progress], None] | None = None,
+    retry: Retry | None = None,
 ) -> VerifyReport:
     """Check a package or a pulled directory; returns if all is right.
 
@@ -61,8 +64,10 @@ def verify(
         source: Path or URL of a package, or path of a directory that was pulled.
         decode: Of a package, make every update too (in a temporary folder) and check its files; but
             for those that only begin at what others published.
-        jobs: Threads.
+        jobs: See `p2u.TransferOptions`; of a package.
+        limit_rate: See `p2u.TransferOptions`; of a package.
         progress: Called about ten times a second, in this thread.
+        retry: See `p2u.TransferOptions`; of a package.
 
     Raises:
         IntegrityError: Bytes do not have the size or the SHA-256 stated.
@@ -70,13 +75,14 @@ def verify(
         UsageError: A directory that is neither a package nor was pulled.
         StoreError, DiskError: It could not be read.
     """
+    options = TransferOptions(jobs=jobs, limit_rate=limit_rate, retry=retry)
     path = Path(source)
     if scheme_of(source) is None:
         if path.is_dir() and not (path / MANIFEST_KEY).exists():
             return _directory(path, progress)
         if not path.exists():
             raise NotFoundError("no such file or folder", file=str(path), hint="Check the path")
-    with PackageReader(source, TransferOptions(jobs=jobs)) as package:
+    with PackageReader(source, options) as package:
         report = _package(package, progress, decode)
         if decode:
             with tempfile.TemporaryDirectory(prefix="p2u-verify-") as folder:

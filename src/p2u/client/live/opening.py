@@ -72,14 +72,21 @@ def open_replica(
 
 
 def load(
-    source: str | os.PathLike[str] | Store, state: str = "base", *, jobs: int | None = None
+    source: str | os.PathLike[str] | Store,
+    state: str = "base",
+    *,
+    jobs: int | None = None,
+    limit_rate: float | str | None = None,
+    retry: Retry | None = None,
 ) -> dict[str, np.ndarray[Any, Any]]:
     """The tensors of one state of a package, by name, writable.
 
     Args:
         source: Path or URL of the package, or an open store.
         state: Label or id.
-        jobs: Threads.
+        jobs: See `p2u.TransferOptions`.
+        limit_rate: See `p2u.TransferOptions`.
+        retry: See `p2u.TransferOptions`.
 
     Raises:
         P2UError: See ``p2u.pull``.
@@ -87,7 +94,7 @@ def load(
     from p2u.client.live.plan import LivePlan
     from p2u.client.live.replica import Replica
 
-    options = TransferOptions(jobs=jobs)
+    options = TransferOptions(jobs=jobs, limit_rate=limit_rate, retry=retry)
     plan = LivePlan(until=state, mode="eager", low_priority=False, transfer=options)
     replica = Replica(source, plan)
     try:

@@ -84,7 +84,7 @@ class Encoder:
     Args:
         model: The model.
         checks: Its checksums.
-        halvings: Of each level behind the base.
+        halvings: Of the base's step at each level after the base; 0, the last, is exact.
         offsets: Of each tensor's base step.
         calibration: What to know for other codes than each weight's nearest.
     """

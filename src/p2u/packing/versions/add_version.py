@@ -141,7 +141,7 @@ class VersionAdder:
         files = tuple(FileEntry(f.path, f.size, unknown) for f in self._packer.model.files)
         data = self._packer.model.layout.to_bytes()
         layout = self._object(data, LAYOUT_KEY)
-        state = State(f"{version}@{EXACT}", EXACT, version, "", None, None, 0.0)
+        state = State(version, EXACT, "", None, None, 0.0)
         return Release(version, files, layout, (state,)), []
 
     def _check_alike(self, parent: Parent) -> None:

@@ -131,7 +131,7 @@ class Parents:
             return known
         name = Path(os.path.realpath(path))
         version = self._free_name(name.stem if name.is_file() else name.name)
-        state = State(f"{version}@{GIVEN}", GIVEN, version, digest, None, None, 0.0)
+        state = State(version, GIVEN, digest, None, None, 0.0)
         return Parent(state, _foreign(version, files, state), model, known=False)
 
     def _known(self, digest: str, model: StoredModel) -> Parent | None:
@@ -153,7 +153,7 @@ class Parents:
         number = release.number(found)
         files = tuple(FileEntry(f.path, f.size, (f.digest(number),)) for f in release.files)
         version = self._free_name(found.version)
-        state = replace(found, id=f"{version}@{found.label}", version=version, bytes=None)
+        state = replace(found, version=version, bytes=None)
         return Parent(state, _foreign(version, files, state), model, known=False)
 
     def _materialise(self, package: Path, manifest: Manifest, state: State) -> StoredModel:
