@@ -4,7 +4,7 @@ use super::{guard, slice, RawSegment, RawSource};
 use crate::decode::adopt::Dequantise;
 use crate::encode::adopt::Adopt;
 use crate::encode::delta::Delta;
-use crate::encode::opaque::Opaque;
+use crate::encode::opaque::{count_bytes, Opaque};
 use crate::encode::opaque_delta::OpaqueDelta;
 use crate::encode::scale::RowScales;
 use crate::encode::{Encoded, Floats, Plan};
@@ -250,6 +250,30 @@ pub unsafe extern "C" fn p2u_encode_opaque_delta(
             priors: &given(sources, count),
         };
         *out = one_payload(Set::new(isa)?.run(delta)?);
+        Ok(())
+    })
+}
+
+/// Adds to `counts` how often each byte occurs at each of the `item` places of the elements.
+///
+/// # Safety
+/// `mem` has `len` bytes, `counts` has `256 * item` places.
+#[no_mangle]
+pub unsafe extern "C" fn p2u_count_bytes(
+    mem: *const u8,
+    len: usize,
+    item: usize,
+    counts: *mut u32,
+) -> i32 {
+    guard(|| {
+        if item == 0 || len % item != 0 {
+            return Err(Error::Argument);
+        }
+        count_bytes(
+            slice(mem, len),
+            item,
+            from_raw_parts_mut(counts, 256 * item),
+        );
         Ok(())
     })
 }

@@ -56,3 +56,12 @@ fn encode_planes<I: Isa>(
     }
     Ok(())
 }
+
+/// Adds to `counts`, 256 for each place of an element, how often each byte occurs there.
+pub fn count_bytes(mem: &[u8], item: usize, counts: &mut [u32]) {
+    for element in mem.chunks_exact(item) {
+        for (counts, &byte) in counts.chunks_exact_mut(256).zip(element) {
+            counts[usize::from(byte)] += 1;
+        }
+    }
+}

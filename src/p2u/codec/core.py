@@ -7,6 +7,7 @@ the way in, and :func:`apply` writes in place. NumPy is not needed.
 from __future__ import annotations
 
 import ctypes
+import hashlib
 import sys
 from collections.abc import Sequence
 from ctypes import POINTER, byref, c_double, c_int16, c_int32, c_size_t, c_uint8, c_uint32, c_void_p
@@ -109,34 +110,16 @@ def _lib() -> ctypes.CDLL:
             f"native core has ABI {found}, expected {ABI_VERSION}", file=str(path), hint=hint
         )
     segments = (POINTER(_CSegment), c_size_t)
-    lib.p2u_apply.argtypes = (
-        *(c_uint32, c_uint32, c_uint32, c_void_p, c_size_t),
-        *segments,
-        POINTER(_CSource),
-    )
-    lib.p2u_encode_opaque_delta.argtypes = (
-        *(c_uint32, c_uint32, c_uint32),
-        *segments,
-        *(POINTER(_CSource), POINTER(c_void_p)),
-    )
-    lib.p2u_encode_adopt.argtypes = (
-        *(c_uint32, c_uint32, c_uint8),
-        *segments,
-        *(POINTER(_CSource), POINTER(c_void_p)),
-    )
+    sourced, out = (*segments, POINTER(_CSource)), POINTER(c_void_p)
+    lib.p2u_apply.argtypes = (c_uint32, c_uint32, c_uint32, c_void_p, c_size_t, *sourced)
+    lib.p2u_encode_opaque_delta.argtypes = (c_uint32, c_uint32, c_uint32, *sourced, out)
+    lib.p2u_encode_adopt.argtypes = (c_uint32, c_uint32, c_uint8, *sourced, out)
+    lib.p2u_encode_delta.argtypes = (c_uint32, c_uint32, c_uint32, *sourced, out)
     lib.p2u_dequantise.argtypes = (c_uint8, c_void_p, c_size_t, c_void_p, c_size_t)
-    lib.p2u_encode_delta.argtypes = (
-        *(c_uint32, c_uint32, c_uint32),
-        *segments,
-        *(POINTER(_CSource), POINTER(c_void_p)),
-    )
     lib.p2u_row_scales.argtypes = (c_uint32, c_int32, *segments, c_void_p, c_size_t)
-    lib.p2u_encode.argtypes = (
-        *(c_uint32, c_uint32),
-        *segments,
-        *(POINTER(_CPlan), POINTER(c_void_p)),
-    )
-    lib.p2u_encode_opaque.argtypes = (c_uint32, c_uint32, *segments, POINTER(c_void_p))
+    lib.p2u_encode.argtypes = (c_uint32, c_uint32, *segments, POINTER(_CPlan), out)
+    lib.p2u_count_bytes.argtypes = (c_void_p, c_size_t, c_size_t, c_void_p)
+    lib.p2u_encode_opaque.argtypes = (c_uint32, c_uint32, *segments, out)
     lib.p2u_encoded_payload.argtypes = (c_void_p, c_size_t, POINTER(c_size_t))
     lib.p2u_encoded_payload.restype = c_void_p
     lib.p2u_encoded_squares.argtypes = (c_void_p, c_size_t)
@@ -145,6 +128,7 @@ def _lib() -> ctypes.CDLL:
     lib.p2u_sha256_new.restype = c_void_p
     lib.p2u_sha256_update.argtypes = (c_void_p, POINTER(c_void_p), c_size_t)
     lib.p2u_sha256_digest.argtypes = (c_void_p, c_size_t, c_void_p)
+    lib.p2u_sha256_each.argtypes = (POINTER(c_void_p), POINTER(c_size_t), c_size_t, c_void_p)
     lib.p2u_sha256_free.argtypes = (c_void_p,)
     lib.p2u_sha256_free.restype = None
     lib.p2u_free.argtypes = (c_void_p,)
@@ -419,6 +403,23 @@ def encode_opaque(item: int, segments: Sequence[Segment], wanted: int = AUTO) ->
     return _take(out)
 
 
+def count_bytes(item: int, data: Sequence[Any]) -> Sequence[int]:
+    """How often each byte occurs at each of the ``item`` places of the elements in some buffers.
+
+    Returns:
+        256 numbers for each place.
+
+    Raises:
+        UsageError: A buffer does not hold whole elements.
+    """
+    pinned = _PinnedBuffers((), writable=False)
+    out = (c_uint32 * (256 * item))()
+    for part in data:
+        address, size = pinned.address(part, writable=False)
+        _check(_lib().p2u_count_bytes(address, size, item, out), "count")
+    return out[:]
+
+
 def _take(handle: c_void_p) -> Encoded:
     lib = _lib()
     try:
@@ -473,3 +474,17 @@ def sha256(count: int) -> Sha256 | None:
     """Hashes of ``count`` streams; None if the processor has no instructions for it."""
     handle = _lib().p2u_sha256_new(count)
     return Sha256(handle, count) if handle else None
+
+
+def sha256_each(messages: Sequence[Any]) -> list[bytes]:
+    """SHA-256 of each of some buffers, of any sizes; two of them take hardly longer than one."""
+    pinned = _PinnedBuffers((), writable=False)
+    found = [pinned.address(message, writable=False) for message in messages]
+    addresses = (c_void_p * len(found))(*(address for address, _ in found))
+    sizes = (c_size_t * len(found))(*(size for _, size in found))
+    out = (c_uint8 * (32 * len(found)))()
+    status = _lib().p2u_sha256_each(addresses, sizes, len(found), out)
+    if status < 0:  # no instructions for it
+        return [hashlib.sha256(message).digest() for message in messages]
+    _check(status, "hash")
+    return [bytes(out[at : at + 32]) for at in range(0, len(out), 32)]

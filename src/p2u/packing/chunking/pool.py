@@ -66,3 +66,33 @@ class Scratch(threading.local):
         if len(self._memory) < size:
             self._memory = bytearray(size)
         return memoryview(self._memory)[:size]
+
+
+class Buffers:
+    """Memory that is handed from chunk to chunk, by any thread.
+
+    Args:
+        spare: Most bytes to keep that nobody uses.
+    """
+
+    def __init__(self, spare: int) -> None:
+        self._spare = spare
+        self._free: deque[bytearray] = deque()
+        self._lock = threading.Lock()
+
+    def take(self, size: int) -> bytearray:
+        """``size`` bytes of any content."""
+        with self._lock:
+            for number, buffer in enumerate(self._free):
+                if len(buffer) == size:
+                    del self._free[number]
+                    return buffer
+        return bytearray(size)
+
+    def give(self, buffers: Iterable[bytearray]) -> None:
+        """Give back what was taken, once nobody looks at it any more."""
+        with self._lock:
+            self._free.extend(buffers)
+            kept = sum(map(len, self._free))
+            while kept > self._spare:
+                kept -= len(self._free.popleft())

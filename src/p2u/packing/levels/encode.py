@@ -1,22 +1,17 @@
-"""Encode one chunk for all levels: read, encode, hash."""
+"""Encode one chunk for all levels, and hash its payloads."""
 
 from __future__ import annotations
 
-import hashlib
 import math
-import zlib
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
-from functools import lru_cache
+from dataclasses import dataclass
 
-import numpy as np
 import zstandard
 
 from p2u.codec import core
 from p2u.codec.chunk import core_segments, parts
 from p2u.package.geometry import chunk_spans
 from p2u.package.layout import Layout
-from p2u.packing.chunking.checks import CheckedPart, Checks
 from p2u.packing.chunking.cut import Job
 from p2u.packing.chunking.pool import Scratch
 from p2u.packing.chunking.stored import StoredModel
@@ -83,7 +78,6 @@ class Encoder:
 
     Args:
         model: The model.
-        checks: Its checksums.
         halvings: Of the base's step at each level after the base; 0, the last, is exact.
         offsets: Of each tensor's base step.
         calibration: What to know for other codes than each weight's nearest.
@@ -92,13 +86,11 @@ class Encoder:
     def __init__(
         self,
         model: StoredModel,
-        checks: Checks,
         halvings: Sequence[int],
         offsets: Sequence[int],
         calibration: CalibrationPlan | None = None,
     ) -> None:
         self._model = model
-        self._checks = checks
         self._halvings = tuple(halvings)
         self._offsets = offsets
         self._rounding = Rounding(calibration, model, self._tensor_scales)
@@ -114,16 +106,12 @@ class Encoder:
         return job.elems * work + self._rounding.cost(job)
 
     def encode(self, job: Job) -> Coded:
-        """Encode one chunk.
+        """Read a chunk and encode it.
 
         Raises:
             DiskError, IntegrityError: The model cannot be read.
         """
-        data = read_job(self._model, job, self._scratch)
-        coded = self._encode(job, data)
-        if parts := self._checks.parts(job):
-            coded = replace(coded, sums=self._sums(job, data, coded.payloads, parts))
-        return coded
+        return self.encode_data(job, read_job(self._model, job, self._scratch))
 
     def base_size(self, job: Job) -> int:
         """Bytes of the base's payload; of a progressive chunk with each weight's nearest code.
@@ -133,7 +121,7 @@ class Encoder:
         """
         data = read_job(self._model, job, self._scratch)
         if not job.progressive:
-            return len(self._encode(job, data).payloads[0].data)
+            return len(self.encode_data(job, data).payloads[0].data)
         segments = rows_in(data, job, self._model.layout)
         return len(core.encode(job.dtype, segments, self._scales(job, segments), []).payloads[0])
 
@@ -144,25 +132,16 @@ class Encoder:
         pairs = zip(job.segments, segments, strict=True)
         return b"".join(self._tensor_scales(seg.tensor, segment) for seg, segment in pairs)
 
-    def _sums(
-        self, job: Job, data: memoryview, payloads: Sequence[Payload], parts: list[CheckedPart]
-    ) -> tuple[tuple[int, ...], ...]:
-        """Checksums of a chunk's parts in each update's state; the last one's is the source."""
+    def encode_data(self, job: Job, data: memoryview) -> Coded:
+        """Encode a chunk.
 
-        def sums(content: bytearray | memoryview) -> tuple[int, ...]:
-            view = memoryview(content)
-            return tuple(zlib.crc32(view[p.start : p.start + p.size]) for p in parts)
+        Args:
+            job: The chunk.
+            data: Its bytes, back to back.
 
-        out = []
-        if len(payloads) > 1:
-            state = bytearray(len(data))
-            segments = rows_in(memoryview(state), job, self._model.layout)
-            for payload in payloads[:-1]:
-                core.apply(payload.data, job.dtype, job.item, segments)
-                out.append(sums(state))
-        return (*out, sums(data))
-
-    def _encode(self, job: Job, data: memoryview) -> Coded:
+        Raises:
+            DiskError, IntegrityError: More of the model cannot be read, for a calibration.
+        """
         if job.pieces:
             return encode_pieces([data], large=job.large)
         segments = rows_in(data, job, self._model.layout)
@@ -193,27 +172,21 @@ def encode_pieces(
 
 
 def _coded(payloads: Sequence[bytes], signal: float = 0.0, errors: Sequence[float] = ()) -> Coded:
-    hashed = tuple(Payload(p, hashlib.sha256(p).digest()) for p in payloads)
-    return Coded(hashed, signal, tuple(errors))
+    hashed = map(Payload, payloads, core.sha256_each(payloads))
+    return Coded(tuple(hashed), signal, tuple(errors))
 
 
 def opaque_guess(data: memoryview, item: int) -> int:
     """Bytes that the opaque coding would need, about: the entropy of the byte planes, sampled."""
-    planes = np.frombuffer(data, np.uint8).reshape(-1, item)
-    count = len(planes)
+    count = len(data) // item
+    runs = [data]
     if count > SAMPLE:
         part = SAMPLE // PLACES
         starts = [(count - part) * k // (PLACES - 1) for k in range(PLACES)]
-        planes = np.concatenate([planes[s : s + part] for s in starts])
-    weigh = _n_log_n(max(SAMPLE, len(planes))).__getitem__
-    total = item * weigh(len(planes))
+        runs = [data[s * item : (s + part) * item] for s in starts]
+    seen = core.count_bytes(item, runs)
+    sampled = min(count, SAMPLE)
+    total = item * sampled * math.log2(sampled)
     for plane in range(item):
-        seen = np.bincount(planes[:, plane], minlength=256)
-        total -= sum(map(weigh, seen.tolist()))
-    return int(total / 8 * count / len(planes))
-
-
-@lru_cache(maxsize=1)
-def _n_log_n(most: int) -> tuple[float, ...]:
-    """``n * log2(n)`` for all counts up to ``most``; a logarithm per count is what would cost."""
-    return (0.0, *(n * math.log2(n) for n in range(1, most + 1)))
+        total -= sum(n * math.log2(n) for n in seen[256 * plane : 256 * plane + 256] if n > 1)
+    return int(total / 8 * count / sampled)
