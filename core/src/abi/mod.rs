@@ -69,6 +69,15 @@ pub extern "C" fn p2u_abi_version() -> u32 {
     ABI_VERSION
 }
 
+/// Whether two buffers of `len` bytes are equal: 1 or 0.
+///
+/// # Safety
+/// `a` and `b` have `len` bytes.
+#[no_mangle]
+pub unsafe extern "C" fn p2u_equal(a: *const u8, b: *const u8, len: usize) -> u32 {
+    u32::from(slice(a, len) == slice(b, len))
+}
+
 /// Source bytes of one segment, in the parent of a version update; null: the segment's own.
 #[repr(C)]
 pub struct RawSource {

@@ -118,6 +118,7 @@ def _lib() -> ctypes.CDLL:
     lib.p2u_dequantise.argtypes = (c_uint8, c_void_p, c_size_t, c_void_p, c_size_t)
     lib.p2u_row_scales.argtypes = (c_uint32, c_int32, *segments, c_void_p, c_size_t)
     lib.p2u_encode.argtypes = (c_uint32, c_uint32, *segments, POINTER(_CPlan), out)
+    lib.p2u_equal.argtypes = (c_void_p, c_void_p, c_size_t)
     lib.p2u_count_bytes.argtypes = (c_void_p, c_size_t, c_size_t, c_void_p)
     lib.p2u_encode_opaque.argtypes = (c_uint32, c_uint32, *segments, out)
     lib.p2u_encoded_payload.argtypes = (c_void_p, c_size_t, POINTER(c_size_t))
@@ -418,6 +419,13 @@ def count_bytes(item: int, data: Sequence[Any]) -> Sequence[int]:
         address, size = pinned.address(part, writable=False)
         _check(_lib().p2u_count_bytes(address, size, item, out), "count")
     return out[:]
+
+
+def equal(a: Any, b: Any) -> bool:
+    """Whether two buffers hold the same bytes; Python compares memoryviews one item at a time."""
+    pinned = _PinnedBuffers((), writable=False)
+    (first, size), (second, other) = (pinned.address(buffer, writable=False) for buffer in (a, b))
+    return size == other and bool(_lib().p2u_equal(first, second, size))
 
 
 def _take(handle: c_void_p) -> Encoded:

@@ -44,10 +44,10 @@ from p2u.packing.levels.state_hashes import StateHashes
 from p2u.packing.package_folder.blobs import write_new
 from p2u.packing.package_folder.level_blobs import LevelBlobs
 from p2u.packing.package_folder.lock import package_lock
-from p2u.packing.package_folder.new_package import NewPackage
+from p2u.packing.package_folder.new_package import NewPackage, check_target
 from p2u.packing.recipe import check_levels, halvings
 from p2u.packing.report import PackProgress, PackReport, make_report
-from p2u.packing.rounding.codes import CalibrationPlan
+from p2u.packing.rounding.plan import CalibrationPlan
 from p2u.packing.settings import PackSettings
 
 #: Memory for chunks under way, in bytes, in addition to twice the largest tensor.
@@ -72,6 +72,13 @@ class Built:
     release: Release
     updates: tuple[Update, ...]
     offsets: dict[str, int]
+
+
+def pack_first(src: str, dst: str, settings: PackSettings) -> PackReport:
+    """Pack a model as a package of one version; see `p2u.pack`."""
+    packer = Packer(src, settings)
+    # Of the file, not of its folder: a package may stand next to the file it is made of.
+    return packer.run(check_target(dst, src))
 
 
 class Packer:
@@ -199,7 +206,7 @@ class Packer:
                 number = len(blobs.made)
                 blobs.add(number, job, encode_pieces(states))
                 spans = chunk_spans(job, self.model.layout)
-                chunks.hashes.add(number, spans, tuple(map(bytearray, states)))
+                chunks.hashes.add(number, spans, tuple(memoryview(bytearray(s)) for s in states))
         finally:
             results.close()
             blobs.close()

@@ -33,8 +33,8 @@ CLOSE = 8
 TURNS = 16
 #: Where a search begins: about 3.5 bits.
 START = -61
-#: An estimate is taken if it lies this near the last measurement: with the slope that is assumed at
-#: first, and with measured ones. A row's step is a power of two, so that slopes vary within an octave.
+#: An estimate is taken if it lies this near the last measurement: with the slope that is assumed
+#: at first, and with measured ones. Rows' steps are powers of two: slopes vary within an octave.
 NEAR_ASSUMED, NEAR = 2 * FINE, 4 * FINE
 #: Most measurements for an estimate.
 ROUNDS = 6

@@ -8,6 +8,9 @@ from collections.abc import Callable, Generator, Iterable
 from concurrent.futures import Future, ThreadPoolExecutor
 from typing import TypeVar
 
+#: Bytes that a buffer's size is a multiple of: chunks of a tensor differ by a row.
+ROUND = 256 << 10
+
 T = TypeVar("T")
 R = TypeVar("R")
 
@@ -80,19 +83,21 @@ class Buffers:
         self._free: deque[bytearray] = deque()
         self._lock = threading.Lock()
 
-    def take(self, size: int) -> bytearray:
+    def take(self, size: int) -> memoryview:
         """``size`` bytes of any content."""
         with self._lock:
-            for number, buffer in enumerate(self._free):
-                if len(buffer) == size:
+            for number, memory in enumerate(self._free):
+                if size <= len(memory) <= 2 * size + ROUND:
                     del self._free[number]
-                    return buffer
-        return bytearray(size)
+                    return memoryview(memory)[:size]
+        return memoryview(bytearray(-(-size // ROUND) * ROUND))[:size]
 
-    def give(self, buffers: Iterable[bytearray]) -> None:
+    def give(self, buffers: Iterable[memoryview]) -> None:
         """Give back what was taken, once nobody looks at it any more."""
         with self._lock:
-            self._free.extend(buffers)
+            for buffer in buffers:
+                assert isinstance(buffer.obj, bytearray)
+                self._free.append(buffer.obj)
             kept = sum(map(len, self._free))
             while kept > self._spare:
                 kept -= len(self._free.popleft())

@@ -70,14 +70,13 @@ class ChunkPass:
         job, layout = self._jobs[number], self._model.layout
         spans = chunk_spans(job, layout)
         data = self._buffers.take(job.size)
-        view = memoryview(data)
-        self._model.read_spans(spans, parts(view, spans))
-        coded = self._encoder.encode_data(job, view)
+        self._model.read_spans(spans, parts(data, spans))
+        coded = self._encoder.encode_data(job, data)
         states = read_back(job, coded.payloads, data, layout, self._buffers)
         if checked := self._checks.parts(job):
             sums = [
-                tuple(zlib.crc32(memoryview(s)[p.start : p.start + p.size]) for p in checked)
-                for s in states
+                tuple(zlib.crc32(state[p.start : p.start + p.size]) for p in checked)
+                for state in states
             ]
             coded = replace(coded, sums=tuple(sums))
         self.hashes.add(number, spans, states)

@@ -5,6 +5,8 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
+from operator import mul
+from typing import TYPE_CHECKING
 
 import zstandard
 
@@ -16,7 +18,10 @@ from p2u.packing.chunking.cut import Job
 from p2u.packing.chunking.pool import Scratch
 from p2u.packing.chunking.stored import StoredModel
 from p2u.packing.chunking.treatment import Treatment
-from p2u.packing.rounding.codes import CalibrationPlan, Rounding
+from p2u.packing.rounding.plan import CalibrationPlan, has_codes
+
+if TYPE_CHECKING:
+    from p2u.packing.rounding.codes import Rounding
 
 #: Of zstd. The bytes depend on zstd's version, too: the only part of a package that does.
 LEVEL, LARGE_LEVEL = 19, 12
@@ -93,7 +98,12 @@ class Encoder:
         self._model = model
         self._halvings = tuple(halvings)
         self._offsets = offsets
-        self._rounding = Rounding(calibration, model, self._tensor_scales)
+        self._rounding: Rounding | None = None
+        floats = [(n, t) for n, t in enumerate(model.tensors) if t.dtype in core.CODES]
+        if any(has_codes(n, t, calibration) for n, t in floats):
+            from p2u.packing.rounding.codes import Rounding  # loads NumPy
+
+            self._rounding = Rounding(calibration, model, self._tensor_scales)
         self._scratch = Scratch()
 
     def cost(self, job: Job) -> int:
@@ -103,7 +113,7 @@ class Encoder:
         # Data, payloads and, for checksums, a state; the core works on 32-bit copies: bits, state,
         # bins, rests, symbols.
         work = 3 * job.item + (22 if job.dtype in core.CODES else 4)
-        return job.elems * work + self._rounding.cost(job)
+        return job.elems * work + (self._rounding.cost(job) if self._rounding else 0)
 
     def encode(self, job: Job) -> Coded:
         """Read a chunk and encode it.
@@ -149,7 +159,7 @@ class Encoder:
             return _coded(core.encode_opaque(job.item, segments).payloads)
         scales = self._scales(job, segments)
         full = job.how is Treatment.FULL
-        codes = self._rounding.codes(job, segments, scales)
+        codes = self._rounding.codes(job, segments, scales) if self._rounding else None
         levels = [0] if full else self._halvings
         made = core.encode(job.dtype, segments, scales, levels, codes=codes, full=full)
         size = sum(map(len, made.payloads))
@@ -188,5 +198,6 @@ def opaque_guess(data: memoryview, item: int) -> int:
     sampled = min(count, SAMPLE)
     total = item * sampled * math.log2(sampled)
     for plane in range(item):
-        total -= sum(n * math.log2(n) for n in seen[256 * plane : 256 * plane + 256] if n > 1)
+        counts = [n for n in seen[256 * plane : 256 * plane + 256] if n > 1]
+        total -= sum(map(mul, counts, map(math.log2, counts)))
     return int(total / 8 * count / sampled)

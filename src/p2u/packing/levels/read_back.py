@@ -25,7 +25,7 @@ _BUG = "This is a bug: please report it"
 
 
 def read_back(
-    job: Job, payloads: Sequence[Payload], data: bytearray, layout: Layout, buffers: Buffers
+    job: Job, payloads: Sequence[Payload], data: memoryview, layout: Layout, buffers: Buffers
 ) -> States:
     """Decode a chunk that was just encoded, while all of it is in the processor's cache.
 
@@ -43,8 +43,8 @@ def read_back(
         IntegrityError: The last state is not the original.
     """
     if job.pieces:
-        same = decode_pieces(payloads[0].data, job.pieces, "payload") == data
-        states: list[bytearray] = []
+        same = core.equal(decode_pieces(payloads[0].data, job.pieces, "payload"), data)
+        states: list[memoryview] = []
     else:
         states, same = _decode_rows(job, payloads, data, layout, buffers)
     if not same:
@@ -56,21 +56,21 @@ def read_back(
 
 
 def _decode_rows(
-    job: Job, payloads: Sequence[Payload], data: bytearray, layout: Layout, buffers: Buffers
-) -> tuple[list[bytearray], bool]:
+    job: Job, payloads: Sequence[Payload], data: memoryview, layout: Layout, buffers: Buffers
+) -> tuple[list[memoryview], bool]:
     """The states before the exact one, and whether that is the original."""
-    states: list[bytearray] = []
+    states: list[memoryview] = []
     for payload in payloads:
         state = buffers.take(len(data))
         if states:
             state[:] = states[-1]
         states.append(state)
         try:
-            core.apply(payload.data, job.dtype, job.item, rows_in(memoryview(state), job, layout))
+            core.apply(payload.data, job.dtype, job.item, rows_in(state, job, layout))
         except FormatError:
             return states, False
     exact = states.pop()
-    same = exact == data
+    same = core.equal(exact, data)
     buffers.give([exact])
     return states, same
 
@@ -115,15 +115,15 @@ class LevelChunks:
         """
         made = self._made[number]
         spans = chunk_spans(made.job, self._layout)
-        states: list[bytearray] = []
+        states: list[memoryview] = []
         for update, chunk in enumerate(made.chunks):
             blob = self._blobs[update][chunk.blob]
             payload = read_payload(self._folder, blob, chunk, self._written)
             if hashlib.sha256(payload).digest() != chunk.sha256:
                 path = str(self._folder / blob.key)
                 raise IntegrityError("it is not what was written", file=path)
-            state = bytearray(states[-1]) if states else bytearray(made.job.size)
-            buffers = parts(memoryview(state), spans)
+            state = memoryview(bytearray(states[-1] if states else made.job.size))
+            buffers = parts(state, spans)
             apply_chunk(chunk, payload, self._layout, spans, buffers, blob.key)
             states.append(state)
         return tuple(states)

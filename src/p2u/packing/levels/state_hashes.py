@@ -21,7 +21,7 @@ from p2u.types import ModelFile
 KEEP = 32 << 20
 
 #: The bytes of a chunk in each state; one if all are equal.
-States = tuple[bytearray, ...]
+States = tuple[memoryview, ...]
 #: A file's number and an offset in it.
 _Place = tuple[int, int]
 
@@ -45,7 +45,7 @@ class _FileHash:
 
     def update(self, states: States, part: slice) -> None:
         """Append a part of a chunk."""
-        views = [memoryview(state)[part] for state in states]
+        views = [state[part] for state in states]
         self._differs = self._differs or len(views) > 1
         every = [views[min(n, len(views) - 1)] for n in range(self._count)]
         if self._core:

@@ -56,7 +56,12 @@ class LevelSums:
 
 @dataclass(frozen=True, slots=True)
 class _Waiting:
-    """A chunk that waits for those before it; if its payloads are in a file, where and what sizes."""
+    """A chunk that waits for those before it.
+
+    Attributes:
+        start: Where its payloads are in the file, if they are there.
+        sizes: Theirs; none if they are in memory.
+    """
 
     job: Job
     coded: Coded

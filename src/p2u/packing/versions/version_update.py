@@ -6,6 +6,7 @@ from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from p2u.codec import core
 from p2u.codec.chunk import ChunkDecoding, UpdateEnds
 from p2u.errors import IntegrityError, UsageError
 from p2u.package.geometry import Chunk, Piece, all_spans, chunk_spans
@@ -203,7 +204,7 @@ class _ChangedChunks:
         """The bytes of a chunk; raises IntegrityError if they are not the version's."""
         job = self.jobs[number]
         found = self._decode(number)
-        if found != read_job(self._new, job, self._original):
+        if not core.equal(found, read_job(self._new, job, self._original)):
             raise IntegrityError(
                 "the decoded package differs from the model",
                 file=self._new.files[chunk_spans(job, self._new.layout)[0].file].path,
@@ -211,14 +212,14 @@ class _ChangedChunks:
             )
         return (found,)
 
-    def _decode(self, number: int) -> bytearray:
+    def _decode(self, number: int) -> memoryview:
         if number >= len(self._made):
             copy = self._copied[number - len(self._made)]
-            return self._old.read(copy.source_file, copy.source_offset, copy.size)
+            return memoryview(self._old.read(copy.source_file, copy.source_offset, copy.size))
         _, chunk = self._made[number]
         blob = self._blobs[chunk.blob]
         payload = read_payload(self._folder, blob, chunk, self._written)
         decoding = ChunkDecoding(chunk, payload, self._ends, blob.key)
         memory = self._decoded.view(decoding.memory)
         decoding.run(memory, self._old.read_spans)
-        return bytearray(memory[: decoding.size])
+        return memoryview(bytearray(memory[: decoding.size]))
