@@ -4,7 +4,7 @@ use super::{guard, slice, RawSegment, RawSource};
 use crate::decode::adopt::Dequantise;
 use crate::encode::adopt::Adopt;
 use crate::encode::delta::Delta;
-use crate::encode::opaque::{count_bytes, Opaque};
+use crate::encode::opaque::{opaque_bits, Opaque};
 use crate::encode::opaque_delta::OpaqueDelta;
 use crate::encode::scale::RowScales;
 use crate::encode::{Encoded, Floats, Plan};
@@ -254,26 +254,26 @@ pub unsafe extern "C" fn p2u_encode_opaque_delta(
     })
 }
 
-/// Adds to `counts` how often each byte occurs at each of the `item` places of the elements.
+/// Bits that the bytes of some runs of elements take without levels, in 1/256, tables aside.
 ///
 /// # Safety
-/// `mem` has `len` bytes, `counts` has `256 * item` places.
+/// `runs` has `count` places, each of whole elements of `item` bytes; `out` is writable.
 #[no_mangle]
-pub unsafe extern "C" fn p2u_count_bytes(
-    mem: *const u8,
-    len: usize,
+pub unsafe extern "C" fn p2u_opaque_bits(
     item: usize,
-    counts: *mut u32,
+    runs: *const RawSource,
+    count: usize,
+    out: *mut u64,
 ) -> i32 {
     guard(|| {
-        if item == 0 || len % item != 0 {
+        let runs: Vec<&[u8]> = slice(runs, count)
+            .iter()
+            .map(|run| slice(run.mem, run.bytes))
+            .collect();
+        if item == 0 || runs.iter().any(|run| run.len() % item != 0) {
             return Err(Error::Argument);
         }
-        count_bytes(
-            slice(mem, len),
-            item,
-            from_raw_parts_mut(counts, 256 * item),
-        );
+        *out = opaque_bits(item, &runs);
         Ok(())
     })
 }

@@ -10,7 +10,18 @@ import ctypes
 import hashlib
 import sys
 from collections.abc import Sequence
-from ctypes import POINTER, byref, c_double, c_int16, c_int32, c_size_t, c_uint8, c_uint32, c_void_p
+from ctypes import (
+    POINTER,
+    byref,
+    c_double,
+    c_int16,
+    c_int32,
+    c_size_t,
+    c_uint8,
+    c_uint32,
+    c_uint64,
+    c_void_p,
+)  # fmt: skip
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
@@ -119,7 +130,7 @@ def _lib() -> ctypes.CDLL:
     lib.p2u_row_scales.argtypes = (c_uint32, c_int32, *segments, c_void_p, c_size_t)
     lib.p2u_encode.argtypes = (c_uint32, c_uint32, *segments, POINTER(_CPlan), out)
     lib.p2u_equal.argtypes = (c_void_p, c_void_p, c_size_t)
-    lib.p2u_count_bytes.argtypes = (c_void_p, c_size_t, c_size_t, c_void_p)
+    lib.p2u_opaque_bits.argtypes = (c_size_t, POINTER(_CSource), c_size_t, POINTER(c_uint64))
     lib.p2u_encode_opaque.argtypes = (c_uint32, c_uint32, *segments, out)
     lib.p2u_encoded_payload.argtypes = (c_void_p, c_size_t, POINTER(c_size_t))
     lib.p2u_encoded_payload.restype = c_void_p
@@ -179,8 +190,7 @@ class _PinnedBuffers:
             array = np.frombuffer(view, np.uint8)
             self._holds.append(array)
             return array.ctypes.data, view.nbytes
-        view = view.cast("B")
-        held = (c_uint8 * view.nbytes).from_buffer(view)
+        held = c_uint8.from_buffer(view)  # keeps the whole buffer
         self._holds.append(held)
         return ctypes.addressof(held), view.nbytes
 
@@ -404,21 +414,18 @@ def encode_opaque(item: int, segments: Sequence[Segment], wanted: int = AUTO) ->
     return _take(out)
 
 
-def count_bytes(item: int, data: Sequence[Any]) -> Sequence[int]:
-    """How often each byte occurs at each of the ``item`` places of the elements in some buffers.
-
-    Returns:
-        256 numbers for each place.
+def opaque_bits(item: int, runs: Sequence[Any]) -> int:
+    """Bits that the bytes of some runs of elements take without levels, in 1/256, tables aside.
 
     Raises:
-        UsageError: A buffer does not hold whole elements.
+        UsageError: A run does not hold whole elements.
     """
-    pinned = _PinnedBuffers((), writable=False)
-    out = (c_uint32 * (256 * item))()
-    for part in data:
-        address, size = pinned.address(part, writable=False)
-        _check(_lib().p2u_count_bytes(address, size, item, out), "count")
-    return out[:]
+    pinned, out = _PinnedBuffers((), writable=False), c_uint64()
+    found = (_CSource * len(runs))()
+    for raw, run in zip(found, runs, strict=True):
+        raw.mem, raw.bytes = pinned.address(run, writable=False)
+    _check(_lib().p2u_opaque_bits(item, found, len(found), byref(out)), "count")
+    return out.value
 
 
 def equal(a: Any, b: Any) -> bool:

@@ -192,9 +192,9 @@ class Packer:
         chunks = ChunkPass(self.model, self._jobs, encoder, checks, len(self._labels))
         blobs = LevelBlobs(folder, self._labels, self._settings.blob_size)
         done = 0
-        # In the order of the files, so that nothing waits to be hashed.
-        order = sorted(range(len(self._jobs)), key=self._first_place)
-        results = in_order(order, chunks.run, chunks.cost, self._settings.jobs, self.budget)
+        results = in_order(
+            chunks.order(), chunks.run, chunks.cost, self._settings.jobs, self.budget
+        )
         try:
             for number, coded in results:
                 job = self._jobs[number]
@@ -211,10 +211,6 @@ class Packer:
             results.close()
             blobs.close()
         return blobs, chunks.hashes
-
-    def _first_place(self, number: int) -> tuple[int, int]:
-        spans = chunk_spans(self._jobs[number], self.model.layout)
-        return min((span.file, span.offset) for span in spans)
 
     def _release(
         self,

@@ -179,7 +179,7 @@ def estimate_level(
     # Bits, and the distance that takes so many fewer: one per weight and octave at first.
     slopes = [(n, OCTAVE * FINE) for n in weights]
     for _ in range(ROUNDS):
-        following = _first_within(_line(places, at, found, slopes), most)
+        following = _first_within(_line(places, at, found, slopes), most, level)
         if abs(following - level) <= near:
             return following
         level, near = following, NEAR
@@ -208,13 +208,16 @@ def _line(
     return bits
 
 
-def _first_within(bits: Callable[[int], int], most: int) -> int:
+def _first_within(bits: Callable[[int], int], most: int, guess: int) -> int:
     """The finest level whose bits are within a limit, or the coarsest level."""
     low, high = _too_fine(), coarsest()
+    step = FINE
     while high - low > 1:
-        middle = (low + high) // 2
+        middle = guess if low < guess < high else (low + high) // 2
+        # Away from the guess in growing steps, until the level lies between two.
         if bits(middle) <= most:
-            high = middle
+            high, guess = middle, middle - step
         else:
-            low = middle
+            low, guess = middle, middle + step
+        step = 2 * step if low == _too_fine() or high == coarsest() else 0
     return high

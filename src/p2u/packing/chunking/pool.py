@@ -71,7 +71,7 @@ class Scratch(threading.local):
         return memoryview(self._memory)[:size]
 
 
-class Buffers:
+class BufferPool:
     """Memory that is handed from chunk to chunk, by any thread.
 
     Args:

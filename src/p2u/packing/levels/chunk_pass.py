@@ -6,11 +6,11 @@ import zlib
 from collections.abc import Sequence
 from dataclasses import replace
 
-from p2u.codec.chunk import parts
+from p2u.codec.chunk import core_segments, parts
 from p2u.package.geometry import chunk_spans
 from p2u.packing.chunking.checks import Checks
 from p2u.packing.chunking.cut import Job
-from p2u.packing.chunking.pool import Buffers
+from p2u.packing.chunking.pool import BufferPool
 from p2u.packing.chunking.stored import StoredModel
 from p2u.packing.levels.encode import Coded, Encoder
 from p2u.packing.levels.read_back import read_back
@@ -47,13 +47,19 @@ class ChunkPass:
         self._encoder = encoder
         self._checks = checks
         self._states = states
-        self._buffers = Buffers(SPARE)
+        self._buffers = BufferPool(SPARE)
+        self._spans = [chunk_spans(job, model.layout) for job in jobs]
         counts = [1] * len(model.files)
-        for job in jobs:
+        for job, spans in zip(jobs, self._spans, strict=True):
             if job.progressive:
-                for span in chunk_spans(job, model.layout):
+                for span in spans:
                     counts[span.file] = states
         self.hashes = StateHashes(model.files, counts, self._buffers)
+
+    def order(self) -> list[int]:
+        """The chunks in the order of their first bytes in the files: none waits to be hashed."""
+        first = [min((span.file, span.offset) for span in spans) for spans in self._spans]
+        return sorted(range(len(first)), key=first.__getitem__)
 
     def cost(self, number: int) -> int:
         """Memory that a chunk takes, bytes, about."""
@@ -67,12 +73,13 @@ class ChunkPass:
             DiskError, IntegrityError: The model cannot be read.
             IntegrityError: What was encoded does not decode to the original.
         """
-        job, layout = self._jobs[number], self._model.layout
-        spans = chunk_spans(job, layout)
+        job, spans = self._jobs[number], self._spans[number]
         data = self._buffers.take(job.size)
-        self._model.read_spans(spans, parts(data, spans))
-        coded = self._encoder.encode_data(job, data)
-        states = read_back(job, coded.payloads, data, layout, self._buffers)
+        pieces = parts(data, spans)
+        self._model.read_spans(spans, pieces)
+        segments = [] if job.pieces else core_segments(pieces, spans)
+        coded = self._encoder.encode_data(job, data, segments)
+        states = read_back(job, spans, coded.payloads, data, self._buffers)
         if checked := self._checks.parts(job):
             sums = [
                 tuple(zlib.crc32(state[p.start : p.start + p.size]) for p in checked)

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Sequence
 from dataclasses import dataclass
-from operator import mul
+from itertools import groupby
+from operator import itemgetter
 from typing import TYPE_CHECKING
 
 import zstandard
@@ -62,7 +62,7 @@ class Coded:
 
 def rows_in(memory: memoryview, job: Job, layout: Layout) -> list[core.Segment]:
     """The segments of a chunk in memory, back to back."""
-    spans = chunk_spans(job, layout)
+    spans = [] if job.pieces else chunk_spans(job, layout)
     return core_segments(parts(memory, spans), spans)
 
 
@@ -121,7 +121,8 @@ class Encoder:
         Raises:
             DiskError, IntegrityError: The model cannot be read.
         """
-        return self.encode_data(job, read_job(self._model, job, self._scratch))
+        data = read_job(self._model, job, self._scratch)
+        return self.encode_data(job, data, rows_in(data, job, self._model.layout))
 
     def base_size(self, job: Job) -> int:
         """Bytes of the base's payload; of a progressive chunk with each weight's nearest code.
@@ -130,31 +131,35 @@ class Encoder:
             DiskError, IntegrityError: The model cannot be read.
         """
         data = read_job(self._model, job, self._scratch)
-        if not job.progressive:
-            return len(self.encode_data(job, data).payloads[0].data)
         segments = rows_in(data, job, self._model.layout)
+        if not job.progressive:
+            return len(self.encode_data(job, data, segments).payloads[0].data)
         return len(core.encode(job.dtype, segments, self._scales(job, segments), []).payloads[0])
 
     def _tensor_scales(self, tensor: int, rows: core.Segment) -> bytes:
         return core.row_scales(self._model.tensors[tensor].dtype, self._offsets[tensor], [rows])
 
     def _scales(self, job: Job, segments: Sequence[core.Segment]) -> bytes:
-        pairs = zip(job.segments, segments, strict=True)
-        return b"".join(self._tensor_scales(seg.tensor, segment) for seg, segment in pairs)
+        offsets = [self._offsets[seg.tensor] for seg in job.segments]
+        pairs = groupby(zip(offsets, segments, strict=True), key=itemgetter(0))
+        return b"".join(
+            core.row_scales(job.dtype, offset, [segment for _, segment in group])
+            for offset, group in pairs
+        )
 
-    def encode_data(self, job: Job, data: memoryview) -> Coded:
+    def encode_data(self, job: Job, data: memoryview, segments: Sequence[core.Segment]) -> Coded:
         """Encode a chunk.
 
         Args:
             job: The chunk.
             data: Its bytes, back to back.
+            segments: Its rows in there.
 
         Raises:
             DiskError, IntegrityError: More of the model cannot be read, for a calibration.
         """
         if job.pieces:
             return encode_pieces([data], large=job.large)
-        segments = rows_in(data, job, self._model.layout)
         if job.how is Treatment.OPAQUE:
             return _coded(core.encode_opaque(job.item, segments).payloads)
         scales = self._scales(job, segments)
@@ -189,15 +194,9 @@ def _coded(payloads: Sequence[bytes], signal: float = 0.0, errors: Sequence[floa
 def opaque_guess(data: memoryview, item: int) -> int:
     """Bytes that the opaque coding would need, about: the entropy of the byte planes, sampled."""
     count = len(data) // item
-    runs = [data]
-    if count > SAMPLE:
-        part = SAMPLE // PLACES
-        starts = [(count - part) * k // (PLACES - 1) for k in range(PLACES)]
-        runs = [data[s * item : (s + part) * item] for s in starts]
-    seen = core.count_bytes(item, runs)
-    sampled = min(count, SAMPLE)
-    total = item * sampled * math.log2(sampled)
-    for plane in range(item):
-        counts = [n for n in seen[256 * plane : 256 * plane + 256] if n > 1]
-        total -= sum(map(mul, counts, map(math.log2, counts)))
-    return int(total / 8 * count / sampled)
+    if count <= SAMPLE:
+        return core.opaque_bits(item, [data]) // (8 * 256)
+    part = SAMPLE // PLACES
+    starts = [(count - part) * k // (PLACES - 1) for k in range(PLACES)]
+    runs = [data[s * item : (s + part) * item] for s in starts]
+    return core.opaque_bits(item, runs) * count // (SAMPLE * 8 * 256)

@@ -8,32 +8,34 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from p2u.codec import core
-from p2u.codec.chunk import apply_chunk, parts
+from p2u.codec.chunk import apply_chunk, core_segments, parts
 from p2u.disk.errors import disk_errors
 from p2u.disk.files import read_from
 from p2u.errors import FormatError, IntegrityError
-from p2u.package.geometry import Chunk, chunk_spans
+from p2u.package.geometry import Chunk, Span, chunk_spans
 from p2u.package.index import decode_pieces
 from p2u.package.layout import Layout
 from p2u.package.manifest import Blob
 from p2u.packing.chunking.cut import Job
-from p2u.packing.chunking.pool import Buffers, Scratch
-from p2u.packing.levels.encode import Payload, rows_in
+from p2u.packing.chunking.pool import BufferPool, Scratch
+from p2u.packing.levels.encode import Payload
 from p2u.packing.levels.state_hashes import States
-
-_BUG = "This is a bug: please report it"
 
 
 def read_back(
-    job: Job, payloads: Sequence[Payload], data: memoryview, layout: Layout, buffers: Buffers
+    job: Job,
+    spans: Sequence[Span],
+    payloads: Sequence[Payload],
+    data: memoryview,
+    buffers: BufferPool,
 ) -> States:
     """Decode a chunk that was just encoded, while all of it is in the processor's cache.
 
     Args:
         job: The chunk.
+        spans: The places of its bytes.
         payloads: One for each level, or one for all.
         data: The original's bytes.
-        layout: The tensors.
         buffers: Where memory for the states is taken from.
 
     Returns:
@@ -42,37 +44,36 @@ def read_back(
     Raises:
         IntegrityError: The last state is not the original.
     """
-    if job.pieces:
-        same = core.equal(decode_pieces(payloads[0].data, job.pieces, "payload"), data)
-        states: list[memoryview] = []
-    else:
-        states, same = _decode_rows(job, payloads, data, layout, buffers)
+    states: list[memoryview] = []
+    try:
+        if job.pieces:
+            found = decode_pieces(payloads[0].data, job.pieces, "payload")
+            same = core.equal(found, data)
+        else:
+            for payload in payloads:
+                states.append(_next(states, len(data), buffers))
+                rows = core_segments(parts(states[-1], spans), spans)
+                core.apply(payload.data, job.dtype, job.item, rows)
+            exact = states.pop()
+            same = core.equal(exact, data)
+            buffers.give([exact])
+    except FormatError:
+        same = False
     if not same:
-        name = "" if job.pieces else layout.tensors[job.segments[0].tensor].name
         raise IntegrityError(
-            "what was encoded does not decode to the original", tensor=name, hint=_BUG
+            f"the chunk of {job.size:,} bytes at byte {spans[0].offset:,} does not decode to the "
+            "original",
+            hint="This is a bug: please report it",
         )
     return (*states, data)
 
 
-def _decode_rows(
-    job: Job, payloads: Sequence[Payload], data: memoryview, layout: Layout, buffers: Buffers
-) -> tuple[list[memoryview], bool]:
-    """The states before the exact one, and whether that is the original."""
-    states: list[memoryview] = []
-    for payload in payloads:
-        state = buffers.take(len(data))
-        if states:
-            state[:] = states[-1]
-        states.append(state)
-        try:
-            core.apply(payload.data, job.dtype, job.item, rows_in(state, job, layout))
-        except FormatError:
-            return states, False
-    exact = states.pop()
-    same = core.equal(exact, data)
-    buffers.give([exact])
-    return states, same
+def _next(states: Sequence[memoryview], size: int, buffers: BufferPool) -> memoryview:
+    """Memory for the state after these, which begins as the last of them."""
+    memory = buffers.take(size)
+    if states:
+        memory[:] = states[-1]
+    return memory
 
 
 @dataclass(frozen=True, slots=True)

@@ -14,7 +14,7 @@ from dataclasses import dataclass
 
 from p2u.codec import core
 from p2u.package.geometry import Span
-from p2u.packing.chunking.pool import Buffers, in_order
+from p2u.packing.chunking.pool import BufferPool, in_order
 from p2u.types import ModelFile
 
 #: Bytes of chunks that may wait, in all their states.
@@ -82,11 +82,11 @@ class StateHashes:
     """
 
     def __init__(
-        self, files: Sequence[ModelFile], states: Sequence[int], buffers: Buffers | None = None
+        self, files: Sequence[ModelFile], states: Sequence[int], buffers: BufferPool | None = None
     ) -> None:
         self._files = [_FileHash(count) for count in states]
         assert len(files) == len(self._files)
-        self._buffers = buffers or Buffers(0)
+        self._buffers = buffers or BufferPool(0)
         self._parts: dict[_Place, _Part] = {}
         self._due: dict[int, set[_Place]] = {}
         self._waiting: dict[int, States] = {}

@@ -55,7 +55,7 @@ class LevelSums:
 
 
 @dataclass(frozen=True, slots=True)
-class _Waiting:
+class _HeldChunk:
     """A chunk that waits for those before it.
 
     Attributes:
@@ -88,7 +88,7 @@ class LevelBlobs:
         self.writers = [BlobWriter(folder, label, limit) for label in labels]
         self.sums = LevelSums(len(labels))
         self.made: list[Made] = []
-        self._waiting: dict[int, _Waiting] = {}
+        self._waiting: dict[int, _HeldChunk] = {}
         self._size = 0
         self._file: IO[bytes] | None = None
         self._end = 0
@@ -108,11 +108,11 @@ class LevelBlobs:
         while found := self._waiting.pop(len(self.made), None):
             self._write(found)
 
-    def _hold(self, job: Job, coded: Coded, *, due: bool) -> _Waiting:
+    def _hold(self, job: Job, coded: Coded, *, due: bool) -> _HeldChunk:
         size = sum(len(payload.data) for payload in coded.payloads)
         if due or self._size + size <= WAITING:
             self._size += size
-            return _Waiting(job, coded)
+            return _HeldChunk(job, coded)
         start = self._end
         with disk_errors(self._folder, "write", UNPUBLISHED):
             if self._file is None:
@@ -123,9 +123,9 @@ class LevelBlobs:
         self._end = start + size
         sizes = tuple(len(payload.data) for payload in coded.payloads)
         payloads = tuple(Payload(b"", payload.sha256) for payload in coded.payloads)
-        return _Waiting(job, replace(coded, payloads=payloads), start, sizes)
+        return _HeldChunk(job, replace(coded, payloads=payloads), start, sizes)
 
-    def _payloads(self, found: _Waiting) -> Sequence[Payload]:
+    def _payloads(self, found: _HeldChunk) -> Sequence[Payload]:
         if not found.sizes:
             self._size -= sum(len(payload.data) for payload in found.coded.payloads)
             return found.coded.payloads
@@ -137,7 +137,7 @@ class LevelBlobs:
             self._end = 0
         return [Payload(d, p.sha256) for d, p in zip(data, found.coded.payloads, strict=True)]
 
-    def _write(self, found: _Waiting) -> None:
+    def _write(self, found: _HeldChunk) -> None:
         payloads = self._payloads(found)
         job = found.job
         self.sums.add(job, replace(found.coded, payloads=tuple(payloads)))
