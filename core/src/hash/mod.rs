@@ -193,3 +193,30 @@ fn pair(a: (&mut [u32; 8], &[u8]), b: (&mut [u32; 8], &[u8])) {
     #[cfg(not(target_arch = "x86_64"))]
     let _ = (a, b, both);
 }
+
+#[cfg(test)]
+mod tests {
+    use super::{digests, Streams};
+
+    fn one(message: &[u8]) -> [u8; 32] {
+        let mut stream = Streams::new(1).unwrap();
+        stream.update(&[message]);
+        stream.digest(0)
+    }
+
+    #[test]
+    fn messages_of_any_lengths_have_the_digests_of_each_alone() {
+        if Streams::new(1).is_none() {
+            return;
+        }
+        let bytes: Vec<u8> = (0..200_000u32).map(|i| (i * 7 + i / 251) as u8).collect();
+        let lengths = [
+            0, 1, 55, 56, 63, 64, 65, 16_384, 16_385, 70_000, 200_000, 90_000,
+        ];
+        for count in 0..=lengths.len() {
+            let messages: Vec<&[u8]> = lengths[..count].iter().map(|&n| &bytes[..n]).collect();
+            let alone: Vec<_> = messages.iter().map(|m| one(m)).collect();
+            assert_eq!(digests(&messages).unwrap(), alone);
+        }
+    }
+}

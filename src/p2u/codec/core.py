@@ -7,7 +7,6 @@ the way in, and :func:`apply` writes in place. NumPy is not needed.
 from __future__ import annotations
 
 import ctypes
-import hashlib
 import sys
 from collections.abc import Sequence
 from ctypes import (
@@ -30,7 +29,7 @@ from typing import Any
 from p2u.errors import CoreError, FormatError, UsageError
 from p2u.types import BLOCKS, ELEMENT_TYPES
 
-ABI_VERSION = 5
+ABI_VERSION = 6
 
 #: Element type codes of chunks; every other dtype is opaque (0).
 CODES = {t.name: t.float_code for t in ELEMENT_TYPES if t.float_code is not None}
@@ -414,27 +413,6 @@ def encode_opaque(item: int, segments: Sequence[Segment], wanted: int = AUTO) ->
     return _take(out)
 
 
-def opaque_bits(item: int, runs: Sequence[Any]) -> int:
-    """Bits that the bytes of some runs of elements take without levels, in 1/256, tables aside.
-
-    Raises:
-        UsageError: A run does not hold whole elements.
-    """
-    pinned, out = _PinnedBuffers((), writable=False), c_uint64()
-    found = (_CSource * len(runs))()
-    for raw, run in zip(found, runs, strict=True):
-        raw.mem, raw.bytes = pinned.address(run, writable=False)
-    _check(_lib().p2u_opaque_bits(item, found, len(found), byref(out)), "count")
-    return out.value
-
-
-def equal(a: Any, b: Any) -> bool:
-    """Whether two buffers hold the same bytes; Python compares memoryviews one item at a time."""
-    pinned = _PinnedBuffers((), writable=False)
-    (first, size), (second, other) = (pinned.address(buffer, writable=False) for buffer in (a, b))
-    return size == other and bool(_lib().p2u_equal(first, second, size))
-
-
 def _take(handle: c_void_p) -> Encoded:
     lib = _lib()
     try:
@@ -489,17 +467,3 @@ def sha256(count: int) -> Sha256 | None:
     """Hashes of ``count`` streams; None if the processor has no instructions for it."""
     handle = _lib().p2u_sha256_new(count)
     return Sha256(handle, count) if handle else None
-
-
-def sha256_each(messages: Sequence[Any]) -> list[bytes]:
-    """SHA-256 of each of some buffers, of any sizes; two of them take hardly longer than one."""
-    pinned = _PinnedBuffers((), writable=False)
-    found = [pinned.address(message, writable=False) for message in messages]
-    addresses = (c_void_p * len(found))(*(address for address, _ in found))
-    sizes = (c_size_t * len(found))(*(size for _, size in found))
-    out = (c_uint8 * (32 * len(found)))()
-    status = _lib().p2u_sha256_each(addresses, sizes, len(found), out)
-    if status < 0:  # no instructions for it
-        return [hashlib.sha256(message).digest() for message in messages]
-    _check(status, "hash")
-    return [bytes(out[at : at + 32]) for at in range(0, len(out), 32)]

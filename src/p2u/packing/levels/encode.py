@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 
 import zstandard
 
-from p2u.codec import core
+from p2u.codec import core, plain
 from p2u.codec.chunk import core_segments, parts
 from p2u.package.geometry import chunk_spans
 from p2u.package.layout import Layout
@@ -187,7 +187,7 @@ def encode_pieces(
 
 
 def _coded(payloads: Sequence[bytes], signal: float = 0.0, errors: Sequence[float] = ()) -> Coded:
-    hashed = map(Payload, payloads, core.sha256_each(payloads))
+    hashed = map(Payload, payloads, plain.sha256_each(payloads))
     return Coded(tuple(hashed), signal, tuple(errors))
 
 
@@ -195,8 +195,8 @@ def opaque_guess(data: memoryview, item: int) -> int:
     """Bytes that the opaque coding would need, about: the entropy of the byte planes, sampled."""
     count = len(data) // item
     if count <= SAMPLE:
-        return core.opaque_bits(item, [data]) // (8 * 256)
+        return plain.opaque_bits(item, [data]) // (8 * 256)
     part = SAMPLE // PLACES
     starts = [(count - part) * k // (PLACES - 1) for k in range(PLACES)]
     runs = [data[s * item : (s + part) * item] for s in starts]
-    return core.opaque_bits(item, runs) * count // (SAMPLE * 8 * 256)
+    return plain.opaque_bits(item, runs) * count // (SAMPLE * 8 * 256)

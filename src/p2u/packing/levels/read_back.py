@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from p2u.codec import core
+from p2u.codec import core, plain
 from p2u.codec.chunk import apply_chunk, core_segments, parts
 from p2u.disk.errors import disk_errors
 from p2u.disk.files import read_from
@@ -48,14 +48,14 @@ def read_back(
     try:
         if job.pieces:
             found = decode_pieces(payloads[0].data, job.pieces, "payload")
-            same = core.equal(found, data)
+            same = plain.equal(found, data)
         else:
             for payload in payloads:
                 states.append(_next(states, len(data), buffers))
                 rows = core_segments(parts(states[-1], spans), spans)
                 core.apply(payload.data, job.dtype, job.item, rows)
             exact = states.pop()
-            same = core.equal(exact, data)
+            same = plain.equal(exact, data)
             buffers.give([exact])
     except FormatError:
         same = False

@@ -97,12 +97,11 @@ class StateHashes:
     def expect(self, chunk: int, spans: Sequence[Span]) -> None:
         """Announce a chunk that is to be decoded in the end."""
         start = 0
-        due = self._due.setdefault(chunk, set())
         for span in spans:
             if span.size:
                 place = span.file, span.offset
                 self._parts[place] = _Part(chunk, start, span.size)
-                due.add(place)
+                self._due.setdefault(chunk, set()).add(place)
             start += span.size
 
     def add(self, chunk: int, spans: Sequence[Span], states: States) -> None:
@@ -110,7 +109,7 @@ class StateHashes:
 
         Args:
             chunk: A number of its own.
-            spans: The places of its bytes.
+            spans: The places of its bytes, at least one.
             states: Its bytes; they must not change any more.
         """
         with self._changed:

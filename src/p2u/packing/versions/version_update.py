@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from p2u.codec import core
+from p2u.codec import plain
 from p2u.codec.chunk import ChunkDecoding, UpdateEnds
 from p2u.errors import IntegrityError, UsageError
 from p2u.package.geometry import Chunk, Piece, all_spans, chunk_spans
@@ -204,7 +204,7 @@ class _ChangedChunks:
         """The bytes of a chunk; raises IntegrityError if they are not the version's."""
         job = self.jobs[number]
         found = self._decode(number)
-        if not core.equal(found, read_job(self._new, job, self._original)):
+        if not plain.equal(found, read_job(self._new, job, self._original)):
             raise IntegrityError(
                 "the decoded package differs from the model",
                 file=self._new.files[chunk_spans(job, self._new.layout)[0].file].path,
