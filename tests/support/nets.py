@@ -15,7 +15,7 @@ from kit import STATES  # noqa: E402
 from safetensors.torch import load_file, save_file  # noqa: E402
 
 from p2u.client.folder.pull import pull  # noqa: E402
-from p2u.packing.publish import pack_first  # noqa: E402
+from p2u.packing.packer import pack_first  # noqa: E402
 from p2u.packing.settings import make_settings  # noqa: E402
 from p2u.stores import LocalStore  # noqa: E402
 

@@ -4,7 +4,7 @@ use super::{guard, slice, RawSegment, RawSource};
 use crate::decode::adopt::Dequantise;
 use crate::encode::adopt::Adopt;
 use crate::encode::delta::Delta;
-use crate::encode::opaque::Opaque;
+use crate::encode::opaque::{opaque_bits, Opaque};
 use crate::encode::opaque_delta::OpaqueDelta;
 use crate::encode::scale::RowScales;
 use crate::encode::{Encoded, Floats, Plan};
@@ -250,6 +250,30 @@ pub unsafe extern "C" fn p2u_encode_opaque_delta(
             priors: &given(sources, count),
         };
         *out = one_payload(Set::new(isa)?.run(delta)?);
+        Ok(())
+    })
+}
+
+/// Bits that the bytes of some runs of elements take without levels, in 1/256, tables aside.
+///
+/// # Safety
+/// `runs` has `count` places, each of whole elements of `item` bytes; `out` is writable.
+#[no_mangle]
+pub unsafe extern "C" fn p2u_opaque_bits(
+    item: usize,
+    runs: *const RawSource,
+    count: usize,
+    out: *mut u64,
+) -> i32 {
+    guard(|| {
+        let runs: Vec<&[u8]> = slice(runs, count)
+            .iter()
+            .map(|run| slice(run.mem, run.bytes))
+            .collect();
+        if item == 0 || runs.iter().any(|run| run.len() % item != 0) {
+            return Err(Error::Argument);
+        }
+        *out = opaque_bits(item, &runs);
         Ok(())
     })
 }

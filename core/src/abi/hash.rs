@@ -1,7 +1,7 @@
-//! SHA-256 of several streams.
+//! SHA-256 of several streams or messages.
 
 use super::{guard, slice};
-use crate::hash::Streams;
+use crate::hash::{digests, Streams};
 use std::slice::from_raw_parts_mut;
 
 /// Hashes of `count` streams, freed with `p2u_sha256_free`; null if this machine has no
@@ -50,6 +50,37 @@ pub unsafe extern "C" fn p2u_sha256_digest(
         from_raw_parts_mut(out, digest.len()).copy_from_slice(&digest);
         Ok(())
     })
+}
+
+/// Digests of `count` whole messages, 32 bytes each; -1 if this machine has no instructions for them.
+///
+/// # Safety
+/// `parts` has `count` pointers to as many bytes as `sizes` says; `out` has `32 * count` places.
+#[no_mangle]
+pub unsafe extern "C" fn p2u_sha256_each(
+    parts: *const *const u8,
+    sizes: *const usize,
+    count: usize,
+    out: *mut u8,
+) -> i32 {
+    let mut missing = false;
+    let status = guard(|| {
+        let messages: Vec<&[u8]> = slice(parts, count)
+            .iter()
+            .zip(slice(sizes, count))
+            .map(|(&p, &size)| slice(p, size))
+            .collect();
+        match digests(&messages) {
+            Some(found) => from_raw_parts_mut(out, 32 * count).copy_from_slice(&found.concat()),
+            None => missing = true,
+        }
+        Ok(())
+    });
+    if missing {
+        -1
+    } else {
+        status
+    }
 }
 
 /// Frees what `p2u_sha256_new` returned.

@@ -12,7 +12,7 @@ use std::panic::{catch_unwind, AssertUnwindSafe};
 use std::slice::{from_raw_parts, from_raw_parts_mut};
 
 /// Changes with every incompatible change of the functions below.
-const ABI_VERSION: u32 = 5;
+const ABI_VERSION: u32 = 6;
 
 /// Whole rows of one tensor in the caller's memory.
 #[repr(C)]
@@ -68,6 +68,15 @@ unsafe fn targets<'a>(segs: *const RawSegment, n: usize) -> Vec<Target<'a>> {
 #[no_mangle]
 pub extern "C" fn p2u_abi_version() -> u32 {
     ABI_VERSION
+}
+
+/// Whether two buffers of `len` bytes are equal: 1 or 0.
+///
+/// # Safety
+/// `a` and `b` have `len` bytes.
+#[no_mangle]
+pub unsafe extern "C" fn p2u_equal(a: *const u8, b: *const u8, len: usize) -> u32 {
+    u32::from(slice(a, len) == slice(b, len))
 }
 
 /// Source bytes of one segment, in the parent of a version update; null: the segment's own.

@@ -111,24 +111,29 @@ impl<'a> Source<'a> {
         let p = self.rows.range(r);
         p.start * F::BYTES..p.end * F::BYTES
     }
-    /// Sum of squared differences of weights and state.
-    pub fn squares<F: Format, I: Isa>(&self, isa: I, cur: &[u8]) -> f64 {
-        isa.enter(Errors::<F>(self, cur, PhantomData))
+    /// Sum of squared differences of weights and state; `e` are the rows' step exponents.
+    pub fn errors<F: Format, I: Isa>(&self, isa: I, cur: &[u8], e: &[i16]) -> f64 {
+        isa.enter(Errors::<F>(self, cur, e, PhantomData))
     }
 }
 
-/// [`Source::squares`].
-struct Errors<'a, F>(&'a Source<'a>, &'a [u8], PhantomData<F>);
+/// [`Source::errors`].
+struct Errors<'a, F>(&'a Source<'a>, &'a [u8], &'a [i16], PhantomData<F>);
 
 impl<F: Format> Task for Errors<'_, F> {
     type Out = f64;
     #[inline(always)]
     fn run<I: Isa>(self, _isa: I) -> f64 {
-        let (mut sum, Errors(src, cur, _)) = (Squares::default(), self);
-        for r in 0..src.rows.count() {
-            sum.add::<F>(src.row::<F>(r), &cur[src.state::<F>(r)]);
+        let Errors(src, cur, e, _) = self;
+        let mut total = 0.0;
+        for (r, &e) in e.iter().enumerate() {
+            let mut sum = Squares::default();
+            let state = &cur[src.state::<F>(r)];
+            sum.differences::<F>(src.row::<F>(r), state, pow2(-i32::from(e)));
+            let step = f64::from(pow2(i32::from(e)));
+            total += sum.total() * step * step;
         }
-        sum.total()
+        total
     }
 }
 
@@ -174,7 +179,7 @@ fn encode_float<F: Format, I: Isa>(
     let mut out = header(if plan.full { KIND_FULL } else { KIND_BASE }, dtype, rows);
     let columns = column_classes::<F, _>(segs, rows, &e);
     let sums = encode_base::<F, _>(isa, &mut out, &src, plan, &e, &columns, &mut s);
-    done.squares.push(sums.0);
+    done.squares.push(sums.signal);
     let mut far = Vec::new();
     let mut step = Step {
         from: 0,
@@ -185,7 +190,7 @@ fn encode_float<F: Format, I: Isa>(
     };
     if !plan.full {
         done.payloads.push(std::mem::take(&mut out));
-        done.squares.push(sums.1);
+        done.squares.push(sums.error);
     }
     for &level in if plan.full { &[0] } else { plan.levels } {
         if !plan.full {
@@ -199,7 +204,7 @@ fn encode_float<F: Format, I: Isa>(
         refine::<F, _>(isa, &mut out, &src, &e, &mut s.cur, &mut far, step);
         done.payloads.push(std::mem::take(&mut out));
         done.squares.push(match step.to {
-            Some(_) => src.squares::<F, _>(isa, &s.cur),
+            Some(_) => src.errors::<F, _>(isa, &s.cur, &e),
             None => 0.0,
         });
         step.from = u32::from(level);
@@ -273,7 +278,7 @@ pub fn write_patches<F: Format>(out: &mut Vec<u8>, src: &Source, cur: &mut [u8],
     }
 }
 
-/// Encodes the base; leaves its state in `s`. Returns the sums of squares of weights and errors.
+/// Encodes the base; leaves its state in `s`.
 #[inline(always)]
 fn encode_base<F: Format, I: Isa>(
     isa: I,
@@ -283,7 +288,7 @@ fn encode_base<F: Format, I: Isa>(
     e: &[i16],
     columns: &[Vec<i16>],
     s: &mut Scratch,
-) -> (f64, f64) {
+) -> Sums {
     let rows = src.rows;
     let columns8: Vec<Vec<u8>> = columns
         .iter()
@@ -317,11 +322,10 @@ fn encode_base<F: Format, I: Isa>(
     }
     encode(isa, out, &s.sym, &s.class, CLASSES);
     write_patches::<F>(out, src, &mut s.cur, &patches);
-    let error = match plan.codes {
-        Some(_) => src.squares::<F, _>(isa, &s.cur),
-        None => sums.error.total(),
-    };
-    (sums.signal.total(), error)
+    if plan.codes.is_some() {
+        sums.error = src.errors::<F, _>(isa, &s.cur, e);
+    }
+    sums
 }
 
 /// The caller's base codes instead of the nearest bins: symbols and state.

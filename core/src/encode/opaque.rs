@@ -2,6 +2,7 @@
 
 use super::stream::encode;
 use crate::decode::opaque::{elements, CODED, CONSTANT, STORED};
+use crate::entropy::encoder::log2_q8;
 use crate::format::header::{Dtype, KIND_OPAQUE};
 use crate::format::rows::Segment;
 use crate::format::wire::put_varint;
@@ -55,4 +56,20 @@ fn encode_planes<I: Isa>(
         }
     }
     Ok(())
+}
+
+/// Entropy of the bytes at each place of the elements in some runs, in 1/256 bit.
+pub fn opaque_bits(item: usize, runs: &[&[u8]]) -> u64 {
+    let mut counts = vec![[0u32; 256]; item];
+    for element in runs.iter().flat_map(|run| run.chunks_exact(item)) {
+        for (counts, &byte) in counts.iter_mut().zip(element) {
+            counts[usize::from(byte)] += 1;
+        }
+    }
+    let entropy = |counts: &[u32; 256]| -> u64 {
+        let all = log2_q8(counts.iter().sum::<u32>().max(1));
+        let bits = |&n: &u32| u64::from(n) * u64::from(all.saturating_sub(log2_q8(n.max(1))));
+        counts.iter().map(bits).sum()
+    };
+    counts.iter().map(entropy).sum()
 }

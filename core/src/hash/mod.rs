@@ -1,4 +1,4 @@
-//! SHA-256 (FIPS 180-4) of several streams of one length at once, with the processor's instructions.
+//! SHA-256 (FIPS 180-4) of several streams or messages at once, with the processor's instructions.
 //!
 //! One stream waits for each pair of rounds; a second one fits into the gaps. Where the
 //! instructions are missing there are no streams, and the caller has a library of its own.
@@ -72,19 +72,80 @@ impl Streams {
     /// Digest of one stream as it is now.
     pub fn digest(&self, index: usize) -> [u8; 32] {
         let fill = (self.bytes % BLOCK as u64) as usize;
-        let mut last = [0u8; 2 * BLOCK];
-        last[..fill].copy_from_slice(&self.tails[index][..fill]);
-        last[fill] = 0x80;
-        let end = if fill < BLOCK - 8 { BLOCK } else { 2 * BLOCK };
-        last[end - 8..end].copy_from_slice(&(self.bytes * 8).to_be_bytes());
+        let (last, end) = padded(&self.tails[index][..fill], self.bytes);
         let mut state = [self.states[index]];
         compress(&mut state, &[&last[..end]]);
-        let mut out = [0; 32];
-        for (out, word) in out.chunks_exact_mut(4).zip(&state[0]) {
-            out.copy_from_slice(&word.to_be_bytes());
-        }
-        out
+        in_bytes(&state[0])
     }
+}
+
+/// The last blocks of a message of so many bytes, of which `tail` does not fill a block.
+fn padded(tail: &[u8], bytes: u64) -> ([u8; 2 * BLOCK], usize) {
+    let mut last = [0u8; 2 * BLOCK];
+    last[..tail.len()].copy_from_slice(tail);
+    last[tail.len()] = 0x80;
+    let end = if tail.len() < BLOCK - 8 {
+        BLOCK
+    } else {
+        2 * BLOCK
+    };
+    last[end - 8..end].copy_from_slice(&(bytes * 8).to_be_bytes());
+    (last, end)
+}
+
+fn in_bytes(state: &[u32; 8]) -> [u8; 32] {
+    let mut out = [0; 32];
+    for (out, word) in out.chunks_exact_mut(4).zip(state) {
+        out.copy_from_slice(&word.to_be_bytes());
+    }
+    out
+}
+
+/// Bytes of two messages that are taken before the two longest are chosen anew.
+const TURN: usize = 1 << 14;
+
+/// Digests of whole messages of any lengths, or `None` if this machine lacks the instructions.
+///
+/// The two that have most left are taken in step, so that hardly any of them is left alone.
+pub fn digests(messages: &[&[u8]]) -> Option<Vec<[u8; 32]>> {
+    if !available() {
+        return None;
+    }
+    let whole = |m: &[u8]| m.len() / BLOCK * BLOCK;
+    let mut states = vec![START; messages.len()];
+    let mut left: Vec<(usize, &[u8])> = messages
+        .iter()
+        .map(|m| &m[..whole(m)])
+        .enumerate()
+        .collect();
+    while !left.is_empty() {
+        left.sort_unstable_by_key(|(_, m)| core::cmp::Reverse(m.len()));
+        let (first, others) = left.split_at_mut(1);
+        let (n, long) = &mut first[0];
+        match others.first_mut() {
+            Some((k, short)) if !short.is_empty() => {
+                let size = short.len().min(TURN);
+                let mut both = [states[*n], states[*k]];
+                compress(&mut both, &[&long[..size], &short[..size]]);
+                states[*n] = both[0];
+                states[*k] = both[1];
+                *long = &long[size..];
+                *short = &short[size..];
+            }
+            _ => {
+                compress(&mut states[*n..*n + 1], &[long]);
+                break;
+            }
+        }
+    }
+    let ends: Vec<_> = messages
+        .iter()
+        .map(|m| padded(&m[whole(m)..], m.len() as u64))
+        .collect();
+    for (state, (last, end)) in states.iter_mut().zip(&ends) {
+        compress(core::slice::from_mut(state), &[&last[..*end]]);
+    }
+    Some(states.iter().map(in_bytes).collect())
 }
 
 #[cfg(target_arch = "x86_64")]
@@ -131,4 +192,31 @@ fn pair(a: (&mut [u32; 8], &[u8]), b: (&mut [u32; 8], &[u8])) {
     }
     #[cfg(not(target_arch = "x86_64"))]
     let _ = (a, b, both);
+}
+
+#[cfg(test)]
+mod tests {
+    use super::{digests, Streams};
+
+    fn one(message: &[u8]) -> [u8; 32] {
+        let mut stream = Streams::new(1).unwrap();
+        stream.update(&[message]);
+        stream.digest(0)
+    }
+
+    #[test]
+    fn messages_of_any_lengths_have_the_digests_of_each_alone() {
+        if Streams::new(1).is_none() {
+            return;
+        }
+        let bytes: Vec<u8> = (0..200_000u32).map(|i| (i * 7 + i / 251) as u8).collect();
+        let lengths = [
+            0, 1, 55, 56, 63, 64, 65, 16_384, 16_385, 70_000, 200_000, 90_000,
+        ];
+        for count in 0..=lengths.len() {
+            let messages: Vec<&[u8]> = lengths[..count].iter().map(|&n| &bytes[..n]).collect();
+            let alone: Vec<_> = messages.iter().map(|m| one(m)).collect();
+            assert_eq!(digests(&messages).unwrap(), alone);
+        }
+    }
 }

@@ -9,7 +9,18 @@ from __future__ import annotations
 import ctypes
 import sys
 from collections.abc import Sequence
-from ctypes import POINTER, byref, c_double, c_int16, c_int32, c_size_t, c_uint8, c_uint32, c_void_p
+from ctypes import (
+    POINTER,
+    byref,
+    c_double,
+    c_int16,
+    c_int32,
+    c_size_t,
+    c_uint8,
+    c_uint32,
+    c_uint64,
+    c_void_p,
+)  # fmt: skip
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
@@ -18,7 +29,7 @@ from typing import Any
 from p2u.errors import CoreError, FormatError, UsageError
 from p2u.types import BLOCKS, ELEMENT_TYPES
 
-ABI_VERSION = 5
+ABI_VERSION = 6
 
 #: Element type codes of chunks; every other dtype is opaque (0).
 CODES = {t.name: t.float_code for t in ELEMENT_TYPES if t.float_code is not None}
@@ -109,34 +120,17 @@ def _lib() -> ctypes.CDLL:
             f"native core has ABI {found}, expected {ABI_VERSION}", file=str(path), hint=hint
         )
     segments = (POINTER(_CSegment), c_size_t)
-    lib.p2u_apply.argtypes = (
-        *(c_uint32, c_uint32, c_uint32, c_void_p, c_size_t),
-        *segments,
-        POINTER(_CSource),
-    )
-    lib.p2u_encode_opaque_delta.argtypes = (
-        *(c_uint32, c_uint32, c_uint32),
-        *segments,
-        *(POINTER(_CSource), POINTER(c_void_p)),
-    )
-    lib.p2u_encode_adopt.argtypes = (
-        *(c_uint32, c_uint32, c_uint8),
-        *segments,
-        *(POINTER(_CSource), POINTER(c_void_p)),
-    )
+    sourced, out = (*segments, POINTER(_CSource)), POINTER(c_void_p)
+    lib.p2u_apply.argtypes = (c_uint32, c_uint32, c_uint32, c_void_p, c_size_t, *sourced)
+    lib.p2u_encode_opaque_delta.argtypes = (c_uint32, c_uint32, c_uint32, *sourced, out)
+    lib.p2u_encode_adopt.argtypes = (c_uint32, c_uint32, c_uint8, *sourced, out)
+    lib.p2u_encode_delta.argtypes = (c_uint32, c_uint32, c_uint32, *sourced, out)
     lib.p2u_dequantise.argtypes = (c_uint8, c_void_p, c_size_t, c_void_p, c_size_t)
-    lib.p2u_encode_delta.argtypes = (
-        *(c_uint32, c_uint32, c_uint32),
-        *segments,
-        *(POINTER(_CSource), POINTER(c_void_p)),
-    )
     lib.p2u_row_scales.argtypes = (c_uint32, c_int32, *segments, c_void_p, c_size_t)
-    lib.p2u_encode.argtypes = (
-        *(c_uint32, c_uint32),
-        *segments,
-        *(POINTER(_CPlan), POINTER(c_void_p)),
-    )
-    lib.p2u_encode_opaque.argtypes = (c_uint32, c_uint32, *segments, POINTER(c_void_p))
+    lib.p2u_encode.argtypes = (c_uint32, c_uint32, *segments, POINTER(_CPlan), out)
+    lib.p2u_equal.argtypes = (c_void_p, c_void_p, c_size_t)
+    lib.p2u_opaque_bits.argtypes = (c_size_t, POINTER(_CSource), c_size_t, POINTER(c_uint64))
+    lib.p2u_encode_opaque.argtypes = (c_uint32, c_uint32, *segments, out)
     lib.p2u_encoded_payload.argtypes = (c_void_p, c_size_t, POINTER(c_size_t))
     lib.p2u_encoded_payload.restype = c_void_p
     lib.p2u_encoded_squares.argtypes = (c_void_p, c_size_t)
@@ -145,6 +139,7 @@ def _lib() -> ctypes.CDLL:
     lib.p2u_sha256_new.restype = c_void_p
     lib.p2u_sha256_update.argtypes = (c_void_p, POINTER(c_void_p), c_size_t)
     lib.p2u_sha256_digest.argtypes = (c_void_p, c_size_t, c_void_p)
+    lib.p2u_sha256_each.argtypes = (POINTER(c_void_p), POINTER(c_size_t), c_size_t, c_void_p)
     lib.p2u_sha256_free.argtypes = (c_void_p,)
     lib.p2u_sha256_free.restype = None
     lib.p2u_free.argtypes = (c_void_p,)
@@ -194,8 +189,7 @@ class _PinnedBuffers:
             array = np.frombuffer(view, np.uint8)
             self._holds.append(array)
             return array.ctypes.data, view.nbytes
-        view = view.cast("B")
-        held = (c_uint8 * view.nbytes).from_buffer(view)
+        held = c_uint8.from_buffer(view)  # keeps the whole buffer
         self._holds.append(held)
         return ctypes.addressof(held), view.nbytes
 

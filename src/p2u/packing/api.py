@@ -131,7 +131,7 @@ def pack(
         return add_version(source, target, settings, os.fspath(wanted), request)
     if also_base is False:
         raise UsageError("the version has neither a base nor a parent", hint="Name a parent")
-    from p2u.packing.publish import pack_first  # loads the core
+    from p2u.packing.packer import pack_first  # loads the core
 
     return pack_first(source, target, settings)
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import math
 import os
 from collections.abc import Sequence
 from contextlib import ExitStack
@@ -14,7 +13,7 @@ from pathlib import Path
 from p2u.disk.errors import UNPUBLISHED, disk_errors
 from p2u.errors import UsageError
 from p2u.formats import scan_model
-from p2u.package.geometry import Chunk
+from p2u.package.geometry import chunk_spans
 from p2u.package.index import encode_index
 from p2u.package.manifest import (
     LAYOUT_KEY,
@@ -34,18 +33,21 @@ from p2u.package.manifest_parse import parse_manifest
 from p2u.package.paths import MANIFEST_KEY, check_paths
 from p2u.packing.allocation.allocate import Allocation, Fitter, Levels
 from p2u.packing.chunking.checks import Checks
-from p2u.packing.chunking.cut import Job, cut, make_layout
+from p2u.packing.chunking.cut import cut, make_layout
 from p2u.packing.chunking.pool import in_order
 from p2u.packing.chunking.stored import StoredModel
 from p2u.packing.chunking.treatment import Treatment
-from p2u.packing.levels.encode import Coded, Encoder, encode_pieces
-from p2u.packing.levels.read_back import LevelChunks, Made, Verifier
-from p2u.packing.package_folder.blobs import BlobWriter, write_new
+from p2u.packing.levels.chunk_pass import ChunkPass
+from p2u.packing.levels.encode import Encoder, encode_pieces
+from p2u.packing.levels.read_back import LevelChunks
+from p2u.packing.levels.state_hashes import StateHashes
+from p2u.packing.package_folder.blobs import write_new
+from p2u.packing.package_folder.level_blobs import LevelBlobs
 from p2u.packing.package_folder.lock import package_lock
-from p2u.packing.package_folder.new_package import NewPackage
+from p2u.packing.package_folder.new_package import NewPackage, check_target
 from p2u.packing.recipe import check_levels, halvings
 from p2u.packing.report import PackProgress, PackReport, make_report
-from p2u.packing.rounding.codes import CalibrationPlan
+from p2u.packing.rounding.plan import CalibrationPlan
 from p2u.packing.settings import PackSettings
 
 #: Memory for chunks under way, in bytes, in addition to twice the largest tensor.
@@ -53,42 +55,8 @@ BUDGET = 96 << 20
 FIRST_VERSION = "v1"
 
 
-class _Sums:
-    """Sums over the progressive tensors of a package."""
-
-    def __init__(self, states: int) -> None:
-        self.weights = 0
-        self.bits = [0] * states
-        self.signal = 0.0
-        self.errors = [0.0] * states
-
-    def add(self, job: Job, coded: Coded) -> None:
-        """Count a chunk."""
-        if not job.progressive:
-            return
-        self.weights += job.elems
-        self.signal += coded.signal
-        for state, error in enumerate(coded.errors):
-            self.errors[state] += error
-            self.bits[state] += sum(8 * len(p.data) for p in coded.payloads[: state + 1])
-
-    def snr_db(self, state: int) -> float | None:
-        """Signal-to-noise ratio in decibels; None if there is no noise."""
-        error = self.errors[state]
-        if error <= 0:
-            return None
-        ratio = self.signal / error
-        if not math.isfinite(ratio) or ratio <= 0:
-            return 0.0  # squares beyond the range of float64
-        return round(10 * math.log10(ratio), 2)
-
-    def average(self, state: int) -> float:
-        """Bits per weight."""
-        return round(self.bits[state] / self.weights, 3) if self.weights else 0.0
-
-
-#: The chunks, the blobs of each update, and what the progressive tensors add up to.
-_Written = tuple[list[Made], list[BlobWriter], _Sums]
+#: The blobs, and the hashes of all states.
+_Written = tuple[LevelBlobs, StateHashes]
 
 
 @dataclass(frozen=True, slots=True)
@@ -106,6 +74,13 @@ class Built:
     offsets: dict[str, int]
 
 
+def pack_first(src: str, dst: str, settings: PackSettings) -> PackReport:
+    """Pack a model as a package of one version; see `p2u.pack`."""
+    packer = Packer(src, settings)
+    # Of the file, not of its folder: a package may stand next to the file it is made of.
+    return packer.run(check_target(dst, src))
+
+
 class Packer:
     """One run; see `p2u.pack`."""
 
@@ -116,6 +91,7 @@ class Packer:
         scanned = scan_model(src)
         check_paths([file.path for file in scanned.files])
         self.model = StoredModel(scanned, make_layout(scanned, settings.recipe.kept))
+        self.model.remember()
         self._calibration = None
         if settings.calibration is not None:
             self._calibration = CalibrationPlan(
@@ -153,16 +129,20 @@ class Packer:
             prefix: What the folder will be called in the package, with a slash.
         """
         levels = self._sampled()
-        levels, (made, blobs, sums) = self._fitted(folder, levels)
-        digests = Verifier(
-            self.model,
-            LevelChunks(folder, self.model.layout, made, [writer.blobs for writer in blobs]),
+        levels, (blobs, hashes) = self._fitted(folder, levels)
+        written = [writer.blobs for writer in blobs.writers]
+        chunks = LevelChunks(folder, self.model.layout, blobs.made, written)
+        digests = hashes.finish(
+            chunks.decode,
+            chunks.cost,
             self._settings.jobs,
             self.budget,
             lambda done: self.report_progress("verify", done),
-        ).run()
+        )
+        self.model.check_unchanged()
+        self.report_progress("verify", self.total)
         self.report_progress("publish", 0)
-        release, updates = self._release(folder, version, prefix, made, blobs, digests, sums)
+        release, updates = self._release(folder, version, prefix, blobs, digests)
         return Built(release, updates, self._offsets(levels))
 
     def report_progress(self, phase: str, done: int) -> None:
@@ -192,69 +172,53 @@ class Packer:
         while True:
             levels = fitter.fit(budget, more)
             written = self._encode(folder, levels.offsets())
-            made, writers, _ = written
-            index = len(encode_index([m.chunks[0] for m in made]))
-            size = layout_size + index + sum(blob.size for blob in writers[0].blobs)
+            blobs, _ = written
+            index = len(encode_index([m.chunks[0] for m in blobs.made]))
+            size = layout_size + index + sum(blob.size for blob in blobs.writers[0].blobs)
             if size <= budget:
                 return levels, written
             # Only a whole run shows these: checksums, fed-back codes, chunks that went opaque.
             more = max(more + 1, size - fitter.size(levels.free))
             _clear(folder)
 
-    def _encoder(self, offsets: list[int], checks: Checks | None = None) -> Encoder:
-        """One for the package; without checks, one to measure with."""
-        levels = halvings(self._labels)
-        if checks is None:
-            checks = Checks((), self.model.layout)
-            return Encoder(self.model, checks, levels, offsets)
-        return Encoder(self.model, checks, levels, offsets, self._calibration)
+    def _encoder(self, offsets: list[int], plan: CalibrationPlan | None = None) -> Encoder:
+        """One for the package; without a calibration, one to measure with."""
+        return Encoder(self.model, halvings(self._labels), offsets, plan)
 
     def _encode(self, folder: Path, offsets: list[int]) -> _Written:
-        """Write all blobs."""
+        """Write all blobs, and read them back."""
         checks = Checks(self.model.files, self.model.layout)
-        encoder = self._encoder(offsets, checks)
-        writers = [BlobWriter(folder, label, self._settings.blob_size) for label in self._labels]
-        sums = _Sums(len(self._labels))
-        made: list[Made] = []
+        encoder = self._encoder(offsets, self._calibration)
+        chunks = ChunkPass(self.model, self._jobs, encoder, checks, len(self._labels))
+        blobs = LevelBlobs(folder, self._labels, self._settings.blob_size)
         done = 0
-
-        def put(job: Job, coded: Coded) -> None:
-            chunks = []
-            for writer, payload in zip(writers, coded.payloads, strict=False):
-                blob, start = writer.add(payload.data)
-                length = len(payload.data)
-                chunks.append(
-                    Chunk(len(made), blob, start, length, payload.sha256, job.segments, job.pieces)
-                )
-            made.append(Made(job, tuple(chunks)))
-
         results = in_order(
-            self._jobs, encoder.encode, encoder.cost, self._settings.jobs, self.budget
+            chunks.order(), chunks.run, chunks.cost, self._settings.jobs, self.budget
         )
         try:
-            for job, coded in results:
-                sums.add(job, coded)
+            for number, coded in results:
+                job = self._jobs[number]
                 checks.add(job, coded.sums)
-                put(job, coded)
+                blobs.add(number, job, coded)
                 done += job.size
                 self.report_progress("encode", done)
-            for job, states in checks.jobs(self.model, len(writers)):
-                put(job, encode_pieces(states))
+            for job, states in checks.jobs(self.model, len(self._labels)):
+                number = len(blobs.made)
+                blobs.add(number, job, encode_pieces(states))
+                spans = chunk_spans(job, self.model.layout)
+                chunks.hashes.add(number, spans, tuple(memoryview(bytearray(s)) for s in states))
         finally:
             results.close()
-            for writer in writers:
-                writer.close()
-        return made, writers, sums
+            blobs.close()
+        return blobs, chunks.hashes
 
     def _release(
         self,
         folder: Path,
         version: str,
         prefix: str,
-        made: list[Made],
-        writers: list[BlobWriter],
+        blobs: LevelBlobs,
         digests: list[tuple[str, ...]],
-        sums: _Sums,
     ) -> tuple[Release, tuple[Update, ...]]:
         """Write layout and indices, and describe all."""
         layout = write_object(folder, prefix, LAYOUT_KEY, self.model.layout.to_bytes())
@@ -264,16 +228,16 @@ class Packer:
         )
         states: list[State] = []
         updates: list[Update] = []
-        for number, (label, writer) in enumerate(zip(self._labels, writers, strict=True)):
+        for number, (label, writer) in enumerate(zip(self._labels, blobs.writers, strict=True)):
             state = State(
                 version,
                 label,
                 state_digest((f.path, f.size, f.digest(number)) for f in files),
                 None,
-                sums.snr_db(number),
-                sums.average(number),
+                blobs.sums.snr_db(number),
+                blobs.sums.average(number),
             )
-            chunks = [m.chunks[number] for m in made if number < len(m.chunks)]
+            chunks = [m.chunks[number] for m in blobs.made if number < len(m.chunks)]
             index = write_object(folder, prefix, f"{label}.index", encode_index(chunks))
             if index.size > MAX_INDEX:
                 raise UsageError("the model is too large for one package", file=self._src)

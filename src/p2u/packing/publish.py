@@ -26,13 +26,6 @@ from p2u.packing.versions.parent import Parent
 LONG_ROUTE = 2
 
 
-def pack_first(src: str, dst: str, settings: PackSettings) -> PackReport:
-    """Pack a model as a package of one version; see `p2u.pack`."""
-    packer = Packer(src, settings)
-    # Of the file, not of its folder: a package may stand next to the file it is made of.
-    return packer.run(check_target(dst, src))
-
-
 def add_version(
     src: str, dst: str, settings: PackSettings, wanted: str, request: VersionRequest
 ) -> PackReport:

@@ -13,6 +13,7 @@ from p2u.packing.allocation.shares import (
     FINEST,
     Shares,
     coarsest,
+    estimate_level,
     find_level,
     finest,
     log2_64,
@@ -78,3 +79,43 @@ def test_levels_out_of_reach() -> None:
     everything = find_level(lambda _: 1, 3, 1)
     assert everything is not None
     assert Shares((0, 50), (FINEST, FINEST)).offsets(everything) == [FINEST, FINEST]
+
+
+@given(
+    st.lists(
+        st.tuples(st.integers(10**4, 10**7), st.integers(50, 150), st.integers(-30, 30)),
+        min_size=1,
+        max_size=12,
+    ),
+    st.integers(60, 600),
+)
+def test_an_estimate_needs_few_measurements(parts: list[tuple[int, int, int]], bits: int) -> None:
+    """Each part has a slope of its own, and steps at levels of its own, by whole offsets."""
+    weights = [n for n, _, _ in parts]
+    most = sum(weights) * bits // 100
+    asked = []
+
+    def places(level: int) -> list[int]:
+        return [(level + 9 * k) // FINE * FINE + own * FINE for k, (*_, own) in enumerate(parts)]
+
+    def sizes(level: int) -> list[int]:
+        asked.append(level)
+        return true(level)
+
+    def true(level: int) -> list[int]:
+        at = places(level)
+        return [
+            n * 350 // 100 - n * (p + 61 * FINE) * slope // (6400 * FINE)
+            for (n, slope, _), p in zip(parts, at, strict=True)
+        ]
+
+    found = estimate_level(sizes, places, weights, most)
+    assert len(asked) <= 3
+    # One offset of all parts is about a 64th of a bit.
+    assert sum(true(found)) <= most + sum(weights) // 40
+    assert sum(true(found - 2 * FINE)) > most - sum(weights) // 40
+
+
+def test_an_estimate_out_of_reach_is_the_coarsest() -> None:
+    found = estimate_level(lambda _: [10], lambda level: [level], [1], 9)
+    assert found == coarsest()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import json
 import math
 import sys
@@ -22,9 +23,10 @@ from packing_kit import (
     weights,
 )
 
+from p2u.disk import files
 from p2u.packing.api import pack
 from p2u.packing.chunking.treatment import treatment
-from p2u.packing.levels import read_back
+from p2u.packing.levels import state_hashes
 from p2u.packing.report import PackProgress, PackReport
 
 
@@ -124,7 +126,7 @@ def test_chunks_come_in_the_order_of_use(packed: tuple[PackReport, Path]) -> Non
     assert all("conv" in name for name in gone)
 
 
-@pytest.mark.parametrize("jobs", [1, 3])
+@pytest.mark.parametrize("jobs", [1, 4])
 def test_bytes_do_not_depend_on_jobs(
     model: Path, packed: tuple[PackReport, Path], tmp_path: Path, jobs: int
 ) -> None:
@@ -132,11 +134,48 @@ def test_bytes_do_not_depend_on_jobs(
     assert snapshot(tmp_path / "p") == snapshot(packed[1])
 
 
+class Reads:
+    """Counts how often each byte of some files is read from the disk."""
+
+    def __init__(self, root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+        self.counts = {
+            str(p): np.zeros(p.stat().st_size, np.int64) for p in root.rglob("*") if p.is_file()
+        }
+        self.on = False
+        reads = self
+
+        class Counting(io.FileIO):
+            def readinto(self, buffer: Any) -> int:
+                start = self.tell()
+                count = super().readinto(buffer)
+                if reads.on and str(self.name) in reads.counts:
+                    reads.counts[str(self.name)][start : start + count] += 1
+                return count
+
+        monkeypatch.setattr(files, "open_file", Counting)
+
+
+@pytest.mark.parametrize("jobs", [1, 2])
+def test_each_byte_of_the_model_is_read_once(
+    model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, jobs: int
+) -> None:
+    reads = Reads(model, monkeypatch)
+
+    def progress(p: PackProgress) -> None:
+        # Before this, the header was scanned and a sample was measured.
+        reads.on = reads.on or (p.phase == "measure" and p.done == p.total)
+
+    pack(model, tmp_path / "p", jobs=jobs, progress=progress)
+    assert sum(map(len, reads.counts.values())) > 100_000
+    for path, counts in reads.counts.items():
+        assert (counts == 1).all(), path
+
+
 def test_little_memory_for_hashing_is_enough(
     model: Path, tmp_path: Path, packed: tuple[PackReport, Path], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     # Chunks of many tensors are dropped and decoded again, over and over.
-    monkeypatch.setattr(read_back, "KEEP", 1)
+    monkeypatch.setattr(state_hashes, "KEEP", 1)
     pack(model, tmp_path / "p", jobs=2)
     assert snapshot(tmp_path / "p") == snapshot(packed[1])
 
@@ -228,6 +267,13 @@ def test_progress(model: Path, tmp_path: Path) -> None:
         assert done == sorted(done)
         assert done[-1] == report.source_bytes
         assert {p.total for p in seen} == {report.source_bytes}
+
+
+def test_a_plain_model_is_packed_without_numpy(tmp_path: Path) -> None:
+    """Loading it takes longer than packing a small model."""
+    safetensors(tmp_path / "m.safetensors", {"w": weights("BF16", 64, 64)})
+    code = "import sys, p2u; p2u.pack(sys.argv[1], sys.argv[2]); print('numpy' in sys.modules)"
+    assert kit.run_python(code, tmp_path / "m.safetensors", tmp_path / "p").strip() == "False"
 
 
 @pytest.mark.slow

@@ -16,7 +16,7 @@ from manifests import manifest_of
 import p2u
 from p2u.errors import DiskError, FormatError, P2UError, UsageError
 from p2u.packing.levels import encode
-from p2u.packing.publish import pack_first
+from p2u.packing.packer import pack_first
 from p2u.packing.recipe import Recipe
 from p2u.packing.rounding import calibration as cal
 from p2u.packing.rounding.calibration import Calibration, FactorEntry, Writer, make_factor

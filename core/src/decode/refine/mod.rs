@@ -300,13 +300,12 @@ impl<'a> Parts<'a> {
             isa.fill::<F>(mem, masks, fields, &b.low[at], &row);
         }
         let octaves = self.octaves.take(b.deep.len)?;
-        let mut piece = 0;
-        for (i, &s) in b.deep.iter().zip(octaves) {
-            while b.pieces[piece].to <= i {
-                piece += 1;
-            }
-            let p = &b.pieces[piece];
-            sink::<F>(p.bytes_mut(segs), i - p.from, s);
+        let mut done = 0;
+        for p in &b.pieces {
+            let end = b.deep.end(done, p.to);
+            let (list, octaves) = (&b.deep.list[done..end], &octaves[done..end]);
+            sink::<F>(p.bytes_mut(segs), p.from, list, octaves);
+            done = end;
         }
         Ok(())
     }

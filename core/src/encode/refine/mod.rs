@@ -10,7 +10,7 @@ use crate::format::rows::Piece;
 use crate::format::runs::RunWriter;
 use crate::format::wire::put_varint;
 use crate::kernels::scalar::bins;
-use crate::kernels::scalar::cells::{guess_step, Fraction, Halving, Narrowing};
+use crate::kernels::scalar::cells::{guess_step, octaves, Fraction, Halving, Narrowing};
 use crate::kernels::Isa;
 use look::{pays_to_code, positions_of};
 
@@ -295,16 +295,12 @@ impl Made {
         let (fields, masks) = (&b.fields[..b.len], &b.masks[..b.len]);
         self.upper
             .with(|room, bit| isa.gather(fields, masks, room, bit));
-        let mut piece = 0;
-        for i in b.deep.iter() {
-            while b.pieces[piece].to <= i {
-                piece += 1;
-            }
-            let p = &b.pieces[piece];
-            let exponent = |bits: u32| (bits & F::MASK) >> F::MANT;
-            let weight = F::load(p.bytes(src.segs), i - p.from);
-            let octaves = exponent(F::load(cur, i)).wrapping_sub(exponent(weight));
-            self.octaves.push(octaves.min(255) as u8);
+        let mut done = 0;
+        for p in &b.pieces {
+            let end = b.deep.end(done, p.to);
+            let (mem, list) = (p.bytes(src.segs), &b.deep.list[done..end]);
+            octaves::<F>(mem, part::<F>(cur, p), p.from, list, &mut self.octaves);
+            done = end;
         }
         if F::LOW > 0 {
             self.put_low::<F, _>(isa, b, rows);

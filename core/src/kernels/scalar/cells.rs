@@ -279,8 +279,11 @@ impl Deep {
         self.list[self.len] = i as u16;
         self.len += 1;
     }
-    pub fn iter(&self) -> impl Iterator<Item = usize> + '_ {
-        self.list[..self.len].iter().map(|&i| usize::from(i))
+    /// End of those in the list from `start` on that are below a number.
+    #[inline(always)]
+    pub fn end(&self, start: usize, below: usize) -> usize {
+        let rest = &self.list[start..self.len];
+        start + rest.iter().take_while(|&&i| usize::from(i) < below).count()
     }
 }
 
@@ -324,12 +327,27 @@ pub fn drain<F: Format>(mem: &[u8], fields: &mut [u8], low: &mut [u16], row: &Fr
     }
 }
 
-/// Lowers an element's exponent by so many octaves, at most to that of subnormal floats.
+/// Lowers the exponents of listed elements, numbered from `from` on, by so many octaves, at most to
+/// that of subnormal floats.
 #[inline(always)]
-pub fn sink<F: Format>(mem: &mut [u8], i: usize, octaves: u8) {
-    let bits = F::load(mem, i);
-    let exponent = (bits & F::MASK) >> F::MANT;
-    F::store(mem, i, bits - (exponent.min(u32::from(octaves)) << F::MANT));
+pub fn sink<F: Format>(mem: &mut [u8], from: usize, list: &[u16], octaves: &[u8]) {
+    for (&i, &octaves) in list.iter().zip(octaves) {
+        let i = usize::from(i) - from;
+        let bits = F::load(mem, i);
+        let exponent = (bits & F::MASK) >> F::MANT;
+        F::store(mem, i, bits - (exponent.min(u32::from(octaves)) << F::MANT));
+    }
+}
+
+#[cfg(feature = "encode")]
+/// The inverse of [`sink`]: by how many octaves the listed weights lie below the state.
+#[inline(always)]
+pub fn octaves<F: Format>(mem: &[u8], cur: &[u8], from: usize, list: &[u16], out: &mut Vec<u8>) {
+    let exponent = |mem: &[u8], i: usize| (F::load(mem, i) & F::MASK) >> F::MANT;
+    out.extend(list.iter().map(|&i| {
+        let i = usize::from(i) - from;
+        exponent(cur, i).wrapping_sub(exponent(mem, i)).min(255) as u8
+    }));
 }
 
 /// Elements of a row that a guess looks at: in fine cells only small weights have all halvings.

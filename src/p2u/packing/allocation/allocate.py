@@ -11,7 +11,15 @@ from p2u.package.geometry import Chunk
 from p2u.package.index import encode_index
 from p2u.package.layout import Layout
 from p2u.packing.allocation.sample import Sample
-from p2u.packing.allocation.shares import FINE, START, Shares, coarsest, find_level, log2_64
+from p2u.packing.allocation.shares import (
+    FINE,
+    START,
+    Shares,
+    coarsest,
+    estimate_level,
+    find_level,
+    log2_64,
+)
 from p2u.packing.chunking.cut import Grade, Job
 from p2u.packing.chunking.pool import in_order
 from p2u.packing.chunking.stored import StoredModel
@@ -126,12 +134,12 @@ class Allocation:
             level = START * FINE
             if group.numbers:
                 sample = Sample(model, jobs, self.grades, frozenset(group.numbers))
-                found = find_level(
-                    lambda at, g=group, s=sample: s.measure(g.offsets(at), threads),  # type: ignore[misc]
+                level = estimate_level(
+                    lambda at, g=group, s=sample: s.sizes(g.offsets(at), threads),  # type: ignore[misc]
+                    lambda at, g=group, s=sample: s.places(g.offsets(at)),  # type: ignore[misc]
+                    sample.stands_for,
                     round((group.bits or BITS) * sample.weights),
-                    sample.weights,
                 )
-                level = coarsest() if found is None else found
             levels.append(level)
         return Levels(self, levels[0], tuple(levels[1:]))
 

@@ -9,11 +9,13 @@ from dataclasses import dataclass
 from p2u.codec import core
 from p2u.package.geometry import Seg, segment_span
 from p2u.package.layout import Layout
+from p2u.packing.allocation.shares import FINE
 from p2u.packing.chunking.cut import Grade, Job
 from p2u.packing.chunking.stored import StoredModel
 
-#: Weights in the sample, about: smaller models are measured whole.
-SAMPLE = 1 << 22
+#: Weights in the sample, about: this part of the model's, within these bounds. Smaller models are
+#: measured whole.
+PART, LEAST, MOST = 32, 1 << 20, 1 << 22
 #: Weights per block: enough for tables and columns' classes to be as in a chunk.
 BLOCK = 1 << 17
 #: Rows of a block, at least: fewer have no classes of columns.
@@ -53,6 +55,7 @@ class Sample:
     ) -> None:
         layout = model.layout
         self.weights = sum(layout.tensors[n].elems for n in numbers)
+        size = min(max(LEAST, self.weights // PART), MOST)
         strata: dict[tuple[str, Grade], list[tuple[Seg, ...]]] = {}
         for job in jobs:
             if job.progressive and job.segments[0].tensor in numbers:
@@ -60,7 +63,7 @@ class Sample:
                 strata.setdefault(kind, []).extend(_blocks(layout, job))
         self._blocks: list[_Block] = []
         for (dtype, _), blocks in strata.items():
-            count = -(-len(blocks) * SAMPLE // max(SAMPLE, self.weights))
+            count = -(-len(blocks) * size // max(size, self.weights))
             chosen = [blocks[len(blocks) * (2 * k + 1) // (2 * count)] for k in range(count)]
             whole, part = _weights(layout, blocks), _weights(layout, chosen)
             for segs in chosen:
@@ -69,8 +72,13 @@ class Sample:
                 numbers_ = tuple(seg.tensor for seg in segs)
                 self._blocks.append(_Block(dtype, numbers_, read, weights, whole * weights // part))
 
-    def measure(self, offsets: Mapping[int, int], threads: int) -> int:
-        """Bits of all these tensors' base with these offsets of their steps, about."""
+    @property
+    def stands_for(self) -> list[int]:
+        """How many weights each block stands for."""
+        return [block.stands_for for block in self._blocks]
+
+    def sizes(self, offsets: Mapping[int, int], threads: int) -> list[int]:
+        """Bits that the base takes with these offsets, about, of what each block stands for."""
 
         def bits(block: _Block) -> int:
             scales = b"".join(
@@ -81,9 +89,18 @@ class Sample:
             return 8 * len(payload) * block.stands_for // block.weights
 
         if threads == 1 or len(self._blocks) == 1:
-            return sum(map(bits, self._blocks))
+            return list(map(bits, self._blocks))
         with ThreadPoolExecutor(threads) as pool:
-            return sum(pool.map(bits, self._blocks))
+            return list(pool.map(bits, self._blocks))
+
+    def places(self, offsets: Mapping[int, int]) -> list[int]:
+        """The average of these offsets in each block, in 1/64."""
+        return [
+            FINE
+            * sum(offsets[t] * s.elems for t, s in zip(b.tensors, b.segments, strict=True))
+            // b.weights
+            for b in self._blocks
+        ]
 
 
 def _blocks(layout: Layout, job: Job) -> Iterator[tuple[Seg, ...]]:

@@ -33,6 +33,11 @@ CLOSE = 8
 TURNS = 16
 #: Where a search begins: about 3.5 bits.
 START = -61
+#: An estimate is taken if it lies this near the last measurement: with the slope that is assumed
+#: at first, and with measured ones. Rows' steps are powers of two: slopes vary within an octave.
+NEAR_ASSUMED, NEAR = 2 * FINE, 4 * FINE
+#: Most measurements for an estimate.
+ROUNDS = 6
 
 
 def log2_64(value: float) -> int:
@@ -105,6 +110,11 @@ def coarsest() -> int:
     return (2 * COARSEST - FINEST_SHORT) * FINE
 
 
+def _too_fine() -> int:
+    """A level at which no tensor can be any finer."""
+    return (2 * FINEST_SHORT - COARSEST) * FINE
+
+
 def find_level(
     measure: Callable[[int], int], most: int, weights: int, guess: int = START * FINE
 ) -> int | None:
@@ -119,7 +129,7 @@ def find_level(
     Returns:
         The level, see `Shares.offsets`; None if not even the coarsest is within.
     """
-    low, high = (2 * FINEST_SHORT - COARSEST) * FINE, coarsest()  # too fine, and coarse enough
+    low, high = _too_fine(), coarsest()  # too fine, and coarse enough
     found, lack, spare = None, 0, 0  # of bits at `low`, and of what is left at `found`
     for turn in range(64):
         # Sizes have small jumps, so that nothing may be close: not worth many looks.
@@ -142,3 +152,72 @@ def find_level(
     if found is None and measure(high) <= most:
         found = high
     return found
+
+
+def estimate_level(
+    sizes: Callable[[int], Sequence[int]],
+    places: Callable[[int], Sequence[int]],
+    weights: Sequence[int],
+    most: int,
+) -> int:
+    """The finest level whose cost is within a limit, as far as one or two measurements show.
+
+    A line through two measurements says what each part takes at any level near them, so that the
+    jumps of large tensors need no search.
+
+    Args:
+        sizes: Bits that each part takes at a level.
+        places: The average offset of each part at a level, in 1/64.
+        weights: How many weights each part stands for.
+        most: Bits that there are for all parts.
+
+    Returns:
+        The level, see `Shares.offsets`; the coarsest one if none is within.
+    """
+    level, near = START * FINE, NEAR_ASSUMED
+    at, found = places(level), sizes(level)
+    # Bits, and the distance that takes so many fewer: one per weight and octave at first.
+    slopes = [(n, OCTAVE * FINE) for n in weights]
+    for _ in range(ROUNDS):
+        following = _first_within(_line(places, at, found, slopes), most, level)
+        if abs(following - level) <= near:
+            return following
+        level, near = following, NEAR
+        before, at = at, places(level)
+        old, found = found, sizes(level)
+        # A part that stayed where it was keeps its slope.
+        slopes = [
+            (max(0, (a - b) * (1 if q > p else -1)), abs(q - p)) if q != p else slope
+            for a, b, p, q, slope in zip(old, found, before, at, slopes, strict=True)
+        ]
+    return level
+
+
+def _line(
+    places: Callable[[int], Sequence[int]],
+    at: Sequence[int],
+    found: Sequence[int],
+    slopes: Sequence[tuple[int, int]],
+) -> Callable[[int], int]:
+    """Bits of all parts at a level, by their slopes from where they were measured."""
+
+    def bits(level: int) -> int:
+        parts = zip(places(level), at, found, slopes, strict=True)
+        return sum(size - fall * (q - p) // run for q, p, size, (fall, run) in parts)
+
+    return bits
+
+
+def _first_within(bits: Callable[[int], int], most: int, guess: int) -> int:
+    """The finest level whose bits are within a limit, or the coarsest level."""
+    low, high = _too_fine(), coarsest()
+    step = FINE
+    while high - low > 1:
+        middle = guess if low < guess < high else (low + high) // 2
+        # Away from the guess in growing steps, until the level lies between two.
+        if bits(middle) <= most:
+            high, guess = middle, middle - step
+        else:
+            low, guess = middle, middle + step
+        step = 2 * step if low == _too_fine() or high == coarsest() else 0
+    return high

@@ -8,6 +8,9 @@ from collections.abc import Callable, Generator, Iterable
 from concurrent.futures import Future, ThreadPoolExecutor
 from typing import TypeVar
 
+#: Bytes that a buffer's size is a multiple of: chunks of a tensor differ by a row.
+ROUND = 256 << 10
+
 T = TypeVar("T")
 R = TypeVar("R")
 
@@ -66,3 +69,35 @@ class Scratch(threading.local):
         if len(self._memory) < size:
             self._memory = bytearray(size)
         return memoryview(self._memory)[:size]
+
+
+class BufferPool:
+    """Memory that is handed from chunk to chunk, by any thread.
+
+    Args:
+        spare: Most bytes to keep that nobody uses.
+    """
+
+    def __init__(self, spare: int) -> None:
+        self._spare = spare
+        self._free: deque[bytearray] = deque()
+        self._lock = threading.Lock()
+
+    def take(self, size: int) -> memoryview:
+        """``size`` bytes of any content."""
+        with self._lock:
+            for number, memory in enumerate(self._free):
+                if size <= len(memory) <= 2 * size + ROUND:
+                    del self._free[number]
+                    return memoryview(memory)[:size]
+        return memoryview(bytearray(-(-size // ROUND) * ROUND))[:size]
+
+    def give(self, buffers: Iterable[memoryview]) -> None:
+        """Give back what was taken, once nobody looks at it any more."""
+        with self._lock:
+            for buffer in buffers:
+                assert isinstance(buffer.obj, bytearray)
+                self._free.append(buffer.obj)
+            kept = sum(map(len, self._free))
+            while kept > self._spare:
+                kept -= len(self._free.popleft())

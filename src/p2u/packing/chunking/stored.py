@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Sequence
+from pathlib import Path
 
 from p2u.disk.errors import disk_errors
 from p2u.disk.files import read_from
@@ -19,6 +20,8 @@ RUNS, RUN = 8, 512
 #: Bytes hashed at once, and of all files under way.
 PIECE, BUDGET = 4 << 20, 256 << 20
 
+_CHANGED = "It was changed while it was packed: pack again"
+
 
 class StoredModel:
     """The files of a model, by number, and its tensors. Thread-safe; holds no file open.
@@ -32,6 +35,7 @@ class StoredModel:
         self.layout = layout
         self._scanned = scanned
         self._paths = [scanned.locate(file.path) for file in scanned.files]
+        self._seen: list[tuple[int, ...]] = []
 
     @property
     def files(self) -> tuple[ModelFile, ...]:
@@ -52,6 +56,32 @@ class StoredModel:
         """The same files with other rows: those of a release that has these very files."""
         return StoredModel(self._scanned, layout)
 
+    def remember(self) -> None:
+        """Take note of the files as they are now, for `check_unchanged`.
+
+        Raises:
+            DiskError: One cannot be looked at.
+        """
+        self._seen = self._look()
+
+    def check_unchanged(self) -> None:
+        """Raise IntegrityError if a file was written since `remember`.
+
+        Raises:
+            DiskError: One cannot be looked at any more.
+        """
+        for file, before, now in zip(self.files, self._seen, self._look(), strict=True):
+            if before != now:
+                raise IntegrityError("it was written to meanwhile", file=file.path, hint=_CHANGED)
+
+    def _look(self) -> list[tuple[int, ...]]:
+        found: list[tuple[int, ...]] = []
+        for file, path in zip(self.files, self._paths, strict=True):
+            with disk_errors(file.path, "read"):
+                about = Path(path).stat()
+            found.append((about.st_size, about.st_mtime_ns, about.st_ino))
+        return found
+
     def read_into(self, file: int, offset: int, out: memoryview) -> None:
         """Fill ``out`` from a file.
 
@@ -66,7 +96,7 @@ class StoredModel:
             raise IntegrityError(
                 f"it ended at byte {offset + count}, of {entry.size}",
                 file=entry.path,
-                hint="It was changed while it was packed: pack again",
+                hint=_CHANGED,
             )
 
     def read(self, file: int, offset: int, size: int) -> bytearray:

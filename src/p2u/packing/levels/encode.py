@@ -1,27 +1,27 @@
-"""Encode one chunk for all levels: read, encode, hash."""
+"""Encode one chunk for all levels, and hash its payloads."""
 
 from __future__ import annotations
 
-import hashlib
-import math
-import zlib
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
-from functools import lru_cache
+from dataclasses import dataclass
+from itertools import groupby
+from operator import itemgetter
+from typing import TYPE_CHECKING
 
-import numpy as np
 import zstandard
 
-from p2u.codec import core
+from p2u.codec import core, plain
 from p2u.codec.chunk import core_segments, parts
 from p2u.package.geometry import chunk_spans
 from p2u.package.layout import Layout
-from p2u.packing.chunking.checks import CheckedPart, Checks
 from p2u.packing.chunking.cut import Job
 from p2u.packing.chunking.pool import Scratch
 from p2u.packing.chunking.stored import StoredModel
 from p2u.packing.chunking.treatment import Treatment
-from p2u.packing.rounding.codes import CalibrationPlan, Rounding
+from p2u.packing.rounding.plan import CalibrationPlan, has_codes
+
+if TYPE_CHECKING:
+    from p2u.packing.rounding.codes import Rounding
 
 #: Of zstd. The bytes depend on zstd's version, too: the only part of a package that does.
 LEVEL, LARGE_LEVEL = 19, 12
@@ -62,7 +62,7 @@ class Coded:
 
 def rows_in(memory: memoryview, job: Job, layout: Layout) -> list[core.Segment]:
     """The segments of a chunk in memory, back to back."""
-    spans = chunk_spans(job, layout)
+    spans = [] if job.pieces else chunk_spans(job, layout)
     return core_segments(parts(memory, spans), spans)
 
 
@@ -83,7 +83,6 @@ class Encoder:
 
     Args:
         model: The model.
-        checks: Its checksums.
         halvings: Of the base's step at each level after the base; 0, the last, is exact.
         offsets: Of each tensor's base step.
         calibration: What to know for other codes than each weight's nearest.
@@ -92,16 +91,19 @@ class Encoder:
     def __init__(
         self,
         model: StoredModel,
-        checks: Checks,
         halvings: Sequence[int],
         offsets: Sequence[int],
         calibration: CalibrationPlan | None = None,
     ) -> None:
         self._model = model
-        self._checks = checks
         self._halvings = tuple(halvings)
         self._offsets = offsets
-        self._rounding = Rounding(calibration, model, self._tensor_scales)
+        self._rounding: Rounding | None = None
+        floats = [(n, t) for n, t in enumerate(model.tensors) if t.dtype in core.CODES]
+        if any(has_codes(n, t, calibration) for n, t in floats):
+            from p2u.packing.rounding.codes import Rounding  # loads NumPy
+
+            self._rounding = Rounding(calibration, model, self._tensor_scales)
         self._scratch = Scratch()
 
     def cost(self, job: Job) -> int:
@@ -111,19 +113,16 @@ class Encoder:
         # Data, payloads and, for checksums, a state; the core works on 32-bit copies: bits, state,
         # bins, rests, symbols.
         work = 3 * job.item + (22 if job.dtype in core.CODES else 4)
-        return job.elems * work + self._rounding.cost(job)
+        return job.elems * work + (self._rounding.cost(job) if self._rounding else 0)
 
     def encode(self, job: Job) -> Coded:
-        """Encode one chunk.
+        """Read a chunk and encode it.
 
         Raises:
             DiskError, IntegrityError: The model cannot be read.
         """
         data = read_job(self._model, job, self._scratch)
-        coded = self._encode(job, data)
-        if parts := self._checks.parts(job):
-            coded = replace(coded, sums=self._sums(job, data, coded.payloads, parts))
-        return coded
+        return self.encode_data(job, data, rows_in(data, job, self._model.layout))
 
     def base_size(self, job: Job) -> int:
         """Bytes of the base's payload; of a progressive chunk with each weight's nearest code.
@@ -132,45 +131,40 @@ class Encoder:
             DiskError, IntegrityError: The model cannot be read.
         """
         data = read_job(self._model, job, self._scratch)
-        if not job.progressive:
-            return len(self._encode(job, data).payloads[0].data)
         segments = rows_in(data, job, self._model.layout)
+        if not job.progressive:
+            return len(self.encode_data(job, data, segments).payloads[0].data)
         return len(core.encode(job.dtype, segments, self._scales(job, segments), []).payloads[0])
 
     def _tensor_scales(self, tensor: int, rows: core.Segment) -> bytes:
         return core.row_scales(self._model.tensors[tensor].dtype, self._offsets[tensor], [rows])
 
     def _scales(self, job: Job, segments: Sequence[core.Segment]) -> bytes:
-        pairs = zip(job.segments, segments, strict=True)
-        return b"".join(self._tensor_scales(seg.tensor, segment) for seg, segment in pairs)
+        offsets = [self._offsets[seg.tensor] for seg in job.segments]
+        pairs = groupby(zip(offsets, segments, strict=True), key=itemgetter(0))
+        return b"".join(
+            core.row_scales(job.dtype, offset, [segment for _, segment in group])
+            for offset, group in pairs
+        )
 
-    def _sums(
-        self, job: Job, data: memoryview, payloads: Sequence[Payload], parts: list[CheckedPart]
-    ) -> tuple[tuple[int, ...], ...]:
-        """Checksums of a chunk's parts in each update's state; the last one's is the source."""
+    def encode_data(self, job: Job, data: memoryview, segments: Sequence[core.Segment]) -> Coded:
+        """Encode a chunk.
 
-        def sums(content: bytearray | memoryview) -> tuple[int, ...]:
-            view = memoryview(content)
-            return tuple(zlib.crc32(view[p.start : p.start + p.size]) for p in parts)
+        Args:
+            job: The chunk.
+            data: Its bytes, back to back.
+            segments: Its rows in there.
 
-        out = []
-        if len(payloads) > 1:
-            state = bytearray(len(data))
-            segments = rows_in(memoryview(state), job, self._model.layout)
-            for payload in payloads[:-1]:
-                core.apply(payload.data, job.dtype, job.item, segments)
-                out.append(sums(state))
-        return (*out, sums(data))
-
-    def _encode(self, job: Job, data: memoryview) -> Coded:
+        Raises:
+            DiskError, IntegrityError: More of the model cannot be read, for a calibration.
+        """
         if job.pieces:
             return encode_pieces([data], large=job.large)
-        segments = rows_in(data, job, self._model.layout)
         if job.how is Treatment.OPAQUE:
             return _coded(core.encode_opaque(job.item, segments).payloads)
         scales = self._scales(job, segments)
         full = job.how is Treatment.FULL
-        codes = self._rounding.codes(job, segments, scales)
+        codes = self._rounding.codes(job, segments, scales) if self._rounding else None
         levels = [0] if full else self._halvings
         made = core.encode(job.dtype, segments, scales, levels, codes=codes, full=full)
         size = sum(map(len, made.payloads))
@@ -193,27 +187,16 @@ def encode_pieces(
 
 
 def _coded(payloads: Sequence[bytes], signal: float = 0.0, errors: Sequence[float] = ()) -> Coded:
-    hashed = tuple(Payload(p, hashlib.sha256(p).digest()) for p in payloads)
-    return Coded(hashed, signal, tuple(errors))
+    hashed = map(Payload, payloads, plain.sha256_each(payloads))
+    return Coded(tuple(hashed), signal, tuple(errors))
 
 
 def opaque_guess(data: memoryview, item: int) -> int:
     """Bytes that the opaque coding would need, about: the entropy of the byte planes, sampled."""
-    planes = np.frombuffer(data, np.uint8).reshape(-1, item)
-    count = len(planes)
-    if count > SAMPLE:
-        part = SAMPLE // PLACES
-        starts = [(count - part) * k // (PLACES - 1) for k in range(PLACES)]
-        planes = np.concatenate([planes[s : s + part] for s in starts])
-    weigh = _n_log_n(max(SAMPLE, len(planes))).__getitem__
-    total = item * weigh(len(planes))
-    for plane in range(item):
-        seen = np.bincount(planes[:, plane], minlength=256)
-        total -= sum(map(weigh, seen.tolist()))
-    return int(total / 8 * count / len(planes))
-
-
-@lru_cache(maxsize=1)
-def _n_log_n(most: int) -> tuple[float, ...]:
-    """``n * log2(n)`` for all counts up to ``most``; a logarithm per count is what would cost."""
-    return (0.0, *(n * math.log2(n) for n in range(1, most + 1)))
+    count = len(data) // item
+    if count <= SAMPLE:
+        return plain.opaque_bits(item, [data]) // (8 * 256)
+    part = SAMPLE // PLACES
+    starts = [(count - part) * k // (PLACES - 1) for k in range(PLACES)]
+    runs = [data[s * item : (s + part) * item] for s in starts]
+    return plain.opaque_bits(item, runs) * count // (SAMPLE * 8 * 256)

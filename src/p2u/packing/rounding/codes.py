@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import math
 import threading
-import warnings
 from collections import OrderedDict
 from collections.abc import Callable, Sequence
 
@@ -16,16 +15,15 @@ import numpy as np
 from numpy.typing import NDArray
 
 from p2u.codec import core
-from p2u.errors import UsageError
-from p2u.names.prefixes import find_renaming
 from p2u.package.geometry import Seg
-from p2u.package.layout import Layout, Tensor
+from p2u.package.layout import Tensor
 from p2u.packing.chunking.cut import Job
 from p2u.packing.chunking.floats import to_float32
 from p2u.packing.chunking.stored import StoredModel
 from p2u.packing.rounding.balance import balanced
-from p2u.packing.rounding.calibration import Calibration, Factor, FactorEntry
+from p2u.packing.rounding.calibration import Factor, FactorEntry
 from p2u.packing.rounding.feedback import Floats, fed_back, own_bins, power_of_two, runs
+from p2u.packing.rounding.plan import CalibrationPlan, has_codes, window
 
 #: Scales of a tensor's rows, see `core.row_scales`.
 Scales = Callable[[int, core.Segment], bytes]
@@ -40,28 +38,6 @@ COST = 48
 Codes = NDArray[np.int16]
 
 
-class CalibrationPlan:
-    """A calibration file, matched with a model.
-
-    Args:
-        path: The file.
-        thrift: See `feedback.fed_back`.
-        layout: The model's tensors.
-
-    Attributes:
-        entries: By the number of the tensor.
-
-    Raises:
-        DiskError, FormatError: The file cannot be read, or is none.
-        UsageError: It is for another model.
-    """
-
-    def __init__(self, path: str, thrift: float, layout: Layout) -> None:
-        self.calibration = Calibration(path)
-        self.thrift = thrift
-        self.entries = match(self.calibration, layout)
-
-
 class Rounding:
     """Makes base codes; used by many threads at once.
 
@@ -72,6 +48,7 @@ class Rounding:
     """
 
     def __init__(self, plan: CalibrationPlan | None, model: StoredModel, scales: Scales) -> None:
+        self._plan = plan
         self._calibration = plan.calibration if plan else None
         self._thrift = plan.thrift if plan else 0.0
         self._entries = plan.entries if plan else {}
@@ -94,7 +71,7 @@ class Rounding:
 
     def _concerns(self, job: Job) -> bool:
         return job.progressive and any(
-            seg.tensor in self._entries or _window(self._model.tensors[seg.tensor])
+            has_codes(seg.tensor, self._model.tensors[seg.tensor], self._plan)
             for seg in job.segments
         )
 
@@ -126,8 +103,8 @@ class Rounding:
         if entry is not None and entry.axis == 0 and t.cols == t.shape[1]:
             return self._rows_of_whole(seg, t, entry)
         x = _in_steps(segment.mem, job.dtype, steps, t.cols)
-        if entry is None and (window := _window(t)):
-            return balanced(x, window, math.prod(t.shape[1:])).astype(np.int16)
+        if entry is None and (size := window(t)):
+            return balanced(x, size, math.prod(t.shape[1:])).astype(np.int16)
         if entry is None or entry.axis == 0:
             return own_bins(x).astype(np.int16)
         factor = self._factor(entry.input)
@@ -195,14 +172,6 @@ class _Whole:
         self.left = 0
 
 
-def _window(t: Tensor) -> int:
-    """Weights of a filter that see neighbouring places; 0 if no codes are to be balanced."""
-    channel = math.prod(t.shape[1:])
-    if len(t.shape) < 3 or t.cols % channel:  # no convolution, or cut into several rows
-        return 0
-    return math.prod(t.shape[2:])
-
-
 def _in_steps(
     data: memoryview | bytes | bytearray, dtype: str, steps: NDArray[np.int64], cols: int
 ) -> Floats:
@@ -215,54 +184,3 @@ def _in_steps(
     rows *= scale[: len(rows), None]
     x[whole:] *= scale[-1]
     return x
-
-
-def match(calibration: Calibration, layout: Layout) -> dict[int, FactorEntry]:
-    """Match the tensors of a calibration with those of a model.
-
-    Names may differ by a prefix, as those of a bare model and of a model with a head do.
-
-    Raises:
-        UsageError: None is in the model, or a shape does not fit.
-    """
-    numbers: dict[str, list[int]] = {}
-    for number, t in enumerate(layout.tensors):
-        numbers.setdefault(t.name, []).append(number)
-    rename = find_renaming([n for e in calibration.entries for n in e.names], numbers)
-    out: dict[int, FactorEntry] = {}
-    foreign = []
-    for entry in calibration.entries:
-        found = [i for name in entry.names for i in numbers.get(rename(name), ())]
-        for number in found:
-            _check_shape(calibration, entry, layout.tensors[number])
-            out[number] = entry
-        if not found:
-            foreign.append(entry.names[0])
-    if not out:
-        raise UsageError(
-            f"the model has none of its tensors, such as {foreign[0][:200]!r}",
-            file=calibration.path,
-            hint="Calibrate the model that is packed",
-        )
-    if foreign:
-        warnings.warn(
-            f"{calibration.path}: {len(foreign)} of its tensors are not in the model, such as "
-            f"{foreign[0][:200]!r}; they are ignored",
-            stacklevel=2,
-        )
-    return out
-
-
-def _check_shape(calibration: Calibration, entry: FactorEntry, t: Tensor) -> None:
-    groups, d = calibration.shape(entry.input)
-    if entry.axis == 0:
-        fits = len(t.shape) == 2 and t.shape[0] == d and groups == 1
-    else:
-        fits = len(t.shape) >= 2 and math.prod(t.shape[1:]) == d and t.shape[0] % groups == 0
-    if not fits:
-        raise UsageError(
-            f"calibrated with {groups} x {d} columns, but the model's shape is {list(t.shape)}",
-            file=calibration.path,
-            tensor=t.name,
-            hint="Calibrate the model that is packed",
-        )

@@ -9,7 +9,6 @@ from p2u.codec import core
 from p2u.codec.chunk import parts
 from p2u.package.mapping import Map, source_spans
 from p2u.packing.allocation.shares import START
-from p2u.packing.chunking.checks import Checks
 from p2u.packing.chunking.cut import Job
 from p2u.packing.chunking.pool import Scratch
 from p2u.packing.chunking.stored import StoredModel
@@ -38,7 +37,7 @@ class DeltaCoder:
         self._new, self._old = new, old
         self._map = found
         offsets = [START] * len(new.tensors)
-        self._alone = Encoder(new, Checks((), new.layout), [], offsets)
+        self._alone = Encoder(new, [], offsets)
         self._mine, self._theirs = Scratch(), Scratch()
 
     def cost(self, change: Change) -> int:

@@ -6,9 +6,10 @@ from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from p2u.codec import plain
 from p2u.codec.chunk import ChunkDecoding, UpdateEnds
-from p2u.errors import UsageError
-from p2u.package.geometry import Chunk, Piece, all_spans
+from p2u.errors import IntegrityError, UsageError
+from p2u.package.geometry import Chunk, Piece, all_spans, chunk_spans
 from p2u.package.index import MAX_PIECE, encode_index
 from p2u.package.manifest import MAX_INDEX, Blob, Update
 from p2u.package.mapping import CopiedRange, Map, copies, cut_copies
@@ -16,7 +17,9 @@ from p2u.packing.chunking.cut import Job
 from p2u.packing.chunking.pool import Scratch, in_order
 from p2u.packing.chunking.stored import StoredModel
 from p2u.packing.chunking.treatment import Treatment
-from p2u.packing.levels.read_back import States, Verifier, read_payload
+from p2u.packing.levels.encode import read_job
+from p2u.packing.levels.read_back import read_payload
+from p2u.packing.levels.state_hashes import StateHashes, States
 from p2u.packing.package_folder.blobs import BlobWriter
 from p2u.packing.packer import make_update, write_object
 from p2u.packing.versions.delta import DeltaCoder
@@ -125,14 +128,19 @@ class VersionUpdate:
         ends = UpdateEnds(self._new, self._old, self._map)
         covered = all_spans((chunk for _, chunk in self._made), self._new.layout)
         copied = copies(covered, self._map, self._new, self._old, self._label)
-        blobs = self._writer.blobs
-        return Verifier(
-            self._new,
-            _ChangedChunks(ends, self._old, self._folder, blobs, self._made, copied),
+        written = _ChangedChunks(
+            ends, self._new, self._old, self._folder, self._writer.blobs, self._made, copied
+        )
+        hashes = StateHashes(self._new.files, [1] * len(self._new.files))
+        for number, job in enumerate(written.jobs):
+            hashes.expect(number, chunk_spans(job, self._new.layout))
+        return hashes.finish(
+            written.decode,
+            written.cost,
             self._work.jobs,
             self._work.budget,
             lambda done: self._work.report_progress("verify", done),
-        ).run()
+        )
 
     def bits(self) -> int:
         """Bits of the chunks of floats."""
@@ -164,13 +172,12 @@ class VersionUpdate:
 
 
 class _ChangedChunks:
-    """Chunks and copied ranges of an update, as a reader decodes them; see `WrittenChunks`."""
-
-    states = 1
+    """Chunks and copied ranges of an update, as a reader decodes them."""
 
     def __init__(
         self,
         ends: UpdateEnds,
+        new: StoredModel,
         old: StoredModel,
         folder: Path,
         blobs: Sequence[Blob],
@@ -178,31 +185,41 @@ class _ChangedChunks:
         copied: Iterable[CopiedRange],
     ) -> None:
         self._ends = ends
-        self._old = old
+        self._new, self._old = new, old
         self._folder = folder
         self._blobs = blobs
         self._made = made
         self._copied = list(cut_copies(copied, MAX_PIECE))
-        self._written, self._decoded = Scratch(), Scratch()
+        self._written, self._decoded, self._original = Scratch(), Scratch(), Scratch()
         self.jobs = [change.job for change, _ in made]
         for copy in self._copied:
             piece = Piece(copy.file, copy.offset, copy.size)
             self.jobs.append(Job(Treatment.OPAQUE, "", 1, (), 0, (piece,)))
 
-    def count(self, number: int) -> int:
-        return 1
-
     def cost(self, number: int) -> int:
-        return self.jobs[number].size
+        """Memory that decoding a chunk takes, bytes, about."""
+        return 3 * self.jobs[number].size
 
     def decode(self, number: int) -> States:
+        """The bytes of a chunk; raises IntegrityError if they are not the version's."""
+        job = self.jobs[number]
+        found = self._decode(number)
+        if not plain.equal(found, read_job(self._new, job, self._original)):
+            raise IntegrityError(
+                "the decoded package differs from the model",
+                file=self._new.files[chunk_spans(job, self._new.layout)[0].file].path,
+                hint="If the model was not changed meanwhile, this is a bug: please report it",
+            )
+        return (found,)
+
+    def _decode(self, number: int) -> memoryview:
         if number >= len(self._made):
             copy = self._copied[number - len(self._made)]
-            return (self._old.read(copy.source_file, copy.source_offset, copy.size),)
+            return memoryview(self._old.read(copy.source_file, copy.source_offset, copy.size))
         _, chunk = self._made[number]
         blob = self._blobs[chunk.blob]
         payload = read_payload(self._folder, blob, chunk, self._written)
         decoding = ChunkDecoding(chunk, payload, self._ends, blob.key)
         memory = self._decoded.view(decoding.memory)
         decoding.run(memory, self._old.read_spans)
-        return (bytearray(memory[: decoding.size]),)
+        return memoryview(bytearray(memory[: decoding.size]))
