@@ -19,4 +19,4 @@ mod hash;
 mod kernels;
 
 pub use api::*;
-pub use error::Error;
+pub use error::{Error, Kind, Place};

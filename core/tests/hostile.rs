@@ -3,7 +3,7 @@
 
 mod support;
 
-use p2u_core::{Dtype, Error, Set};
+use p2u_core::{Dtype, Kind, Place, Set};
 use support::chunks::all;
 
 /// Every beginning of a chunk is refused, and so is a chunk with something behind it.
@@ -15,12 +15,9 @@ fn a_chunk_ends_where_it_ends() {
             assert!(status.is_err(), "{}: {len} bytes", case.name);
         }
         let longer = [&case.payload[..], &[0]].concat();
-        assert_eq!(
-            case.apply_everywhere(&longer),
-            Err(Error::Malformed),
-            "{}",
-            case.name
-        );
+        let error = case.apply_everywhere(&longer).expect_err("a byte too many");
+        let found = (error.kind, error.place);
+        assert_eq!(found, (Kind::Malformed, Place::End), "{}", case.name);
     }
 }
 
@@ -50,7 +47,8 @@ fn a_chunk_for_others_is_refused() {
             Dtype::Opaque => continue,
         };
         let (status, mem) = other.apply(Set::all()[0], &case.payload);
-        assert!(status == Err(Error::Mismatch), "{}", case.name);
+        let kind = status.map_err(|e| e.kind);
+        assert_eq!(kind, Err(Kind::Mismatch), "{}", case.name);
         assert!(mem == case.before, "{}", case.name);
     }
 }
@@ -62,17 +60,13 @@ fn segments_have_to_fit() {
         let mut other = case.clone();
         other.shapes[0].1 = 0;
         if case.dtype != Dtype::Opaque {
-            assert_eq!(
-                other.apply_everywhere(&case.payload),
-                Err(Error::Argument),
-                "{}",
-                case.name
-            );
+            let kind = other.apply_everywhere(&case.payload).map_err(|e| e.kind);
+            assert_eq!(kind, Err(Kind::Argument), "{}", case.name);
         }
         other.shapes.clear();
         other.sources = None;
-        let status = other.apply_everywhere(&case.payload);
-        assert_eq!(status, Err(Error::Argument), "{}", case.name);
+        let kind = other.apply_everywhere(&case.payload).map_err(|e| e.kind);
+        assert_eq!(kind, Err(Kind::Argument), "{}", case.name);
     }
 }
 
@@ -82,19 +76,11 @@ fn sources_have_to_fit() {
     for mut case in all(256) {
         if let Some(sources) = &mut case.sources {
             sources[0].pop();
-            assert_eq!(
-                case.apply_everywhere(&case.payload),
-                Err(Error::Mismatch),
-                "{}",
-                case.name
-            );
+            let kind = case.apply_everywhere(&case.payload).map_err(|e| e.kind);
+            assert_eq!(kind, Err(Kind::Mismatch), "{}", case.name);
             case.sources.as_mut().expect("sources").pop();
-            assert_eq!(
-                case.apply_everywhere(&case.payload),
-                Err(Error::Mismatch),
-                "{}",
-                case.name
-            );
+            let kind = case.apply_everywhere(&case.payload).map_err(|e| e.kind);
+            assert_eq!(kind, Err(Kind::Mismatch), "{}", case.name);
         }
     }
 }

@@ -12,7 +12,7 @@ use std::panic::{catch_unwind, AssertUnwindSafe};
 use std::slice::{from_raw_parts, from_raw_parts_mut};
 
 /// Changes with every incompatible change of the functions below.
-const ABI_VERSION: u32 = 6;
+const ABI_VERSION: u32 = 7;
 
 /// Whole rows of one tensor in the caller's memory.
 #[repr(C)]
@@ -26,8 +26,8 @@ pub struct RawSegment {
 fn guard(f: impl FnOnce() -> Result<(), Error>) -> i32 {
     match catch_unwind(AssertUnwindSafe(f)) {
         Ok(Ok(())) => 0,
-        Ok(Err(e)) => e as i32,
-        Err(_) => Error::Internal as i32,
+        Ok(Err(e)) => e.status(),
+        Err(_) => Error::Internal.status(),
     }
 }
 

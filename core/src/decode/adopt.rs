@@ -5,6 +5,7 @@ use crate::decode::fields::Fields;
 use crate::decode::patches::read_patches;
 use crate::entropy::rans::Stream;
 use crate::entropy::table::MAX_CTX;
+use crate::error::{Located, Place};
 use crate::format::blocks::Block;
 use crate::format::flat::{scatter, Cursor, Prior};
 #[cfg(feature = "encode")]
@@ -366,11 +367,15 @@ pub fn decode<I: Isa>(
     segs: &mut [rows::Target],
     sources: &[Prior],
 ) -> Result<(), Error> {
-    let (head, item) = (Head::read(r, dtype)?, dtype.bytes());
+    let (head, item) = (Head::read(r, dtype).at(Place::Header)?, dtype.bytes());
     check_blocks(head.block, segs, sources)?;
-    let mut stream = Stream::open(r, MAX_CTX)?;
-    let size = if head.raw() { r.varint()? } else { 0 };
-    let mut fields = Fields::new(r.bytes(size as usize)?);
+    let mut stream = Stream::open(r, MAX_CTX).at(Place::Symbols)?;
+    let size = if head.raw() {
+        r.varint().at(Place::RawFields)?
+    } else {
+        0
+    };
+    let mut fields = Fields::new(r.bytes(size as usize).at(Place::RawFields)?);
     let scale = head.scale(dtype);
     let mut predictions = Predictions::new();
     let (mut ctx, mut sym, mut z) = ([0u8; BLOCK], [0u8; BLOCK], [0u32; BLOCK]);
@@ -381,10 +386,13 @@ pub fn decode<I: Isa>(
         let (ctx, sym) = (&mut ctx[..run.len()], &mut sym[..run.len()]);
         predictions.take(isa, head.block, segs, sources, &run, &mut from);
         predictions.contexts(isa, &head.map, ctx);
-        isa.decode_symbols(&mut stream, ctx, sym)?;
+        isa.decode_symbols(&mut stream, ctx, sym)
+            .at(Place::Symbols)?;
         let (z, mem) = (&mut z[..run.len()], &mut mem[..run.len() * item]);
         if head.raw() {
-            fields.take::<_, true>(isa, &head.widths, ctx, sym, z)?;
+            fields
+                .take::<_, true>(isa, &head.widths, ctx, sym, z)
+                .at(Place::RawFields)?;
         } else {
             z.iter_mut()
                 .zip(&*sym)
@@ -393,7 +401,7 @@ pub fn decode<I: Isa>(
         by_format!(dtype, F => predictions.combine::<F>(scale, z, mem));
         scatter(segs, item, &run, &mut to, mem);
     }
-    stream.finish()?;
-    fields.finish()?;
-    read_patches(r, item, n, segs)
+    stream.finish().at(Place::Symbols)?;
+    fields.finish().at(Place::RawFields)?;
+    read_patches(r, item, n, segs).at(Place::Patches)
 }

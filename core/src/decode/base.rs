@@ -3,6 +3,7 @@
 use super::ints::read_ints;
 use super::patches::read_patches;
 use crate::entropy::rans::Stream;
+use crate::error::{Located, Place};
 use crate::format::float::{pow2, Format};
 use crate::format::header::{by_format, Dtype, CLASSES, COLUMN_CLASSES};
 use crate::format::rows::{self, Rows, BLOCK};
@@ -19,11 +20,11 @@ pub fn decode<I: Isa>(
     rows: &Rows,
     segs: &mut [rows::Target],
 ) -> Result<Vec<i16>, Error> {
-    let scales = read_ints(r, rows.count())?;
+    let scales = read_ints(r, rows.count()).at(Place::Scales)?;
     let e: Vec<i16> = scales.iter().map(|v| v >> 2).collect();
-    check_exponents(dtype, &e)?;
-    let columns = read_columns(r, segs)?;
-    let mut stream = Stream::open(r, CLASSES)?;
+    check_exponents(dtype, &e).at(Place::Scales)?;
+    let columns = read_columns(r, segs).at(Place::Columns)?;
+    let mut stream = Stream::open(r, CLASSES).at(Place::Symbols)?;
     let n = rows.elements();
     let (mut ctx, mut sym) = ([0u8; BLOCK], [0u8; BLOCK]);
     let (mut row, mut start, mut pieces) = (0, 0, Vec::new());
@@ -37,7 +38,8 @@ pub fn decode<I: Isa>(
                 *c = class | col;
             }
         }
-        isa.decode_symbols(&mut stream, &ctx[..len], &mut sym[..len])?;
+        isa.decode_symbols(&mut stream, &ctx[..len], &mut sym[..len])
+            .at(Place::Symbols)?;
         for p in &pieces {
             let step = pow2(i32::from(e[p.row]));
             let (sym, mem) = (&sym[p.range()], p.bytes_mut(segs));
@@ -45,8 +47,8 @@ pub fn decode<I: Isa>(
         }
         start += len;
     }
-    stream.finish()?;
-    read_patches(r, dtype.bytes(), n, segs)?;
+    stream.finish().at(Place::Symbols)?;
+    read_patches(r, dtype.bytes(), n, segs).at(Place::Patches)?;
     Ok(e)
 }
 

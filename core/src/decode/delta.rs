@@ -8,6 +8,7 @@ use crate::decode::opaque::{CODED, CONSTANT, STORED};
 use crate::decode::patches::read_patches;
 use crate::entropy::rans::Stream;
 use crate::entropy::table::MAX_CTX;
+use crate::error::{Located, Place};
 use crate::format::convert::Conversion;
 use crate::format::flat::{check_sources, copy, gather, scatter, Cursor, Prior};
 use crate::format::header::{by_format, Dtype};
@@ -142,14 +143,14 @@ pub fn decode<I: Isa>(
     segs: &mut [rows::Target],
     sources: &[Prior],
 ) -> Result<(), Error> {
-    let (head, item) = (&Head::read(r, dtype)?, dtype.bytes());
+    let (head, item) = (&Head::read(r, dtype).at(Place::Header)?, dtype.bytes());
     let way = Conversion {
         source: head.source,
         dtype,
     };
     check_sources(segs, sources, way.source.bytes(), way.source == way.dtype)?;
     let beside = sources.iter().any(Option::is_some);
-    let bitmap = read_bitmap(isa, r, ((n - 1) >> head.block) + 1)?;
+    let bitmap = read_bitmap(isa, r, ((n - 1) >> head.block) + 1).at(Place::Bitmap)?;
     let mut runs = Runs {
         bitmap: &bitmap,
         block: head.block,
@@ -161,12 +162,16 @@ pub fn decode<I: Isa>(
         bitmap[b >> 3] >> (b & 7) & 1 == 1
     });
     let mut stream = if any {
-        Some(Stream::open(r, MAX_CTX)?)
+        Some(Stream::open(r, MAX_CTX).at(Place::Symbols)?)
     } else {
         None
     };
-    let size = if any && head.raw() { r.varint()? } else { 0 };
-    let mut fields = Fields::new(r.bytes(size as usize)?);
+    let size = if any && head.raw() {
+        r.varint().at(Place::RawFields)?
+    } else {
+        0
+    };
+    let mut fields = Fields::new(r.bytes(size as usize).at(Place::RawFields)?);
 
     let (mut from, mut to) = (Cursor::default(), Cursor::default());
     let mut batch = Batch::new();
@@ -194,10 +199,10 @@ pub fn decode<I: Isa>(
         }
     }
     if let Some(stream) = stream {
-        stream.finish()?;
+        stream.finish().at(Place::Symbols)?;
     }
-    fields.finish()?;
-    read_patches(r, item, n, segs)
+    fields.finish().at(Place::RawFields)?;
+    read_patches(r, item, n, segs).at(Place::Patches)
 }
 
 /// Elements that are decoded together.
@@ -235,10 +240,12 @@ impl Batch {
         let mem = &mut self.mem[..self.len * dtype.bytes()];
         let (ctx, sym) = (&mut self.ctx[..self.len], &mut self.sym[..self.len]);
         by_format!(dtype, F => isa.delta_contexts::<F>(mem, head.low, ctx));
-        isa.decode_symbols(stream, ctx, sym)?;
+        isa.decode_symbols(stream, ctx, sym).at(Place::Symbols)?;
         let z = &mut self.z[..sym.len()];
         if head.raw() {
-            fields.take::<_, false>(isa, &head.widths, ctx, sym, z)?;
+            fields
+                .take::<_, false>(isa, &head.widths, ctx, sym, z)
+                .at(Place::RawFields)?;
         }
         let z = if head.raw() { Some(&*z) } else { None };
         by_format!(dtype, F => isa.delta_combine::<F>(mem, sym, z, head.tz));

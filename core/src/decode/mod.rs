@@ -1,5 +1,6 @@
 //! One chunk: its header, and decoding in place (SPEC.md, "Chunk payloads").
 
+use crate::error::{Located, Place};
 use crate::format::flat::Prior;
 use crate::format::float::Format;
 use crate::format::header::{
@@ -36,16 +37,16 @@ pub fn apply(
     sources: &[Prior],
 ) -> Result<(), Error> {
     let mut r = Reader::new(payload);
-    let kind = r.u8()?;
-    let code = r.u8()?;
+    let kind = r.u8().at(Place::Header)?;
+    let code = r.u8().at(Place::Header)?;
     // Whatever the dtype: a float tensor that levels do not pay for travels like this, too.
     let opaque = code == Dtype::Opaque as u8 && [KIND_OPAQUE, KIND_OPAQUE_DELTA].contains(&kind);
     if code != dtype as u8 && !opaque {
-        return Err(Error::Mismatch);
+        return Err(Error::Mismatch).at(Place::Header);
     }
     let dtype = if opaque { Dtype::Opaque } else { dtype };
     if dtype == Dtype::Opaque && !opaque {
-        return Err(Error::Mismatch);
+        return Err(Error::Mismatch).at(Place::Header);
     }
     set.run(Chunk {
         kind,
@@ -55,7 +56,7 @@ pub fn apply(
         segs,
         sources,
     })?;
-    r.end()
+    r.end().at(Place::End)
 }
 
 /// A chunk after its kind and dtype.
@@ -74,15 +75,17 @@ impl Task for Chunk<'_, '_, '_, '_> {
     fn run<I: Isa>(self, isa: I) -> Self::Out {
         let (r, segs, dtype) = (self.r, self.segs, self.dtype);
         if dtype == Dtype::Opaque {
-            return match self.kind {
+            let done = match self.kind {
                 KIND_OPAQUE => opaque::decode(isa, r, self.item, segs),
                 _ => opaque_delta::decode(isa, r, self.item, segs, self.sources),
             };
+            return done.at(Place::Planes);
         }
         let rows = Rows::new(segs, dtype.bytes())?;
         let n = rows.elements();
-        if r.u32()? as usize != rows.count() || r.u32()? as usize != n {
-            return Err(Error::Mismatch);
+        let (count, elements) = (r.u32().at(Place::Header)?, r.u32().at(Place::Header)?);
+        if count as usize != rows.count() || elements as usize != n {
+            return Err(Error::Mismatch).at(Place::Header);
         }
         match self.kind {
             kind @ (KIND_BASE | KIND_REFINE | KIND_FULL) => {
@@ -98,7 +101,7 @@ impl Task for Chunk<'_, '_, '_, '_> {
             }
             KIND_DELTA => delta::decode(isa, dtype, r, n, segs, self.sources),
             KIND_ADOPT => adopt::decode(isa, dtype, r, n, segs, self.sources),
-            _ => Err(Error::Malformed),
+            _ => Err(Error::Malformed).at(Place::Header),
         }
     }
 }
@@ -117,7 +120,7 @@ impl<F: Format> Task for Refine<'_, '_, '_, F> {
     #[inline(always)]
     fn run<I: Isa>(self, isa: I) -> Self::Out {
         let Refine(r, rows, e, segs, _) = self;
-        let head = Head::read(r, e.is_some())?;
+        let head = Head::read(r, e.is_some()).at(Place::Header)?;
         let e = match e {
             Some(e) => e,
             None => refine::read_steps::<F>(r, &head, rows, segs)?,

@@ -4,6 +4,7 @@ use super::base::check_exponents;
 use super::ints::read_ints;
 use super::patches::read_patches;
 use crate::entropy::rans::Stream;
+use crate::error::{Located, Place};
 use crate::format::float::Format;
 use crate::format::refine::Head;
 use crate::format::rows::{Piece, Rows, Target, BLOCK};
@@ -79,12 +80,12 @@ pub fn read_steps<F: Format>(
     rows: &Rows,
     segs: &[Target],
 ) -> Result<Vec<i16>, Error> {
-    let mut e = read_ints(r, rows.count())?;
+    let mut e = read_ints(r, rows.count()).at(Place::Exponents)?;
     for (row, e) in e.iter_mut().enumerate() {
         let (seg, bytes) = rows.bytes(row, rows.range(row), F::BYTES);
         *e = e.wrapping_add(guess_step::<F>(&segs[seg].mem[bytes], head.from));
     }
-    check_exponents(F::DTYPE, &e)?;
+    check_exponents(F::DTYPE, &e).at(Place::Exponents)?;
     Ok(e)
 }
 
@@ -105,7 +106,7 @@ pub fn decode<F: Format, I: Isa>(
         parts.block::<F, _>(isa, &mut block, segs)?;
     }
     parts.end()?;
-    read_patches(r, F::BYTES, n, segs)
+    read_patches(r, F::BYTES, n, segs).at(Place::Patches)
 }
 
 impl<'a> Parts<'a> {
@@ -118,16 +119,16 @@ impl<'a> Parts<'a> {
         n: usize,
     ) -> Result<Self, Error> {
         let tz = if head.exact {
-            read_ints(r, e.len())?
+            read_ints(r, e.len()).at(Place::TrailingZeros)?
         } else {
             Vec::new()
         };
         if tz.iter().any(|&t| !(0..=F::MANT as i16).contains(&t)) {
-            return Err(Error::Malformed);
+            return Err(Error::Malformed).at(Place::TrailingZeros);
         }
-        let shifts = open_if(r, head.shifted, SHIFT_CONTEXTS)?;
-        let zeros = Rare::read(isa, r, head.sparse && head.from == 0, n)?;
-        let coarse = open_if(r, head.coarse, COARSE_CONTEXTS)?;
+        let shifts = open_if(r, head.shifted, SHIFT_CONTEXTS).at(Place::Shifts)?;
+        let zeros = Rare::read(isa, r, head.sparse && head.from == 0, n).at(Place::Zeros)?;
+        let coarse = open_if(r, head.coarse, COARSE_CONTEXTS).at(Place::Coarse)?;
         Ok(Parts {
             head,
             e,
@@ -135,12 +136,12 @@ impl<'a> Parts<'a> {
             shifts,
             zeros,
             coarse,
-            octaves: Rare::read(isa, r, head.exact, n)?,
-            positions: Run::open(r, head.from == 0)?,
-            finer: Run::open(r, head.to > head.mid)?,
-            low: Run::open(r, head.exact && F::LOW > 0)?,
+            octaves: Rare::read(isa, r, head.exact, n).at(Place::Octaves)?,
+            positions: Run::open(r, head.from == 0).at(Place::Positions)?,
+            finer: Run::open(r, head.to > head.mid).at(Place::FinerPositions)?,
+            low: Run::open(r, head.exact && F::LOW > 0).at(Place::LowPlane)?,
             low_width: 0,
-            upper: Run::open(r, head.exact)?,
+            upper: Run::open(r, head.exact).at(Place::UpperFields)?,
         })
     }
 
@@ -152,19 +153,20 @@ impl<'a> Parts<'a> {
         segs: &mut [Target],
     ) -> Result<(), Error> {
         if self.shifts.is_some() {
-            self.shift::<F, _>(isa, b, segs)?;
+            self.shift::<F, _>(isa, b, segs).at(Place::Shifts)?;
         }
         if self.head.sparse {
-            self.find_absent::<F>(b, segs)?;
+            self.find_absent::<F>(b, segs).at(Place::Zeros)?;
         }
         if self.head.from == 0 {
-            self.halve::<F, _>(isa, b, segs)?;
+            self.halve::<F, _>(isa, b, segs).at(Place::Positions)?;
         }
         if self.head.to > self.head.mid {
-            self.narrow::<F, _>(isa, b, segs)?;
+            self.narrow::<F, _>(isa, b, segs)
+                .at(Place::FinerPositions)?;
         }
         if self.head.exact {
-            self.fill::<F, _>(isa, b, segs)?;
+            self.fill::<F, _>(isa, b, segs).at(Place::UpperFields)?;
         }
         Ok(())
     }
@@ -238,7 +240,8 @@ impl<'a> Parts<'a> {
             if self.head.sparse {
                 bins::without(&b.absent[..n], &mut b.ctx[..n]);
             }
-            isa.decode_symbols(stream, &b.ctx[..n], &mut b.sym[..n])?;
+            isa.decode_symbols(stream, &b.ctx[..n], &mut b.sym[..n])
+                .at(Place::Coarse)?;
             for (f, &s) in b.positions[..n].iter_mut().zip(&b.sym) {
                 *f |= (s & 3) << plain;
             }
@@ -292,14 +295,14 @@ impl<'a> Parts<'a> {
         self.upper
             .with(|buf, bit| isa.scatter(buf, bit, masks, fields))?;
         if F::LOW > 0 {
-            self.take_low::<F, _>(isa, b)?;
+            self.take_low::<F, _>(isa, b).at(Place::LowPlane)?;
         }
         for p in &b.pieces {
             let (row, mem, at) = (self.fraction::<F>(p), p.bytes_mut(segs), p.range());
             let (masks, fields) = (&b.masks[at.clone()], &b.fields[at.clone()]);
             isa.fill::<F>(mem, masks, fields, &b.low[at], &row);
         }
-        let octaves = self.octaves.take(b.deep.len)?;
+        let octaves = self.octaves.take(b.deep.len).at(Place::Octaves)?;
         let mut done = 0;
         for p in &b.pieces {
             let end = b.deep.end(done, p.to);
@@ -343,15 +346,15 @@ impl<'a> Parts<'a> {
     }
 
     fn end(&self) -> Result<(), Error> {
-        for stream in self.shifts.iter().chain(&self.coarse) {
-            stream.finish()?;
-        }
-        self.zeros.end()?;
-        self.octaves.end()?;
-        self.positions.end()?;
-        self.finer.end()?;
-        self.low.end()?;
-        self.upper.end()
+        let finish = |s: &Option<Stream>| s.as_ref().map_or(Ok(()), Stream::finish);
+        finish(&self.shifts).at(Place::Shifts)?;
+        finish(&self.coarse).at(Place::Coarse)?;
+        self.zeros.end().at(Place::Zeros)?;
+        self.octaves.end().at(Place::Octaves)?;
+        self.positions.end().at(Place::Positions)?;
+        self.finer.end().at(Place::FinerPositions)?;
+        self.low.end().at(Place::LowPlane)?;
+        self.upper.end().at(Place::UpperFields)
     }
 }
 
