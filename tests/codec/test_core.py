@@ -74,8 +74,10 @@ def test_zeros_stay_zeros(sample: Sample, wanted: list[int], offset: int) -> Non
 def test_errors_stay_within_the_cells(
     sample: Sample, wanted: list[int], offset: int, random_codes: bool
 ) -> None:
-    """Base: half a step (nearest codes). A level of k halvings: half a cell, rounded to a float, or
-    half a unit of the seventh bit of the mantissa where that is more."""
+    """Base: half a step (nearest codes). A level: half a cell, rounded to a float.
+
+    A cell is as many halvings of the step, or ends at the seventh bit of the mantissa.
+    """
     f = FORMATS[sample.dtype]
     e, done = encode(sample, wanted, offset, sample.codes() if random_codes else None)
     weights = sample.weights()
@@ -92,11 +94,9 @@ def test_errors_stay_within_the_cells(
             u = u[finite]
             unit = f.value(u + 1) - f.value(u) if k > 1 else 0.0
             error = np.abs(got[finite] - true[finite])
-            cell = np.ldexp(1.0, e - k)[finite]
-            if k > 1:
-                upper = u >> (f.mant - 7) << (f.mant - 7)
-                cell = np.maximum(cell, f.value(upper + (1 << (f.mant - 7))) - f.value(upper))
-            assert (error <= cell + unit).all()
+            octave = np.maximum((weights & (f.sign - 1)) >> f.mant, 1) - f.bias
+            half = np.maximum(e - k, octave - 8) if k > 1 else e - k
+            assert (error <= np.ldexp(1.0, half)[finite] + unit).all()
 
 
 @given(samples, levels, offsets)
@@ -110,10 +110,10 @@ def test_the_stated_errors_are_the_states(sample: Sample, wanted: list[int], off
         return [Fraction(x) for x in v.tolist()]
 
     true = finite_values(sample.weights())
-    assert math.isclose(done.signal, sum(x * x for x in true), rel_tol=1e-9)
+    assert math.isclose(done.signal, sum(x * x for x in true), rel_tol=1e-6)
     for state, error in zip(states(sample, done), done.errors, strict=True):
         exact = sum((x - y) ** 2 for x, y in zip(finite_values(state), true, strict=True))
-        assert math.isclose(error, exact, rel_tol=1e-9)
+        assert math.isclose(error, exact, rel_tol=1e-6)
 
 
 @pytest.mark.parametrize("dtype", sorted(FORMATS))
@@ -372,7 +372,7 @@ class TestArguments:
     scales = bytes(4)
 
     @pytest.mark.parametrize(
-        "levels", [[4, 4], [5, 4], [0, 4], [16], [8, 16], [0, 0], [1, 0, 0], [4, 12], [1, 10]]
+        "levels", [[4, 4], [5, 4], [0, 4], [16], [8, 16], [0, 0], [1, 0, 0], [1, 9], [7, 15]]
     )
     def test_levels(self, levels: list[int]) -> None:
         with pytest.raises(UsageError):

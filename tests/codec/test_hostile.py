@@ -133,6 +133,7 @@ def test_garbage(case: Case, garbage: bytes, kept: int) -> None:
 
 
 @pytest.mark.fuzz
+@pytest.mark.timeout(1800)
 @given(st.sampled_from(SMALL), st.integers(0, 2**63 - 1))
 def test_fuzz_like_the_oracle(case: Case, seed: int) -> None:
     check_like_the_oracle(case, flipped(case.payload, np.random.default_rng(seed)))
@@ -177,6 +178,7 @@ def test_any_fields_of_large_chunks(dtype: str, head: Head) -> None:
 
 
 @pytest.mark.fuzz
+@pytest.mark.timeout(1800)
 @given(refinings, st.integers(0, 2**32 - 1))
 def test_fuzz_any_fields(r: Refining, seed: int) -> None:
     check_any_fields(r, seed)

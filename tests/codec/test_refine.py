@@ -101,6 +101,7 @@ def test_fields_that_no_writer_writes_are_read(r: Refining, seed: int) -> None:
 
 
 @pytest.mark.fuzz
+@pytest.mark.timeout(1800)
 @given(refinings, seeds)
 def test_fuzz(r: Refining, seed: int) -> None:
     test_any_bytes_lead_to_the_weights_or_their_cells.hypothesis.inner_test(r, seed)

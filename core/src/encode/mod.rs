@@ -111,14 +111,18 @@ impl<'a> Source<'a> {
         let p = self.rows.range(r);
         p.start * F::BYTES..p.end * F::BYTES
     }
-    /// Sum of squared differences of weights and state.
+    /// Sum of squared differences of weights and state; `e` are the rows' step exponents.
     #[inline(always)]
-    pub fn squares<F: Format>(&self, cur: &[u8]) -> Squares {
-        let mut sum = Squares::default();
-        for r in 0..self.rows.count() {
-            sum.add::<F>(self.row::<F>(r), &cur[self.state::<F>(r)]);
+    pub fn errors<F: Format>(&self, cur: &[u8], e: &[i16]) -> f64 {
+        let mut total = 0.0;
+        for (r, &e) in e.iter().enumerate() {
+            let mut sum = Squares::default();
+            let state = &cur[self.state::<F>(r)];
+            sum.differences::<F>(self.row::<F>(r), state, pow2(-i32::from(e)));
+            let step = f64::from(pow2(i32::from(e)));
+            total += sum.total() * step * step;
         }
-        sum
+        total
     }
 }
 
@@ -164,7 +168,7 @@ fn encode_float<F: Format, I: Isa>(
     let mut out = header(if plan.full { KIND_FULL } else { KIND_BASE }, dtype, rows);
     let columns = column_classes::<F, _>(segs, rows, &e);
     let sums = encode_base::<F, _>(isa, &mut out, &src, plan, &e, &columns, &mut s);
-    done.squares.push(sums.signal.total());
+    done.squares.push(sums.signal);
     let mut far = Vec::new();
     let mut step = Step {
         from: 0,
@@ -181,7 +185,7 @@ fn encode_float<F: Format, I: Isa>(
         return Ok(done);
     }
     done.payloads.push(out);
-    done.squares.push(sums.error.total());
+    done.squares.push(sums.error);
     for &level in plan.levels {
         let mut out = header(KIND_REFINE, dtype, rows);
         step.to = if level > 0 {
@@ -192,7 +196,7 @@ fn encode_float<F: Format, I: Isa>(
         refine::<F, _>(isa, &mut out, &src, &e, &mut s.cur, &mut far, step);
         done.payloads.push(out);
         done.squares.push(match step.to {
-            Some(_) => src.squares::<F>(&s.cur).total(),
+            Some(_) => src.errors::<F>(&s.cur, &e),
             None => 0.0,
         });
         step.from = u32::from(level);
@@ -311,7 +315,7 @@ fn encode_base<F: Format, I: Isa>(
     encode(isa, out, &s.sym, &s.class, CLASSES);
     write_patches::<F>(out, src, &mut s.cur, &patches);
     if plan.codes.is_some() {
-        sums.error = src.squares::<F>(&s.cur);
+        sums.error = src.errors::<F>(&s.cur, e);
     }
     sums
 }

@@ -64,7 +64,7 @@ class Refining:
     @property
     def first(self) -> int:
         """Halvings of the first refinement's positions, if this one is not the first."""
-        return self.head.mid if self.head.start == 0 else 1 + self.seed % 8
+        return self.head.mid if self.head.start == 0 else min(1 + self.seed % 8, self.head.start)
 
     def exponents(self) -> list[int]:
         rng, count = np.random.default_rng(self.seed), len(self.rows.lengths)

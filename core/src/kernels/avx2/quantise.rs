@@ -3,60 +3,36 @@
 use super::base::bin_values32;
 use super::cells::{bytes8, narrow, pack16, pack32, value16, whole, Steps, STEP};
 use super::floats::load;
-use crate::format::float::{pow2, Format};
-use crate::kernels::scalar::base::{Sums, ESCAPE};
+use crate::format::float::{pow2, Format, GROUP};
+use crate::kernels::scalar::base::Sums;
 use crate::kernels::scalar::cells::{self as scalar, Fraction, Halving, Narrowing};
+use crate::kernels::scalar::squares::Squares;
 use core::arch::x86_64::*;
-
-/// Sums of squares of four pairs of lanes.
-#[derive(Clone, Copy)]
-pub struct Pair(__m256d, __m256d);
-
-impl Pair {
-    /// Goes on with these sums.
-    ///
-    /// # Safety
-    /// The machine has AVX2.
-    #[inline(always)]
-    pub unsafe fn new(lanes: [f64; 8]) -> Self {
-        Pair(
-            _mm256_loadu_pd(lanes.as_ptr()),
-            _mm256_loadu_pd(lanes.as_ptr().add(4)),
-        )
-    }
-    /// The sums.
-    ///
-    /// # Safety
-    /// The machine has AVX2.
-    #[inline(always)]
-    pub unsafe fn lanes(self) -> [f64; 8] {
-        let mut out = [0.0; 8];
-        _mm256_storeu_pd(out.as_mut_ptr(), self.0);
-        _mm256_storeu_pd(out.as_mut_ptr().add(4), self.1);
-        out
-    }
-    /// Adds squares.
-    ///
-    /// # Safety
-    /// The machine has AVX2.
-    #[inline(always)]
-    unsafe fn add(&mut self, v: __m256) {
-        let low = _mm256_cvtps_pd(_mm256_castps256_ps128(v));
-        let high = _mm256_cvtps_pd(_mm256_extractf128_ps::<1>(v));
-        self.0 = _mm256_add_pd(self.0, _mm256_mul_pd(low, low));
-        self.1 = _mm256_add_pd(self.1, _mm256_mul_pd(high, high));
-    }
-}
 
 /// One row's constants and sums on the way to bins.
 struct Base {
     scale: __m256,
     step: __m256,
-    signal: Pair,
-    error: Pair,
+    /// Of the group at hand, by lanes.
+    signal: __m256,
+    error: __m256,
 }
 
 impl Base {
+    /// Ends a group.
+    ///
+    /// # Safety
+    /// The machine has AVX2.
+    #[inline(always)]
+    unsafe fn flush(&mut self, signal: &mut Squares, error: &mut Squares) {
+        let mut lanes = [0f32; 8];
+        _mm256_storeu_ps(lanes.as_mut_ptr(), self.signal);
+        signal.flush(&lanes);
+        _mm256_storeu_ps(lanes.as_mut_ptr(), self.error);
+        error.flush(&lanes);
+        self.signal = _mm256_setzero_ps();
+        self.error = _mm256_setzero_ps();
+    }
     /// Bin numbers of eight magnitudes; all ones outside the bins.
     ///
     /// # Safety
@@ -69,11 +45,10 @@ impl Base {
         let rest = _mm256_sub_ps(a, _mm256_cvtepi32_ps(q));
         let up = _mm256_cmp_ps::<_CMP_GE_OQ>(rest, _mm256_set1_ps(0.5));
         let q = _mm256_sub_epi32(q, _mm256_castps_si256(up));
-        // Exact in f32: the value lies within a factor of two of the bin's, or the bin is 0.
-        let error = _mm256_sub_ps(v, _mm256_mul_ps(_mm256_cvtepi32_ps(q), self.step));
-        self.error.add(_mm256_andnot_ps(out, error));
-        let finite = _mm256_cmp_ps::<_CMP_LT_OQ>(v, _mm256_set1_ps(f32::INFINITY));
-        self.signal.add(_mm256_and_ps(v, finite));
+        let rest = _mm256_andnot_ps(out, _mm256_sub_ps(a, _mm256_cvtepi32_ps(q)));
+        let a = _mm256_andnot_ps(out, a);
+        self.signal = _mm256_add_ps(self.signal, _mm256_mul_ps(a, a));
+        self.error = _mm256_add_ps(self.error, _mm256_mul_ps(rest, rest));
         _mm256_or_si256(q, _mm256_castps_si256(out))
     }
     /// Bin numbers of sixteen elements, and all ones for the negative ones.
@@ -151,9 +126,10 @@ pub unsafe fn base_row<F: Format>(
     let mut base = Base {
         scale: _mm256_set1_ps(pow2(-e)),
         step: _mm256_set1_ps(pow2(e)),
-        signal: Pair::new(sums.signal.begin()),
-        error: Pair::new(sums.error.begin()),
+        signal: _mm256_setzero_ps(),
+        error: _mm256_setzero_ps(),
     };
+    let (mut signal, mut error) = (Squares::default(), Squares::default());
     let mut escapes = _mm256_setzero_si256();
     let whole = n / STEP * STEP;
     for i in (0..whole).step_by(STEP) {
@@ -161,6 +137,9 @@ pub unsafe fn base_row<F: Format>(
         let (mem, cur) = (mem.as_ptr().add(at), cur.as_mut_ptr().add(at));
         let out = base32::<F>(mem, &mut base, sym.as_mut_ptr().add(i), cur);
         escapes = _mm256_or_si256(escapes, out);
+        if (i + STEP) % GROUP == 0 {
+            base.flush(&mut signal, &mut error);
+        }
     }
     if whole < n {
         // Zeros add nothing to the sums.
@@ -172,15 +151,11 @@ pub unsafe fn base_row<F: Format>(
         sym[whole..].copy_from_slice(&s[..n - whole]);
         cur[at..].copy_from_slice(&c[..bytes]);
     }
-    sums.signal.end(base.signal.lanes(), n);
-    sums.error.end(base.error.lanes(), n);
-    let any = _mm256_movemask_epi8(escapes) != 0;
-    if any {
-        for (i, _) in sym.iter().enumerate().filter(|(_, &s)| s == ESCAPE) {
-            F::store(cur, i, F::load(mem, i));
-        }
-    }
-    any
+    base.flush(&mut signal, &mut error);
+    let escaped = _mm256_movemask_epi8(escapes) != 0;
+    let there = if escaped { Some((&*sym, cur)) } else { None };
+    sums.add_row::<F>((&signal, &error), pow2(e), mem, there);
+    escaped
 }
 
 /// One row's constants on the way from weights to positions.
