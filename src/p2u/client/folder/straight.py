@@ -119,20 +119,23 @@ class Straight:
             begin, received = time.monotonic(), meter.received
             self.package.fetcher.run(Wanted((update.blobs,), tuple(part)), hold, tick)
             rate = (meter.received - received) / max(time.monotonic() - begin, 1e-6)
-            stretch = self._by_rate(rest, rate)
-            if stretch.straight or not left or not self._by_rate(rest, doubt * rate).straight:
+            if (
+                not left
+                or self._is_worth_it(rest, rate)
+                or not self._is_worth_it(rest, doubt * rate)
+            ):
                 break
-        return stretch, held
+        return self._by_rate(rest, rate), held
 
     def _by_rate(self, rest: Sequence[Update], rate: float) -> Stretch:
-        whole = stretches.longest(self.package.manifest, rest)
-        ranges = self.package.store.supports_ranges
-        if whole.straight and ranges and self._is_worth_it(whole, rate):
-            return self._possible(whole)
+        if self.package.store.supports_ranges and self._is_worth_it(rest, rate):
+            return self._possible(stretches.longest(self.package.manifest, rest))
         return Stretch(tuple(rest[:1]))
 
-    def _is_worth_it(self, stretch: Stretch, rate: float) -> bool:
+    def _is_worth_it(self, rest: Sequence[Update], rate: float) -> bool:
+        """Whether straight is the better choice on a line of so many bytes per second."""
         manifest = self.package.manifest
+        stretch = stretches.longest(manifest, rest)
         seconds = sum(update.bytes for update in stretch.updates) / max(rate, 1.0)
         written = 0
         for update in stretch.updates[:-1]:
