@@ -18,7 +18,7 @@ from p2u.packing.levels.read_back import check_exact, decode_states
 from p2u.packing.levels.state_hashes import StateHashes, States
 
 #: Bytes of memory that are kept between two chunks.
-SPARE = 16 << 20
+SPARE = 24 << 20
 #: Up to so many threads hash payloads in step with states; more threads would wait for one another,
 #: as a file's states are hashed in its order.
 IN_STEP = 2
