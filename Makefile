@@ -29,6 +29,7 @@ pip-each = @for name in $(2); do \
   $(1)/$(BIN)/python $(PIP) --no-deps $$name || echo "goes without $$name"; done
 
 CORE_MANIFEST := core/Cargo.toml
+FUZZ_MANIFEST := core/fuzz/Cargo.toml
 CORE_FILES := core/Cargo.toml core/build.rs $(shell find core/src -name '*.rs')
 BUILD_FILES := pyproject.toml hatch_build.py $(CORE_FILES)
 PACKAGE_FILES := $(shell find src/p2u -name '*.py')
@@ -39,7 +40,7 @@ LAB_FILES := lab/pyproject.toml $(shell find lab/src -name '*.py' -o -name '*.rs
 
 .PHONY: help
 help: ## this list
-	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "make %-8s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "make %-9s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
 
 .PHONY: demo
 demo: $(DEMO)/.stamp ## pack, serve, pull and use a real model
@@ -63,6 +64,13 @@ test-lab: $(TEST)/.stamp-lab ## the laboratory's tests
 fuzz: $(TEST)/.stamp ## the long randomised tests
 	HYPOTHESIS_PROFILE=fuzz $(TEST)/$(BIN)/python -m pytest -m fuzz $(PYTEST_ARGS)
 
+# A debug build would be ten times slower; this profile keeps the debug assertions.
+COUNT ?= 1000000
+SEED ?= 1
+.PHONY: fuzz-core
+fuzz-core: ## mutated chunks on every instruction set: COUNT=1000000 SEED=1
+	$(CARGO) run --quiet --offline --profile fuzz --manifest-path $(FUZZ_MANIFEST) -- $(COUNT) $(SEED)
+
 .PHONY: lint
 lint: $(TEST)/.stamp ## style, types, clippy
 	$(TEST)/$(BIN)/python -m ruff check .
@@ -70,7 +78,9 @@ lint: $(TEST)/.stamp ## style, types, clippy
 	$(TEST)/$(BIN)/python -m mypy --strict
 	$(CARGO) clippy --quiet --offline --all-targets --manifest-path $(CORE_MANIFEST) -- -D warnings
 	$(CARGO) clippy --quiet --offline --no-default-features --manifest-path $(CORE_MANIFEST) -- -D warnings
+	$(CARGO) clippy --quiet --offline --manifest-path $(FUZZ_MANIFEST) -- -D warnings
 	$(CARGO) fmt --manifest-path $(CORE_MANIFEST) --check
+	$(CARGO) fmt --manifest-path $(FUZZ_MANIFEST) --check
 	rustfmt --check --edition 2021 lab/src/p2u_lab/network/relay.rs
 
 .PHONY: bench
@@ -110,9 +120,35 @@ wasm: ## the decoder as WebAssembly
 	echo "  on Debian:   apt-get install rustc libstd-rust-dev-wasm32 lld-14" >&2; \
 	exit 1
 
+# Debian's again: the tests of NEON's kernels run in an emulator.
+ARM_TARGET := aarch64-unknown-linux-gnu
+ARM_RUSTC := $(DEBIAN_RUSTC) --edition 2021 --target $(ARM_TARGET) -C linker=aarch64-linux-gnu-gcc
+ARM_RUSTC += -C opt-level=2 -C debug-assertions=on --cfg 'feature="encode"'
+ARM_FLAGS ?=
+ARM := build/arm
+
+.PHONY: test-arm
+test-arm: ## the core's tests on an emulated ARM
+	@mkdir -p $(ARM)
+	@has() { ls "$$($(ARM_RUSTC) $(ARM_FLAGS) --print target-libdir)"/libstd-*.rlib >/dev/null 2>&1; }; \
+	if ! has || ! command -v qemu-aarch64 >/dev/null; then \
+	  echo "make test-arm: on Debian, dpkg --add-architecture arm64, apt-get update and" >&2; \
+	  echo "  apt-get install rustc libstd-rust-dev:arm64 gcc-aarch64-linux-gnu qemu-user" >&2; \
+	  exit 1; \
+	fi
+	$(ARM_RUSTC) $(ARM_FLAGS) --crate-name p2u_core --crate-type rlib --out-dir $(ARM) core/src/lib.rs
+	$(ARM_RUSTC) $(ARM_FLAGS) --crate-name p2u_core --test -o $(ARM)/units core/src/lib.rs
+	@set -e; for name in compatibility recovery twins; do \
+	  CARGO_MANIFEST_DIR=core $(ARM_RUSTC) $(ARM_FLAGS) --test --extern p2u_core=$(ARM)/libp2u_core.rlib \
+	    -o $(ARM)/$$name core/tests/$$name.rs; \
+	done; \
+	for name in units compatibility recovery twins; do \
+	  qemu-aarch64 -L /usr/aarch64-linux-gnu $(ARM)/$$name; \
+	done
+
 .PHONY: clean
 clean: ## all that was built, the environments included
-	rm -rf $(DEMO) $(TEST) $(BENCH) build dist core/target src/p2u/_core
+	rm -rf $(DEMO) $(TEST) $(BENCH) build dist core/target core/fuzz/target src/p2u/_core
 	rm -rf .mypy_cache .ruff_cache .demo
 	rm -rf $(addsuffix /.pytest_cache,. lab) $(addsuffix /.hypothesis,. lab)
 	find src tests lab examples -name __pycache__ -type d -prune -exec rm -rf {} +

@@ -7,13 +7,16 @@
 #![allow(clippy::needless_range_loop)]
 
 mod abi;
+mod api;
 mod decode;
 #[cfg(feature = "encode")]
 mod encode;
 mod entropy;
 mod error;
 mod format;
+#[cfg(not(target_arch = "wasm32"))]
 mod hash;
 mod kernels;
 
+pub use api::*;
 pub use error::Error;

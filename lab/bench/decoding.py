@@ -7,6 +7,7 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 
+from p2u.client.transfer.bundles import common_bundles
 from p2u.codec import chunk as codec
 from p2u.package.geometry import Chunk, all_spans, chunk_spans
 from p2u.package.index import parse_index
@@ -57,7 +58,7 @@ def read_manifest(package: Path) -> Manifest:
 
 
 def decoder(package: Path, parent: Path | None = None, threads: int = 1) -> Callable[[], bytearray]:
-    """What decodes all updates of a package of one file, in order.
+    """What decodes all updates of a package of one file, straight to its last state.
 
     Args:
         package: Its folder; everything is read before this returns.
@@ -90,21 +91,42 @@ def decoder(package: Path, parent: Path | None = None, threads: int = 1) -> Call
     before = None if parent is None else memoryview(parent.read_bytes())
     size = steps[-1].target.files[0].size
 
+    def level(step: Step) -> list[list[tuple[Step, Chunk]]]:
+        return [[(step, chunk)] for chunk in step.chunks]
+
+    # As a client does it that has all levels: each chunk of the first one, and at once the same
+    # bytes of the others. Where the levels are cut differently, one level after the other.
+    inside = all(step.source is None for step in steps)
+    bundles = common_bundles([step.chunks for step in steps]) if inside else None
+    if bundles is None:
+        rounds = [(step.same, level(step)) for step in steps]
+    else:
+        straight = [
+            [(steps[n], chunk) for n, chunk in zip(b.updates, b.chunks, strict=True)]
+            for b in bundles
+        ]
+        rounds = [((), straight)]
+
     def run() -> bytearray:
         out = bytearray(size)
         view = memoryview(out)
+
+        def apply(work: Sequence[tuple[Step, Chunk]]) -> None:
+            for step, chunk in work:
+                step.apply(chunk, view, before)
+
         with ThreadPoolExecutor(threads) as pool:
-            for step in steps:
-                for c in step.same:
+            for same, works in rounds:
+                for c in same:
                     assert before is not None
                     view[c.offset : c.offset + c.size] = before[
                         c.source_offset : c.source_offset + c.size
                     ]
                 if threads == 1:
-                    for chunk in step.chunks:
-                        step.apply(chunk, view, before)
+                    for work in works:
+                        apply(work)
                 else:
-                    list(pool.map(lambda chunk, s=step: s.apply(chunk, view, before), step.chunks))
+                    list(pool.map(apply, works))
         return out
 
     return run

@@ -66,6 +66,29 @@ def test_pull_by_steps_ends_with_the_publishers_bytes(
     assert "already" in p2u("pull", package, out).stdout
 
 
+@pytest.mark.parametrize(
+    ("option", "states"),
+    [
+        ((), ["exact"]),  # a package on this machine
+        (("--straight",), ["exact"]),
+        (("--no-straight",), ["base", "8bit", "exact"]),
+        (("--no-straight", "--check", "all"), ["base", "8bit", "exact"]),
+        (("--deadline", "1m"), ["base", "8bit", "exact"]),
+    ],
+)
+def test_the_states_that_a_pull_makes(
+    model: Path, package: Path, tmp_path: Path, option: tuple[str, ...], states: list[str]
+) -> None:
+    said = p2u("pull", package, tmp_path / "out", *option).stderr
+    assert re.findall(r"(\w+) is complete", said) == states
+    assert sha256(tmp_path / "out/model.safetensors") == sha256(model / "model.safetensors")
+
+
+def test_what_is_checked_is_exact_or_all(package: Path, tmp_path: Path) -> None:
+    done = p2u("pull", package, tmp_path / "out", "--check", "none", check=False)
+    assert done.returncode == 2 and "one of exact, all" in done.stderr
+
+
 def test_any_levels(model: Path, tmp_path: Path) -> None:
     package = tmp_path / "p"
     said = p2u("pack", model, package, "--levels", "base, 6bit,8bit,10bit,exact").stdout

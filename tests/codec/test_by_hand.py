@@ -4,117 +4,36 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
+from hand_made import (
+    ABSENT,
+    BASE,
+    BRAIN,
+    CELLED,
+    CELLS,
+    COARSE,
+    DEEP,
+    EXACT,
+    FINER,
+    FINER_CELLS,
+    FULL,
+    HALF,
+    SHIFTED,
+    SPARSE,
+    VARINT_ENDLESS,
+    VARINT_LONG,
+    VARINT_MAX,
+    Parts,
+    counted,
+    four,
+    ints,
+    run,
+    stream,
+    table,
+    u32,
+)
 from hostile_chunks import Case, apply_all, apply_oracle
 from oracle.floats import FORMATS
-from oracle.wire import Bits, Sink, zigzag
-
-Parts = dict[str, bytes]
-
-
-def u32(value: int) -> bytes:
-    return value.to_bytes(4, "little")
-
-
-def i16(value: int) -> bytes:
-    return value.to_bytes(2, "little", signed=True)
-
-
-def ints(*values: int) -> bytes:
-    """An array of integers; a single one is that of all."""
-    if len(values) == 1:
-        return b"\0" + i16(values[0])
-    return b"\2\0\0" + b"".join(map(i16, values))
-
-
-def stream(contexts: int, symbol: int = 0) -> bytes:
-    """Nothing but one symbol, however often, in one lane and without words."""
-    tables = Bits()
-    for _ in range(contexts):
-        for value, width in ((symbol > 0, 1), (0, 1), (symbol, 8), (0, 8))[: 4 if symbol else 1]:
-            tables.put(int(value), width)
-    return b"\0" + tables.to_bytes() + u32(1 << 16) + b"\0"
-
-
-def counted(count: int, symbol: int = 0) -> bytes:
-    return bytes([count]) + stream(1, symbol)
-
-
-def run(size: int, fill: int = 0) -> bytes:
-    """Bit fields behind their number of bytes."""
-    sink = Sink()
-    sink.varint(size)
-    return bytes(sink) + bytes([fill]) * size
-
-
-#: Four F32 weights in two rows. A field can be replaced by its name.
-BEGIN = {"kind": b"\2", "dtype": b"\1", "rows": u32(2), "elems": u32(4)}
-BASE = {
-    **BEGIN,
-    "kind": b"\1",
-    "scales": ints(0),
-    "columns": ints(0),
-    "lanes": b"\0",
-    "tables": b"\0\0",
-    "states": u32(1 << 16),
-    "words": b"\0",
-    "patches": b"\0",
-}
-#: From bins of 0 to floats; with f = 0 they become -15/32, of which five bits are open.
-EXACT = {
-    **BEGIN,
-    "flags": b"\1",
-    "from": b"\0",
-    "to": b"\4",
-    "exponents": ints(0),
-    "trailing": ints(0),
-    "shifts": b"",
-    "zeros": b"",
-    "coarse": b"",
-    "octaves": b"\0",
-    "positions": run(2),
-    "low": run(8),
-    "upper": run(3),
-    "patches": b"\0",
-}
-CELLS = {**EXACT, "flags": b"\0"} | dict.fromkeys(("trailing", "octaves", "low", "upper"), b"")
-#: With f = 8: 1/32, of which seven bits and the octave are open.
-DEEP = {**EXACT, "positions": run(2, 0x88), "octaves": counted(4), "upper": run(4)}
-SPARSE = {**EXACT, "flags": b"\5", "zeros": counted(4)}
-ABSENT = SPARSE | {"zeros": counted(4, 1)} | dict.fromkeys(("positions", "low", "upper"), run(0))
-SHIFTED = {**EXACT, "flags": b"\3", "shifts": stream(14)}
-COARSE = {**EXACT, "flags": b"\x09", "coarse": stream(16), "positions": run(1)}
-#: The zeros of cells are known, so nothing is open but the low plane.
-CELLED = {**EXACT, "from": b"\4", "positions": b"", "upper": run(0)}
-BRAIN = {**EXACT, "dtype": b"\3", "low": b""}
-HALF = {**EXACT, "dtype": b"\2", "low": run(2)}
-FULL = {**BASE, "kind": b"\3"} | {f"{k}'": v for k, v in EXACT.items() if k not in BEGIN}
-del FULL["exponents'"]
-
-VARINT_MAX = b"\xff\xff\xff\xff\x0f"
-VARINT_LONG = b"\xff\xff\xff\xff\x7f"
-VARINT_ENDLESS = b"\x80" * 5 + b"\0"
-
-
-def table(*fields: tuple[int, int], lengths: tuple[int, ...] = ()) -> bytes:
-    """The tables of a base of which that of context 1, which does not occur, has these fields.
-
-    ``lengths`` are bit lengths of frequencies whose further bits are zeros.
-    """
-    out = Bits()
-    for value, width in ((0, 1), (1, 1), *fields):
-        out.put(value, width)
-    before = 6
-    for length in lengths:
-        out.unary(zigzag(length - before))
-        before = length
-        out.put(0, min(max(length - 1, 0), 3))
-    out.put(0, 14)
-    return out.to_bytes()
-
-
-def four(*lengths: int) -> bytes:
-    """A fine table of symbols 0 to 3 with these bit lengths of 1, 2 and 3."""
-    return table((0, 1), (0, 8), (3, 8), (0, 8), lengths=lengths)
+from oracle.wire import Bits
 
 
 def broken(name: str, parts: Parts, *changes: dict[str, bytes]) -> dict[str, tuple[Parts, Parts]]:
@@ -172,20 +91,28 @@ BAD: dict[str, tuple[Parts, Parts]] = {
     "a patch after cells": (CELLS, {"patches": b"\1\4" + bytes(4)}),
     **broken("flags", EXACT, *({"flags": bytes([f])} for f in (17, 33, 65, 129, 255))),
     **broken("flags of cells", CELLS, *({"flags": bytes([f])} for f in (16, 128, 240))),
-    "from above to": (CELLED, {"to": b"\3"}),
-    "from far above to": (CELLED, {"from": b"\xff"}),
-    "no halvings from bins": (EXACT, {"to": b"\0", "positions": b""}),
+    "no halvings": (EXACT, {"mid": b"\0", "to": b"\0", "positions": b""}),
+    "no positions from bins": (CELLS, {"mid": b"\0", "positions": b"", "finer": run(2)}),
     "no halvings to cells": (CELLS, {"from": b"\4", "positions": b""}),
-    "nine halvings": (CELLS, {"to": b"\x09", "positions": run(5)}),
-    "nine halvings from cells": (CELLS, {"from": b"\1", "to": b"\x0a", "positions": run(5)}),
-    "nine halvings to floats": (EXACT, {"to": b"\x09", "positions": run(5)}),
-    "256 halvings": (CELLS, {"to": b"\xff", "positions": run(128)}),
-    "to 16": (CELLS, {"from": b"\x0c", "to": b"\x10"}),
-    "from 16": (CELLED, {"from": b"\x10", "to": b"\x10"}),
+    "nine bits of positions": (CELLS, {"mid": b"\x09", "to": b"\x09", "positions": run(5)}),
+    "nine bits to floats": (EXACT, {"mid": b"\x09", "to": b"\x09", "positions": run(5)}),
+    "256 bits of positions": (CELLS, {"mid": b"\xff", "to": b"\xff", "positions": run(128)}),
+    "mid below from": (CELLED, {"mid": b"\3"}),
+    "mid above from": (CELLED, {"mid": b"\5", "to": b"\5"}),
+    "mid of bins from cells": (CELLS, {"from": b"\3", "positions": run(1)}),
+    "to below mid": (EXACT, {"to": b"\3"}),
+    "to 0": (EXACT, {"to": b"\0"}),
+    "eight bits of finer positions": (CELLS, {"to": b"\x0c", "finer": run(4)}),
+    "eight bits more of cells": (CELLED, {"to": b"\x0c", "finer": run(0)}),
+    "to 16": (CELLED, {"from": b"\x0a", "mid": b"\x0a", "to": b"\x10", "finer": run(0)}),
+    "from 16": (CELLED, {"from": b"\x10", "mid": b"\x10", "to": b"\x10"}),
+    "far too many halvings": (CELLED, {"from": b"\xff", "mid": b"\xff", "to": b"\xff"}),
     "shifted from cells": (CELLED, {"flags": b"\3", "shifts": stream(14)}),
-    "coarse from cells": (CELLS, {"flags": b"\x08", "from": b"\1", "coarse": stream(16)}),
-    "coarse of one halving": (CELLS, {"flags": b"\x08", "to": b"\1", "coarse": stream(16)}),
-    "coarse from cells without positions": (CELLED, {"flags": b"\x09", "coarse": stream(16)}),
+    "coarse from cells": (CELLED, {"flags": b"\x09", "coarse": stream(16)}),
+    "coarse of one halving": (
+        CELLS,
+        {"flags": b"\x08", "mid": b"\1", "to": b"\1", "coarse": stream(16), "positions": run(0)},
+    ),
     **broken("exponents", EXACT, *({"exponents": ints(e)} for e in (120, -111, 0x7FFF, -0x8000))),
     **broken("one exponent", EXACT, {"exponents": ints(0, 120)}, {"exponents": ints(-111, 0)}),
     **broken("exponents of cells", CELLED, {"exponents": ints(120)}, {"exponents": ints(-111)}),
@@ -230,15 +157,19 @@ BAD: dict[str, tuple[Parts, Parts]] = {
     **runs(CELLED, "from cells", "upper"),
     **runs(COARSE, "coarse", "positions"),
     **runs(HALF, "F16", "low"),
-    "positions of no halvings": (CELLED, {"positions": run(0)}),
+    **runs(FINER, "exact", "finer"),
+    **runs(FINER_CELLS, "cells", "finer"),
+    **runs(CELLED | {"to": b"\5", "finer": run(0)}, "from cells", "finer"),
+    "positions from cells": (CELLED, {"positions": run(0)}),
+    "finer positions of none": (EXACT, {"finer": run(0)}),
     "a low plane of BF16": (BRAIN, {"low": run(0)}),
     "a low plane of cells": (CELLS, {"low": run(8)}),
     "upper fields of cells": (CELLS, {"upper": run(0)}),
     **runs(CELLED | {"trailing": ints(15, 14), "low": run(2)}, "rows", "low"),
     **runs(EXACT | {"trailing": ints(19), "low": run(0), "upper": run(1)}, "19 zeros", "upper"),
-    "full from cells": (FULL, {"from'": b"\4", "positions'": b""}),
+    "full from cells": (FULL, {"from'": b"\4", "positions'": b"", "upper'": run(0)}),
     "full with exponents": (FULL, {"to'": b"\4" + ints(0)}),
-    "full of nine halvings": (FULL, {"to'": b"\x09", "positions'": run(5)}),
+    "full of nine halvings": (FULL, {"mid'": b"\x09", "to'": b"\x09", "positions'": run(5)}),
     "full without a refinement": (BASE, {"kind": b"\3"}),
 }  # fmt: skip
 
@@ -274,9 +205,31 @@ GOOD: dict[str, tuple[Parts, Parts, float | None]] = {
     ),
     "cells": (CELLS, {}, -15 / 32),
     "cells, the highest position": (CELLS, {"positions": run(2, 255)}, 15 / 32),
-    "one halving": (CELLS, {"to": b"\1", "positions": run(1)}, -0.25),
-    "eight halvings": (CELLS, {"to": b"\x08", "positions": run(4, 255)}, 255 / 512),
-    "zeros of cells stay": (CELLS, {"from": b"\7", "to": b"\x0f", "positions": run(4, 255)}, 0.0),
+    "one halving": (CELLS, {"mid": b"\1", "to": b"\1", "positions": run(1)}, -0.25),
+    "eight halvings": (CELLS, {"mid": b"\x08", "to": b"\x08", "positions": run(4, 255)}, 255 / 512),
+    "finer cells": (FINER_CELLS, {}, -63 / 128),
+    "finer cells, the highest position": (FINER_CELLS, {"finer": run(1, 255)}, -57 / 128),
+    "finer cells up to the seventh bit": (
+        FINER_CELLS,
+        {"to": b"\x0b", "finer": run(3)},
+        -15 / 32 - 31 / 1024,
+    ),
+    "finer cells near zero": (
+        FINER_CELLS,
+        {"positions": run(2, 0x88), "to": b"\x0b", "finer": run(4)},
+        2.0**-12,
+    ),
+    "finer cells to floats": (FINER, {}, -31 / 64),
+    "finer cells, all open bits set": (
+        FINER,
+        {"low": run(8, 255), "upper": run(2, 255)},
+        -0.5 + 2**-25,
+    ),
+    "zeros of cells stay": (
+        CELLS,
+        {"from": b"\x08", "mid": b"\x08", "to": b"\x0f", "positions": b"", "finer": run(0)},
+        0.0,
+    ),
     "longer run": (CELLS, {"positions": b"\x82\x80\x80\x80\0\0\0"}, -15 / 32),
     "bits that fill a run": (EXACT, {"upper": b"\3\0\0\xf0"}, -14 / 32),
     "highest step": (CELLS, {"exponents": ints(119)}, -15 * 2.0**114),
@@ -316,12 +269,18 @@ GOOD: dict[str, tuple[Parts, Parts, float | None]] = {
     "coarse of 255": (COARSE, {"coarse": stream(16, 255)}, 0.25),
     "coarse of two halvings": (
         CELLS,
-        {"flags": b"\x08", "to": b"\2", "coarse": stream(16, 1), "positions": run(0)},
+        {
+            "flags": b"\x08",
+            "mid": b"\2",
+            "to": b"\2",
+            "coarse": stream(16, 1),
+            "positions": run(0),
+        },
         -1 / 8,
     ),
     "zeros of cells to floats": (CELLED, {}, 0.0),
     "zeros of cells have low bits": (CELLED, {"low": run(8, 255)}, 65535 * 2.0**-149),
-    "from 15": (CELLED, {"from": b"\x0f", "to": b"\x0f"}, 0.0),
+    "from 15": (CELLED, {"from": b"\x0f", "mid": b"\x0f", "to": b"\x0f"}, 0.0),
     "rows of a low plane": (CELLED, {"trailing": ints(15, 14), "low": run(2)}, 0.0),
     "BF16": (BRAIN, {}, -14 / 32),
     "BF16, trailing 7": (BRAIN, {"trailing": ints(7), "upper": run(0)}, -0.25),
@@ -329,7 +288,13 @@ GOOD: dict[str, tuple[Parts, Parts, float | None]] = {
     "F16, trailing 10": (HALF, {"trailing": ints(10), "low": run(0), "upper": run(0)}, -0.25),
     "F16, too small": (
         HALF,
-        {"exponents": ints(-23), "to": b"\x08", "positions": run(4), "upper": run(0)},
+        {
+            "exponents": ints(-23),
+            "mid": b"\x08",
+            "to": b"\x08",
+            "positions": run(4),
+            "upper": run(0),
+        },
         -0.0,
     ),
 }  # fmt: skip
@@ -393,7 +358,7 @@ def test_rows_without_fields_end_a_byte() -> None:
     assert after("F32", before, 1, CELLED | change | {"low": run(1)}) is None
 
 
-def test_known_elements() -> None:
+def test_large_elements() -> None:
     """Beyond the bins: not moved by positions, shifts and coarse symbols; low bits are new."""
     values = (127.5, -127.5, np.inf, -np.inf)
     before = stored("F32", *values)
@@ -402,9 +367,14 @@ def test_known_elements() -> None:
         CELLS | {"positions": run(2, 0x39)},
         CELLS | {"flags": b"\2", "shifts": stream(14, 5)},
         CELLS | {"flags": b"\x08", "coarse": stream(16, 3), "positions": run(1, 0x39)},
+        CELLED
+        | {"flags": b"\0", "to": b"\6", "finer": run(0)}
+        | dict.fromkeys(("trailing", "octaves", "low", "upper"), b"")
+        | {"exponents": ints(1 - 5, 0)},
         EXACT | {"upper": run(0)},
     ):
-        assert after("F32", before, 2, parts | guess) == before
+        parts = parts if parts["from"] == b"\4" else parts | guess
+        assert after("F32", before, 2, parts) == before
     found = after("F32", before, 2, EXACT | guess | {"upper": run(0), "low": run(8, 255)})
     assert found == (np.frombuffer(before, "<u4") | 0xFFFF).astype("<u4").tobytes()
     below = np.nextafter(np.float32(127.5), np.float32(0))
@@ -422,11 +392,16 @@ def test_bits_of_a_nan_below_the_trailing_zeros_are_cut() -> None:
 
 def test_sums_that_are_rounded() -> None:
     """Bytes that are neither a bin's nor a cell's: to nearest in binary32, then toward zero."""
-    halved = CELLS | {"to": b"\1", "exponents": ints(23), "positions": run(1, 255)}
+    halved = CELLS | {"mid": b"\1", "to": b"\1"}
+    halved |= {"exponents": ints(23), "positions": run(1, 255)}
     before = np.full(4, 0x3FFFFFFF, "<u4").tobytes()
     assert after("F32", before, 2, halved) == stored("F32", *[2.25] * 4)
     small = HALF | dict.fromkeys(("trailing", "octaves", "low", "upper"), b"")
-    small |= {"flags": b"\0", "to": b"\1", "exponents": ints(8 + 24), "positions": run(1)}
+    small |= {"flags": b"\0", "mid": b"\1", "to": b"\1"}
+    small |= {"exponents": ints(8 + 24), "positions": run(1)}
+    finer = CELLS | {"from": b"\1", "mid": b"\1", "to": b"\2", "positions": b""}
+    finer |= {"exponents": ints(23 - 2), "finer": run(1, 255)}
+    assert after("F32", before, 2, finer) == stored("F32", *[2.125] * 4)
     before = stored("F16", *[2.0**-24] * 4)
     assert after("F16", before, 2, small) == stored("F16", *[-64.0] * 4)
     before = stored("BF16", *[-1.9921875] * 4)
@@ -435,30 +410,37 @@ def test_sums_that_are_rounded() -> None:
 
 
 def test_guesses_of_steps() -> None:
-    """The lowest bit of the first eight elements of a row that are numbers, and not zero."""
-    parts = CELLS | {"to": b"\1"}
-    nan, least = float("nan"), 2.0**-149
+    """The lowest bit of the first elements of a row that are numbers, and not zero."""
+    nan, least, rest = float("nan"), 2.0**-149, [0.0] * 24
     for start, before, guess in (
         (0, [0, -0.0, nan, np.inf, 0, 0, 0, 0, 0.5], 0),
         (0, [nan, 24, 0, np.inf, -48, 0, 0, 0, 0.5], 3),
         (0, [24, 0, 0, 0, 0, 0, 0, 0.25, 0.125], -2),
-        (0, [-(2.0**100), 0, 0, 0, 0, 0, 0, 0, 0], 100),
-        (0, [3 * least, 1, 0, 0, 0, 0, 0, 0, 0], -149),
-        (0, [2.0**-126, 1, 0, 0, 0, 0, 0, 0, 0], -126),
-        (3, [24, 0, 0, 0, 0, 0, 0, 0, 0], 7),
+        (0, [-(2.0**100), 0], 100),
+        (0, [3 * least, 1], -149),
+        (0, [2.0**-126, 1], -126),
+        (3, [24, 0], 7),
+        (6, [1, 0, 0, 0, 0, 0, 0, 2, 0.5], 7),
+        (7, [1, *rest, 0, 0, 0, 0, 0, 0, 0.25, 0.5], 6),
+        (7, [1, *rest, 0, 0, 0, 0, 0, 0, 0, 0.5], 8),
         (3, [0, 0, 0, 0, 0, 0, 0, 0, 1], 0),
     ):
-        halvings = {"from": bytes([start]), "to": bytes([start + 1])}
+        head = {"from": bytes([start]), "mid": bytes([start or 1]), "to": bytes([start + 1])}
+        if start:
+            head |= {"positions": b"", "flags": b"\4"}
         for e in (119, 0, -110, 120, -111):
-            change = halvings | {"exponents": ints(e - guess)}
-            change |= {"positions": run(2)}
-            found = after("F32", stored("F32", *before), 9, parts | change)
-            assert (found is not None) == (-110 <= e <= 119), (before, e)
+            parts = CELLS | head | {"exponents": ints(e - guess)}
+            # Elements without open bits have no finer position.
+            tried = [{"finer": run(n)} for n in (0, 1)] if start else [{"positions": run(2)}]
+            tried[0] |= {} if len(before) > 2 or start else {"positions": run(1)}
+            found = [after("F32", stored("F32", *before), 99, parts | t) for t in tried]
+            assert (found != [None] * len(tried)) == (-110 <= e <= 119), (before, e)
     # Each row for itself, also a short one.
-    parts |= {"positions": run(1)}
+    parts = CELLS | {"mid": b"\1", "to": b"\1", "positions": run(1)}
     for last in (117, 118):
-        found = after("F32", stored("F32", 1, 2, 4), 2, parts | {"exponents": ints(119, last)})
-        assert (found is not None) == (last == 117)
+        parts["exponents"] = ints(119, last)
+        found = [after("F32", stored("F32", 1, 2, 4), 2, parts)]
+        assert (found == [None]) == (last == 118)
 
 
 def test_contexts_of_signed_bins() -> None:
@@ -469,7 +451,8 @@ def test_contexts_of_signed_bins() -> None:
         for value, width in ((1, 1), (0, 1), (symbol, 8), (0, 8)):
             tables.put(value, width)
     coarse = b"\0" + tables.to_bytes() + u32(1 << 16) + b"\0"
-    parts = CELLS | {"flags": b"\x08", "to": b"\2", "coarse": coarse, "positions": run(0)}
+    parts = CELLS | {"flags": b"\x08", "mid": b"\2", "to": b"\2", "coarse": coarse}
+    parts |= {"positions": run(0)}
     found = after("F32", stored("F32", -8, -7, 0, 7, 100, 3), 6, parts)
     assert found == stored("F32", -8.125, -7.125, 0.125, 7.375, 100.375, 2.625)
     # 0.49999997 plus a half is 1 in binary32, but the bin is 0.

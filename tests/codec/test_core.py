@@ -74,7 +74,10 @@ def test_zeros_stay_zeros(sample: Sample, wanted: list[int], offset: int) -> Non
 def test_errors_stay_within_the_cells(
     sample: Sample, wanted: list[int], offset: int, random_codes: bool
 ) -> None:
-    """Base: half a step (nearest codes). A level of k halvings: half a cell, rounded to a float."""
+    """Base: half a step (nearest codes). A level: half a cell, rounded to a float.
+
+    A cell is as many halvings of the step, or ends at the seventh bit of the mantissa.
+    """
     f = FORMATS[sample.dtype]
     e, done = encode(sample, wanted, offset, sample.codes() if random_codes else None)
     weights = sample.weights()
@@ -91,7 +94,9 @@ def test_errors_stay_within_the_cells(
             u = u[finite]
             unit = f.value(u + 1) - f.value(u) if k > 1 else 0.0
             error = np.abs(got[finite] - true[finite])
-            assert (error <= np.ldexp(1.0, e - k)[finite] + unit).all()
+            octave = np.maximum((weights & (f.sign - 1)) >> f.mant, 1) - f.bias
+            half = np.maximum(e - k, octave - 8) if k > 1 else e - k
+            assert (error <= np.ldexp(1.0, half)[finite] + unit).all()
 
 
 @given(samples, levels, offsets)
@@ -105,10 +110,10 @@ def test_the_stated_errors_are_the_states(sample: Sample, wanted: list[int], off
         return [Fraction(x) for x in v.tolist()]
 
     true = finite_values(sample.weights())
-    assert math.isclose(done.signal, sum(x * x for x in true), rel_tol=1e-9)
+    assert math.isclose(done.signal, sum(x * x for x in true), rel_tol=1e-6)
     for state, error in zip(states(sample, done), done.errors, strict=True):
         exact = sum((x - y) ** 2 for x, y in zip(finite_values(state), true, strict=True))
-        assert math.isclose(error, exact, rel_tol=1e-9)
+        assert math.isclose(error, exact, rel_tol=1e-6)
 
 
 @pytest.mark.parametrize("dtype", sorted(FORMATS))
@@ -152,7 +157,7 @@ def test_any_scales_will_do(sample: Sample, offset: int, seed: int) -> None:
     rng = np.random.default_rng(seed)
     count = sum(s.rows for s in segments)
     scales = rng.integers(4 * f.e_min, 4 * f.e_max + 4, count).astype("=i2")
-    done = core.encode(sample.dtype, segments, scales.tobytes(), [3, 11, 15, 0])
+    done = core.encode(sample.dtype, segments, scales.tobytes(), [3, 10, 15, 0])
     assert (states(sample, done)[-1] == sample.weights()).all()
 
 
@@ -255,6 +260,51 @@ def test_floats_can_travel_without_levels(dtype: str) -> None:
     assert joined(memory) == joined(sample.segments())
 
 
+@pytest.mark.parametrize("levels", [[0], [4, 0], [1, 8, 0]])
+@pytest.mark.parametrize("dtype", sorted(FORMATS))
+def test_rows_far_below_their_step(dtype: str, levels: list[int]) -> None:
+    """Channels that died in training have levels like all others, and hardly a patch."""
+    rng = np.random.default_rng(12)
+    octaves = np.repeat([0, 10, 30, 60, 90], 400) if dtype != "F16" else np.repeat([0, 4, 8], 400)
+    weights = bits_of(dtype, rng.uniform(1, 2, len(octaves)) * 2.0**-octaves)
+    f = FORMATS[dtype]
+    segment = core.Segment(f.store(weights), len(weights), 100)
+    scales = np.full(segment.rows, -4, "=i2").tobytes()
+    done = core.encode(dtype, [segment], scales, levels)
+    memory = core.Segment(bytearray(len(segment.mem)), len(weights), 100)
+    for payload in done.payloads:
+        core.apply(payload, dtype, f.size, [memory])
+    assert bytes(memory.mem) == segment.mem
+    assert sum(map(len, done.payloads)) < 1.1 * len(segment.mem) + 100 * len(levels)
+
+
+@pytest.mark.parametrize("levels", [[0], [4, 0]])
+def test_rows_with_trailing_zeros_of_their_own(levels: list[int]) -> None:
+    """Rows of binary16, of bfloat16 and of binary32 values in turn."""
+    rng = np.random.default_rng(13)
+    weights = bits_of("F32", rng.normal(0, 0.05, (600, 33)))
+    weights[::3] = bits_of("F32", rng.normal(0, 0.05, (200, 33)).astype("<f2").astype("<f4"))
+    weights[1::3] = weights[1::3] >> 16 << 16
+    segment = core.Segment(FORMATS["F32"].store(weights.ravel()), weights.size, 33)
+    scales = core.row_scales("F32", -160, [segment])
+    done = core.encode("F32", [segment], scales, levels)
+    memory = core.Segment(bytearray(len(segment.mem)), weights.size, 33)
+    for payload in done.payloads:
+        core.apply(payload, "F32", 4, [memory])
+    assert bytes(memory.mem) == segment.mem
+    # 13, 16 and 0 bits are zeros, 3 + 0 + 16 of 48 in the low plane are left.
+    assert 8 * sum(map(len, done.payloads)) / weights.size < (15 + 12 + 28) / 3
+
+
+def test_levels_cost_nothing() -> None:
+    sample = Sample("BF16", "normal", ((262_144, 512),), 8)
+    sizes = []
+    for levels in ([4, 0], [2, 4, 0], [1, 2, 3, 4, 0]):
+        sizes.append(sum(map(len, encode(sample, levels, -128)[1].payloads)))
+    assert sizes[1] - sizes[0] < 1e-4 * 2 * 262_144
+    assert sizes[2] - sizes[0] < 3e-4 * 2 * 262_144
+
+
 def test_many_tiny_segments() -> None:
     sample = Sample("BF16", "normal", tuple((1 + i % 3, 1 + i % 2) for i in range(3000)), 5)
     _, done = encode(sample, [4, 0], -160)
@@ -322,7 +372,7 @@ class TestArguments:
     scales = bytes(4)
 
     @pytest.mark.parametrize(
-        "levels", [[4, 4], [5, 4], [0, 4], [16], [8, 16], [0, 0], [1, 0, 0], [9], [1, 10]]
+        "levels", [[4, 4], [5, 4], [0, 4], [16], [8, 16], [0, 0], [1, 0, 0], [1, 9], [7, 15]]
     )
     def test_levels(self, levels: list[int]) -> None:
         with pytest.raises(UsageError):

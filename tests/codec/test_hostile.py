@@ -16,6 +16,7 @@ from hostile_chunks import Case, apply_all, check_like_the_oracle
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from oracle.floats import FORMATS
+from oracle.refine import Head
 from oracle.refining import Refining, Wild, refinings
 from oracle.samples import Sample
 
@@ -132,6 +133,7 @@ def test_garbage(case: Case, garbage: bytes, kept: int) -> None:
 
 
 @pytest.mark.fuzz
+@pytest.mark.timeout(1800)
 @given(st.sampled_from(SMALL), st.integers(0, 2**63 - 1))
 def test_fuzz_like_the_oracle(case: Case, seed: int) -> None:
     check_like_the_oracle(case, flipped(case.payload, np.random.default_rng(seed)))
@@ -145,9 +147,8 @@ def test_fuzz_twins(case: Case, seed: int) -> None:
     apply_all(case, flipped(case.payload, np.random.default_rng(seed)))
 
 
-@given(refinings, st.integers(0, 2**32 - 1))
-def test_any_fields_on_any_bytes(r: Refining, seed: int) -> None:
-    """Valid refinements that no writer makes, of bytes that are no state."""
+def check_any_fields(r: Refining, seed: int) -> None:
+    """Valid refinements that no writer makes, of bytes that may be no state."""
     sample = r.sample
     before = r.f.store(r.previous())
     case = Case("any", b"", sample.dtype, sample.item, sample.shapes, before)
@@ -156,7 +157,28 @@ def test_any_fields_on_any_bytes(r: Refining, seed: int) -> None:
     check_like_the_oracle(case, payload)
 
 
+@given(refinings, st.integers(0, 2**32 - 1))
+def test_any_fields_on_any_bytes(r: Refining, seed: int) -> None:
+    check_any_fields(r, seed)
+
+
+#: Heads of all flags, each with the least and the most halvings that it can have.
+EXTREMES = [Head(0, 0, 8, 8), Head(1, 0, 1, 1), Head(7, 0, 4, 5), Head(10, 0, 2, 9)]
+EXTREMES += [Head(15, 0, 8, 15), Head(0, 8, 8, 15), Head(4, 1, 1, 2), Head(1, 15, 15, 15)]
+EXTREMES += [Head(5, 3, 3, 7)]
+
+
+@pytest.mark.parametrize("head", EXTREMES, ids=repr)
+@pytest.mark.parametrize("dtype", sorted(FORMATS))
+def test_any_fields_of_large_chunks(dtype: str, head: Head) -> None:
+    """Several blocks of vectors, rows that end within them, and a few elements at the end."""
+    for number, before in enumerate(("noise", "state")):
+        sample = Sample(dtype, "special", ((4099, 130), (77, 7), (2500, 2500)), number)
+        check_any_fields(Refining(sample, head, before, [None, -6][number], number), number)
+
+
 @pytest.mark.fuzz
+@pytest.mark.timeout(1800)
 @given(refinings, st.integers(0, 2**32 - 1))
 def test_fuzz_any_fields(r: Refining, seed: int) -> None:
-    test_any_fields_on_any_bytes.hypothesis.inner_test(r, seed)  # type: ignore[attr-defined]
+    check_any_fields(r, seed)

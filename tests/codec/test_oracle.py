@@ -9,6 +9,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 from oracle.floats import FORMATS
 from oracle.rans import Log
+from oracle.refine import EXACT
+from oracle.refining import Refining, refinings
 from oracle.samples import LEVELS, Sample, joined, samples
 
 from p2u.codec import core
@@ -59,6 +61,18 @@ def test_the_core_reads_what_the_oracle_writes(
         assert [bytes(s.mem) for s in state] == expected
     if wanted[-1] == 0:
         assert joined(state) == joined(segments)
+
+
+@given(refinings, st.integers(0, 2**32 - 1))
+def test_the_core_refines_any_bytes_like_the_oracle(r: Refining, seed: int) -> None:
+    """States, other codes, other floats and noise, under every head; exact if it says so."""
+    payload = r.payload(oracle.Choices(seed))
+    state = r.memory(r.previous())
+    expected = oracle.decode_chunk(payload, r.sample.dtype, r.sample.item, state)
+    core.apply(payload, r.sample.dtype, r.sample.item, state)
+    assert [bytes(s.mem) for s in state] == expected
+    if r.head.has(EXACT):
+        assert joined(state) == joined(r.sample.segments())
 
 
 @given(samples, levels, st.integers(-200, 100), st.booleans())

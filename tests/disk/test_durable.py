@@ -10,7 +10,14 @@ from pathlib import Path
 import pytest
 
 from p2u.disk import durable
-from p2u.disk.durable import FileReplacement, replace_file, sync_folder, sync_folders, write_file
+from p2u.disk.durable import (
+    EarlySync,
+    FileReplacement,
+    replace_file,
+    sync_folder,
+    sync_folders,
+    write_file,
+)
 
 
 @pytest.fixture
@@ -137,3 +144,32 @@ def test_errors_name_the_file_and_not_its_part(tmp_path: Path) -> None:
         replace_file(tmp_path / "folder", b"1")
     assert caught_too.value.filename == str(tmp_path / "folder")
     assert [p.name for p in tmp_path.iterdir()] == ["folder"]
+
+
+def test_an_early_sync_takes_the_files_written_since_the_last_one(
+    tmp_path: Path, calls: list[str]
+) -> None:
+    early = EarlySync(every=100)
+    for name in "abc":
+        (tmp_path / name).touch()
+    early.wrote(tmp_path / "a", 40)
+    early.wrote(tmp_path / "b", 40)
+    early.end()
+    assert calls == []
+    early.wrote(tmp_path / "a", 40)
+    early.end()
+    assert sorted(calls) == ["a", "b"]
+    early.wrote(tmp_path / "c", 200)
+    early.end()
+    assert calls[2:] == ["c"]
+
+
+def test_an_early_sync_that_fails_is_an_error_at_the_end(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    failing(monkeypatch, "EIO", folders=False)
+    (tmp_path / "a").touch()
+    early = EarlySync(every=1)
+    early.wrote(tmp_path / "a", 1)
+    with pytest.raises(OSError):
+        early.end()

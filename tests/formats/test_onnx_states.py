@@ -71,7 +71,11 @@ def error(found: dict[str, list[np.ndarray]], state: str) -> float:
 def test_real_models(name: str, tmp_path: Path) -> None:
     path = onnx_models.real(name)
     found = outputs(path, path.name, path, tmp_path, onnx_models.inputs(name))
-    assert error(found, "8bit") < 0.9 * error(found, "base")
+    if max(float(np.abs(a).max()) for a in found["original"]) < 1e-6:
+        # A detector that sees nothing: what is left is rounding, which has no error to compare.
+        assert all(np.abs(a).max() < 1e-6 for state in STATES for a in found[state])
+    else:
+        assert error(found, "8bit") < 0.9 * error(found, "base")
 
 
 def test_external_data(tmp_path: Path) -> None:
@@ -126,8 +130,10 @@ def test_other_types(kind: int, dtype: str, tmp_path: Path) -> None:
     assert sum(s.length for s in spans) > 50_000
     found = outputs(path, path.name, path, tmp_path, onnx_models.inputs(name))
     check_memory(path, tmp_path / "package")
-    # What is not progressive is exact from the base on.
-    assert (error(found, "base") == 0) == (dtype in ("F64", "I8"))
+    # Elements that are not progressive are exact from the base on.
+    base, exact = (p2u.load(tmp_path / "package", state) for state in ("base", "exact"))
+    same = [base[s.name].tobytes() == exact[s.name].tobytes() for s in spans]
+    assert all(same) if dtype in ("F64", "I8") else not all(same)
     # One input may flatter a base: near enough will do.
     assert error(found, "8bit") <= max(0.6 * error(found, "base"), 0.02)
 

@@ -18,16 +18,19 @@ from p2u.disk import durable, files, swap
 
 CHILD = (
     "import sys, p2u\n"
-    "source, target, in_place, until = sys.argv[1:]\n"
+    "source, target, in_place, until, straight = sys.argv[1:]\n"
     "print('go', flush=True)\n"
-    "p2u.pull(source, target, in_place=in_place == 'True', jobs=3, until=until)"
+    "options = {'in_place': in_place == 'True', 'straight': straight == 'True'}\n"
+    "p2u.pull(source, target, jobs=3, until=until, **options)"
 )
 
 
-def start(url: str, dst: Path, in_place: bool, until: str = "exact") -> subprocess.Popen[bytes]:
+def start(
+    url: str, dst: Path, in_place: bool, until: str = "exact", *, straight: bool = False
+) -> subprocess.Popen[bytes]:
     """A process that pulls; returns when it begins to."""
     process = subprocess.Popen(
-        [sys.executable, "-c", CHILD, url, str(dst), str(in_place), until],
+        [sys.executable, "-c", CHILD, url, str(dst), str(in_place), until, str(straight)],
         stdout=subprocess.PIPE,
         env={**os.environ, "PYTHONPATH": str(Path(p2u.__file__).parent.parent)},
     )

@@ -12,13 +12,15 @@ from p2u.codec.chunk import apply_chunk
 
 
 def open_with(
-    source: str | Path, *, staging: str = "chunks", mode: str = "atomic", follow=None, check=True,
-    jobs=None, limit_rate=None, retry=None, **tools,
+    source: str | Path, *, staging: str = "chunks", mode: str = "atomic", follow=None,
+    check="exact", jobs=None, limit_rate=None, retry=None, straight=None, **tools,
 ) -> Replica:  # fmt: skip
     """``p2u.open``; the other arguments are fields of `StagingTools`."""
     plan = LivePlan(
         mode=mode, staging=staging, check=check, follow=follow, tools=StagingTools(**tools),
-        transfer=TransferOptions(jobs=jobs, limit_rate=limit_rate, retry=retry),
+        transfer=TransferOptions(
+            jobs=jobs, limit_rate=limit_rate, retry=retry, straight=straight
+        ),
     )  # fmt: skip
     return Replica(source, plan)
 

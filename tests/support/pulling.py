@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 
 import pytest
@@ -30,6 +31,14 @@ def flip(path: Path, at: int) -> None:
     path.write_bytes(data)
 
 
+def change_unseen(path: Path) -> None:
+    """Change a byte of a file, and nothing that can be seen without reading it."""
+    before, data = path.stat(), bytearray(path.read_bytes())
+    data[-1] ^= 1
+    path.write_bytes(data)
+    os.utime(path, ns=(before.st_atime_ns, before.st_mtime_ns))
+
+
 def pull_with(
     source,
     target: Path,
@@ -39,16 +48,17 @@ def pull_with(
     **keywords,
 ) -> PullResult:
     """As `pull`, with what only tests choose: by default one request per chunk."""
-    fetching = {"jobs", "limit_rate", "retry"} & keywords.keys()
+    fetching = {"jobs", "limit_rate", "retry", "straight"} & keywords.keys()
     transfer = {name: keywords.pop(name) for name in fetching}
     options = TransferOptions(request_sizes=sizes, **transfer)
     return run_pull(source, target, PullTask(**keywords), options, dry_run=dry_run)
 
 
-def interrupted(made: Made, dst: Path, requests: int, **options) -> None:
+def interrupted(made: Made, dst: Path, requests: int, *, straight=False, **options) -> None:
+    """A pull that ends after so many requests, by default step by step."""
     store = FlakyStore(LocalStore(made.package), lambda key, start, n: n >= requests)
     with pytest.raises(StoreError):
-        pull_with(store, dst, retry=QUICK, jobs=1, **options)
+        pull_with(store, dst, retry=QUICK, jobs=1, straight=straight, **options)
 
 
 def have(versions: Versions, state: str, folder: Path) -> Path:

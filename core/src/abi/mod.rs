@@ -3,6 +3,7 @@
 mod decode;
 #[cfg(feature = "encode")]
 mod encode;
+#[cfg(not(target_arch = "wasm32"))]
 mod hash;
 
 use crate::format::rows::{Segment, Target};

@@ -10,6 +10,7 @@ use crate::format::flat::{scatter, Cursor, Prior};
 #[cfg(feature = "encode")]
 use crate::format::float::load;
 use crate::format::float::{store, Format, GROUP};
+use crate::format::header::{by_format, Dtype};
 use crate::format::rows::{self, Segment, BLOCK};
 use crate::format::wire::Reader;
 use crate::kernels::scalar::adopt::CLASSES;
@@ -38,7 +39,7 @@ pub struct Head {
 }
 
 impl Head {
-    fn read<F: Format>(r: &mut Reader) -> Result<Self, Error> {
+    fn read(r: &mut Reader, dtype: Dtype) -> Result<Self, Error> {
         let block = Block::from_code(r.u8()?)?;
         let (tz, turn, used) = (u32::from(r.u8()?), u32::from(r.u8()?), r.u16()?);
         let mut widths = [0; MAX_CTX];
@@ -48,7 +49,7 @@ impl Head {
             }
         }
         let far = |&w: &u8| u32::from(w) > MAX_FIELD;
-        if tz > F::MANT || turn > FAR as u32 || widths.iter().any(far) {
+        if tz > dtype.mantissa() || turn > FAR as u32 || widths.iter().any(far) {
             return Err(Error::Malformed);
         }
         let mut map = [0; CLASSES];
@@ -78,8 +79,8 @@ impl Head {
         self.widths.iter().any(|&w| w > 0)
     }
 
-    fn scale<F: Format>(&self) -> Scale {
-        Scale::new::<F>(self.tz, self.turn)
+    fn scale(&self, dtype: Dtype) -> Scale {
+        Scale::new(dtype.mantissa(), self.tz, self.turn)
     }
 }
 
@@ -228,8 +229,8 @@ pub struct Scale {
 }
 
 impl Scale {
-    pub fn new<F: Format>(tz: u32, turn: u32) -> Self {
-        let cut = 23 - F::MANT + tz;
+    pub fn new(mantissa: u32, tz: u32, turn: u32) -> Self {
+        let cut = 23 - mantissa + tz;
         Scale {
             cut,
             half: (1 << cut) >> 1,
@@ -357,19 +358,20 @@ impl Near {
 
 /// Decodes a chunk after its numbers of rows and elements.
 #[inline(always)]
-pub fn decode<F: Format, I: Isa>(
+pub fn decode<I: Isa>(
     isa: I,
+    dtype: Dtype,
     r: &mut Reader,
     n: usize,
     segs: &mut [rows::Target],
     sources: &[Prior],
 ) -> Result<(), Error> {
-    let head = Head::read::<F>(r)?;
+    let (head, item) = (Head::read(r, dtype)?, dtype.bytes());
     check_blocks(head.block, segs, sources)?;
     let mut stream = Stream::open(r, MAX_CTX)?;
     let size = if head.raw() { r.varint()? } else { 0 };
     let mut fields = Fields::new(r.bytes(size as usize)?);
-    let scale = head.scale::<F>();
+    let scale = head.scale(dtype);
     let mut predictions = Predictions::new();
     let (mut ctx, mut sym, mut z) = ([0u8; BLOCK], [0u8; BLOCK], [0u32; BLOCK]);
     let mut mem = [0u8; 4 * BLOCK];
@@ -380,7 +382,7 @@ pub fn decode<F: Format, I: Isa>(
         predictions.take(isa, head.block, segs, sources, &run, &mut from);
         predictions.contexts(isa, &head.map, ctx);
         isa.decode_symbols(&mut stream, ctx, sym)?;
-        let (z, mem) = (&mut z[..run.len()], &mut mem[..run.len() * F::BYTES]);
+        let (z, mem) = (&mut z[..run.len()], &mut mem[..run.len() * item]);
         if head.raw() {
             fields.take::<_, true>(isa, &head.widths, ctx, sym, z)?;
         } else {
@@ -388,10 +390,10 @@ pub fn decode<F: Format, I: Isa>(
                 .zip(&*sym)
                 .for_each(|(z, &s)| *z = u32::from(s));
         }
-        predictions.combine::<F>(scale, z, mem);
-        scatter(segs, F::BYTES, &run, &mut to, mem);
+        by_format!(dtype, F => predictions.combine::<F>(scale, z, mem));
+        scatter(segs, item, &run, &mut to, mem);
     }
     stream.finish()?;
     fields.finish()?;
-    read_patches::<F>(r, n, segs)
+    read_patches(r, item, n, segs)
 }

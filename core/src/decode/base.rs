@@ -4,7 +4,7 @@ use super::ints::read_ints;
 use super::patches::read_patches;
 use crate::entropy::rans::Stream;
 use crate::format::float::{pow2, Format};
-use crate::format::header::{CLASSES, COLUMN_CLASSES};
+use crate::format::header::{by_format, Dtype, CLASSES, COLUMN_CLASSES};
 use crate::format::rows::{self, Rows, BLOCK};
 use crate::format::wire::Reader;
 use crate::kernels::Isa;
@@ -12,15 +12,16 @@ use crate::Error;
 
 /// Decodes the base and returns the rows' step exponents.
 #[inline(always)]
-pub fn decode<F: Format, I: Isa>(
+pub fn decode<I: Isa>(
     isa: I,
+    dtype: Dtype,
     r: &mut Reader,
     rows: &Rows,
     segs: &mut [rows::Target],
 ) -> Result<Vec<i16>, Error> {
     let scales = read_ints(r, rows.count())?;
     let e: Vec<i16> = scales.iter().map(|v| v >> 2).collect();
-    check_exponents::<F>(&e)?;
+    check_exponents(dtype, &e)?;
     let columns = read_columns(r, segs)?;
     let mut stream = Stream::open(r, CLASSES)?;
     let n = rows.elements();
@@ -28,7 +29,7 @@ pub fn decode<F: Format, I: Isa>(
     let (mut row, mut start, mut pieces) = (0, 0, Vec::new());
     while start < n {
         let len = BLOCK.min(n - start);
-        rows.pieces(start, len, F::BYTES, &mut row, &mut pieces);
+        rows.pieces(start, len, dtype.bytes(), &mut row, &mut pieces);
         for p in &pieces {
             let class = ((scales[p.row] & 3) << 2) as u8;
             let (seg, skip) = rows.place(p.row, start + p.from);
@@ -39,12 +40,13 @@ pub fn decode<F: Format, I: Isa>(
         isa.decode_symbols(&mut stream, &ctx[..len], &mut sym[..len])?;
         for p in &pieces {
             let step = pow2(i32::from(e[p.row]));
-            isa.bin_values::<F>(&sym[p.range()], step, p.bytes_mut(segs));
+            let (sym, mem) = (&sym[p.range()], p.bytes_mut(segs));
+            by_format!(dtype, F => isa.bin_values::<F>(sym, step, mem));
         }
         start += len;
     }
     stream.finish()?;
-    read_patches::<F>(r, n, segs)?;
+    read_patches(r, dtype.bytes(), n, segs)?;
     Ok(e)
 }
 
@@ -61,8 +63,9 @@ fn read_columns(r: &mut Reader, segs: &[rows::Target]) -> Result<Vec<Vec<u8>>, E
     Ok(out)
 }
 
-pub fn check_exponents<F: Format>(e: &[i16]) -> Result<(), Error> {
-    let good = |&e: &i16| (F::E_MIN..=F::E_MAX).contains(&i32::from(e));
+pub fn check_exponents(dtype: Dtype, e: &[i16]) -> Result<(), Error> {
+    let (min, max) = by_format!(dtype, F => (F::E_MIN, F::E_MAX));
+    let good = |&e: &i16| (min..=max).contains(&i32::from(e));
     if e.iter().all(good) {
         Ok(())
     } else {

@@ -8,10 +8,10 @@ use crate::decode::opaque::{CODED, CONSTANT, STORED};
 use crate::decode::patches::read_patches;
 use crate::entropy::rans::Stream;
 use crate::entropy::table::MAX_CTX;
+use crate::format::convert::Conversion;
 use crate::format::flat::{check_sources, copy, gather, scatter, Cursor, Prior};
-use crate::format::float::{Format, BF16, F16, F32};
-use crate::format::header::Dtype;
-use crate::format::rows::{self, Rows, BLOCK};
+use crate::format::header::{by_format, Dtype};
+use crate::format::rows::{self, BLOCK};
 use crate::format::wire::Reader;
 use crate::kernels::Isa;
 use crate::Error;
@@ -36,7 +36,7 @@ pub struct Head {
 }
 
 impl Head {
-    fn read<F: Format>(r: &mut Reader) -> Result<Self, Error> {
+    fn read(r: &mut Reader, dtype: Dtype) -> Result<Self, Error> {
         let source = match Dtype::from_code(u32::from(r.u8()?)) {
             Ok(Dtype::Opaque) | Err(_) => return Err(Error::Malformed),
             Ok(dtype) => dtype,
@@ -49,7 +49,7 @@ impl Head {
                 *w = r.u8()?;
             }
         }
-        let bad = tz > F::MANT
+        let bad = tz > dtype.mantissa()
             || !(MIN_BLOCK..=MAX_BLOCK).contains(&block)
             || widths.iter().any(|&w| u32::from(w) > MAX_FIELD);
         if bad {
@@ -98,23 +98,6 @@ fn read_bitmap<I: Isa>(isa: I, r: &mut Reader, blocks: usize) -> Result<Vec<u8>,
     }
 }
 
-/// Decodes a chunk after its numbers of rows and elements.
-#[inline(always)]
-pub fn decode<F: Format, I: Isa>(
-    isa: I,
-    r: &mut Reader,
-    rows: &Rows,
-    segs: &mut [rows::Target],
-    sources: &[Prior],
-) -> Result<(), Error> {
-    let (head, n) = (Head::read::<F>(r)?, rows.elements());
-    match head.source {
-        Dtype::F32 => decode_from::<F, F32, _>(isa, &head, r, n, segs, sources),
-        Dtype::F16 => decode_from::<F, F16, _>(isa, &head, r, n, segs, sources),
-        _ => decode_from::<F, BF16, _>(isa, &head, r, n, segs, sources),
-    }
-}
-
 /// Runs of elements that have symbols, as many as a batch holds; the others are only copied.
 struct Runs<'a> {
     bitmap: &'a [u8],
@@ -149,17 +132,22 @@ impl Runs<'_> {
     }
 }
 
-/// [`decode`] for one format of the source.
+/// Decodes a chunk after its numbers of rows and elements.
 #[inline(always)]
-fn decode_from<F: Format, S: Format, I: Isa>(
+pub fn decode<I: Isa>(
     isa: I,
-    head: &Head,
+    dtype: Dtype,
     r: &mut Reader,
     n: usize,
     segs: &mut [rows::Target],
     sources: &[Prior],
 ) -> Result<(), Error> {
-    check_sources(segs, sources, S::BYTES, F::MANT == S::MANT)?;
+    let (head, item) = (&Head::read(r, dtype)?, dtype.bytes());
+    let way = Conversion {
+        source: head.source,
+        dtype,
+    };
+    check_sources(segs, sources, way.source.bytes(), way.source == way.dtype)?;
     let beside = sources.iter().any(Option::is_some);
     let bitmap = read_bitmap(isa, r, ((n - 1) >> head.block) + 1)?;
     let mut runs = Runs {
@@ -186,20 +174,20 @@ fn decode_from<F: Format, S: Format, I: Isa>(
         let next = runs.next(BLOCK - batch.len);
         if let Some((coded, run)) = &next {
             if *coded {
-                let out = &mut batch.mem[batch.len * F::BYTES..][..run.len() * F::BYTES];
+                let out = &mut batch.mem[batch.len * item..][..run.len() * item];
                 let mem = |s: usize| sources[s].unwrap_or(&*segs[s].mem);
-                gather::<F, S, _>(segs, mem, run, &mut from, out);
+                gather(isa, way, segs, mem, run, &mut from, out);
                 batch.len += run.len();
                 batch.runs.push(run.clone());
             } else if beside {
-                copy::<F, S>(segs, sources, run, &mut from);
+                copy(isa, way, segs, sources, run, &mut from);
             }
         }
         if batch.len == BLOCK || (next.is_none() && batch.len > 0) {
             if let Some(stream) = &mut stream {
-                batch.decode::<F, _>(isa, head, stream, &mut fields)?;
+                batch.decode(isa, dtype, head, stream, &mut fields)?;
             }
-            batch.scatter::<F>(segs, &mut to);
+            batch.scatter(segs, item, &mut to);
         }
         if next.is_none() {
             break;
@@ -209,7 +197,7 @@ fn decode_from<F: Format, S: Format, I: Isa>(
         stream.finish()?;
     }
     fields.finish()?;
-    read_patches::<F>(r, n, segs)
+    read_patches(r, item, n, segs)
 }
 
 /// Elements that are decoded together.
@@ -236,31 +224,33 @@ impl Batch {
     }
 
     #[inline(always)]
-    fn decode<F: Format, I: Isa>(
+    fn decode<I: Isa>(
         &mut self,
         isa: I,
+        dtype: Dtype,
         head: &Head,
         stream: &mut Stream,
         fields: &mut Fields,
     ) -> Result<(), Error> {
-        let mem = &mut self.mem[..self.len * F::BYTES];
+        let mem = &mut self.mem[..self.len * dtype.bytes()];
         let (ctx, sym) = (&mut self.ctx[..self.len], &mut self.sym[..self.len]);
-        isa.delta_contexts::<F>(mem, head.low, ctx);
+        by_format!(dtype, F => isa.delta_contexts::<F>(mem, head.low, ctx));
         isa.decode_symbols(stream, ctx, sym)?;
         let z = &mut self.z[..sym.len()];
         if head.raw() {
             fields.take::<_, false>(isa, &head.widths, ctx, sym, z)?;
         }
-        isa.delta_combine::<F>(mem, sym, if head.raw() { Some(z) } else { None }, head.tz);
+        let z = if head.raw() { Some(&*z) } else { None };
+        by_format!(dtype, F => isa.delta_combine::<F>(mem, sym, z, head.tz));
         Ok(())
     }
 
     #[inline(always)]
-    fn scatter<F: Format>(&mut self, segs: &mut [rows::Target], at: &mut Cursor) {
+    fn scatter(&mut self, segs: &mut [rows::Target], item: usize, at: &mut Cursor) {
         let mut done = 0;
         for run in self.runs.drain(..) {
-            let from = &self.mem[done * F::BYTES..][..run.len() * F::BYTES];
-            scatter(segs, F::BYTES, &run, at, from);
+            let from = &self.mem[done * item..][..run.len() * item];
+            scatter(segs, item, &run, at, from);
             done += run.len();
         }
         self.len = 0;

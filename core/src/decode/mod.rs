@@ -1,9 +1,9 @@
 //! One chunk: its header, and decoding in place (SPEC.md, "Chunk payloads").
 
 use crate::format::flat::Prior;
-use crate::format::float::{Format, BF16, F16, F32};
+use crate::format::float::Format;
 use crate::format::header::{
-    Dtype, KIND_ADOPT, KIND_BASE, KIND_DELTA, KIND_FULL, KIND_OPAQUE, KIND_OPAQUE_DELTA,
+    by_format, Dtype, KIND_ADOPT, KIND_BASE, KIND_DELTA, KIND_FULL, KIND_OPAQUE, KIND_OPAQUE_DELTA,
     KIND_REFINE,
 };
 use crate::format::refine::Head;
@@ -72,45 +72,56 @@ impl Task for Chunk<'_, '_, '_, '_> {
     type Out = Result<(), Error>;
     #[inline(always)]
     fn run<I: Isa>(self, isa: I) -> Self::Out {
-        match (self.dtype, self.kind) {
-            (Dtype::Opaque, KIND_OPAQUE) => opaque::decode(isa, self.r, self.item, self.segs),
-            (Dtype::Opaque, _) => {
-                opaque_delta::decode(isa, self.r, self.item, self.segs, self.sources)
+        let (r, segs, dtype) = (self.r, self.segs, self.dtype);
+        if dtype == Dtype::Opaque {
+            return match self.kind {
+                KIND_OPAQUE => opaque::decode(isa, r, self.item, segs),
+                _ => opaque_delta::decode(isa, r, self.item, segs, self.sources),
+            };
+        }
+        let rows = Rows::new(segs, dtype.bytes())?;
+        let n = rows.elements();
+        if r.u32()? as usize != rows.count() || r.u32()? as usize != n {
+            return Err(Error::Mismatch);
+        }
+        match self.kind {
+            kind @ (KIND_BASE | KIND_REFINE | KIND_FULL) => {
+                let e = match kind {
+                    KIND_REFINE => None,
+                    _ => Some(base::decode(isa, dtype, r, &rows, segs)?),
+                };
+                if kind == KIND_BASE {
+                    return Ok(());
+                }
+                let rows = &rows;
+                by_format!(dtype, F => isa.enter(Refine::<F>(r, rows, e, segs, PhantomData)))
             }
-            (Dtype::F32, _) => isa.enter(Floats::<F32>(self, PhantomData)),
-            (Dtype::F16, _) => isa.enter(Floats::<F16>(self, PhantomData)),
-            (Dtype::BF16, _) => isa.enter(Floats::<BF16>(self, PhantomData)),
+            KIND_DELTA => delta::decode(isa, dtype, r, n, segs, self.sources),
+            KIND_ADOPT => adopt::decode(isa, dtype, r, n, segs, self.sources),
+            _ => Err(Error::Malformed),
         }
     }
 }
 
-/// A chunk of floats of one format.
-struct Floats<'a, 'p, 's, 'm, F>(Chunk<'a, 'p, 's, 'm>, PhantomData<F>);
+/// A refinement of one format: the base's exponents are those of a full chunk.
+struct Refine<'a, 'p, 'm, F>(
+    &'a mut Reader<'p>,
+    &'a Rows,
+    Option<Vec<i16>>,
+    &'a mut [Target<'m>],
+    PhantomData<F>,
+);
 
-impl<F: Format> Task for Floats<'_, '_, '_, '_, F> {
+impl<F: Format> Task for Refine<'_, '_, '_, F> {
     type Out = Result<(), Error>;
     #[inline(always)]
     fn run<I: Isa>(self, isa: I) -> Self::Out {
-        let (r, segs, sources) = (self.0.r, self.0.segs, self.0.sources);
-        let rows = Rows::new(segs, F::BYTES)?;
-        if r.u32()? as usize != rows.count() || r.u32()? as usize != rows.elements() {
-            return Err(Error::Mismatch);
-        }
-        match self.0.kind {
-            KIND_BASE => base::decode::<F, _>(isa, r, &rows, segs).map(|_| ()),
-            KIND_REFINE => {
-                let head = Head::read(r, false)?;
-                let e = refine::read_steps::<F>(r, &head, &rows, segs)?;
-                refine::decode::<F, _>(isa, r, head, &rows, e, segs)
-            }
-            KIND_FULL => {
-                let e = base::decode::<F, _>(isa, r, &rows, segs)?;
-                let head = Head::read(r, true)?;
-                refine::decode::<F, _>(isa, r, head, &rows, e, segs)
-            }
-            KIND_DELTA => delta::decode::<F, _>(isa, r, &rows, segs, sources),
-            KIND_ADOPT => adopt::decode::<F, _>(isa, r, rows.elements(), segs, sources),
-            _ => Err(Error::Malformed),
-        }
+        let Refine(r, rows, e, segs, _) = self;
+        let head = Head::read(r, e.is_some())?;
+        let e = match e {
+            Some(e) => e,
+            None => refine::read_steps::<F>(r, &head, rows, segs)?,
+        };
+        refine::decode::<F, _>(isa, r, head, rows, e, segs)
     }
 }

@@ -143,3 +143,36 @@ fn decode_plane<I: Isa>(isa: I, r: &mut Reader, bytes: &mut [u8]) -> Result<(), 
     }
     Ok(())
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn planes_hold_every_byte_once() {
+        for (total, stride) in [(1, 1), (1000, 18), (1000, 1000), (4097, 256), (129, 2)] {
+            let bytes: Vec<u8> = (0..total).map(|i| (i % 251) as u8).collect();
+            let planes = planes_of([&bytes[..]].into_iter(), total, stride);
+            for p in 0..stride {
+                let expected: Vec<u8> = bytes.iter().copied().skip(p).step_by(stride).collect();
+                assert!(
+                    planes[plane(total, stride, p)] == expected,
+                    "{total} {stride} {p}"
+                );
+            }
+        }
+    }
+
+    #[test]
+    fn merging_is_modular() {
+        assert_eq!(merge(SUM, 250, 12), 0, "6 more");
+        assert_eq!(merge(SUM, 0, 1), 255, "1 less");
+        assert_eq!(merge(XOR, 0b1010, 0b0110), 0b1100);
+        assert_eq!(
+            merge(NIBBLES, 0xf0, 0x21),
+            0x0f,
+            "1 more above, 1 less below"
+        );
+        assert_eq!(merge(CODED, 9, 200), 200);
+    }
+}

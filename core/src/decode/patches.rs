@@ -1,13 +1,13 @@
 //! Elements that travel whole (SPEC.md, "Patches").
 
-use crate::format::float::Format;
 use crate::format::rows;
 use crate::format::wire::Reader;
 use crate::Error;
 
-/// Elements that travel whole: index gaps and bits.
-pub fn read_patches<F: Format>(
+/// Elements of `item` bytes that travel whole: index gaps and bits.
+pub fn read_patches(
     r: &mut Reader,
+    item: usize,
     n: usize,
     segs: &mut [rows::Target],
 ) -> Result<(), Error> {
@@ -16,7 +16,7 @@ pub fn read_patches<F: Format>(
     let (mut next, mut seg, mut before) = (0usize, 0, 0);
     for _ in 0..count {
         let gap = r.varint()? as usize;
-        let bits = r.bytes(F::BYTES)?;
+        let bits = r.bytes(item)?;
         if gap >= n - next {
             return Err(Error::Malformed);
         }
@@ -25,8 +25,8 @@ pub fn read_patches<F: Format>(
             before += segs[seg].elems;
             seg += 1;
         }
-        let at = (index - before) * F::BYTES;
-        segs[seg].mem[at..at + F::BYTES].copy_from_slice(bits);
+        let at = (index - before) * item;
+        segs[seg].mem[at..at + item].copy_from_slice(bits);
         next = index + 1;
     }
     Ok(())

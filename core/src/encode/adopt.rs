@@ -7,6 +7,7 @@ use crate::encode::symbols::Symbols;
 use crate::encode::{header, write_patches, Source};
 use crate::entropy::table::MAX_CTX;
 use crate::format::blocks::Block;
+use crate::format::convert::Conversion;
 use crate::format::flat::{gather, Cursor, Prior};
 use crate::format::float::{load, Format, GROUP};
 use crate::format::header::{with_float, Dtype, KIND_ADOPT};
@@ -62,7 +63,7 @@ impl Adopt<'_> {
         let tz = trailing_zeros::<F>(self.segs);
         // From there on a step is eight floats or fewer.
         let turn = (4 * (F::MANT - tz).saturating_sub(3)).min(FAR as u32);
-        let scale = Scale::new::<F>(tz, turn);
+        let scale = Scale::new(F::MANT, tz, turn);
         let mut groups = self.sample::<F, _>(isa, block, n, scale, tz);
         let share = n as u64 / groups.iter().map(|g| g.count).sum::<u64>().max(1);
         merge(&mut groups, ENTRY / share.max(1));
@@ -167,7 +168,11 @@ impl<'a> Walk<'a> {
     fn take<F: Format, I: Isa>(&mut self, isa: I, start: usize, len: usize) {
         let (segs, run) = (self.adopt.segs, start..start + len);
         let out = &mut self.mem[..len * F::BYTES];
-        gather::<F, F, _>(segs, |s| segs[s].mem, &run, &mut self.at[0], out);
+        let way = Conversion {
+            source: F::DTYPE,
+            dtype: F::DTYPE,
+        };
+        gather(isa, way, segs, |s| segs[s].mem, &run, &mut self.at[0], out);
         let priors = self.adopt.priors;
         self.predictions
             .take(isa, self.block, segs, priors, &run, &mut self.at[1]);

@@ -7,8 +7,9 @@ use crate::encode::symbols::Symbols;
 use crate::encode::{write_patches, SAMPLE};
 use crate::entropy::encoder::{log2_q8, Slack};
 use crate::entropy::table::MAX_CTX;
+use crate::format::convert::Conversion;
 use crate::format::flat::{check_sources, gather, Cursor, Prior};
-use crate::format::float::{Format, BF16, F16, F32};
+use crate::format::float::Format;
 use crate::format::header::{with_float, Dtype, KIND_DELTA};
 use crate::format::rows::{Rows, Segment, BLOCK};
 use crate::format::wire::put_varint;
@@ -83,20 +84,14 @@ impl Delta<'_> {
     /// The payload. The sources are as long as the segments.
     #[inline(always)]
     fn encode<F: Format, I: Isa>(&self, isa: I) -> Result<Vec<u8>, Error> {
-        match self.source {
-            Dtype::F32 => self.encode_from::<F, F32, _>(isa),
-            Dtype::F16 => self.encode_from::<F, F16, _>(isa),
-            Dtype::BF16 => self.encode_from::<F, BF16, _>(isa),
-            Dtype::Opaque => Err(Error::Argument),
+        if self.source == Dtype::Opaque {
+            return Err(Error::Argument);
         }
-    }
-
-    #[inline(always)]
-    fn encode_from<F: Format, S: Format, I: Isa>(&self, isa: I) -> Result<Vec<u8>, Error> {
         let rows = &Rows::new(self.segs, F::BYTES)?;
-        check_sources(self.segs, self.priors, S::BYTES, false).map_err(|_| Error::Argument)?;
+        check_sources(self.segs, self.priors, self.source.bytes(), false)
+            .map_err(|_| Error::Argument)?;
         let n = rows.elements();
-        let look = self.look::<F, S>(n);
+        let look = self.look::<F, _>(isa, n);
         let (block, bitmap) = choose_blocks(&look, n);
         let mut head = Head {
             source: self.source,
@@ -105,7 +100,7 @@ impl Delta<'_> {
             block,
             widths: [0; MAX_CTX],
         };
-        let coded = self.differences::<F, S, _>(isa, &head, &bitmap, n);
+        let coded = self.differences::<F, _>(isa, &head, &bitmap, n);
         head.widths = choose_widths::<F>(&coded);
 
         let mut out = vec![KIND_DELTA, self.dtype as u8];
@@ -137,21 +132,34 @@ impl Delta<'_> {
     }
 
     /// Elements of a run, new and predicted.
-    #[inline(always)]
-    fn load<F: Format, S: Format>(
+    fn load<I: Isa>(
         &self,
+        isa: I,
         run: &Range<usize>,
         at: &mut [Cursor; 2],
         new: &mut [u8],
         old: &mut [u8],
     ) {
-        gather::<F, F, _>(self.segs, |s| self.segs[s].mem, run, &mut at[0], new);
+        let way = |source| Conversion {
+            source,
+            dtype: self.dtype,
+        };
+        let mem = |s: usize| self.segs[s].mem;
+        gather(isa, way(self.dtype), self.segs, mem, run, &mut at[0], new);
         let prior = |s: usize| self.priors[s].unwrap_or(&[]);
-        gather::<F, S, _>(self.segs, prior, run, &mut at[1], old);
+        gather(
+            isa,
+            way(self.source),
+            self.segs,
+            prior,
+            run,
+            &mut at[1],
+            old,
+        );
     }
 
     #[inline(always)]
-    fn look<F: Format, S: Format>(&self, n: usize) -> Look {
+    fn look<F: Format, I: Isa>(&self, isa: I, n: usize) -> Look {
         let mut look = Look {
             bitmap: vec![0; (n + 511) / 512],
             exponents: [0; 256],
@@ -164,7 +172,7 @@ impl Delta<'_> {
             let run = start..n.min(start + BLOCK);
             let new = &mut new[..run.len() * F::BYTES];
             let old = &mut old[..new.len()];
-            self.load::<F, S>(&run, &mut at, new, old);
+            self.load(isa, &run, &mut at, new, old);
             for m in new.chunks_exact(F::BYTES) {
                 look.ones |= F::load(m, 0) & F::MASK;
             }
@@ -187,7 +195,7 @@ impl Delta<'_> {
 
     /// Zigzag differences and contexts of all elements in coded blocks.
     #[inline(always)]
-    fn differences<F: Format, S: Format, I: Isa>(
+    fn differences<F: Format, I: Isa>(
         &self,
         isa: I,
         head: &Head,
@@ -208,7 +216,7 @@ impl Delta<'_> {
                 let part = start..run.end.min(start + BLOCK);
                 let new = &mut new[..part.len() * F::BYTES];
                 let old = &mut old[..new.len()];
-                self.load::<F, S>(&part, &mut at, new, old);
+                self.load(isa, &part, &mut at, new, old);
                 let to = done..done + part.len();
                 isa.delta_contexts::<F>(old, head.low, &mut coded.ctx[to.clone()]);
                 isa.delta_zigzags::<F>(new, old, head.tz, &mut coded.z[to.clone()]);

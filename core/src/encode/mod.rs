@@ -19,7 +19,7 @@ use crate::encode::scale::column_classes;
 use crate::encode::stream::encode;
 use crate::format::float::{load, pow2, Format, GROUP};
 use crate::format::header::{with_float, Dtype, CLASSES, KIND_BASE, KIND_FULL, KIND_REFINE};
-use crate::format::refine::{K_MAX, TO_MAX};
+use crate::format::refine::{FINER_MAX, TO_MAX};
 use crate::format::rows::{Rows, Segment};
 use crate::format::wire::put_varint;
 use crate::kernels::scalar::base::{bin_value, Sums, ESCAPE, Q_MAX};
@@ -111,14 +111,29 @@ impl<'a> Source<'a> {
         let p = self.rows.range(r);
         p.start * F::BYTES..p.end * F::BYTES
     }
-    /// Sum of squared differences of weights and state.
+    /// Sum of squared differences of weights and state; `e` are the rows' step exponents.
+    pub fn errors<F: Format, I: Isa>(&self, isa: I, cur: &[u8], e: &[i16]) -> f64 {
+        isa.enter(Errors::<F>(self, cur, e, PhantomData))
+    }
+}
+
+/// [`Source::errors`].
+struct Errors<'a, F>(&'a Source<'a>, &'a [u8], &'a [i16], PhantomData<F>);
+
+impl<F: Format> Task for Errors<'_, F> {
+    type Out = f64;
     #[inline(always)]
-    pub fn squares<F: Format>(&self, cur: &[u8]) -> Squares {
-        let mut sum = Squares::default();
-        for r in 0..self.rows.count() {
-            sum.add::<F>(self.row::<F>(r), &cur[self.state::<F>(r)]);
+    fn run<I: Isa>(self, _isa: I) -> f64 {
+        let Errors(src, cur, e, _) = self;
+        let mut total = 0.0;
+        for (r, &e) in e.iter().enumerate() {
+            let mut sum = Squares::default();
+            let state = &cur[src.state::<F>(r)];
+            sum.differences::<F>(src.row::<F>(r), state, pow2(-i32::from(e)));
+            let step = f64::from(pow2(i32::from(e)));
+            total += sum.total() * step * step;
         }
-        sum
+        total
     }
 }
 
@@ -164,7 +179,8 @@ fn encode_float<F: Format, I: Isa>(
     let mut out = header(if plan.full { KIND_FULL } else { KIND_BASE }, dtype, rows);
     let columns = column_classes::<F, _>(segs, rows, &e);
     let sums = encode_base::<F, _>(isa, &mut out, &src, plan, &e, &columns, &mut s);
-    done.squares.push(sums.signal.total());
+    done.squares.push(sums.signal);
+    let mut far = Vec::new();
     let mut step = Step {
         from: 0,
         to: None,
@@ -172,26 +188,23 @@ fn encode_float<F: Format, I: Isa>(
         coded: plan.codes.is_some(),
         zeros: zeros::<F>(&src),
     };
-    if plan.full {
-        refine::<F, _>(isa, &mut out, &src, &e, &mut s.cur, step);
-        done.payloads.push(out);
-        done.squares.push(0.0);
-        s.keep();
-        return Ok(done);
+    if !plan.full {
+        done.payloads.push(std::mem::take(&mut out));
+        done.squares.push(sums.error);
     }
-    done.payloads.push(out);
-    done.squares.push(sums.error.total());
-    for &level in plan.levels {
-        let mut out = header(KIND_REFINE, dtype, rows);
+    for &level in if plan.full { &[0] } else { plan.levels } {
+        if !plan.full {
+            out = header(KIND_REFINE, dtype, rows);
+        }
         step.to = if level > 0 {
             Some(u32::from(level))
         } else {
             None
         };
-        refine::<F, _>(isa, &mut out, &src, &e, &mut s.cur, step);
-        done.payloads.push(out);
+        refine::<F, _>(isa, &mut out, &src, &e, &mut s.cur, &mut far, step);
+        done.payloads.push(std::mem::take(&mut out));
         done.squares.push(match step.to {
-            Some(_) => src.squares::<F>(&s.cur).total(),
+            Some(_) => src.errors::<F, _>(isa, &s.cur, &e),
             None => 0.0,
         });
         step.from = u32::from(level);
@@ -223,7 +236,12 @@ fn check_plan<F: Format>(plan: &Plan, rows: &Rows) -> Result<(), Error> {
     let mut from = 0;
     let mut growing = true;
     for &to in plan.levels.iter().filter(|&&k| k > 0) {
-        growing &= from < u32::from(to) && u32::from(to) <= (from + K_MAX).min(TO_MAX);
+        let most = if from == 0 {
+            TO_MAX
+        } else {
+            TO_MAX.min(from + FINER_MAX)
+        };
+        growing &= (from + 1..=most).contains(&u32::from(to));
         from = u32::from(to);
     }
     let ok = plan.scales.len() == rows.count()
@@ -305,7 +323,7 @@ fn encode_base<F: Format, I: Isa>(
     encode(isa, out, &s.sym, &s.class, CLASSES);
     write_patches::<F>(out, src, &mut s.cur, &patches);
     if plan.codes.is_some() {
-        sums.error = src.squares::<F>(&s.cur);
+        sums.error = src.errors::<F, _>(isa, &s.cur, e);
     }
     sums
 }

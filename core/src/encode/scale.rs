@@ -40,7 +40,7 @@ impl Task for RowScales<'_> {
 /// Scale of each row as `4 * e + class`: the base step is `2^e`, and the row's root mean square
 /// lies `2^(offset / 64)` times lower than `2^(e + class / 4)` or up to a quarter octave above.
 ///
-/// Sums run in a fixed order in `f64`, so every machine gets the same scales.
+/// Sums run in a fixed order, so every machine gets the same scales.
 #[inline(always)]
 fn row_scales<F: Format>(segs: &[Segment<&[u8]>], rows: &Rows, offset: i32) -> Vec<i16> {
     let mut out = Vec::with_capacity(rows.count());
@@ -49,12 +49,34 @@ fn row_scales<F: Format>(segs: &[Segment<&[u8]>], rows: &Rows, offset: i32) -> V
     let gain = root(2 * part);
     for r in 0..rows.count() {
         let (seg, bytes) = rows.bytes(r, rows.range(r), F::BYTES);
+        let mem = &segs[seg].mem[bytes];
+        // In units of the octave of the largest weight, squares are no extremes.
+        let octave = ((largest::<F>(mem) >> F::MANT) as i32 - F::BIAS).clamp(-126, 126);
         let mut sum = Squares::default();
-        sum.add_own::<F>(&segs[seg].mem[bytes]);
+        sum.row::<F>(mem, pow2(-octave));
         let mean = sum.total() / rows.range(r).len() as f64 * gain;
-        out.push(scale_of(mean, whole, F::E_MIN, F::E_MAX));
+        out.push(scale_of(mean, whole + 2 * octave, F::E_MIN, F::E_MAX));
     }
     out
+}
+
+/// The largest finite magnitude of a row.
+#[inline(always)]
+fn largest<F: Format>(mem: &[u8]) -> u32 {
+    let (mut bits, mut most) = ([0u32; GROUP], [0u32; 8]);
+    for mem in mem.chunks(GROUP * F::BYTES) {
+        let n = mem.len() / F::BYTES;
+        load::<F>(mem, &mut bits[..n]);
+        bits[n..].fill(0);
+        for eight in bits.chunks_exact(8) {
+            for (most, &b) in most.iter_mut().zip(eight) {
+                let u = b & F::MASK;
+                let u = if u < F::INF { u } else { 0 };
+                *most = if u > *most { u } else { *most };
+            }
+        }
+    }
+    most.into_iter().max().unwrap_or(0)
 }
 
 /// `floor(4 * log2(sqrt(mean * 2^whole)))`, kept within the exponents.
@@ -74,9 +96,11 @@ fn scale_of(mean: f64, whole: i32, e_min: i32, e_max: i32) -> i16 {
 
 /// Fewest rows for which telling a column's class pays.
 const MIN_ROWS: usize = 128;
+/// About so many rows are looked at.
+const SOME_ROWS: usize = 512;
 
-/// Class 0 to 3 of every column of every segment, by its mean square in units of the rows' steps:
-/// split at the mean and one standard deviation of the columns' logarithms.
+/// Class 0 to 3 of every column of every segment, by its mean square in units of the rows' steps in a
+/// sample of rows: split at the mean and one standard deviation of the columns' logarithms.
 #[inline(always)]
 pub fn column_classes<F: Format, M: AsRef<[u8]>>(
     segs: &[Segment<M>],
@@ -100,7 +124,7 @@ pub fn column_classes<F: Format, M: AsRef<[u8]>>(
         }
         let mut sums = vec![0f64; cols];
         let (mut bits, mut sizes) = ([0u32; GROUP], [0f32; GROUP]);
-        for r in first..row {
+        for r in (first..row).step_by(count / SOME_ROWS + 1) {
             let scale = pow2(-i32::from(e[r]));
             let (_, bytes) = rows.bytes(r, rows.range(r), F::BYTES);
             let mem = &s.mem.as_ref()[bytes];

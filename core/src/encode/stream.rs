@@ -61,13 +61,11 @@ fn add(counts: &mut Counts, index: u16) {
 }
 
 /// Encodes `syms` under `ctx` (same length, below `contexts`) and appends the stream.
-#[inline(always)]
 pub fn encode<I: Isa>(isa: I, out: &mut Vec<u8>, syms: &[u8], ctx: &[u8], contexts: usize) {
     encode_with(isa, out, syms, ctx, contexts, Slack::PerSymbol);
 }
 
 /// [`encode`] with a choice of tables.
-#[inline(always)]
 pub fn encode_with<I: Isa>(
     isa: I,
     out: &mut Vec<u8>,

@@ -125,3 +125,57 @@ impl DecodeTables {
         &self.entries[MARGIN..]
     }
 }
+
+#[cfg(all(test, feature = "encode"))]
+mod tests {
+    use super::*;
+    use crate::entropy::encoder::{write_table, Slack};
+    use crate::format::wire::{BitWriter, Reader};
+
+    /// Tables come back, and give every symbol that occurs a slot.
+    #[test]
+    fn tables_come_back() {
+        let counts: [fn(usize) -> u32; 6] = [
+            |i| u32::from(i == 77) * 9,
+            |i| i as u32,
+            |i| 1 << (i % 20),
+            |_| 1,
+            |i| u32::from(i < 2) * (1 + 100_000 * i as u32),
+            |_| 0,
+        ];
+        for count in counts {
+            let mut all = [0; 256];
+            all.iter_mut().enumerate().for_each(|(i, c)| *c = count(i));
+            let mut bits = BitWriter::default();
+            let written = write_table(&mut bits, &all, Slack::PerSymbol);
+            let mut r = Reader::new(&bits.out);
+            let mut bits = r.bits();
+            let read = read_table(&mut bits).expect("a table");
+            assert_eq!((r.resume(bits), r.end()), (Ok(()), Ok(())));
+            assert!(read.freq == written.freq && read.coarse == written.coarse);
+            assert!(all.iter().zip(&read.freq).all(|(&c, &f)| c == 0 || f > 0));
+            assert_eq!(read.freq.iter().map(|&f| u32::from(f)).sum::<u32>(), TOTAL);
+        }
+    }
+
+    /// Of random bits nothing is a table that is not one.
+    #[test]
+    fn any_bits_are_a_table_or_refused() {
+        let (mut x, mut good) = (1u32, 0);
+        for _ in 0..20_000 {
+            let mut bytes = [0u8; 40];
+            for b in &mut bytes {
+                x = x.wrapping_mul(1_664_525).wrapping_add(1_013_904_223);
+                *b = (x >> 24) as u8;
+            }
+            bytes[0] |= 1;
+            if let Ok(f) = read_table(&mut Reader::new(&bytes).bits()) {
+                assert_eq!(f.freq.iter().map(|&f| u32::from(f)).sum::<u32>(), TOTAL);
+                let t = DecodeTables::new(&[f]);
+                assert!(t.entries().len() >= 256);
+                good += 1;
+            }
+        }
+        assert!(good > 10, "{good}");
+    }
+}

@@ -270,3 +270,57 @@ fn float8(code: u32, exponent: u32) -> (f32, f32) {
         _ => (sign * value, unit),
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn values(block: Block, bytes: &[u8]) -> (Vec<f32>, Vec<f32>) {
+        let (elems, size) = block.size();
+        let n = bytes.len() / size * elems;
+        let (mut v, mut s) = (vec![0.0; n], vec![0.0; n]);
+        block.dequantise(bytes, &mut v, &mut s);
+        (v, s)
+    }
+
+    #[test]
+    fn blocks_have_the_values_of_ggml() {
+        // 1.5 in binary16, then the nibbles 0 and 15.
+        let mut q4 = vec![0x00, 0x3e];
+        q4.extend([0xf0; 16]);
+        let (v, s) = values(Block::Q4_0, &q4);
+        assert_eq!((v[0], v[16], s[5]), (-12.0, 10.5, 1.5));
+        let mut q8 = vec![0x00, 0x38];
+        q8.extend((0..32).map(|i| (i as i8 - 16) as u8));
+        assert_eq!(values(Block::Q8_0, &q8).0[31], 7.5);
+    }
+
+    #[test]
+    fn floats_of_8_bits() {
+        let (v, s) = values(Block::E4M3, &[0x00, 0x01, 0x38, 0xb8, 0x7e, 0x7f]);
+        assert_eq!(v[..5], [0.0, 1.0 / 512.0, 1.0, -1.0, 448.0]);
+        assert!(v[5].is_nan() && s[5] == 0.0 && s[2] == 0.125);
+        let (v, _) = values(Block::E5M2, &[0x3c, 0x7b, 0x7c, 0xfc, 0x7d]);
+        assert_eq!(v[..4], [1.0, 57_344.0, f32::INFINITY, f32::NEG_INFINITY]);
+        assert!(v[4].is_nan());
+    }
+
+    /// Of every type, blocks of any bytes have one NaN at most: its bits are always the same.
+    #[test]
+    fn there_is_one_nan() {
+        for code in 0..=u8::MAX {
+            let block = match Block::from_code(code) {
+                Ok(block) => block,
+                Err(_) => continue,
+            };
+            for fill in [0xff, 0x7c, 0x7e, 0xfc] {
+                let (v, s) = values(block, &vec![fill; block.size().1]);
+                let nans = v.iter().chain(&s).filter(|x| x.is_nan());
+                assert!(
+                    nans.into_iter().all(|x| x.to_bits() == 0x7fc0_0000),
+                    "{code} {fill}"
+                );
+            }
+        }
+    }
+}

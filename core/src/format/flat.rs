@@ -1,9 +1,9 @@
 //! A chunk's elements as one run, wherever the segments lie: copies in and out, with the bytes that a
 //! version update begins at.
 
-use crate::format::convert::convert;
-use crate::format::float::Format;
+use crate::format::convert::Conversion;
 use crate::format::rows::{self, Segment};
+use crate::kernels::Isa;
 use crate::Error;
 use core::ops::Range;
 
@@ -79,10 +79,11 @@ pub fn check_sources<M>(
     }
 }
 
-/// Predictions of a run of elements: the source's, in the target's format. `mem` gives the bytes of
-/// a segment's source.
-#[inline(always)]
-pub fn gather<'a, F: Format, S: Format, M>(
+/// Predictions of a run of elements: the source's, converted. `mem` gives the bytes of a segment's
+/// source.
+pub fn gather<'a, I: Isa, M>(
+    isa: I,
+    way: Conversion,
     segs: &[Segment<M>],
     mem: impl Fn(usize) -> &'a [u8],
     run: &Range<usize>,
@@ -91,14 +92,13 @@ pub fn gather<'a, F: Format, S: Format, M>(
 ) {
     let mut done = 0;
     while let Some(p) = at.part(segs, run, done) {
-        let from = &mem(p.seg)[bytes(&p.inner, S::BYTES)];
-        convert::<F, S>(from, &mut out[bytes(&p.outer, F::BYTES)]);
+        let from = &mem(p.seg)[bytes(&p.inner, way.source.bytes())];
+        way.run(isa, from, &mut out[bytes(&p.outer, way.dtype.bytes())]);
         done = p.outer.end;
     }
 }
 
 /// Writes a run of elements.
-#[inline(always)]
 pub fn scatter(
     segs: &mut [rows::Target],
     item: usize,
@@ -114,8 +114,9 @@ pub fn scatter(
 }
 
 /// Takes a run of elements over from the sources, where these are not the segments themselves.
-#[inline(always)]
-pub fn copy<F: Format, S: Format>(
+pub fn copy<I: Isa>(
+    isa: I,
+    way: Conversion,
     segs: &mut [rows::Target],
     sources: &[Prior],
     run: &Range<usize>,
@@ -124,8 +125,8 @@ pub fn copy<F: Format, S: Format>(
     let mut done = 0;
     while let Some(p) = at.part(segs, run, done) {
         if let Some(mem) = sources[p.seg] {
-            let to = &mut segs[p.seg].mem[bytes(&p.inner, F::BYTES)];
-            convert::<F, S>(&mem[bytes(&p.inner, S::BYTES)], to);
+            let to = &mut segs[p.seg].mem[bytes(&p.inner, way.dtype.bytes())];
+            way.run(isa, &mem[bytes(&p.inner, way.source.bytes())], to);
         }
         done = p.outer.end;
     }

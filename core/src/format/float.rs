@@ -4,8 +4,11 @@
 //! All codec arithmetic happens on `u`, or on `f32` values that are small integers times a power of
 //! two, where every operation is exact; no rounding mode or fused operation can change a byte.
 
+use crate::format::header::Dtype;
+
 /// Step exponents `e` keep every bin edge `h * 2^(e-1)` a normal, exact `f32`.
 pub trait Format: Copy + 'static {
+    const DTYPE: Dtype;
     /// Bytes per element.
     const BYTES: usize;
     /// Stored mantissa bits.
@@ -42,6 +45,7 @@ pub struct F16;
 pub struct BF16;
 
 impl Format for F32 {
+    const DTYPE: Dtype = Dtype::F32;
     const BYTES: usize = 4;
     const MANT: u32 = 23;
     const INF: u32 = 0x7f80_0000;
@@ -72,6 +76,7 @@ impl Format for F32 {
 }
 
 impl Format for BF16 {
+    const DTYPE: Dtype = Dtype::BF16;
     const BYTES: usize = 2;
     const MANT: u32 = 7;
     const INF: u32 = 0x7f80;
@@ -107,6 +112,7 @@ const TWO_24: f32 = 16_777_216.0;
 const MIN_NORMAL_F16: f32 = 1.0 / 16384.0;
 
 impl Format for F16 {
+    const DTYPE: Dtype = Dtype::F16;
     const BYTES: usize = 2;
     const MANT: u32 = 10;
     const INF: u32 = 0x7c00;
@@ -193,5 +199,34 @@ pub fn load<F: Format>(mem: &[u8], out: &mut [u32]) {
 pub fn store<F: Format>(bits: &[u32], mem: &mut [u8]) {
     for (&b, m) in bits.iter().zip(mem.chunks_exact_mut(F::BYTES)) {
         F::store(m, 0, b);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Every finite magnitude of 16 bits is its own floor and ceiling, and lies between its neighbours.
+    fn all_values<F: Format>() {
+        for u in 0..F::INF {
+            let v = F::value(u);
+            assert_eq!((F::floor(v), F::ceil(v)), (u, u));
+            let above = f32::from_bits(v.to_bits() + 1);
+            assert_eq!(
+                (F::floor(above), F::ceil(above)),
+                (u, u + 1),
+                "above {u:#x}"
+            );
+            assert!(u == 0 || F::value(u - 1) < v);
+        }
+    }
+
+    #[test]
+    fn magnitudes_are_ordered() {
+        all_values::<BF16>();
+        all_values::<F16>();
+        assert_eq!(F16::value(1), 1.0 / 16_777_216.0);
+        assert_eq!(F16::floor(1e9), F16::INF - 1);
+        assert_eq!(F16::ceil(1e9), F16::INF);
     }
 }

@@ -1,5 +1,6 @@
 //! Kinds of chunks, and their elements.
 
+use crate::format::float::Format;
 use crate::Error;
 
 pub const KIND_OPAQUE: u8 = 0;
@@ -20,6 +21,31 @@ pub const CLASSES: usize = 16;
 /// Column classes: how a column's scale compares with the others of its tensor.
 pub const COLUMN_CLASSES: i16 = 4;
 
+/// An expression with `$f` as the format of a float dtype, which the caller has made sure of.
+///
+/// What is generic over formats is compiled three times for each instruction set, so code that knows
+/// chunks takes a dtype where it can, and only kernels are generic.
+macro_rules! by_format {
+    ($dtype:expr, $f:ident => $body:expr) => {
+        match $dtype {
+            $crate::format::header::Dtype::F32 => {
+                type $f = $crate::format::float::F32;
+                $body
+            }
+            $crate::format::header::Dtype::F16 => {
+                type $f = $crate::format::float::F16;
+                $body
+            }
+            _ => {
+                type $f = $crate::format::float::BF16;
+                $body
+            }
+        }
+    };
+}
+
+pub(crate) use by_format;
+
 /// Element types of the ABI and the wire.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 #[repr(u8)]
@@ -39,6 +65,14 @@ impl Dtype {
             3 => Ok(Dtype::BF16),
             _ => Err(Error::Argument),
         }
+    }
+    /// Bytes of a float.
+    pub fn bytes(self) -> usize {
+        by_format!(self, F => F::BYTES)
+    }
+    /// Stored mantissa bits of a float.
+    pub fn mantissa(self) -> u32 {
+        by_format!(self, F => F::MANT)
     }
 }
 

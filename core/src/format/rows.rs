@@ -147,3 +147,57 @@ impl Rows {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn pieces_cover_all_elements_once() {
+        let mem = vec![0u8; 2 * 10_000];
+        let seg = |elems: usize, cols: usize| Segment {
+            mem: &mem[..2 * elems],
+            elems,
+            cols,
+        };
+        let segs = [seg(7000, 300), seg(1, 9), seg(5, 1)];
+        let rows = Rows::new(&segs, 2).expect("rows");
+        assert_eq!((rows.count(), rows.elements()), (24 + 1 + 5, 7006));
+        let (mut start, mut row, mut pieces, mut last) = (0, 0, Vec::new(), None);
+        while start < rows.elements() {
+            let len = BLOCK.min(rows.elements() - start);
+            rows.pieces(start, len, 2, &mut row, &mut pieces);
+            let mut from = 0;
+            for p in &pieces {
+                assert_eq!(p.from, from);
+                assert_eq!(p.bytes(&segs).len(), 2 * (p.to - p.from));
+                assert!(last.map_or(p.row == 0, |r| p.row == r || p.row == r + 1));
+                (from, last) = (p.to, Some(p.row));
+            }
+            assert_eq!(from, len);
+            start += len;
+        }
+        assert_eq!(last, Some(29));
+    }
+
+    #[test]
+    fn segments_that_do_not_fit_are_refused() {
+        let refused = |bytes: usize, elems: usize, cols: usize| {
+            let mem = vec![0u8; bytes];
+            Rows::new(
+                &[Segment {
+                    mem: &mem[..],
+                    elems,
+                    cols,
+                }],
+                4,
+            )
+            .err()
+                == Some(Error::Argument)
+        };
+        assert!(!refused(8, 2, 1));
+        assert!(refused(8, 2, 0) && refused(8, 0, 1) && refused(7, 2, 1));
+        assert!(refused(8, usize::MAX / 2 + 3, 1), "no overflow");
+        assert!(Rows::new::<&[u8]>(&[], 4).is_err());
+    }
+}

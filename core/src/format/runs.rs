@@ -119,3 +119,54 @@ impl RunWriter {
 #[cfg(feature = "encode")]
 /// Room for one block's fields: what is held back, at most two bytes an element, and a wide store.
 pub type Room = [u8; 2 * BLOCK + 16];
+
+#[cfg(all(test, feature = "encode"))]
+mod tests {
+    use super::*;
+    use crate::kernels::scalar::bits::{gather, pack_low, scatter, unpack_low};
+
+    /// Runs of fields of several widths come back, whatever bit they begin at.
+    #[test]
+    fn runs_come_back() {
+        let field = |i: usize| ((i * 2_654_435_761) >> 7) as u16;
+        let mut w = RunWriter::default();
+        let sizes = [1usize, 7, 64, 2000, 3];
+        for (width, &n) in sizes.iter().enumerate().map(|(i, n)| (3 * i as u32 + 1, n)) {
+            let mask = (1u32 << width) - 1;
+            let fields: Vec<u16> = (0..n).map(|i| field(i) & mask as u16).collect();
+            w.with(|room, bit| pack_low(&fields, width, room, bit));
+        }
+        let masks: Vec<u8> = (0..1001)
+            .map(|i| [0, 1, 7, 127, 0b111_0000][i % 5])
+            .collect();
+        let values: Vec<u8> = (0..masks.len())
+            .map(|i| field(i) as u8 & masks[i])
+            .collect();
+        w.with(|room, bit| gather(&values, &masks, room, bit));
+        let mut out = Vec::new();
+        w.finish(&mut out);
+
+        let mut r = Reader::new(&out);
+        let mut run = Run::open(&mut r, true).expect("a run");
+        assert_eq!(r.end(), Ok(()));
+        for (width, &n) in sizes.iter().enumerate().map(|(i, n)| (3 * i as u32 + 1, n)) {
+            let mut fields = vec![0; n];
+            run.has(n * width as usize).expect("bits");
+            unpack_low(run.buf, run.bit, width, &mut fields);
+            run.bit += n * width as usize;
+            let mask = ((1u32 << width) - 1) as u16;
+            assert!(fields
+                .iter()
+                .enumerate()
+                .all(|(i, &f)| f == field(i) & mask));
+        }
+        let mut found = vec![0; masks.len()];
+        run.with(|buf, bit| scatter(buf, bit, &masks, &mut found))
+            .expect("bits");
+        assert!(found == values);
+        assert_eq!(run.end(), Ok(()));
+        assert_eq!(run.has(9), Err(Error::Truncated));
+        run.bit -= 8;
+        assert_eq!(run.end(), Err(Error::Malformed));
+    }
+}

@@ -136,3 +136,50 @@ pub fn put_varint(out: &mut Vec<u8>, mut v: u32) {
     }
     out.push(v as u8);
 }
+
+#[cfg(all(test, feature = "encode"))]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn varints_come_back_and_have_limits() {
+        for v in [0, 1, 127, 128, 16_383, 16_384, u32::MAX - 1, u32::MAX] {
+            let mut out = Vec::new();
+            put_varint(&mut out, v);
+            let mut r = Reader::new(&out);
+            assert_eq!(r.varint(), Ok(v));
+            assert_eq!(r.end(), Ok(()));
+            assert_eq!(
+                Reader::new(&out[..out.len() - 1]).varint(),
+                Err(Error::Truncated)
+            );
+        }
+        let needless = [0x85, 0x80, 0];
+        assert_eq!(Reader::new(&needless).varint(), Ok(5));
+        let (large, long) = ([0xff, 0xff, 0xff, 0xff, 0x10], [0x80; 6]);
+        assert_eq!(Reader::new(&large).varint(), Err(Error::Malformed));
+        assert_eq!(Reader::new(&long).varint(), Err(Error::Malformed));
+    }
+
+    #[test]
+    fn bits_come_back() {
+        let mut w = BitWriter::default();
+        w.put(0b101, 3);
+        w.unary(9);
+        w.put(0x1ff, 9);
+        let mut r = Reader::new(&w.out);
+        let mut bits = r.bits();
+        assert_eq!(bits.take(3), Ok(0b101));
+        assert_eq!(bits.unary(9), Ok(9));
+        assert_eq!(bits.take(9), Ok(0x1ff));
+        assert_eq!(
+            bits.take(3),
+            Err(Error::Truncated),
+            "22 bits of 24 are used"
+        );
+        let mut bits = r.bits();
+        assert_eq!(bits.take(3), Ok(0b101));
+        assert_eq!(bits.unary(8), Err(Error::Malformed));
+        assert_eq!(r.resume(bits), Ok(()));
+    }
+}

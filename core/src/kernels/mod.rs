@@ -9,7 +9,7 @@ use crate::entropy::table::MAX_CTX;
 use crate::format::float::Format;
 use crate::Error;
 use scalar::adopt::CLASSES;
-use scalar::cells::{self, Deep, Fraction, Halving};
+use scalar::cells::{self, Deep, Fraction, Halving, Narrowing};
 use scalar::fields::REACH;
 use scalar::{adopt, base, bits, delta, fields, rans, Scalar};
 #[cfg(feature = "encode")]
@@ -72,6 +72,16 @@ pub trait Isa: Copy {
     #[inline(always)]
     fn halve<F: Format>(self, mem: &mut [u8], positions: &[u8], row: &Halving) {
         cells::halve::<F>(mem, positions, row);
+    }
+    /// [`cells::finer_widths`].
+    #[inline(always)]
+    fn finer_widths<F: Format>(self, mem: &[u8], row: &Narrowing, masks: &mut [u8]) {
+        cells::finer_widths::<F>(mem, row, masks);
+    }
+    /// [`cells::narrow`].
+    #[inline(always)]
+    fn narrow<F: Format>(self, mem: &mut [u8], masks: &[u8], positions: &[u8], row: &Narrowing) {
+        cells::narrow::<F>(mem, masks, positions, row);
     }
     /// [`cells::widths`].
     #[inline(always)]
@@ -169,6 +179,19 @@ pub trait Isa: Copy {
         cells::locate::<F>(mem, cur, positions, row);
     }
     #[cfg(feature = "encode")]
+    /// [`cells::locate_finer`].
+    #[inline(always)]
+    fn locate_finer<F: Format>(
+        self,
+        mem: &[u8],
+        cur: &mut [u8],
+        masks: &[u8],
+        positions: &mut [u8],
+        row: &Narrowing,
+    ) {
+        cells::locate_finer::<F>(mem, cur, masks, positions, row);
+    }
+    #[cfg(feature = "encode")]
     /// [`cells::drain`].
     #[inline(always)]
     fn drain<F: Format>(self, mem: &[u8], fields: &mut [u8], low: &mut [u16], row: &Fraction) {
@@ -232,6 +255,13 @@ impl Set {
             _ => None,
         };
         found.ok_or(Error::Argument)
+    }
+
+    /// All sets that this machine has, the portable one first.
+    pub fn all() -> Vec<Self> {
+        (SCALAR..=NEON)
+            .filter_map(|wish| Set::new(wish).ok())
+            .collect()
     }
 
     /// Its number in the ABI.

@@ -37,6 +37,20 @@ def pull(
             metavar="TIME", help="Stop at the best state that can arrive within this time: 2s."
         ),
     ] = None,
+    check: Annotated[
+        str,
+        typer.Option(
+            metavar="exact|all", help="Compare files with the publisher's SHA-256 in these states."
+        ),
+    ] = "exact",
+    straight: Annotated[
+        Optional[bool],  # noqa: UP045
+        typer.Option(
+            "--straight/--no-straight",
+            help="Make only the state wanted, or every state on the way.",
+            show_default="by the speed of the line",
+        ),
+    ] = None,
     jobs: Jobs = None,
     limit_rate: LimitRate = None,
     in_place: Annotated[
@@ -54,14 +68,18 @@ def pull(
     A folder with an older version is updated to the newest one.
     """
     from p2u.cli import show
-    from p2u.client.folder.pull import pull as pull_model
+    from p2u.client.folder.pull import run_pull
+    from p2u.client.folder.pull_task import PullTask
+    from p2u.client.transfer.options import TransferOptions
 
+    options = TransferOptions(jobs=jobs, limit_rate=limit_rate, straight=straight)
     with show.transfer(quiet or dry_run) as view:
-        report = pull_model(
-            src, dst, until=until, origin=origin, jobs=jobs, limit_rate=limit_rate,
-            in_place=in_place, repair=repair, dry_run=dry_run,
+        # The view only shows the states: nobody waits for those between.
+        task = PullTask(
+            until=until, origin=origin, in_place=in_place, repair=repair, check=check,
             deadline=parse_seconds(deadline) if deadline else None,
             progress=view.progress, on_state=view.reached,
         )  # fmt: skip
+        report = run_pull(src, dst, task, options, dry_run=dry_run)
     if dry_run or not quiet:
         show.pulled(report, dst, dry_run=dry_run)

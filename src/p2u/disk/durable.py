@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import errno
 import os
+import threading
 from collections.abc import Iterator
 from pathlib import Path
 from typing import IO
@@ -62,6 +63,54 @@ def write_file(path: Path, *parts: Bytes, new: bool = False) -> None:
         for part in parts:
             file.write(part)
         sync(file)
+
+
+class EarlySync:
+    """Brings files to the disk while they are written, so that the last sync has little to do.
+
+    Args:
+        every: Bytes after which the files written meanwhile are synced, in a thread.
+    """
+
+    def __init__(self, every: int = 128 << 20) -> None:
+        self._every = every
+        self._lock = threading.Lock()
+        self._paths: set[Path] = set()
+        self._count = 0
+        self._thread: threading.Thread | None = None
+        self._error: OSError | None = None
+
+    def wrote(self, path: Path, count: int) -> None:
+        """So many bytes were written to a file. In any thread."""
+        with self._lock:
+            self._paths.add(path)
+            self._count += count
+            if self._count < self._every or (self._thread and self._thread.is_alive()):
+                return
+            paths, self._paths, self._count = self._paths, set(), 0
+            self._thread = threading.Thread(
+                target=self._sync, args=(paths,), daemon=True, name="p2u-sync"
+            )
+            self._thread.start()
+
+    def _sync(self, paths: set[Path]) -> None:
+        try:
+            for path in paths:
+                sync_file(path)
+        except OSError as error:
+            # The system reports a failed write once.
+            self._error = self._error or error
+
+    def end(self) -> None:
+        """Wait for the thread.
+
+        Raises:
+            OSError: A file could not be synced.
+        """
+        if self._thread is not None:
+            self._thread.join()
+        if self._error is not None:
+            raise self._error
 
 
 def replace_file(path: Path, data: bytes, part: Path | None = None) -> None:

@@ -18,7 +18,10 @@ LEVELS = (BASE, "8bit", EXACT)
 #: A level ``Nbit`` has the base's step halved N - 4 times: by default a base has about 4 bits.
 BASE_BITS = 4
 #: Most halvings of the base's step, and most from one level to the next: a reader's limits.
-MOST_HALVINGS, MOST_AT_ONCE = 15, 8
+MOST_HALVINGS, MOST_AT_ONCE = 15, 7
+#: Most halvings of the first level behind the base: more would cost large weights bits that they
+#: do not have.
+MOST_FIRST = 11
 _BITS = re.compile(r"([1-9][0-9]{0,2})bit\Z")
 _FINEST = BASE_BITS + MOST_HALVINGS
 _BETWEEN = f"Between {BASE} and {EXACT} there can be {BASE_BITS + 1}bit to {_FINEST}bit"
@@ -65,7 +68,8 @@ def halvings(labels: Sequence[str]) -> tuple[int, ...]:
     found = []
     last = 0
     for label in labels[1:-1]:
-        last = min(_bits(label) - BASE_BITS, last + MOST_AT_ONCE, MOST_HALVINGS)
+        most = min(last + MOST_AT_ONCE, MOST_HALVINGS) if last else MOST_FIRST
+        last = min(_bits(label) - BASE_BITS, most)
         found.append(last)
     return (*found, 0)
 

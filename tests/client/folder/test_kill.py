@@ -84,7 +84,9 @@ def test_kill_9_at_ten_random_moments(made, tmp_path, in_place):
                 assert state is not None or not dst.exists()
             missing, objects = missing_bytes(made, dst)
             app.reset()
-            result = pull_with(server.url, dst, in_place=in_place, sizes=RequestSizes(gap=0))
+            result = pull_with(
+                server.url, dst, in_place=in_place, sizes=RequestSizes(gap=0), straight=False
+            )
             assert tree(dst) == tree(made.model)
             assert [p.name for p in tmp_path.iterdir() if p.name.endswith(".p2u")] == []
             manifest = (made.package / "p2u.json").stat().st_size
@@ -119,11 +121,16 @@ def fresh(made: Made, dst: Path, label: str | None) -> None:
         ("base", "8bit", False, False, True),
         ("base", "8bit", True, True, False),
         ("base", "8bit", True, True, True),
+        # Straight: several levels at once.
+        (None, "exact", False, True, True),
+        ("base", "exact", False, True, False),
+        ("base", "exact", False, False, True),
+        ("base", "exact", True, True, True),
     ],
 )
 def test_dying_at_every_change(made, tmp_path, label, target, in_place, exchange, torn):
     dst = tmp_path / "dst"
-    options = {"until": target, "in_place": in_place, "jobs": 1}
+    options = {"until": target, "in_place": in_place, "jobs": 1, "straight": True}
     count = 0
     fresh(made, dst, label)
     deaths = lives(
@@ -153,10 +160,10 @@ def test_dying_again_and_again(made, tmp_path, seed):
     rng = random.Random(seed)
     deaths = 0
     for _ in range(400):
-        in_place = rng.random() < 0.5
+        in_place, straight = rng.random() < 0.5, rng.choice((None, True, False))
         with mortal(rng.randint(1, 60), torn=True, exchange=rng.random() < 0.5):
             try:
-                pull(made.package, dst, in_place=in_place, jobs=2)
+                pull(made.package, dst, in_place=in_place, jobs=2, straight=straight)
             except Killed:
                 deaths += 1
                 continue

@@ -52,14 +52,36 @@ def test_a_pull_that_broke_at_any_level_resumes(made, tmp_path, label, in_place)
         lambda key, start, _: key.startswith(f"{label}-") and start >= middle,
     )
     with pytest.raises(StoreError):
-        pull_with(store, dst, in_place=in_place, retry=QUICK, jobs=1)
+        pull_with(store, dst, in_place=in_place, retry=QUICK, jobs=1, straight=False)
     if not in_place:
         assert made.label(dst) == LEVELS[LEVELS.index(label) - 1]
     rest = CountingStore(LocalStore(made.package))
-    pull_with(rest, dst, in_place=in_place)
+    pull_with(rest, dst, in_place=in_place, straight=False)
     left = [made.update(later).bytes for later in LEVELS[LEVELS.index(label) :]]
     assert sum(taken for *_, taken in rest.ranges) < sum(left) - left[0] // 3
     assert tree(dst) == tree(made.model)
+    assert leftovers(tmp_path) == []
+
+
+@pytest.mark.parametrize("first", [None, *LEVELS[:-1]])
+@pytest.mark.parametrize("in_place", [False, True])
+def test_straight_across_any_levels(made, tmp_path, first, in_place):
+    """Interrupted, too; each byte of each level is fetched once."""
+    dst = tmp_path / "dst"
+    if first is not None:
+        pull(made.package, dst, until=first)
+    left = LEVELS[LEVELS.index(first) + 1 if first else 0 :]
+    total = sum(made.update(label).bytes for label in left)
+    dying = FlakyStore(LocalStore(made.package), lambda key, start, n: n > 16 * len(left))
+    with pytest.raises(StoreError):
+        pull_with(dying, dst, in_place=in_place, retry=QUICK, jobs=1, straight=True)
+    assert made.label(dst) in (first, None)
+    rest = CountingStore(LocalStore(made.package))
+    seen = []
+    pull_with(rest, dst, in_place=in_place, straight=True, on_state=seen.append)
+    assert seen == ["exact"]
+    assert tree(dst) == tree(made.model)
+    assert sum(taken for *_, taken in rest.ranges) < 0.95 * total
     assert leftovers(tmp_path) == []
 
 

@@ -33,13 +33,16 @@ def test_dry_run_knows_what_is_here_already(made, tmp_path):
     assert 0 < step.missing < step.bytes
 
 
-def test_progress_ends_at_its_total(made, tmp_path):
+@pytest.mark.parametrize("straight", [False, True])
+def test_progress_ends_at_its_total(made, tmp_path, straight):
     seen = []
-    pull(made.package, tmp_path / "dst", progress=seen.append)
+    pull(made.package, tmp_path / "dst", progress=seen.append, straight=straight)
     last = seen[-1]
     assert last.done == last.total == last.marks[-1][1] == made.manifest.states[-1].bytes
-    assert [label for label, _ in last.marks] == list(STATES)
-    assert [at for _, at in last.marks] == [s.bytes for s in made.manifest.states]
+    expected = [(s.label, s.bytes) for s in made.manifest.states]
+    assert list(last.marks) == (expected[-1:] if straight else expected)
+    assert (last.state, last.target) == ("exact", "exact")
+    assert {p.state for p in seen} <= ({None, "exact"} if straight else {None, *STATES})
     assert all(a.done <= b.done for a, b in itertools.pairwise(seen))
 
 

@@ -21,12 +21,13 @@ from p2u.errors import BusyError, IntegrityError, UsageError
 from p2u.stores import LocalStore
 
 
+@pytest.mark.parametrize("straight", [False, True])
 @pytest.mark.parametrize("in_place", [False, True])
-def test_what_was_damaged_meanwhile_is_fetched_again(made, tmp_path, in_place):
+def test_what_was_damaged_meanwhile_is_fetched_again(made, tmp_path, in_place, straight):
     """Resuming does not trust the work folder: bytes, journal, cache."""
     dst = tmp_path / "dst"
     pull_with(made.package, dst, until="base")
-    interrupted(made, dst, 8, in_place=in_place)
+    interrupted(made, dst, 16, in_place=in_place, straight=straight)
     work = WorkFolder(dst.resolve())
     for file in work.cache.iterdir():
         flip(file, 3)
@@ -87,7 +88,7 @@ def test_asking_for_less_keeps_what_was_fetched_of_more(made, tmp_path):
     interrupted(made, dst, 8)
     pull_with(made.package, dst, until="base")
     store = CountingStore(LocalStore(made.package))
-    pull_with(store, dst, until="8bit")
+    pull_with(store, dst, until="8bit", straight=False)
     assert 0 < sum(taken for *_, taken in store.ranges) < made.update("8bit").bytes
     assert leftovers(tmp_path) == []
 
@@ -162,7 +163,7 @@ def test_ctrl_c_keeps_what_is_there(made, tmp_path):
             raise KeyboardInterrupt
 
     with pytest.raises(KeyboardInterrupt):
-        pull(made.package, dst, progress=progress, limit_rate=1e6)
+        pull(made.package, dst, progress=progress, limit_rate=1e6, straight=False)
     assert made.label(dst) == "base"
     assert not [t for t in threading.enumerate() if t.name.startswith("p2u-")]
     pull(made.package, dst)

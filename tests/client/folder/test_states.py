@@ -10,7 +10,7 @@ import threading
 import kit
 import pytest
 from kit import STATES, tree
-from pulling import leftovers
+from pulling import change_unseen, leftovers
 from store_kit import CountingStore
 
 import p2u
@@ -85,7 +85,7 @@ def test_readers_see_whole_states_at_any_time(made, tmp_path):
     reader.start()
     try:
         size = sum(made.update(label).bytes for label in ("8bit", "exact"))
-        pull(made.package, dst, limit_rate=1.5 * size)
+        pull(made.package, dst, limit_rate=1.5 * size, straight=False)
     finally:
         ended.set()
         reader.join()
@@ -103,14 +103,6 @@ def test_again_does_nothing(made, tmp_path):
         assert pull(store, dst, until=until, on_state=seen.append).state == "8bit"
         assert (store.reads, store.ranges, seen) == (["p2u.json"], [], ["8bit"])
     assert before == {path: path.stat().st_mtime_ns for path in dst.rglob("*")}
-
-
-def change_unseen(path):
-    """Change a byte of a file, and nothing that can be seen without reading it."""
-    before, data = path.stat(), bytearray(path.read_bytes())
-    data[-1] ^= 1
-    path.write_bytes(data)
-    os.utime(path, ns=(before.st_atime_ns, before.st_mtime_ns))
 
 
 def test_again_does_not_hash(made, tmp_path):

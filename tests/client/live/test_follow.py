@@ -370,7 +370,7 @@ def test_a_chain_goes_on_where_it_was(package: Path, models) -> None:
     asked: list[str] = []
     with (
         Server(Dying(package), "127.0.0.1", 0, quiet=True) as server,
-        open_with(server.url, check=False, retry=QUICK) as replica,
+        open_with(server.url, check="none", retry=QUICK) as replica,
     ):
         replica.wait(timeout=20)
         later.add(package, models["v2"], "v2")
@@ -419,7 +419,8 @@ def test_a_version_that_is_published_while_the_first_one_arrives(package: Path, 
 
 def test_a_first_version_that_is_broken_gives_way(package: Path, models) -> None:
     faulty = flips_a_bit("8bit")
-    with open_with(package, follow=SOON, staging="copy", decode=faulty) as replica:
+    options = {"staging": "copy", "check": "all"}
+    with open_with(package, follow=SOON, decode=faulty, **options) as replica:
         with pytest.raises(IntegrityError, match="8bit"):
             replica.wait("exact", timeout=20)
         assert replica.id == "v1@base"

@@ -21,7 +21,9 @@ from store_kit import CountingStore, FlakyStore, GatedStore
 
 import p2u
 from p2u.client.live.opening import load, open_replica
+from p2u.client.live.phase import LiveStatus
 from p2u.client.transfer.backoff import Retry
+from p2u.codec.chunk import apply_chunk
 from p2u.errors import Cancelled, IntegrityError, NotFoundError, StoreError, UsageError
 from p2u.stores import LocalStore
 
@@ -244,12 +246,73 @@ def test_a_file_that_is_not_as_stated(made):
     """The check of whole files, which chunks' hashes do not replace: a decoder's fault."""
     faulty = flips_a_bit()
     with (
-        open_with(made.package, decode=faulty) as replica,
+        open_with(made.package, decode=faulty, check="all") as replica,
         pytest.raises(IntegrityError, match="SHA-256"),
     ):
         replica.wait("base")
-    with open_with(made.package, decode=faulty, check=False) as replica:
+    # Further than this it may not get: a refinement of other bytes than it is for can be refused.
+    with open_with(made.package, decode=faulty, check="none") as replica:
+        replica.wait("base")
+
+
+def test_a_file_is_checked_when_it_is_exact(made):
+    """By default, wrong rows of a state between are not looked for; those of the exact one are."""
+
+    def faulty(chunk, payload, layout, spans, buffers, key):
+        apply_chunk(chunk, payload, layout, spans, buffers, key)
+        if key.startswith(label) and bool(chunk.pieces) == pieces:
+            buffers[0][0] ^= 1
+
+    label, pieces = "base", False
+    with open_with(made.package, decode=faulty) as replica:
+        replica.wait("base")
+    label = "exact"
+    with open_with(made.package, decode=faulty, staging="copy") as replica:
+        with pytest.raises(IntegrityError, match=r"SHA-256.*v1@exact"):
+            replica.wait("exact")
+        assert replica.state == "8bit"
+    # A file without levels is exact with the base.
+    label, pieces = "base", True
+    with open_with(made.package, decode=faulty) as replica, pytest.raises(IntegrityError):
+        replica.wait("base")
+
+
+def test_straight_makes_the_last_state_only(made):
+    """Each row is decoded through all levels before the next one."""
+    order, seen = [], []
+
+    def noting(chunk, payload, layout, spans, buffers, key):
+        order.append((chunk.segments, key.partition("-")[0]))
+        apply_chunk(chunk, payload, layout, spans, buffers, key)
+
+    with open_with(made.package, decode=noting, straight=True, jobs=1) as replica:
+        replica.on_state(seen.append)
         replica.wait()
+        assert content(replica.tensors) == raw(made.states["exact"])
+        last = made.manifest.states[-1].bytes
+        assert replica.progress.done == last
+        assert replica.progress.marks == (("exact", last),)
+        with pytest.raises(UsageError, match="exact"):
+            replica.wait("base")
+    assert seen == ["exact"] and replica.commits == ()
+    places = [number for number, (_, label) in enumerate(order) if label == "exact"]
+    assert len(places) > 12
+    for number in places:
+        rows = order[number][0]
+        assert order[number - 2 : number] == [(rows, "base"), (rows, "8bit")]
+
+
+@pytest.mark.parametrize("label", STATES)
+def test_load_makes_no_other_state(made, monkeypatch, label):
+    seen, real = [], LiveStatus.replace
+
+    def replace(self, state):
+        seen.append(state.label)
+        real(self, state)
+
+    monkeypatch.setattr(LiveStatus, "replace", replace)
+    assert content(load(made.package, label)) == raw(made.states[label])
+    assert seen == [label]
 
 
 def test_over_http(made):

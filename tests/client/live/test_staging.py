@@ -44,7 +44,7 @@ def test_a_faulty_package(made: Made) -> None:
     """A decoder's fault: found before the commit where that is possible, never served."""
     faulty = flips_a_bit("8bit")
     base = kit.tree(made.states["base"])
-    with open_with(made.package, staging="copy", decode=faulty) as replica:
+    with open_with(made.package, staging="copy", decode=faulty, check="all") as replica:
         with pytest.raises(IntegrityError, match="SHA-256"):
             replica.wait()
         with replica.pinned() as label:
@@ -53,7 +53,7 @@ def test_a_faulty_package(made: Made) -> None:
         with pytest.raises(IntegrityError):
             replica.resume()
     for options in ({"staging": "chunks"}, {"mode": "eager"}):
-        with open_with(made.package, decode=faulty, **options) as replica:
+        with open_with(made.package, decode=faulty, check="all", **options) as replica:
             with pytest.raises(IntegrityError, match="SHA-256"):
                 replica.wait()
             with pytest.raises(IntegrityError), replica.pinned():

@@ -10,6 +10,7 @@ import pytest
 from waiting import until
 
 from p2u.client.transfer.backoff import Retry
+from p2u.client.transfer.bundles import Wanted
 from p2u.client.transfer.control import Meter, Stop
 from p2u.client.transfer.fetch import Fetcher
 from p2u.client.transfer.options import TransferOptions
@@ -67,16 +68,17 @@ def update(key, sizes):
 
 
 class Sink:
-    """Takes chunks, as a target does."""
+    """Takes bundles of one chunk, as a target does."""
 
     def __init__(self):
         self.got: dict[int, bytes] = {}
         self.lock = threading.Lock()
 
-    def __call__(self, chunk, payload):
+    def __call__(self, bundle, payloads):
+        (payload,) = payloads
         with self.lock:
-            assert chunk.number not in self.got
-            self.got[chunk.number] = bytes(payload)
+            assert bundle.number not in self.got
+            self.got[bundle.number] = bytes(payload)
 
 
 @pytest.fixture
@@ -93,7 +95,7 @@ def world():
 def test_the_last_chunks_are_shared(world):
     store, fetcher, (data, blobs, chunks), _ = world
     sink = Sink()
-    assert fetcher.run(blobs, chunks, sink)
+    assert fetcher.run(Wanted.of(blobs, chunks), sink)
     assert b"".join(sink.got[n] for n in range(9)) == data
     sizes = [length for _, _, length in store.asked]
     assert sum(sizes) == fetcher.meter.done == len(data), "each byte once"
@@ -104,7 +106,7 @@ def test_the_last_chunks_are_shared(world):
 def test_one_thread_shares_with_nobody(world):
     store, _, (_data, blobs, chunks), _ = world
     fetcher = Fetcher(store, TransferOptions(jobs=1), Stop(), SteadyMeter())
-    assert fetcher.run(blobs, chunks, Sink())
+    assert fetcher.run(Wanted.of(blobs, chunks), Sink())
     assert min(length for _, _, length in store.asked) >= 200 * KIB
 
 
@@ -121,7 +123,7 @@ def test_a_part_that_fails_is_fetched_again(world):
         yield from stream(key, start, length)
 
     store.stream = once
-    assert fetcher.run(blobs, chunks, sink)
+    assert fetcher.run(Wanted.of(blobs, chunks), sink)
     assert failed
     assert b"".join(sink.got[n] for n in range(9)) == data
     assert fetcher.meter.done == len(data)
@@ -132,14 +134,16 @@ def test_the_next_update_is_begun_but_not_applied(world):
     store, fetcher, (_, blobs, chunks), (other, more, following) = world
     size = sum(c.length for c in chunks)
 
-    def last_takes_long(chunk, payload):
-        if chunk.number == 8:
+    def last_takes_long(bundle, payloads):
+        if bundle.number == 8:
             until(lambda: store.was_asked("two") and fetcher.meter.done > size)
 
-    assert fetcher.run(blobs, chunks, last_takes_long, following=lambda: (more, following))
+    assert fetcher.run(
+        Wanted.of(blobs, chunks), last_takes_long, following=lambda: Wanted.of(more, following)
+    )
     assert fetcher.meter.done > size
     sink = Sink()
-    assert fetcher.run(more, following, sink)
+    assert fetcher.run(Wanted.of(more, following), sink)
     assert b"".join(sink.got[n] for n in range(9)) == other
     asked = [(start, length) for key, start, length in store.asked if key == "two"]
     assert sum(length for _, length in asked) == len(other), "nothing is fetched twice"
@@ -149,13 +153,15 @@ def test_what_was_begun_for_nothing_does_not_count(world):
     store, fetcher, (data, blobs, chunks), (_other, more, following) = world
     rest = following[5:]
 
-    def wait_for_it(chunk, payload):
-        if chunk.number == 8:
+    def wait_for_it(bundle, payloads):
+        if bundle.number == 8:
             until(lambda: store.was_asked("two"))
 
-    assert fetcher.run(blobs, chunks, wait_for_it, following=lambda: (more, following))
+    assert fetcher.run(
+        Wanted.of(blobs, chunks), wait_for_it, following=lambda: Wanted.of(more, following)
+    )
     sink = Sink()
-    assert fetcher.run(more, rest, sink)
+    assert fetcher.run(Wanted.of(more, rest), sink)
     assert sorted(sink.got) == [5, 6, 7, 8]
     fetcher.close()
     assert fetcher.meter.done == len(data) + sum(c.length for c in rest)
@@ -165,13 +171,15 @@ def test_what_fails_ahead_fails_only_when_it_is_wanted(world):
     store, fetcher, (_, blobs, chunks), (_, more, following) = world
     store.broken.add("two")
 
-    def wait_for_it(chunk, payload):
-        if chunk.number == 8:
+    def wait_for_it(bundle, payloads):
+        if bundle.number == 8:
             until(lambda: store.was_asked("two"))
 
-    assert fetcher.run(blobs, chunks, wait_for_it, following=lambda: (more, following))
+    assert fetcher.run(
+        Wanted.of(blobs, chunks), wait_for_it, following=lambda: Wanted.of(more, following)
+    )
     with pytest.raises(StoreError, match="on purpose"):
-        fetcher.run(more, following, Sink())
+        fetcher.run(Wanted.of(more, following), Sink())
 
 
 def test_an_index_that_cannot_be_read_ahead_is_no_error_yet(world):
@@ -180,4 +188,4 @@ def test_an_index_that_cannot_be_read_ahead_is_no_error_yet(world):
     def fail():
         raise StoreError("on purpose")
 
-    assert fetcher.run(blobs, chunks, Sink(), following=fail)
+    assert fetcher.run(Wanted.of(blobs, chunks), Sink(), following=fail)

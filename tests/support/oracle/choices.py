@@ -12,7 +12,7 @@ from oracle.adopt import Head as AdoptHead
 from oracle.delta import Head as DeltaHead
 from oracle.floats import Flags, Format, Ints
 from oracle.rans import TOTAL, Log, Table
-from oracle.refine import COARSE, EXACT, MOST, MOST_AT_ONCE, SHIFTED, SPARSE, Head
+from oracle.refine import COARSE, EXACT, MOST, MOST_FINER, MOST_FIRST, SHIFTED, SPARSE, Head
 
 
 class Replay:
@@ -103,12 +103,14 @@ class Choices:
 
     def head(self, start: int, level: int) -> Head:
         """Flags and halvings of a refinement to a level; 0 is exact."""
-        to = level or self._between(max(start, 1), min(start + MOST_AT_ONCE, MOST))
-        flags = 0 if level else EXACT
+        mid, flags = start, 0 if level else EXACT
+        if start == 0:
+            mid = self._between(max(level - MOST_FINER, 1), min(level or MOST, MOST_FIRST))
+        to = level or self._pick(mid, self._between(mid, min(mid + MOST_FINER, MOST)))
         flags |= self._pick(0, SPARSE)
         if start == 0:
-            flags |= self._pick(0, SHIFTED, SHIFTED) | (self._pick(0, COARSE) if to > 1 else 0)
-        return Head(flags, start, to)
+            flags |= self._pick(0, SHIFTED, SHIFTED) | (self._pick(0, COARSE) if mid > 1 else 0)
+        return Head(flags, start, mid, to)
 
     def trailing(self, most: Sequence[int]) -> list[int]:
         """Trailing zero bits of each row, at most what the row has."""

@@ -15,44 +15,42 @@ from oracle.rans import Log, check_range, read_ints, read_stream
 from oracle.wire import Malformed, Run, Source
 
 EXACT, SHIFTED, SPARSE, COARSE = 1, 2, 4, 8
-#: Halvings of one refinement, and from the base to any cells.
-MOST_AT_ONCE, MOST = 8, 15
-#: Contexts of coarse symbols; the last one is of known elements.
+#: Halvings by positions, by finer positions, and from the base to any cells.
+MOST_FIRST, MOST_FINER, MOST = 8, 7, 15
+#: Contexts of coarse symbols; the last one is of elements that have no position.
 COARSE_CONTEXTS = 16
-
 #: Numbers of an element on the wire, in the order in which they are needed.
-FIELDS = ("shifts", "zeros", "positions", "octaves", "low", "upper")
+FIELDS = ("shifts", "zeros", "positions", "finer", "octaves", "low", "upper")
+
+Singles = npt.NDArray[np.float32]
 
 
 @dataclass(frozen=True)
 class Head:
-    """Flags, and halvings of the base's step before and after."""
+    """Flags, and halvings of the base's step: before, after positions, after finer ones."""
 
     flags: int
     start: int
+    mid: int
     to: int
-
-    @property
-    def k(self) -> int:
-        return self.to - self.start
 
     @property
     def plain(self) -> int:
         """Width of a field of the positions."""
-        return self.k - 2 if self.has(COARSE) else self.k
+        return self.mid - 2 if self.has(COARSE) else self.mid
 
     def has(self, flag: int) -> bool:
         return bool(self.flags & flag)
 
     def check(self, full: bool) -> None:
+        cells = self.start > 0
         if (
             self.flags > 15
-            or not self.start <= self.to <= MOST
-            or self.to < 1
-            or self.k > MOST_AT_ONCE
-            or (self.k == 0 and not self.has(EXACT))
-            or (self.start > 0 and (self.has(SHIFTED) or self.has(COARSE) or full))
-            or (self.has(COARSE) and self.k < 2)
+            or (self.mid != self.start if cells else not 1 <= self.mid <= MOST_FIRST)
+            or not self.mid <= self.to <= min(self.mid + MOST_FINER, MOST)
+            or (self.to == self.start and not self.has(EXACT))
+            or (cells and (self.has(SHIFTED) or self.has(COARSE) or full))
+            or (self.has(COARSE) and self.mid < 2)
         ):
             raise Malformed("impossible parameters of a refinement")
 
@@ -96,31 +94,49 @@ class Refinement:
         absent = symbols > 0
         return np.where(absent, (symbols - 1) * self.f.sign, bits), absent
 
-    def known(self, bits: Ints, absent: Flags) -> Flags:
-        """Step 3."""
-        known = absent | (steps(self.f, bits, self.e) >= 127.5)
-        return known | self.is_zero(bits) if self.head.start else known
+    def is_large(self, bits: Ints) -> Flags:
+        large: Flags = steps(self.f, bits, self.e) >= 127.5
+        return large
 
-    def coarse_context(self, bits: Ints, known: Flags) -> Ints:
+    def coarse_context(self, bits: Ints, absent: Flags) -> Ints:
         q = signed_bin(self.f, bits, self.e)[0]
-        return np.where(known, COARSE_CONTEXTS - 1, np.clip(q, -7, 7) + 7)
+        none = absent | self.is_large(bits)
+        return np.where(none, COARSE_CONTEXTS - 1, np.clip(q, -7, 7) + 7)
 
-    def place(self, bits: Ints, known: Flags, positions: Ints) -> Ints:
-        """Step 4, in binary32."""
-        f = self.f
-        value = np.where(known, 0.0, f.value(bits % f.sign)).astype(np.float32)
-        signed = np.where(bits >= f.sign, -value, value)
-        unit = np.ldexp(np.ones(len(bits), np.float32), (self.e - self.head.to - 1).astype("i4"))
-        by = (2 * positions + 1 - (1 << self.head.k)).astype(np.float32) * unit
-        y: npt.NDArray[np.float32] = signed + by
+    def place(self, bits: Ints, absent: Flags, positions: Ints) -> Ints:
+        """Step 3: from bins to cells."""
+        by = 2 * positions + 1 - (1 << self.head.mid)
+        return np.where(absent, bits, self._moved(bits, by.astype(np.float32)))
+
+    def finer_width(self, bits: Ints) -> Ints:
+        return np.minimum(self.open_bits(bits, self.head.mid), self.head.to - self.head.mid)
+
+    def place_finer(self, bits: Ints, fields: Ints) -> Ints:
+        """Step 4: from cells to cells."""
+        n = self.finer_width(bits)
+        by = np.ldexp((2 * fields + 1).astype(np.float32), -n.astype("i4")) - np.float32(1)
+        return np.where(n > 0, self._moved(bits, by), bits)
+
+    def _moved(self, bits: Ints, by: Singles) -> Ints:
+        """Elements that are not large, by so many halves of the cells, in binary32."""
+        f, large = self.f, self.is_large(bits)
+        value = np.where(large, 0.0, f.value(bits % f.sign)).astype(np.float32)
+        half = np.ldexp(np.ones(len(bits), np.float32), (self.e - self.head.mid - 1).astype("i4"))
+        y: Singles = np.where(bits >= f.sign, -value, value) + by * half
         assert y.dtype == np.float32
-        return np.where(known, bits, f.floor(np.abs(y).astype(float)) + f.sign * (y < 0))
+        moved = f.floor(np.abs(y).astype(float)) + f.sign * (y < 0)
+        return np.where(large, bits, moved)
+
+    def open_bits(self, bits: Ints, halvings: int) -> Ints:
+        """Bits of the upper mantissa, and maybe more, that cells of so many halvings leave."""
+        u = bits % self.f.sign
+        w = 7 + self.e - halvings + self.f.bias - np.maximum(u >> self.f.mant, 1)
+        return np.where((u == 0) | self.is_large(bits), 0, np.maximum(w, 0))
 
     def width(self, bits: Ints) -> Ints:
         """Step 5: bits of the upper mantissa that are open; 8 where the octave is, too."""
-        u = bits % self.f.sign
-        w = 7 + self.e - self.head.to + self.f.bias - np.maximum(u >> self.f.mant, 1)
-        return np.where((u == 0) | (w > 8), 0, np.maximum(w, 0))
+        w = self.open_bits(bits, self.head.to)
+        return np.where(w > 8, 0, w)
 
     def upper_width(self, bits: Ints) -> Ints:
         return np.maximum(np.minimum(self.width(bits), 7) - self.upper_zeros, 0)
@@ -141,7 +157,7 @@ def guesses(f: Format, rows: Rows, bits: Ints, start: int) -> list[int]:
     out = []
     for row in np.split(bits % f.sign, np.cumsum(rows.lengths)[:-1]):
         lowest = []
-        for u in row[:8].tolist():
+        for u in row[: 32 if start > 6 else 8].tolist():
             if 0 < u < f.inf:
                 fraction, field = u % (1 << f.mant), u >> f.mant
                 number = fraction + (1 << f.mant if field else 0)
@@ -155,7 +171,7 @@ def read_refinement(
     source: Source, f: Format, rows: Rows, bits: Ints, exponents: list[int] | None, log: Log
 ) -> Ints:
     """The elements refined; ``exponents`` are the base's in a full chunk."""
-    head = Head(*source.take(3))
+    head = Head(*source.take(4))
     head.check(exponents is not None)
     log.append(("head", head))
     n, count = len(bits), len(rows.lengths)
@@ -180,27 +196,23 @@ def read_refinement(
         found["zeros"][absent] = _as_many(_counted(source, n, log), int(absent.sum()))
         check_range(found["zeros"].tolist(), 0, 2, "a symbol of a zero")
         bits, absent = r.list_zeros(bits, found["zeros"])
-    known = r.known(bits, absent)
     if head.has(COARSE):
-        context = r.coarse_context(bits, known)
+        context = r.coarse_context(bits, absent)
         symbols = np.array(read_stream(source, context.tolist(), COARSE_CONTEXTS, log))
         found["positions"] = symbols % 4 << head.plain
     octaves = _counted(source, n, log) if head.has(EXACT) else []
-    if head.k > 0:
-        run = Run(source)
-        for i in np.flatnonzero(~absent).tolist():
-            found["positions"][i] += run.take(head.plain)
-        run.end()
-        bits = r.place(bits, known, found["positions"])
+    if head.start == 0:
+        found["positions"] += _fields(source, np.where(absent, 0, head.plain))
+        bits = r.place(bits, absent, found["positions"])
+    if head.to > head.mid:
+        found["finer"] = _fields(source, r.finer_width(bits))
+        bits = r.place_finer(bits, found["finer"])
     if head.has(EXACT):
         deep = r.width(bits) == 8
         found["octaves"][deep] = _as_many(octaves, int(deep.sum()))
         if r.low_bits:
             found["low"] = _low_plane(source, rows, r.low_width, absent)
-        run = Run(source)
-        for i, width in enumerate(r.upper_width(bits).tolist()):
-            found["upper"][i] = run.take(width)
-        run.end()
+        found["upper"] = _fields(source, r.upper_width(bits))
         bits = r.finish(bits, absent, found["upper"], found["low"], found["octaves"])
     bits, patched = read_patches(source, f, bits)
     log += [*found.items(), ("patched", patched)]
@@ -219,6 +231,14 @@ def _as_many(symbols: list[int], count: int) -> list[int]:
     if len(symbols) != count:
         raise Malformed("symbols of other elements")
     return symbols
+
+
+def _fields(source: Source, widths: Ints) -> Ints:
+    """Bit fields of all elements, without gaps."""
+    run = Run(source)
+    out = np.array([run.take(width) for width in widths.tolist()], np.int64)
+    run.end()
+    return out
 
 
 def _low_plane(source: Source, rows: Rows, widths: Any, absent: Flags) -> Ints:

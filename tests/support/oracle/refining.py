@@ -12,7 +12,7 @@ from oracle.choices import Choices
 from oracle.encode import encode_refinement
 from oracle.floats import FORMATS, Flags, Format, Ints
 from oracle.levels import Rows, bin_bits, nearest_bin, steps
-from oracle.refine import COARSE, EXACT, MOST, MOST_AT_ONCE, SHIFTED, Head
+from oracle.refine import COARSE, EXACT, MOST, MOST_FINER, MOST_FIRST, SHIFTED, Head
 from oracle.samples import FAMILIES, Sample, samples
 from p2u.codec import core
 
@@ -20,14 +20,24 @@ from p2u.codec import core
 BEFORE = ("state", "state", "codes", "other", "noise")
 
 
-def state_of(f: Format, weights: Ints, e: Ints, halvings: int) -> Ints:
-    """The weights' state after so many halvings (SPEC.md 6.3 and 6.4), in one step."""
+def state_of(f: Format, weights: Ints, e: Ints, halvings: int, first: int = MOST) -> Ints:
+    """The weights' state after so many halvings, in one step (SPEC.md 6.3 and 6.4).
+
+    Args:
+        f: Format of the weights.
+        weights: Their bits.
+        e: Step exponents.
+        halvings: Halvings behind the state; 0: the base's.
+        first: How many of them may lead beyond the upper mantissa.
+    """
     a, sign = steps(f, weights, e), weights & f.sign
     q = np.where(weights >= f.sign, -nearest_bin(a), nearest_bin(a))
     state = bin_bits(f, q, e)
     if halvings:
-        cell = np.floor(np.ldexp(np.where(a < 127.5, a, 0.0), halvings))
-        state = sign + f.floor(np.ldexp(cell + 0.5, e - halvings))
+        octave = np.maximum(weights % f.sign >> f.mant, 1) - f.bias
+        g = np.maximum(e - halvings, np.minimum(e - min(first, halvings), octave - 7))
+        cell = np.floor(np.ldexp(np.where(a < 127.5, a, 0.0), e - g))
+        state = sign + f.floor(np.ldexp(cell + 0.5, g))
         state = np.where(weights % f.sign == 0, weights, state)
     return np.where(a >= 127.5, weights, state)
 
@@ -51,6 +61,11 @@ class Refining:
     def f(self) -> Format:
         return FORMATS[self.sample.dtype]
 
+    @property
+    def first(self) -> int:
+        """Halvings of the first refinement's positions, if this one is not the first."""
+        return self.head.mid if self.head.start == 0 else min(1 + self.seed % 8, self.head.start)
+
     def exponents(self) -> list[int]:
         rng, count = np.random.default_rng(self.seed), len(self.rows.lengths)
         if self.step is None:
@@ -69,7 +84,7 @@ class Refining:
         if self.before == "other":
             return FAMILIES[str(rng.choice(list(FAMILIES)))](rng, self.sample.dtype, n)
         weights, e = self.sample.weights(), self.steps()
-        state = state_of(f, weights, e, self.head.start)
+        state = state_of(f, weights, e, self.head.start, self.first)
         if self.before == "codes" and self.head.start == 0:
             q = rng.integers(-1, 2, n) * rng.choice([1, 8, 127])
             state = np.where(steps(f, weights, e) < 127.5, bin_bits(f, q, e), state)
@@ -132,11 +147,12 @@ def heads() -> list[Head]:
     """Every head that is allowed."""
     found = []
     for start in range(MOST + 1):
-        for to in range(max(start, 1), min(start + MOST_AT_ONCE, MOST) + 1):
-            for flags in range(16):
-                first = start == 0 and (to - start > 1 or not flags & COARSE)
-                if (first or not flags & (SHIFTED | COARSE)) and (to > start or flags & EXACT):
-                    found.append(Head(flags, start, to))
+        for mid in range(1, MOST_FIRST + 1) if start == 0 else [start]:
+            for to in range(mid, min(mid + MOST_FINER, MOST) + 1):
+                for flags in range(16):
+                    first = start == 0 and (mid > 1 or not flags & COARSE)
+                    if (first or not flags & (SHIFTED | COARSE)) and (to > start or flags & EXACT):
+                        found.append(Head(flags, start, mid, to))
     return found
 
 

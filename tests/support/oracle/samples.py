@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from oracle.floats import FORMATS, Ints
 from p2u.codec import core
 
-LEVELS = ([0], [4, 0], [2, 5, 0], [8, 15, 0], [1, 2, 3, 11, 0], [4], [2, 8])
+LEVELS = ([0], [4, 0], [2, 5, 0], [8, 15, 0], [1, 2, 3, 10, 0], [15, 0], [4], [2, 8])
 SHAPES = st.lists(
     st.tuples(st.integers(1, 70), st.integers(1, 8), st.integers(0, 69)), min_size=1, max_size=6
 )

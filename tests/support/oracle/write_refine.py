@@ -30,6 +30,8 @@ class Parts:
     absent: Flags
     coarse_context: Ints
     positions: Ints
+    finer_width: Ints
+    finer: Ints
     deep: Flags
     octaves: Ints
     upper_width: Ints
@@ -52,7 +54,7 @@ def write_refinement(
     full: bool = False,
 ) -> Ints:
     """Write it from the flags on, and return the elements after it."""
-    sink += bytes([head.flags, head.start, head.to])
+    sink += bytes([head.flags, head.start, head.mid, head.to])
     if not full:
         guess = guesses(f, rows, state, head.start)
         write_ints(sink, [e - g for e, g in zip(exponents, guess, strict=True)], choices)
@@ -82,12 +84,17 @@ def _parts(r: Refinement, target: Ints, state: Ints, fill: Fill) -> Parts:
     if head.start == 0:
         flags = np.where(listed, flags, 0)
         bits, absent = r.list_zeros(bits, flags)
-    known = r.known(bits, absent)
-    positions = np.where(known, 0, _positions(r, target, bits))
-    positions = fill("positions", positions, known) % (1 << head.k)
-    coarse_context = r.coarse_context(bits, known)
-    if head.k > 0:
-        bits = r.place(bits, known, positions)
+    still = absent | r.is_large(bits)
+    positions = np.where(still, 0, _positions(r, target, bits, 0, head.mid))
+    positions = fill("positions", positions, still) % (1 << head.mid)
+    coarse_context = r.coarse_context(bits, absent)
+    if head.start == 0:
+        bits = r.place(bits, absent, positions)
+    finer_width = r.finer_width(bits)
+    finer = _positions(r, target, bits, head.mid, finer_width)
+    finer = fill("finer", finer, none) % (1 << finer_width)
+    if head.to > head.mid:
+        bits = r.place_finer(bits, finer)
     deep = r.width(bits) == 8
     u, v = target % f.sign, bits % f.sign
     octaves = fill("octaves", np.clip((v >> f.mant) - (u >> f.mant), 0, 255), none)
@@ -98,9 +105,9 @@ def _parts(r: Refinement, target: Ints, state: Ints, fill: Fill) -> Parts:
         bits = r.finish(bits, absent, upper, low, octaves)
         right = bits == target
     else:
-        right = (bits == target) | (_same_cell(r, target, bits) & ~known)
+        right = (bits == target) | (_same_cell(r, target, bits) & ~absent)
     return Parts(
-        shifts, context, listed, flags, absent, coarse_context, positions,
+        shifts, context, listed, flags, absent, coarse_context, positions, finer_width, finer,
         deep, octaves, width, upper, low, bits, right,
     )  # fmt: skip
 
@@ -123,24 +130,33 @@ def _shifts(r: Refinement, target: Ints, bits: Ints) -> tuple[Ints, Ints]:
     return np.where(fits, np.where(by < 0, -2 * by - 1, 2 * by), 0), context
 
 
-def _cell(r: Refinement, bits: Ints) -> Ints:
-    """Numbers of the cells at the end, of magnitudes."""
-    return np.floor(np.minimum(steps(r.f, bits, r.e - r.head.to), 2.0**40)).astype(np.int64)
+def _cell(r: Refinement, bits: Ints, exponent: Ints) -> Ints:
+    """Numbers of cells of this exponent, of magnitudes."""
+    return np.floor(np.minimum(steps(r.f, bits, exponent), 2.0**40)).astype(np.int64)
 
 
-def _positions(r: Refinement, target: Ints, bits: Ints) -> Ints:
-    cells = 1 << r.head.k
-    position = _cell(r, target) - _cell(r, bits) + cells // 2
+def _positions(r: Refinement, target: Ints, bits: Ints, halved: int, by: int | Ints) -> Ints:
+    """Where the targets are in the elements' bins or cells, counted from the most negative end."""
+    cells = np.left_shift(1, by)
+    if halved:
+        first = _cell(r, bits, r.e - halved) * cells
+    else:
+        first = _cell(r, bits, r.e - by) - cells // 2
+    position = _cell(r, target, r.e - halved - by) - first
     position = np.where(target >= r.f.sign, cells - 1 - position, position)
     return np.clip(position, 0, cells - 1)
 
 
 def _same_cell(r: Refinement, target: Ints, bits: Ints) -> Flags:
-    """Whether the floats stand for the targets, neither of them known by its magnitude alone."""
-    sign = (target >= r.f.sign) == (bits >= r.f.sign)
-    small = steps(r.f, bits, r.e) < 127.5
-    same: Flags = sign & small & (_cell(r, target) == _cell(r, bits))
-    return same & ~r.is_zero(target) & ~r.is_zero(bits)
+    """Whether the floats stand for the targets, and go on to do so."""
+    f, head = r.f, r.head
+    octave = np.maximum(target % f.sign >> f.mant, 1) - f.bias
+    exponent = np.maximum(r.e - head.to, octave - 7)
+    if head.start == 0:
+        exponent = np.minimum(exponent, r.e - head.mid)
+    sign = (target >= f.sign) == (bits >= f.sign)
+    same: Flags = sign & (_cell(r, target, exponent) == _cell(r, bits, exponent))
+    return same & ~r.is_large(bits) & ~r.is_zero(target) & ~r.is_zero(bits)
 
 
 def _write(sink: Sink, r: Refinement, rows: Rows, parts: Parts, choices: Any) -> None:
@@ -156,18 +172,21 @@ def _write(sink: Sink, r: Refinement, rows: Rows, parts: Parts, choices: Any) ->
         write_stream(sink, symbols, parts.coarse_context.tolist(), COARSE_CONTEXTS, choices)
     if head.has(EXACT):
         _write_counted(sink, parts.octaves[parts.deep].tolist(), choices)
-    if head.k > 0:
-        bits = Bits()
-        for field in parts.positions[~parts.absent].tolist():
-            bits.put(field % (1 << head.plain), head.plain)
-        sink.run(bits)
+    if head.start == 0:
+        _write_fields(sink, parts.positions, np.where(parts.absent, 0, head.plain))
+    if head.to > head.mid:
+        _write_fields(sink, parts.finer, parts.finer_width)
     if head.has(EXACT):
         if r.low_bits:
             sink.run(_low_plane(r.low_width.tolist(), parts))
-        bits = Bits()
-        for field, width in zip(parts.upper.tolist(), parts.upper_width.tolist(), strict=True):
-            bits.put(field, width)
-        sink.run(bits)
+        _write_fields(sink, parts.upper, parts.upper_width)
+
+
+def _write_fields(sink: Sink, fields: Ints, widths: Ints) -> None:
+    bits = Bits()
+    for field, width in zip(fields.tolist(), widths.tolist(), strict=True):
+        bits.put(field % (1 << width), width)
+    sink.run(bits)
 
 
 def _write_counted(sink: Sink, symbols: list[int], choices: Any) -> None:

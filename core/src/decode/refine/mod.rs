@@ -10,7 +10,7 @@ use crate::format::rows::{Piece, Rows, Target, BLOCK};
 use crate::format::runs::Run;
 use crate::format::wire::Reader;
 use crate::kernels::scalar::bins::{self, COARSE_CONTEXTS, SHIFT_CONTEXTS};
-use crate::kernels::scalar::cells::{guess_step, sink, Fraction, Halving};
+use crate::kernels::scalar::cells::{guess_step, sink, Fraction, Halving, Narrowing};
 use crate::kernels::Isa;
 use crate::Error;
 use block::{spread, Block};
@@ -65,6 +65,7 @@ struct Parts<'a> {
     coarse: Option<Stream<'a>>,
     octaves: Rare,
     positions: Run<'a>,
+    finer: Run<'a>,
     low: Run<'a>,
     /// Width of the low plane in the row before.
     low_width: u32,
@@ -83,7 +84,7 @@ pub fn read_steps<F: Format>(
         let (seg, bytes) = rows.bytes(row, rows.range(row), F::BYTES);
         *e = e.wrapping_add(guess_step::<F>(&segs[seg].mem[bytes], head.from));
     }
-    check_exponents::<F>(&e)?;
+    check_exponents(F::DTYPE, &e)?;
     Ok(e)
 }
 
@@ -104,7 +105,7 @@ pub fn decode<F: Format, I: Isa>(
         parts.block::<F, _>(isa, &mut block, segs)?;
     }
     parts.end()?;
-    read_patches::<F>(r, n, segs)
+    read_patches(r, F::BYTES, n, segs)
 }
 
 impl<'a> Parts<'a> {
@@ -135,7 +136,8 @@ impl<'a> Parts<'a> {
             zeros,
             coarse,
             octaves: Rare::read(isa, r, head.exact, n)?,
-            positions: Run::open(r, head.k() > 0)?,
+            positions: Run::open(r, head.from == 0)?,
+            finer: Run::open(r, head.to > head.mid)?,
             low: Run::open(r, head.exact && F::LOW > 0)?,
             low_width: 0,
             upper: Run::open(r, head.exact)?,
@@ -155,8 +157,11 @@ impl<'a> Parts<'a> {
         if self.head.sparse {
             self.find_absent::<F>(b, segs)?;
         }
-        if self.head.k() > 0 {
+        if self.head.from == 0 {
             self.halve::<F, _>(isa, b, segs)?;
+        }
+        if self.head.to > self.head.mid {
+            self.narrow::<F, _>(isa, b, segs)?;
         }
         if self.head.exact {
             self.fill::<F, _>(isa, b, segs)?;
@@ -242,9 +247,31 @@ impl<'a> Parts<'a> {
             let row = Halving::new::<F>(&self.head, i32::from(self.e[p.row]));
             let (mem, positions) = (p.bytes_mut(segs), &b.positions[p.range()]);
             isa.halve::<F>(mem, positions, &row);
-            if self.head.sparse && self.head.from == 0 {
+            if self.head.sparse {
                 zero::<F>(p.bytes_mut(segs), &b.absent[p.range()]);
             }
+        }
+        Ok(())
+    }
+
+    #[inline(always)]
+    fn narrow<F: Format, I: Isa>(
+        &mut self,
+        isa: I,
+        b: &mut Block,
+        segs: &mut [Target],
+    ) -> Result<(), Error> {
+        for p in &b.pieces {
+            let row = Narrowing::new::<F>(&self.head, i32::from(self.e[p.row]));
+            isa.finer_widths::<F>(p.bytes(segs), &row, &mut b.masks[p.range()]);
+        }
+        let (masks, positions) = (&b.masks[..b.len], &mut b.positions[..b.len]);
+        self.finer
+            .with(|buf, bit| isa.scatter(buf, bit, masks, positions))?;
+        for p in &b.pieces {
+            let row = Narrowing::new::<F>(&self.head, i32::from(self.e[p.row]));
+            let (masks, positions) = (&b.masks[p.range()], &b.positions[p.range()]);
+            isa.narrow::<F>(p.bytes_mut(segs), masks, positions, &row);
         }
         Ok(())
     }
@@ -273,13 +300,12 @@ impl<'a> Parts<'a> {
             isa.fill::<F>(mem, masks, fields, &b.low[at], &row);
         }
         let octaves = self.octaves.take(b.deep.len)?;
-        let mut piece = 0;
-        for (i, &s) in b.deep.iter().zip(octaves) {
-            while b.pieces[piece].to <= i {
-                piece += 1;
-            }
-            let p = &b.pieces[piece];
-            sink::<F>(p.bytes_mut(segs), i - p.from, s);
+        let mut done = 0;
+        for p in &b.pieces {
+            let end = b.deep.end(done, p.to);
+            let (list, octaves) = (&b.deep.list[done..end], &octaves[done..end]);
+            sink::<F>(p.bytes_mut(segs), p.from, list, octaves);
+            done = end;
         }
         Ok(())
     }
@@ -323,6 +349,7 @@ impl<'a> Parts<'a> {
         self.zeros.end()?;
         self.octaves.end()?;
         self.positions.end()?;
+        self.finer.end()?;
         self.low.end()?;
         self.upper.end()
     }

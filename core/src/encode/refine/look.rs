@@ -3,32 +3,57 @@
 use crate::encode::Source;
 use crate::entropy::encoder::log2_q8;
 use crate::format::float::{pow2, Format};
-use crate::format::refine::Head;
-use crate::kernels::scalar::base::own_bin;
 use crate::kernels::scalar::bins::signed_bin;
+use crate::kernels::scalar::cells::known_from;
 
-/// Halvings before the floats themselves: the more, the fewer elements lie in the lowest cell, but
-/// fields of large elements must not be longer than what is left of their mantissas.
-pub fn positions_of<F: Format>(src: &Source, e: &[i16]) -> u32 {
-    let (mut seen, mut waste) = (0u64, [0u64; 5]);
-    each::<F>(src, |r, _, bits| {
-        let u = bits & F::MASK;
-        let (q, fits) = own_bin::<F>(u, pow2(-i32::from(e[r])));
-        let left = 7 + i32::from(e[r]) + F::BIAS - (u >> F::MANT).max(1) as i32;
+/// Most halvings that every element gets a bit of each.
+const MOST: usize = 4;
+
+/// Halvings that every element gets: the more, the fewer elements lie in the lowest cell, but large
+/// ones must have as many bits left in their mantissas, and tiny ones are better told by octaves alone.
+///
+/// `to`: the cells to reach, if not the floats themselves.
+pub fn positions_of<F: Format>(src: &Source, e: &[i16], to: Option<u32>) -> u32 {
+    let mut seen = 0;
+    // Of each number of halvings: bits of positions and upper fields, and octaves of deep elements.
+    let (mut bits, mut deep) = ([0u64; MOST + 1], [[0u32; 256]; MOST + 1]);
+    each::<F>(src, |r, _, b| {
+        let (u, e) = (b & F::MASK, i32::from(e[r]));
+        let exponent = (u >> F::MANT).max(1) as i32;
+        let open = u < known_from::<F>(e);
         seen += 1;
-        for k in 1..=4 {
-            let short = k as i32 - left.max(0);
-            if fits && q > 0 && short > 0 {
-                waste[k] += short as u64;
+        for k in 1..=MOST {
+            let left = 7 + e - k as i32 + F::BIAS - exponent;
+            bits[k] += k as u64;
+            if let Some(to) = to {
+                bits[k] += (to as i32 - k as i32).min(left).max(0) as u64 * u64::from(open);
+            } else if open && left > 7 {
+                // A float below the cell's upper edge.
+                deep[k][(left - 8).min(255) as usize] += 1;
+            } else if open && left > 0 {
+                bits[k] += left as u64;
             }
         }
     });
-    let good = |k: &u32| waste[*k as usize] * 512 <= seen;
-    (1..=4).rev().find(good).unwrap_or(1)
+    let cost = |k: usize| bits[k] * 256 + coded(&deep[k]) + 7 * 256 * sum(&deep[k]);
+    let least = (1..=MOST).map(cost).min().unwrap_or(0);
+    let good = |k: &usize| cost(*k) <= least + seen / 2;
+    (1..=MOST).rev().find(good).unwrap_or(1) as u32
+}
+
+fn sum(counts: &[u32]) -> u64 {
+    counts.iter().map(|&c| u64::from(c)).sum()
+}
+
+/// Ideal size of entropy-coded symbols, in 1/256 bit.
+fn coded(counts: &[u32]) -> u64 {
+    let all = log2_q8(sum(counts).max(1) as u32);
+    let cost = |&c: &u32| u64::from(c) * u64::from(all - log2_q8(c).min(all));
+    counts.iter().filter(|&&c| c > 0).map(cost).sum()
 }
 
 /// Whether coding the first two halvings saves more than a thousandth of the original.
-pub fn pays_to_code<F: Format>(src: &Source, e: &[i16], cur: &[u8], head: &Head) -> bool {
+pub fn pays_to_code<F: Format>(src: &Source, e: &[i16], cur: &[u8]) -> bool {
     let mut counts = [[0u32; 4]; 15];
     let mut seen = 0u64;
     each::<F>(src, |r, i, bits| {
@@ -44,15 +69,9 @@ pub fn pays_to_code<F: Format>(src: &Source, e: &[i16], cur: &[u8], head: &Head)
             counts[(q.clamp(-7, 7) + 7) as usize][f as usize] += 1;
         }
     });
-    debug_assert!(head.k() >= 2);
-    let mut saved = 0i64;
-    for counts in counts {
-        let all: u32 = counts.iter().sum();
-        for c in counts.iter().filter(|&&c| c > 0) {
-            saved += i64::from(*c) * (512 - (i64::from(log2_q8(all)) - i64::from(log2_q8(*c))));
-        }
-    }
-    saved * 1000 > (seen * 256 * 8 * F::BYTES as u64) as i64
+    let plain: u64 = counts.iter().map(|c| sum(c) * 512).sum();
+    let saved = plain - counts.iter().map(|c| coded(c)).sum::<u64>().min(plain);
+    saved * 1000 > seen * 256 * 8 * F::BYTES as u64
 }
 
 /// About so many elements of a chunk are looked at.

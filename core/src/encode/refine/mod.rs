@@ -5,12 +5,12 @@ use super::stream::encode;
 use super::{write_patches, Source};
 use crate::decode::refine::block::{close, Block};
 use crate::format::float::{load, pow2, Format, GROUP};
-use crate::format::refine::{Head, TO_MAX};
+use crate::format::refine::{Head, FINER_MAX};
 use crate::format::rows::Piece;
 use crate::format::runs::RunWriter;
 use crate::format::wire::put_varint;
 use crate::kernels::scalar::bins;
-use crate::kernels::scalar::cells::{guess_step, Fraction, Halving};
+use crate::kernels::scalar::cells::{guess_step, octaves, Fraction, Halving, Narrowing};
 use crate::kernels::Isa;
 use look::{pays_to_code, positions_of};
 
@@ -39,6 +39,7 @@ struct Made {
     coarse_ctx: Vec<u8>,
     octaves: Vec<u8>,
     positions: RunWriter,
+    finer: RunWriter,
     low: RunWriter,
     low_width: u32,
     upper: RunWriter,
@@ -46,7 +47,7 @@ struct Made {
 }
 
 /// Encodes one refinement; `cur` is the state, which becomes the next one (of exact floats, the cells
-/// that lead to them).
+/// that lead to them). `far` lists the elements that no cell can describe, see [`shifts`].
 #[inline(always)]
 pub fn refine<F: Format, I: Isa>(
     isa: I,
@@ -54,6 +55,7 @@ pub fn refine<F: Format, I: Isa>(
     src: &Source,
     e: &[i16],
     cur: &mut [u8],
+    far: &mut Vec<u32>,
     step: Step,
 ) {
     let exact = step.to.is_none();
@@ -62,6 +64,16 @@ pub fn refine<F: Format, I: Isa>(
     } else {
         Shifts::default()
     };
+    far.extend_from_slice(&shifts.far);
+    let positions = || positions_of::<F>(src, e, step.to);
+    let (mid, to) = match (step.from, step.to) {
+        (0, Some(to)) => (to.min(positions()).max(to.saturating_sub(FINER_MAX)), to),
+        (0, None) => {
+            let mid = positions();
+            (mid, mid)
+        }
+        (from, to) => (from, to.unwrap_or(from)),
+    };
     let mut head = Head {
         exact,
         shifted: shifts.any,
@@ -69,13 +81,10 @@ pub fn refine<F: Format, I: Isa>(
         sparse: step.zeros * 256 > src.rows.elements(),
         coarse: false,
         from: step.from,
-        to: match step.to {
-            Some(to) => to.min(TO_MAX),
-            None if step.from > 0 => step.from,
-            None => positions_of::<F>(src, e),
-        },
+        mid,
+        to,
     };
-    head.coarse = head.from == 0 && head.k() >= 2 && pays_to_code::<F>(src, e, cur, &head);
+    head.coarse = head.from == 0 && mid >= 2 && pays_to_code::<F>(src, e, cur);
     head.write(out);
     if !step.full {
         let guess = |r| guess_step::<F>(&cur[src.state::<F>(r)], head.from);
@@ -99,8 +108,8 @@ pub fn refine<F: Format, I: Isa>(
         }
     };
     let mut made = Made {
-        patches: shifts.far,
-        positions: RunWriter::with_capacity(bytes(head.k() > 0, head.plain())),
+        patches: far.clone(),
+        positions: RunWriter::with_capacity(bytes(head.from == 0, head.plain())),
         low: RunWriter::with_capacity(bytes(exact, F::LOW)),
         upper: RunWriter::with_capacity(bytes(exact, 3)),
         ..Made::default()
@@ -110,7 +119,9 @@ pub fn refine<F: Format, I: Isa>(
     while block.next(src.rows, F::BYTES) {
         made.block::<F, _>(isa, &mut block, src, &rows, cur);
     }
-    out.reserve(made.positions.len() + made.low.len() + made.upper.len() + n / 16);
+    out.reserve(
+        made.positions.len() + made.finer.len() + made.low.len() + made.upper.len() + n / 16,
+    );
     made.write::<F, _>(isa, out, &head);
     made.patches.sort_unstable();
     made.patches.dedup();
@@ -149,8 +160,11 @@ impl Made {
         if rows.head.sparse {
             self.find_absent::<F>(b, src, &rows.head, cur);
         }
-        if rows.head.k() > 0 {
+        if rows.head.from == 0 {
             self.halve::<F, _>(isa, b, src, rows, cur);
+        }
+        if rows.head.to > rows.head.mid {
+            self.narrow::<F, _>(isa, b, src, rows, cur);
         }
         if rows.head.exact {
             self.fill::<F, _>(isa, b, src, rows, cur);
@@ -226,6 +240,28 @@ impl Made {
             .with(|room, bit| isa.gather(positions, masks, room, bit));
     }
 
+    /// Finer positions of one block, and its next state.
+    #[inline(always)]
+    fn narrow<F: Format, I: Isa>(
+        &mut self,
+        isa: I,
+        b: &mut Block,
+        src: &Source,
+        rows: &RowParams,
+        cur: &mut [u8],
+    ) {
+        for p in &b.pieces {
+            let row = Narrowing::new::<F>(&rows.head, i32::from(rows.e[p.row]));
+            let (mem, cur) = (p.bytes(src.segs), part::<F>(cur, p));
+            let (masks, positions) = (&mut b.masks[p.range()], &mut b.positions[p.range()]);
+            isa.finer_widths::<F>(cur, &row, masks);
+            isa.locate_finer::<F>(mem, cur, masks, positions, &row);
+        }
+        let (positions, masks) = (&b.positions[..b.len], &b.masks[..b.len]);
+        self.finer
+            .with(|room, bit| isa.gather(positions, masks, room, bit));
+    }
+
     /// What leads from the cells of one block to its floats.
     #[inline(always)]
     fn fill<F: Format, I: Isa>(
@@ -259,16 +295,12 @@ impl Made {
         let (fields, masks) = (&b.fields[..b.len], &b.masks[..b.len]);
         self.upper
             .with(|room, bit| isa.gather(fields, masks, room, bit));
-        let mut piece = 0;
-        for i in b.deep.iter() {
-            while b.pieces[piece].to <= i {
-                piece += 1;
-            }
-            let p = &b.pieces[piece];
-            let exponent = |bits: u32| (bits & F::MASK) >> F::MANT;
-            let weight = F::load(p.bytes(src.segs), i - p.from);
-            let octaves = exponent(F::load(cur, i)).wrapping_sub(exponent(weight));
-            self.octaves.push(octaves.min(255) as u8);
+        let mut done = 0;
+        for p in &b.pieces {
+            let end = b.deep.end(done, p.to);
+            let (mem, list) = (p.bytes(src.segs), &b.deep.list[done..end]);
+            octaves::<F>(mem, part::<F>(cur, p), p.from, list, &mut self.octaves);
+            done = end;
         }
         if F::LOW > 0 {
             self.put_low::<F, _>(isa, b, rows);
@@ -336,8 +368,11 @@ impl Made {
         if head.exact {
             write_rare(isa, out, &self.octaves);
         }
-        if head.k() > 0 {
+        if head.from == 0 {
             std::mem::take(&mut self.positions).finish(out);
+        }
+        if head.to > head.mid {
+            std::mem::take(&mut self.finer).finish(out);
         }
         if head.exact && F::LOW > 0 {
             std::mem::take(&mut self.low).finish(out);

@@ -3,7 +3,7 @@
 use super::floats::{half_float, load, narrow_down, widen};
 use crate::format::float::Format;
 use crate::format::rows::BLOCK;
-use crate::kernels::scalar::cells::{self as scalar, Deep, Fraction, Halving};
+use crate::kernels::scalar::cells::{self as scalar, Deep, Fraction, Halving, Narrowing};
 use core::arch::x86_64::*;
 
 /// Elements of one step of the row kernels.
@@ -38,8 +38,6 @@ pub struct Steps {
     step: __m256,
     first: __m256,
     known: i32,
-    /// All ones where zeros are exact zeros.
-    cells: __m256i,
 }
 
 impl Steps {
@@ -53,7 +51,6 @@ impl Steps {
             step: _mm256_set1_ps(2.0 * row.half),
             first: _mm256_set1_ps((1 - (1 << row.k)) as f32 * row.half),
             known: row.known as i32,
-            cells: _mm256_set1_epi32(-i32::from(row.cells)),
         }
     }
 
@@ -67,29 +64,24 @@ impl Steps {
         _mm256_add_ps(v, offset)
     }
 
-    /// All ones for the sixteen-bit elements that are known.
+    /// All ones for the sixteen-bit elements that are open.
     ///
     /// # Safety
-    /// The machine has AVX2, BMI2 and F16C.
+    /// The machine has AVX2.
     #[inline(always)]
-    pub unsafe fn known16<F: Format>(&self, v: __m256i) -> __m256i {
+    pub unsafe fn open16<F: Format>(&self, v: __m256i) -> __m256i {
         let u = _mm256_and_si256(v, _mm256_set1_epi16(F::MASK as i16));
-        let open = _mm256_cmpgt_epi16(_mm256_set1_epi16(self.known as i16), u);
-        let zero = _mm256_cmpeq_epi16(u, _mm256_setzero_si256());
-        let zero = _mm256_and_si256(zero, self.cells);
-        _mm256_or_si256(_mm256_xor_si256(open, _mm256_set1_epi32(-1)), zero)
+        _mm256_cmpgt_epi16(_mm256_set1_epi16(self.known as i16), u)
     }
 
-    /// All ones for the 32-bit elements that are known.
+    /// All ones for the 32-bit elements that are open.
     ///
     /// # Safety
-    /// The machine has AVX2, BMI2 and F16C.
+    /// The machine has AVX2.
     #[inline(always)]
-    pub unsafe fn known8<F: Format>(&self, v: __m256i) -> __m256i {
+    pub unsafe fn open8<F: Format>(&self, v: __m256i) -> __m256i {
         let u = _mm256_and_si256(v, _mm256_set1_epi32(F::MASK as i32));
-        let open = _mm256_cmpgt_epi32(_mm256_set1_epi32(self.known), u);
-        let zero = _mm256_and_si256(_mm256_cmpeq_epi32(u, _mm256_setzero_si256()), self.cells);
-        _mm256_or_si256(_mm256_xor_si256(open, _mm256_set1_epi32(-1)), zero)
+        _mm256_cmpgt_epi32(_mm256_set1_epi32(self.known), u)
     }
 
     /// Sixteen 16-bit elements by sixteen positions.
@@ -105,15 +97,9 @@ impl Steps {
             value16::<F>(high),
             _mm256_cvtepu8_epi32(_mm_srli_si128::<8>(f)),
         );
-        let new = if half_float::<F>() {
-            let low = _mm256_castsi128_si256(narrow_down(a));
-            _mm256_inserti128_si256::<1>(low, narrow_down(b))
-        } else {
-            let (a, b) = (_mm256_castps_si256(a), _mm256_castps_si256(b));
-            pack32(_mm256_srli_epi32::<16>(a), _mm256_srli_epi32::<16>(b))
-        };
-        let known = self.known16::<F>(v);
-        _mm256_storeu_si256(mem as *mut _, _mm256_blendv_epi8(new, v, known));
+        let new = floor16::<F>(a, b);
+        let open = self.open16::<F>(v);
+        _mm256_storeu_si256(mem as *mut _, _mm256_blendv_epi8(v, new, open));
     }
 
     /// Eight `f32` by eight positions.
@@ -124,8 +110,8 @@ impl Steps {
     unsafe fn halve8<F: Format>(&self, mem: *mut u8, f: __m256i) {
         let v = load(mem);
         let new = _mm256_castps_si256(self.moved(_mm256_castsi256_ps(v), f));
-        let known = self.known8::<F>(v);
-        _mm256_storeu_si256(mem as *mut _, _mm256_blendv_epi8(new, v, known));
+        let open = self.open8::<F>(v);
+        _mm256_storeu_si256(mem as *mut _, _mm256_blendv_epi8(v, new, open));
     }
 
     /// 32 elements.
@@ -144,6 +130,21 @@ impl Steps {
                 self.halve8::<F>(mem.add(32), _mm256_cvtepu8_epi32(_mm_srli_si128::<8>(f)));
             }
         }
+    }
+}
+
+/// Sixteen 16-bit elements of these values, rounded toward zero.
+///
+/// # Safety
+/// The machine has AVX2 and F16C.
+#[inline(always)]
+unsafe fn floor16<F: Format>(a: __m256, b: __m256) -> __m256i {
+    if half_float::<F>() {
+        let low = _mm256_castsi128_si256(narrow_down(a));
+        _mm256_inserti128_si256::<1>(low, narrow_down(b))
+    } else {
+        let (a, b) = (_mm256_castps_si256(a), _mm256_castps_si256(b));
+        pack32(_mm256_srli_epi32::<16>(a), _mm256_srli_epi32::<16>(b))
     }
 }
 
@@ -175,6 +176,9 @@ pub unsafe fn halve<F: Format>(mem: &mut [u8], positions: &[u8], row: &Halving) 
             positions.as_ptr().add(i),
         );
     }
+    if done == n {
+        return;
+    }
     scalar::halve::<F>(&mut mem[done * F::BYTES..], &positions[done..], row);
 }
 
@@ -201,6 +205,124 @@ unsafe fn width16<F: Format>(mem: *const u8, reach: __m256i) -> __m256i {
     };
     let x = _mm256_max_epi16(x, _mm256_set1_epi16(1));
     _mm256_andnot_si256(none, _mm256_subs_epu16(reach, x))
+}
+
+/// Twin of [`scalar::finer_widths`].
+///
+/// # Safety
+/// The machine has AVX2, BMI2 and F16C.
+#[target_feature(enable = "avx2,bmi1,bmi2,popcnt,lzcnt")]
+pub unsafe fn finer_widths<F: Format>(mem: &[u8], row: &Narrowing, masks: &mut [u8]) {
+    let n = masks.len();
+    assert!(mem.len() == n * F::BYTES);
+    let table = _mm256_broadcastsi128_si256(_mm_setr_epi8(
+        0, 1, 3, 7, 15, 31, 63, 127, 0, 0, 0, 0, 0, 0, 0, 0,
+    ));
+    let (reach, most) = (
+        _mm256_set1_epi16(row.reach as i16),
+        _mm256_set1_epi8(row.k as i8),
+    );
+    let done = whole(n);
+    for i in (0..done).step_by(STEP) {
+        let at = mem.as_ptr().add(i * F::BYTES);
+        let (next, known) = (at.add(16 * F::BYTES), row.known);
+        let a = _mm256_andnot_si256(closed16::<F>(at, known), width16::<F>(at, reach));
+        let b = _mm256_andnot_si256(closed16::<F>(next, known), width16::<F>(next, reach));
+        let w = _mm256_min_epu8(pack16(a, b), most);
+        let mask = _mm256_shuffle_epi8(table, w);
+        _mm256_storeu_si256(masks.as_mut_ptr().add(i) as *mut _, mask);
+    }
+    if done == n {
+        return;
+    }
+    scalar::finer_widths::<F>(&mem[done * F::BYTES..], row, &mut masks[done..]);
+}
+
+/// All ones for the elements of sixteen that are known.
+///
+/// # Safety
+/// The machine has AVX2; sixteen elements can be read.
+#[inline(always)]
+unsafe fn closed16<F: Format>(mem: *const u8, known: u32) -> __m256i {
+    if F::BYTES == 2 {
+        let u = _mm256_and_si256(load(mem), _mm256_set1_epi16(F::MASK as i16));
+        _mm256_cmpgt_epi16(u, _mm256_set1_epi16(known as i16 - 1))
+    } else {
+        let (mask, last) = (
+            _mm256_set1_epi32(F::MASK as i32),
+            _mm256_set1_epi32(known as i32 - 1),
+        );
+        let a = _mm256_cmpgt_epi32(_mm256_and_si256(load(mem), mask), last);
+        let b = _mm256_cmpgt_epi32(_mm256_and_si256(load(mem.add(32)), mask), last);
+        _mm256_permute4x64_epi64::<0xd8>(_mm256_packs_epi32(a, b))
+    }
+}
+
+/// Eight values at the finer positions `f` of so many bits as their masks `m` have.
+///
+/// # Safety
+/// The machine has AVX2.
+#[inline(always)]
+unsafe fn narrowed(v: __m256, m: __m256i, f: __m256i, half: __m256) -> __m256 {
+    let one = _mm256_set1_epi32(1);
+    let cells = _mm256_castps_si256(_mm256_cvtepi32_ps(_mm256_add_epi32(m, one)));
+    // The reciprocal of a power of two.
+    let width = _mm256_castsi256_ps(_mm256_sub_epi32(_mm256_set1_epi32(254 << 23), cells));
+    let odd = _mm256_cvtepi32_ps(_mm256_add_epi32(_mm256_add_epi32(f, f), one));
+    let offset = _mm256_sub_ps(_mm256_mul_ps(odd, width), _mm256_set1_ps(1.0));
+    _mm256_add_ps(v, _mm256_mul_ps(offset, half))
+}
+
+/// Eight bytes as integers.
+///
+/// # Safety
+/// The machine has AVX2; eight bytes can be read.
+#[inline(always)]
+pub unsafe fn bytes8(p: *const u8) -> __m256i {
+    _mm256_cvtepu8_epi32(_mm_loadl_epi64(p as *const _))
+}
+
+/// Twin of [`scalar::narrow`].
+///
+/// # Safety
+/// The machine has AVX2, BMI2 and F16C.
+#[target_feature(enable = "avx2,bmi1,bmi2,popcnt,lzcnt")]
+pub unsafe fn narrow<F: Format>(mem: &mut [u8], masks: &[u8], positions: &[u8], row: &Narrowing) {
+    let n = masks.len();
+    assert!(mem.len() == n * F::BYTES && positions.len() == n);
+    let (half, zero) = (_mm256_set1_ps(row.half), _mm256_setzero_si256());
+    let done = n / 16 * 16;
+    for i in (0..done).step_by(16) {
+        let at = mem.as_mut_ptr().add(i * F::BYTES);
+        let (m, f) = (masks.as_ptr().add(i), positions.as_ptr().add(i));
+        let (m0, m1) = (bytes8(m), bytes8(m.add(8)));
+        let (f0, f1) = (bytes8(f), bytes8(f.add(8)));
+        if F::BYTES == 2 {
+            let v = load(at);
+            let (low, high) = (_mm256_castsi256_si128(v), _mm256_extracti128_si256::<1>(v));
+            let new = floor16::<F>(
+                narrowed(value16::<F>(low), m0, f0, half),
+                narrowed(value16::<F>(high), m1, f1, half),
+            );
+            let open = _mm256_cvtepu8_epi16(_mm_loadu_si128(m as *const _));
+            let open = _mm256_cmpgt_epi16(open, zero);
+            _mm256_storeu_si256(at as *mut _, _mm256_blendv_epi8(v, new, open));
+        } else {
+            let (v, w) = (load(at), load(at.add(32)));
+            let a = narrowed(_mm256_castsi256_ps(v), m0, f0, half);
+            let b = narrowed(_mm256_castsi256_ps(w), m1, f1, half);
+            let (a, b) = (_mm256_castps_si256(a), _mm256_castps_si256(b));
+            let a = _mm256_blendv_epi8(v, a, _mm256_cmpgt_epi32(m0, zero));
+            let b = _mm256_blendv_epi8(w, b, _mm256_cmpgt_epi32(m1, zero));
+            _mm256_storeu_si256(at as *mut _, a);
+            _mm256_storeu_si256(at.add(32) as *mut _, b);
+        }
+    }
+    if done == n {
+        return;
+    }
+    let mem = &mut mem[done * F::BYTES..];
+    scalar::narrow::<F>(mem, &masks[done..], &positions[done..], row);
 }
 
 /// Appends the numbers of the bits that are set. Whether there is one is a coin toss, so some are
@@ -257,6 +379,9 @@ pub unsafe fn widths<F: Format>(
         _mm256_storeu_si256(masks.as_mut_ptr().add(i) as *mut _, mask);
         let set = _mm256_movemask_epi8(_mm256_cmpeq_epi8(w, eight)) as u32;
         push_all(deep, (start + i) as u16, set);
+    }
+    if done == n {
+        return;
     }
     let (mem, masks) = (&mem[done * F::BYTES..], &mut masks[done..]);
     scalar::widths::<F>(mem, row, masks, deep, start + done);
@@ -323,6 +448,9 @@ pub unsafe fn fill<F: Format>(
         let (c, f, l) = (halves(clear), halves(f), halves(l));
         fill8(at, c.0, f.0, l.0, tz);
         fill8(at.add(32), c.1, f.1, l.1, tz);
+    }
+    if done == n {
+        return;
     }
     let (mem, low) = (&mut mem[done * F::BYTES..], &low[done..]);
     scalar::fill::<F>(mem, &masks[done..], &fields[done..], low, row);

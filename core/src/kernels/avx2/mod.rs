@@ -1,11 +1,10 @@
 //! AVX2: eight lanes a vector.
 
 use super::scalar::adopt::CLASSES;
-use super::scalar::cells::{Deep, Fraction, Halving};
+use super::scalar::cells::{Deep, Fraction, Halving, Narrowing};
 use super::scalar::fields::{self, REACH};
-use super::scalar::rans::decode_symbols;
 use super::{Isa, Task};
-use crate::entropy::rans::{Stream, MAX_LANES};
+use crate::entropy::rans::Stream;
 use crate::entropy::table::MAX_CTX;
 use crate::format::float::Format;
 use crate::Error;
@@ -13,6 +12,7 @@ use crate::Error;
 use {
     super::scalar::base::Sums,
     crate::entropy::encoder::{EncodeTables, Words},
+    crate::entropy::rans::MAX_LANES,
     crate::format::runs::Room,
 };
 
@@ -102,18 +102,8 @@ impl Isa for Avx2 {
     }
     #[inline(always)]
     fn decode_symbols(self, stream: &mut Stream, ctx: &[u8], out: &mut [u8]) -> Result<(), Error> {
-        let out = &mut out[..ctx.len()];
-        #[cfg(p2u_avx512)]
-        if let Some(wide) = self.wide {
-            let done = wide.decode_symbols(stream, ctx, out);
-            return decode_symbols(stream, &ctx[done..], &mut out[done..]);
-        }
-        let mut done = 0;
-        if stream.lanes == MAX_LANES {
-            // SAFETY: `self` is the proof.
-            done = unsafe { rans::decode64(stream, ctx, out) };
-        }
-        decode_symbols(stream, &ctx[done..], &mut out[done..])
+        // SAFETY: `self` is the proof.
+        unsafe { rans::decode_symbols(self, stream, ctx, out) }
     }
     #[inline(always)]
     fn bin_values<F: Format>(self, sym: &[u8], step: f32, mem: &mut [u8]) {
@@ -200,6 +190,29 @@ impl Isa for Avx2 {
     fn drain<F: Format>(self, mem: &[u8], fields: &mut [u8], low: &mut [u16], row: &Fraction) {
         // SAFETY: `self` is the proof.
         unsafe { quantise::drain::<F>(mem, fields, low, row) }
+    }
+    #[inline(always)]
+    fn finer_widths<F: Format>(self, mem: &[u8], row: &Narrowing, masks: &mut [u8]) {
+        // SAFETY: `self` is the proof.
+        unsafe { cells::finer_widths::<F>(mem, row, masks) }
+    }
+    #[inline(always)]
+    fn narrow<F: Format>(self, mem: &mut [u8], masks: &[u8], positions: &[u8], row: &Narrowing) {
+        // SAFETY: `self` is the proof.
+        unsafe { cells::narrow::<F>(mem, masks, positions, row) }
+    }
+    #[cfg(feature = "encode")]
+    #[inline(always)]
+    fn locate_finer<F: Format>(
+        self,
+        mem: &[u8],
+        cur: &mut [u8],
+        masks: &[u8],
+        positions: &mut [u8],
+        row: &Narrowing,
+    ) {
+        // SAFETY: `self` is the proof.
+        unsafe { quantise::locate_finer::<F>(mem, cur, masks, positions, row) }
     }
     #[inline(always)]
     fn delta_contexts<F: Format>(self, pred: &[u8], low: u8, ctx: &mut [u8]) {

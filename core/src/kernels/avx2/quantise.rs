@@ -1,62 +1,38 @@
 //! AVX2 twins of the encoder's kernels from floats to bins, positions and fields.
 
 use super::base::bin_values32;
-use super::cells::{pack16, pack32, value16, whole, Steps, STEP};
+use super::cells::{bytes8, narrow, pack16, pack32, value16, whole, Steps, STEP};
 use super::floats::load;
-use crate::format::float::{pow2, Format};
-use crate::kernels::scalar::base::{Sums, ESCAPE};
-use crate::kernels::scalar::cells::{self as scalar, Fraction, Halving};
+use crate::format::float::{pow2, Format, GROUP};
+use crate::kernels::scalar::base::Sums;
+use crate::kernels::scalar::cells::{self as scalar, Fraction, Halving, Narrowing};
+use crate::kernels::scalar::squares::Squares;
 use core::arch::x86_64::*;
-
-/// Sums of squares of four pairs of lanes.
-#[derive(Clone, Copy)]
-pub struct Pair(__m256d, __m256d);
-
-impl Pair {
-    /// Goes on with these sums.
-    ///
-    /// # Safety
-    /// The machine has AVX2.
-    #[inline(always)]
-    pub unsafe fn new(lanes: [f64; 8]) -> Self {
-        Pair(
-            _mm256_loadu_pd(lanes.as_ptr()),
-            _mm256_loadu_pd(lanes.as_ptr().add(4)),
-        )
-    }
-    /// The sums.
-    ///
-    /// # Safety
-    /// The machine has AVX2.
-    #[inline(always)]
-    pub unsafe fn lanes(self) -> [f64; 8] {
-        let mut out = [0.0; 8];
-        _mm256_storeu_pd(out.as_mut_ptr(), self.0);
-        _mm256_storeu_pd(out.as_mut_ptr().add(4), self.1);
-        out
-    }
-    /// Adds squares.
-    ///
-    /// # Safety
-    /// The machine has AVX2.
-    #[inline(always)]
-    unsafe fn add(&mut self, v: __m256) {
-        let low = _mm256_cvtps_pd(_mm256_castps256_ps128(v));
-        let high = _mm256_cvtps_pd(_mm256_extractf128_ps::<1>(v));
-        self.0 = _mm256_add_pd(self.0, _mm256_mul_pd(low, low));
-        self.1 = _mm256_add_pd(self.1, _mm256_mul_pd(high, high));
-    }
-}
 
 /// One row's constants and sums on the way to bins.
 struct Base {
     scale: __m256,
     step: __m256,
-    signal: Pair,
-    error: Pair,
+    /// Of the group at hand, by lanes.
+    signal: __m256,
+    error: __m256,
 }
 
 impl Base {
+    /// Ends a group.
+    ///
+    /// # Safety
+    /// The machine has AVX2.
+    #[inline(always)]
+    unsafe fn flush(&mut self, signal: &mut Squares, error: &mut Squares) {
+        let mut lanes = [0f32; 8];
+        _mm256_storeu_ps(lanes.as_mut_ptr(), self.signal);
+        signal.flush(&lanes);
+        _mm256_storeu_ps(lanes.as_mut_ptr(), self.error);
+        error.flush(&lanes);
+        self.signal = _mm256_setzero_ps();
+        self.error = _mm256_setzero_ps();
+    }
     /// Bin numbers of eight magnitudes; all ones outside the bins.
     ///
     /// # Safety
@@ -69,11 +45,10 @@ impl Base {
         let rest = _mm256_sub_ps(a, _mm256_cvtepi32_ps(q));
         let up = _mm256_cmp_ps::<_CMP_GE_OQ>(rest, _mm256_set1_ps(0.5));
         let q = _mm256_sub_epi32(q, _mm256_castps_si256(up));
-        // Exact in f32: the value lies within a factor of two of the bin's, or the bin is 0.
-        let error = _mm256_sub_ps(v, _mm256_mul_ps(_mm256_cvtepi32_ps(q), self.step));
-        self.error.add(_mm256_andnot_ps(out, error));
-        let finite = _mm256_cmp_ps::<_CMP_LT_OQ>(v, _mm256_set1_ps(f32::INFINITY));
-        self.signal.add(_mm256_and_ps(v, finite));
+        let rest = _mm256_andnot_ps(out, _mm256_sub_ps(a, _mm256_cvtepi32_ps(q)));
+        let a = _mm256_andnot_ps(out, a);
+        self.signal = _mm256_add_ps(self.signal, _mm256_mul_ps(a, a));
+        self.error = _mm256_add_ps(self.error, _mm256_mul_ps(rest, rest));
         _mm256_or_si256(q, _mm256_castps_si256(out))
     }
     /// Bin numbers of sixteen elements, and all ones for the negative ones.
@@ -151,9 +126,10 @@ pub unsafe fn base_row<F: Format>(
     let mut base = Base {
         scale: _mm256_set1_ps(pow2(-e)),
         step: _mm256_set1_ps(pow2(e)),
-        signal: Pair::new(sums.signal.begin()),
-        error: Pair::new(sums.error.begin()),
+        signal: _mm256_setzero_ps(),
+        error: _mm256_setzero_ps(),
     };
+    let (mut signal, mut error) = (Squares::default(), Squares::default());
     let mut escapes = _mm256_setzero_si256();
     let whole = n / STEP * STEP;
     for i in (0..whole).step_by(STEP) {
@@ -161,6 +137,9 @@ pub unsafe fn base_row<F: Format>(
         let (mem, cur) = (mem.as_ptr().add(at), cur.as_mut_ptr().add(at));
         let out = base32::<F>(mem, &mut base, sym.as_mut_ptr().add(i), cur);
         escapes = _mm256_or_si256(escapes, out);
+        if (i + STEP) % GROUP == 0 {
+            base.flush(&mut signal, &mut error);
+        }
     }
     if whole < n {
         // Zeros add nothing to the sums.
@@ -172,15 +151,11 @@ pub unsafe fn base_row<F: Format>(
         sym[whole..].copy_from_slice(&s[..n - whole]);
         cur[at..].copy_from_slice(&c[..bytes]);
     }
-    sums.signal.end(base.signal.lanes(), n);
-    sums.error.end(base.error.lanes(), n);
-    let any = _mm256_movemask_epi8(escapes) != 0;
-    if any {
-        for (i, _) in sym.iter().enumerate().filter(|(_, &s)| s == ESCAPE) {
-            F::store(cur, i, F::load(mem, i));
-        }
-    }
-    any
+    base.flush(&mut signal, &mut error);
+    let escaped = _mm256_movemask_epi8(escapes) != 0;
+    let there = if escaped { Some((&*sym, cur)) } else { None };
+    sums.add_row::<F>((&signal, &error), pow2(e), mem, there);
+    escaped
 }
 
 /// One row's constants on the way from weights to positions.
@@ -242,25 +217,21 @@ unsafe fn values<F: Format>(mem: *const u8) -> __m256 {
     }
 }
 
-/// All ones for each known element, 32 of them as bytes.
+/// All ones for each open element, 32 of them as bytes.
 ///
 /// # Safety
-/// The machine has AVX2, BMI2 and F16C.
+/// The machine has AVX2; 32 elements can be read.
 #[inline(always)]
-unsafe fn known32<F: Format>(steps: &Steps, cur: *const u8) -> __m256i {
+unsafe fn open32<F: Format>(steps: &Steps, cur: *const u8) -> __m256i {
     if F::BYTES == 2 {
         let (a, b) = (load(cur), load(cur.add(32)));
-        let (a, b) = (steps.known16::<F>(a), steps.known16::<F>(b));
+        let (a, b) = (steps.open16::<F>(a), steps.open16::<F>(b));
         _mm256_permute4x64_epi64::<0xd8>(_mm256_packs_epi16(a, b))
     } else {
-        let a = _mm256_packs_epi32(
-            steps.known8::<F>(load(cur)),
-            steps.known8::<F>(load(cur.add(32))),
-        );
-        let b = _mm256_packs_epi32(
-            steps.known8::<F>(load(cur.add(64))),
-            steps.known8::<F>(load(cur.add(96))),
-        );
+        let (a, b) = (load(cur), load(cur.add(32)));
+        let (c, d) = (load(cur.add(64)), load(cur.add(96)));
+        let a = _mm256_packs_epi32(steps.open8::<F>(a), steps.open8::<F>(b));
+        let b = _mm256_packs_epi32(steps.open8::<F>(c), steps.open8::<F>(d));
         // Both steps of packing interleave the halves.
         let order = _mm256_setr_epi32(0, 4, 1, 5, 2, 6, 3, 7);
         _mm256_permutevar8x32_epi32(_mm256_packs_epi16(a, b), order)
@@ -286,13 +257,76 @@ pub unsafe fn locate<F: Format>(mem: &[u8], cur: &mut [u8], positions: &mut [u8]
         let (mem, cur) = (mem.as_ptr().add(at), cur.as_mut_ptr().add(at));
         let a = pack32(l.eight::<F>(mem, cur, 0), l.eight::<F>(mem, cur, 8));
         let b = pack32(l.eight::<F>(mem, cur, 16), l.eight::<F>(mem, cur, 24));
-        let f = _mm256_andnot_si256(known32::<F>(&steps, cur), pack16(a, b));
+        let f = _mm256_and_si256(open32::<F>(&steps, cur), pack16(a, b));
         let to = positions.as_mut_ptr().add(i);
         _mm256_storeu_si256(to as *mut _, f);
         steps.halve32::<F>(cur, to);
     }
+    if done == n {
+        return;
+    }
     let at = done * F::BYTES;
     scalar::locate::<F>(&mem[at..], &mut cur[at..], &mut positions[done..], row);
+}
+
+/// Finer positions of eight elements, of as many bits as their masks have.
+///
+/// # Safety
+/// The machine has AVX2 and F16C; eight elements and masks can be read.
+#[inline(always)]
+unsafe fn finer8<F: Format>(
+    mem: *const u8,
+    cur: *const u8,
+    masks: *const u8,
+    scale: __m256,
+) -> __m256i {
+    let last = bytes8(masks);
+    let cells = _mm256_add_epi32(last, _mm256_set1_epi32(1));
+    let l = Locate {
+        scale: _mm256_mul_ps(scale, _mm256_cvtepi32_ps(cells)),
+        last,
+        middle: _mm256_srli_epi32::<1>(cells),
+    };
+    l.positions(values::<F>(mem), values::<F>(cur))
+}
+
+/// Twin of [`scalar::locate_finer`].
+///
+/// # Safety
+/// The machine has AVX2, BMI2 and F16C.
+#[target_feature(enable = "avx2,bmi1,bmi2,popcnt,lzcnt")]
+pub unsafe fn locate_finer<F: Format>(
+    mem: &[u8],
+    cur: &mut [u8],
+    masks: &[u8],
+    positions: &mut [u8],
+    row: &Narrowing,
+) {
+    let n = positions.len();
+    assert!(mem.len() == n * F::BYTES && cur.len() == mem.len() && masks.len() == n);
+    let (scale, done) = (_mm256_set1_ps(row.scale()), n / 16 * 16);
+    for i in (0..done).step_by(16) {
+        let (at, half) = (i * F::BYTES, 8 * F::BYTES);
+        let (mem, cur) = (mem.as_ptr().add(at), cur.as_ptr().add(at));
+        let m = masks.as_ptr().add(i);
+        let a = finer8::<F>(mem, cur, m, scale);
+        let b = finer8::<F>(mem.add(half), cur.add(half), m.add(8), scale);
+        let f = pack32(a, b);
+        let f = _mm_packus_epi16(_mm256_castsi256_si128(f), _mm256_extracti128_si256::<1>(f));
+        _mm_storeu_si128(positions.as_mut_ptr().add(i) as *mut _, f);
+    }
+    let at = done * F::BYTES;
+    narrow::<F>(&mut cur[..at], &masks[..done], &positions[..done], row);
+    if done == n {
+        return;
+    }
+    scalar::locate_finer::<F>(
+        &mem[at..],
+        &mut cur[at..],
+        &masks[done..],
+        &mut positions[done..],
+        row,
+    );
 }
 
 /// The lowest eight upper bits of sixteen elements; their low plane is stored.
@@ -336,6 +370,9 @@ pub unsafe fn drain<F: Format>(mem: &[u8], fields: &mut [u8], low: &mut [u16], r
         let b = drain16::<F>(at.add(16 * F::BYTES), to.add(16), tz, mask);
         let f = pack16(a, b);
         _mm256_storeu_si256(fields.as_mut_ptr().add(i) as *mut _, f);
+    }
+    if done == n {
+        return;
     }
     let (mem, fields) = (&mem[done * F::BYTES..], &mut fields[done..]);
     scalar::drain::<F>(mem, fields, &mut low[done..], row);

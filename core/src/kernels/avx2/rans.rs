@@ -5,8 +5,11 @@
 //! pick a shuffle. Operations that wait clog the vector schedulers, so the way is cut into four
 //! stages, and while one pair is in one of them the other pairs are in the others.
 
+use super::Avx2;
 use crate::entropy::rans::{Stream, MAX_LANES};
 use crate::entropy::table::{MAX_CTX, PROB_BITS, TOTAL};
+use crate::kernels::scalar::rans as scalar;
+use crate::Error;
 use core::arch::x86_64::*;
 
 type Pair = [__m256i; 2];
@@ -223,12 +226,47 @@ unsafe fn symbols(a: Pair, b: Pair) -> __m256i {
     _mm256_permutevar8x32_epi32(_mm256_packus_epi16(pack(a), pack(b)), order)
 }
 
+/// Twin of [`scalar::decode_symbols`].
+///
+/// # Safety
+/// The machine has AVX2 and BMI2.
+#[target_feature(enable = "avx2,bmi1,bmi2,popcnt,lzcnt")]
+#[inline(never)]
+pub unsafe fn decode_symbols(
+    isa: Avx2,
+    stream: &mut Stream,
+    ctx: &[u8],
+    out: &mut [u8],
+) -> Result<(), Error> {
+    let out = &mut out[..ctx.len()];
+    let done = if stream.lanes < MAX_LANES {
+        0
+    } else {
+        groups(isa, stream, ctx, out)
+    };
+    scalar::decode(stream, &ctx[done..], &mut out[done..])
+}
+
+/// Decodes whole groups of 64 symbols of as many lanes; returns how many symbols.
+///
+/// # Safety
+/// The machine has AVX2.
+#[inline(always)]
+unsafe fn groups(isa: Avx2, stream: &mut Stream, ctx: &[u8], out: &mut [u8]) -> usize {
+    #[cfg(p2u_avx512)]
+    if let Some(wide) = isa.wide {
+        return wide.decode_symbols(stream, ctx, out);
+    }
+    let _ = isa;
+    decode64(stream, ctx, out)
+}
+
 /// Decodes whole groups of 64 symbols while the words last for certain; returns how many symbols.
 ///
 /// # Safety
 /// The machine has AVX2.
 #[target_feature(enable = "avx2,bmi1,bmi2,popcnt,lzcnt")]
-pub unsafe fn decode64(stream: &mut Stream, ctx: &[u8], out: &mut [u8]) -> usize {
+unsafe fn decode64(stream: &mut Stream, ctx: &[u8], out: &mut [u8]) -> usize {
     if stream.tables.shift == [0; MAX_CTX] {
         decode64_with::<false>(stream, ctx, out)
     } else {

@@ -5,7 +5,7 @@
 pub const CLASSES: usize = 64;
 
 /// Contexts of classes, in place.
-#[inline(always)]
+#[inline(never)]
 pub fn contexts(map: &[u8; CLASSES], ctx: &mut [u8]) {
     for c in ctx {
         *c = map[usize::from(*c) & (CLASSES - 1)];

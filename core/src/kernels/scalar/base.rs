@@ -16,7 +16,7 @@ pub const Q_MAX: i32 = 127;
 pub const ESCAPE: u8 = 0;
 
 /// Values of base symbols.
-#[inline(always)]
+#[inline(never)]
 pub fn bin_values<F: Format>(sym: &[u8], step: f32, mem: &mut [u8]) {
     for (m, &s) in mem.chunks_exact_mut(F::BYTES).zip(sym) {
         let q = if s == ESCAPE { 0 } else { i32::from(s) - 128 };
@@ -46,14 +46,42 @@ pub fn own_bin<F: Format>(u: u32, scale: f32) -> (i32, bool) {
 /// Sums of squares of the finite weights, and of the base's errors.
 #[derive(Default)]
 pub struct Sums {
-    pub signal: Squares,
-    pub error: Squares,
+    pub signal: f64,
+    pub error: f64,
+}
+
+#[cfg(feature = "encode")]
+impl Sums {
+    /// Adds those of a row, in steps, and the weights outside the bins, whose symbol is the escape:
+    /// these are put into the state.
+    #[inline(always)]
+    pub fn add_row<F: Format>(
+        &mut self,
+        (signal, error): (&Squares, &Squares),
+        step: f32,
+        mem: &[u8],
+        escapes: Option<(&[u8], &mut [u8])>,
+    ) {
+        let square = f64::from(step) * f64::from(step);
+        self.signal += signal.total() * square;
+        self.error += error.total() * square;
+        if let Some((sym, cur)) = escapes {
+            for (i, _) in sym.iter().enumerate().filter(|(_, &s)| s == ESCAPE) {
+                let bits = F::load(mem, i);
+                F::store(cur, i, bits);
+                if bits & F::MASK < F::INF {
+                    let v = f64::from(F::value(bits & F::MASK));
+                    self.signal += v * v;
+                }
+            }
+        }
+    }
 }
 
 #[cfg(feature = "encode")]
 /// Nearest bins of one row as symbols, and the base's state; says whether some element is outside the
 /// bins, which is patched: the state has its own bits.
-#[inline(always)]
+#[inline(never)]
 pub fn base_row<F: Format>(
     mem: &[u8],
     e: i32,
@@ -62,23 +90,31 @@ pub fn base_row<F: Format>(
     sums: &mut Sums,
 ) -> bool {
     let (scale, step) = (pow2(-e), pow2(e));
+    let (mut signal, mut error) = (Squares::default(), Squares::default());
     let mut escapes = 0;
-    let mut bits = [0u32; GROUP];
+    let (mut bits, mut sizes, mut rests) = ([0u32; GROUP], [0f32; GROUP], [0f32; GROUP]);
     let groups = mem
         .chunks(GROUP * F::BYTES)
         .zip(cur.chunks_mut(GROUP * F::BYTES));
     for ((mem, cur), sym) in groups.zip(sym.chunks_mut(GROUP)) {
         let bits = &mut bits[..sym.len()];
         load::<F>(mem, bits);
-        for (bits, sym) in bits.iter_mut().zip(sym) {
+        let items = bits.iter_mut().zip(&mut *sym);
+        for ((bits, sym), (size, rest)) in items.zip(sizes.iter_mut().zip(&mut rests)) {
+            let a = F::value(*bits & F::MASK) * scale;
             let (q, fits) = signed_bin::<F>(*bits, scale);
             *sym = if fits { (q + 128) as u8 } else { ESCAPE };
-            *bits = if fits { bin_value::<F>(q, step) } else { *bits };
+            *bits = bin_value::<F>(if fits { q } else { 0 }, step);
+            *size = if fits { a } else { 0.0 };
+            *rest = if fits { a - q.abs() as f32 } else { 0.0 };
             escapes |= u32::from(!fits);
         }
         store::<F>(bits, cur);
-        sums.signal.add_own::<F>(mem);
-        sums.error.add::<F>(mem, cur);
+        signal.group(&mut sizes, sym.len());
+        error.group(&mut rests, sym.len());
     }
-    escapes != 0
+    let escaped = escapes != 0;
+    let there = if escaped { Some((&*sym, cur)) } else { None };
+    sums.add_row::<F>((&signal, &error), step, mem, there);
+    escaped
 }

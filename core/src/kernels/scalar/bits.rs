@@ -17,7 +17,7 @@ fn word(buf: &[u8], at: usize) -> u64 {
 }
 
 /// Fields of `width` bits, 0 to 16, from a bit on, as far as `out` has room.
-#[inline(always)]
+#[inline(never)]
 pub fn unpack<T: Field>(buf: &[u8], bit: usize, width: u32, out: &mut [T]) {
     let mask = (1u64 << width) - 1;
     for (i, out) in out.iter_mut().enumerate() {
@@ -48,7 +48,7 @@ impl Field for u16 {
 #[cfg(feature = "encode")]
 /// Appends the bits of each field that its mask, `2^n - 2^m`, has, from a bit of `room` on; returns the
 /// bit behind them.
-#[inline(always)]
+#[inline(never)]
 pub fn gather(fields: &[u8], masks: &[u8], room: &mut Room, bit: usize) -> usize {
     let (mut at, mut count) = (bit >> 3, bit & 7);
     let mut held = u64::from(room[at]) & ((1 << count) - 1);
@@ -68,7 +68,7 @@ pub fn gather(fields: &[u8], masks: &[u8], room: &mut Room, bit: usize) -> usize
 }
 
 /// The inverse of [`gather`]: each element's bits at the place of its mask. Returns the bits used.
-#[inline(always)]
+#[inline(never)]
 pub fn scatter(buf: &[u8], bit: usize, masks: &[u8], out: &mut [u8]) -> usize {
     let mut at = bit;
     for (o, &m) in out.iter_mut().zip(masks) {
@@ -87,7 +87,7 @@ pub fn unpack_low(buf: &[u8], bit: usize, width: u32, out: &mut [u16]) {
 
 #[cfg(feature = "encode")]
 /// The inverse of [`unpack_low`]; returns the bit behind the fields.
-#[inline(always)]
+#[inline(never)]
 pub fn pack_low(fields: &[u16], width: u32, room: &mut Room, bit: usize) -> usize {
     let (mut at, mut count) = (bit >> 3, bit & 7);
     let mut held = u64::from(room[at]) & ((1 << count) - 1);

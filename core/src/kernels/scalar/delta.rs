@@ -4,7 +4,7 @@ use crate::entropy::table::MAX_CTX;
 use crate::format::float::{load, store, Format, GROUP};
 
 /// Contexts of predictions: their exponents, from `low` on.
-#[inline(always)]
+#[inline(never)]
 pub fn contexts<F: Format>(pred: &[u8], low: u8, ctx: &mut [u8]) {
     let low = u32::from(low);
     let mut bits = [0u32; GROUP];
@@ -25,7 +25,7 @@ fn flip(x: u32) -> i32 {
 }
 
 /// Predictions plus differences: zigzag codes, which are the symbols if there are no others.
-#[inline(always)]
+#[inline(never)]
 pub fn combine<F: Format>(mem: &mut [u8], sym: &[u8], z: Option<&[u32]>, tz: u32) {
     let up = 32 - 8 * F::BYTES as u32;
     let below = (1i32 << (up + tz)) - 1;
@@ -52,7 +52,7 @@ pub fn combine<F: Format>(mem: &mut [u8], sym: &[u8], z: Option<&[u32]>, tz: u32
 
 #[cfg(feature = "encode")]
 /// Zigzag codes of the differences of ordered integers without their low `tz` bits.
-#[inline(always)]
+#[inline(never)]
 pub fn zigzags<F: Format>(new: &[u8], old: &[u8], tz: u32, z: &mut [u32]) {
     let up = 32 - 8 * F::BYTES as u32;
     let cut = up + tz;

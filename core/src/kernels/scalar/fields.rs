@@ -7,7 +7,7 @@ pub const REACH: usize = 64 * 24 / 8 + 16;
 
 /// Widths of the fields of up to 64 elements: none for symbol 0. Returns a bit for each element that
 /// has one.
-#[inline(always)]
+#[inline(never)]
 pub fn field_widths(widths: &[u8; MAX_CTX], ctx: &[u8], sym: &[u8], out: &mut [u8; 64]) -> u64 {
     let mut some = 0;
     for (i, ((o, &c), &s)) in out.iter_mut().zip(ctx).zip(sym).enumerate() {

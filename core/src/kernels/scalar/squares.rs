@@ -1,101 +1,77 @@
-//! Sums of squares, in a fixed order.
+//! Sums of squares, in a fixed order: every machine gets the same ones.
+//!
+//! Eight lanes take turns within a row. A lane adds in `f32` within a group of 64 elements and in `f64`
+//! from group to group, so values have to be scaled to where their squares are no extremes.
 
 use crate::format::float::{load, Format, GROUP};
 
-/// Sum of squares of finite values in eight lanes that take turns: a fixed order.
+/// A sum of squares.
 #[derive(Default)]
-pub struct Squares {
-    sum: [f64; 8],
-    turn: usize,
-}
+pub struct Squares([f64; 8]);
 
-/// Value of an element, 0 if it is not finite.
+/// Values of a group of elements times a power of two, 0 for those that are not finite or far beyond the
+/// bins, which have no errors; a loop of its own, so that it is vectorised.
 #[inline(always)]
-fn finite<F: Format>(bits: u32) -> f32 {
-    let u = bits & F::MASK;
-    let v = if u < F::INF { F::value(u) } else { 0.0 };
-    f32::from_bits(v.to_bits() | (bits & F::SIGN) << (32 - F::BYTES * 8))
-}
-
-/// Values of a group of elements; a loop of its own, so that it is vectorised.
-#[inline(always)]
-fn values<F: Format>(mem: &[u8], out: &mut [f32; GROUP]) -> usize {
+fn values<F: Format>(mem: &[u8], scale: f32, out: &mut [f32; GROUP]) -> usize {
     let n = mem.len() / F::BYTES;
     let mut bits = [0u32; GROUP];
     load::<F>(mem, &mut bits[..n]);
     for (v, &b) in out.iter_mut().zip(&bits) {
-        *v = finite::<F>(b);
+        let u = b & F::MASK;
+        let a = F::value(u) * scale;
+        // Not NaN either.
+        let a = if a < 65536.0 { a } else { 0.0 };
+        *v = f32::from_bits(a.to_bits() | (b & F::SIGN) << (32 - F::BYTES * 8));
     }
     n
 }
 
 impl Squares {
-    /// Adds the squares of the differences of two rows.
+    /// Goes on with a group's lanes.
     #[inline(always)]
-    pub fn add<F: Format>(&mut self, a: &[u8], b: &[u8]) {
-        let head = (((8 - self.turn) & 7) * F::BYTES).min(a.len());
-        let ((first_a, a), (first_b, b)) = (a.split_at(head), b.split_at(head));
-        self.some::<F>(first_a, first_b);
-        let whole = a.len() / (8 * F::BYTES) * (8 * F::BYTES);
-        let ((a, rest_a), (b, rest_b)) = (a.split_at(whole), b.split_at(whole));
-        let (mut x, mut y) = ([0f32; GROUP], [0f32; GROUP]);
-        for (a, b) in a.chunks(GROUP * F::BYTES).zip(b.chunks(GROUP * F::BYTES)) {
-            let n = values::<F>(a, &mut x).min(values::<F>(b, &mut y));
-            for (x, y) in x[..n].chunks_exact(8).zip(y[..n].chunks_exact(8)) {
-                for ((s, &x), &y) in self.sum.iter_mut().zip(x).zip(y) {
-                    let d = f64::from(x) - f64::from(y);
-                    *s += d * d;
-                }
+    pub fn flush(&mut self, lanes: &[f32; 8]) {
+        for (sum, &lane) in self.0.iter_mut().zip(lanes) {
+            *sum += f64::from(lane);
+        }
+    }
+    /// Adds the squares of the first `n` values of a group.
+    #[inline(always)]
+    pub fn group(&mut self, values: &mut [f32; GROUP], n: usize) {
+        if n < GROUP {
+            values[n..].fill(0.0);
+        }
+        let mut lanes = [0f32; 8];
+        for eight in values.chunks_exact(8) {
+            for (lane, &v) in lanes.iter_mut().zip(eight) {
+                *lane += v * v;
             }
         }
-        self.some::<F>(rest_a, rest_b);
+        self.flush(&lanes);
     }
     /// Adds the squares of one row.
     #[inline(always)]
-    pub fn add_own<F: Format>(&mut self, a: &[u8]) {
-        const ZEROS: [u8; 8 * 4] = [0; 32];
-        let (first, a) = a.split_at((((8 - self.turn) & 7) * F::BYTES).min(a.len()));
-        self.some::<F>(first, &ZEROS);
-        let (a, rest) = a.split_at(a.len() / (8 * F::BYTES) * (8 * F::BYTES));
+    pub fn row<F: Format>(&mut self, mem: &[u8], scale: f32) {
         let mut x = [0f32; GROUP];
-        for a in a.chunks(GROUP * F::BYTES) {
-            let n = values::<F>(a, &mut x);
-            for x in x[..n].chunks_exact(8) {
-                for (s, &x) in self.sum.iter_mut().zip(x) {
-                    let d = f64::from(x);
-                    *s += d * d;
-                }
-            }
+        for mem in mem.chunks(GROUP * F::BYTES) {
+            let n = values::<F>(mem, scale, &mut x);
+            self.group(&mut x, n);
         }
-        self.some::<F>(rest, &ZEROS);
     }
-    /// The sums, that of the next element first; for a kernel that adds to them.
+    /// Adds the squares of the differences of two rows.
     #[inline(always)]
-    #[cfg_attr(not(target_arch = "x86_64"), allow(dead_code))]
-    pub fn begin(&self) -> [f64; 8] {
-        let mut lanes = self.sum;
-        lanes.rotate_left(self.turn);
-        lanes
-    }
-    /// Takes the sums back after `count` elements.
-    #[inline(always)]
-    #[cfg_attr(not(target_arch = "x86_64"), allow(dead_code))]
-    pub fn end(&mut self, mut lanes: [f64; 8], count: usize) {
-        lanes.rotate_right(self.turn);
-        self.sum = lanes;
-        self.turn = (self.turn + count) & 7;
-    }
-    /// Fewer than eight elements.
-    #[inline(always)]
-    fn some<F: Format>(&mut self, a: &[u8], b: &[u8]) {
-        for (a, b) in a.chunks_exact(F::BYTES).zip(b.chunks_exact(F::BYTES)) {
-            let d = f64::from(finite::<F>(F::load(a, 0))) - f64::from(finite::<F>(F::load(b, 0)));
-            self.sum[self.turn] += d * d;
-            self.turn = (self.turn + 1) & 7;
+    pub fn differences<F: Format>(&mut self, a: &[u8], b: &[u8], scale: f32) {
+        let (mut x, mut y) = ([0f32; GROUP], [0f32; GROUP]);
+        for (a, b) in a.chunks(GROUP * F::BYTES).zip(b.chunks(GROUP * F::BYTES)) {
+            let n = values::<F>(a, scale, &mut x);
+            values::<F>(b, scale, &mut y);
+            for (x, &y) in x.iter_mut().zip(&y) {
+                *x -= y;
+            }
+            self.group(&mut x, n);
         }
     }
     pub fn total(&self) -> f64 {
-        let s = &self.sum;
+        let s = &self.0;
         ((s[0] + s[1]) + (s[2] + s[3])) + ((s[4] + s[5]) + (s[6] + s[7]))
     }
 }

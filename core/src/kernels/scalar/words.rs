@@ -4,7 +4,7 @@ use crate::entropy::encoder::{EncodeTables, Words};
 
 /// Encodes symbols from the last to the first into the states of their lanes, of
 /// which there are a power of two. The slices start at a multiple of the lane count.
-#[inline(always)]
+#[inline(never)]
 pub fn encode_symbols(
     words: &mut Words,
     states: &mut [u32],

@@ -390,7 +390,7 @@ def session(
     if sess_options is not None and not callable(sess_options):
         make = lambda: sess_options  # noqa: E731
     settings = _SessionSettings(
-        task=PullTask(until=until, deadline=deadline),
+        task=PullTask(until=until, deadline=deadline, each_state=state != until),
         transfer=TransferOptions(jobs=jobs, limit_rate=limit_rate, retry=retry),
         directory=directory, file=file, weights=weights, sess_options=make, options=ort_options,
     )  # fmt: skip

@@ -49,8 +49,9 @@ def load(
     timeout: float | None = None,
     jobs: int | None = None,
     limit_rate: float | str | None = None,
-    check: bool = True,
+    check: str = "exact",
     retry: Retry | None = None,
+    straight: bool | None = None,
     follow: float | None = None,
 ) -> torch.nn.Module:
     """Load a package into a module; return as soon as a state is there.
@@ -84,7 +85,9 @@ def load(
         jobs: Threads; see `p2u.TransferOptions`.
         limit_rate: Most bytes per second; see `p2u.TransferOptions`.
         retry: When to try again; see `p2u.TransferOptions`.
-        check: Check whole files, see ``p2u.open``.
+        straight: True: leave out the states before ``until``. By default, only those before
+            ``state`` where that is the last one.
+        check: Which whole files to check, see ``p2u.open``.
         follow: Go on to newer versions as they are published, see ``p2u.open``.
 
     Raises:
@@ -98,7 +101,9 @@ def load(
         state=state, background=background, until=until, deadline=deadline, mode=mode,
         staging=staging, patience=patience, dtype=dtype, device=device, strict=strict,
         weights=weights, timeout=timeout, check=check, follow=follow,
-        transfer=TransferOptions(jobs=jobs, limit_rate=limit_rate, retry=retry),
+        transfer=TransferOptions(
+            jobs=jobs, limit_rate=limit_rate, retry=retry, straight=straight
+        ),
     )  # fmt: skip
     return attach(start(source, options), model_or_factory, options)
 
@@ -119,7 +124,7 @@ class Options:
     strict: bool = True
     weights: str | None = None
     timeout: float | None = None
-    check: bool = True
+    check: str = "exact"
     follow: float | None = None
     transfer: TransferOptions = DEFAULT_OPTIONS
 
@@ -165,8 +170,9 @@ def start(source: str | os.PathLike[str] | Store, options: Options) -> Replica:
         copied = options.staging == "auto" and all_copied(layout, *options.target())
         return "direct" if copied else options.staging
 
+    until = options.until if options.background else options.state
     plan = LivePlan(
-        until=options.until if options.background else options.state,
+        until=until,
         mode=options.mode,
         staging=options.staging,
         patience=options.patience,
@@ -174,6 +180,7 @@ def start(source: str | os.PathLike[str] | Store, options: Options) -> Replica:
         choose=choose,
         deadline=options.deadline,
         follow=options.follow,
+        each_state=options.state != until,
         transfer=options.transfer,
     )
     replica = Replica(source, plan)

@@ -2,29 +2,32 @@
 
 from __future__ import annotations
 
+import contextlib
 import shutil
 from collections.abc import Sequence
 from pathlib import Path
 
 from p2u.client.folder import state_file
-from p2u.client.folder.journal import DIGEST, Journal, read_journal
+from p2u.client.folder.journal import Journal, checksum, read_journal
 from p2u.client.folder.target import Opened, Target, journal_header
+from p2u.client.transfer.bundles import Bundle
 from p2u.disk import durable, files
 from p2u.disk.errors import disk_errors
-from p2u.package.geometry import Chunk, Span, all_spans
+from p2u.errors import FormatError
+from p2u.package.geometry import Span, all_spans
 from p2u.package.mapping import copies
 
 
 class BuildAndSwap(Target):
-    """Builds ``next`` in the work folder from the target's files and the chunks."""
+    """Builds ``next`` in the work folder from the target's files and the bundles."""
 
     def result_folder(self) -> Path:
         """The state being built."""
         return self.work.next
 
-    def prepare(self) -> list[Chunk]:
+    def prepare(self) -> list[Bundle]:
         """See `Target.prepare`."""
-        header = journal_header(self.manifest, self.update, in_place=False)
+        header = journal_header(self.manifest, self.stretch, in_place=False)
         with disk_errors(self.work.path):
             found = read_journal(self.work.journal)
             again = found is not None and found.header == header
@@ -39,11 +42,15 @@ class BuildAndSwap(Target):
             # Bytes that no chunk brings are the previous state's, also after a crash.
             self._copy_rest()
             self.log = Journal(self.work.journal, header, found)
-        done = self.confirmed(found.done) if found is not None else {}
-        self.package.meter.add(sum(self.chunks[n].length for n in done))
-        missing = [chunk for chunk in self.chunks if chunk.number not in done]
-        self.start(missing)
-        return missing
+        return self.start(self.confirmed(found.done) if found is not None else ())
+
+    def doubt(self) -> None:
+        """See `Target.doubt`."""
+        if self.parent is not None and self.parent.own:
+            with contextlib.suppress(OSError, FormatError):
+                recorded = state_file.read(self.work.target)
+                if recorded is not None:
+                    recorded.without_hints().write(self.work.target)
 
     def _record(self) -> None:
         """Let the target say that it holds a state of ours: its files go with it then."""
@@ -83,21 +90,19 @@ class BuildAndSwap(Target):
                         part.size,
                     )
 
-    def write(
-        self, chunk: Chunk, spans: Sequence[Span], buffers: Sequence[memoryview], digest: bytes
-    ) -> None:
+    def write(self, bundle: Bundle, spans: Sequence[Span], buffers: Sequence[memoryview]) -> None:
         """See `Target.write`. The journal's claims are checked, so nothing is synced here."""
         assert self.log is not None
         with disk_errors(self.work.next):
             with Opened(self.result, "rb+") as opened:
                 for span, buffer in zip(spans, buffers, strict=True):
                     files.write_at(opened[span.file], span.offset, buffer)
-            self.log.done(chunk.number, digest[:DIGEST])
+            self.log.done(bundle.number, checksum(buffers))
 
     def finish(self) -> None:
         """See `Target.finish`."""
         assert self.log is not None
-        self.check_all()
+        self.complete_all()
         with disk_errors(self.work.path):
             for file in sorted(set(range(len(self.release.files))).difference(self.changed)):
                 self._keep_file(file)

@@ -1,16 +1,16 @@
-"""One pull from start to end: inspect the target, choose a route, write each update."""
+"""One pull from start to end: inspect the target, choose a route, write each stretch."""
 
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
 
 from p2u.client.folder.build_and_swap import BuildAndSwap
 from p2u.client.folder.copied import copy_state
-from p2u.client.folder.in_place import REDO_LIMIT, InPlace, LostError
+from p2u.client.folder.in_place import InPlace, LostError
 from p2u.client.folder.journal import read_journal
 from p2u.client.folder.local import (
     FolderContent,
@@ -21,20 +21,22 @@ from p2u.client.folder.local import (
     same_states,
 )
 from p2u.client.folder.pull_task import PlannedUpdate, PullPlan, PullTask
+from p2u.client.folder.route_progress import RouteProgress
+from p2u.client.folder.space import SLACK, most_bytes
+from p2u.client.folder.straight import Held, Straight
 from p2u.client.folder.target import Target, journal_header
 from p2u.client.folder.work_folder import WorkFolder
+from p2u.client.routes import stretches
 from p2u.client.routes.routes import BrokenUpdateError, Route, Routes, broken
-from p2u.client.transfer.control import Progress, in_time
+from p2u.client.routes.stretches import Stretch
+from p2u.client.transfer.bundles import Wanted
 from p2u.client.transfer.package_reader import PackageReader
 from p2u.client.transfer.requests import plan_requests
 from p2u.disk.errors import disk_errors
 from p2u.disk.files import allocated_bytes
 from p2u.errors import DiskError
 from p2u.package.lookup import find_state
-from p2u.package.manifest import Manifest, State, Update, changed_files
-
-#: Bytes of free space that are left alone: state file, journal, folders.
-_SLACK = 2 << 20
+from p2u.package.manifest import Manifest, State, Update
 
 
 class FolderTransfer:
@@ -68,9 +70,15 @@ class FolderTransfer:
         self._reopen = reopen
         self._origin = None if task.origin is None else Path(task.origin).resolve()
         self._parents: dict[str, FoundState] = {}
+        self._straight = Straight(package, task)
+        #: The stretch that is being made.
+        self._stretch: Stretch | None = None
+        #: Ids of the states that were made.
+        self._made: set[str] = set()
+        #: Whether files at which an update began have proved damaged.
+        self._restarted = False
         self._on_state = task.on_state or (lambda label: None)
         self._reached: str | None = None
-        self._marks: tuple[tuple[str, int], ...] = ()
 
     def run(self) -> str:
         """Pull; returns the label of the state that the target holds then.
@@ -102,32 +110,46 @@ class FolderTransfer:
         route = Route(()) if self.routes.satisfied(local.state) else self._sound_route(local)
         begin = None if self.routes.satisfied(local.state) else self.routes.want.id
         begin = route.updates[0].source if route.updates else begin
-        found = read_journal(self.work.journal)
-        steps = []
+        planned = self._planned(route) if route.updates else ()
+        straight = self.package.options.straight is True
+        disk = self._disk(route, local, straight=straight)
+        warnings = tuple(self.routes.warnings)
+        return PullPlan(here, begin, tuple(planned), disk, self._free(), warnings)
+
+    def _planned(self, route: Route) -> Iterator[PlannedUpdate]:
+        """The updates of a route, less the bundles that an earlier run has left."""
+        done = self._left_behind(route)
         for number, update in enumerate(route.updates):
-            in_place = self._is_in_place(route, number)
             chunks = self.package.index(update).chunks
-            header = journal_header(self.manifest, update, in_place=in_place)
-            done = found.done if found is not None and found.header == header else {}
-            left = [chunk for chunk in chunks if chunk.number not in done]
+            left = [chunk for chunk in chunks if (update, chunk.number) not in done]
+            wanted = Wanted.of(update.blobs, left)
             requests = plan_requests(
-                left,
+                wanted.bundles,
+                wanted.missing,
                 ranges=self.package.store.supports_ranges,
                 jobs=self.package.fetcher.jobs,
                 sizes=self.package.fetcher.sizes,
             )
-            steps.append(
-                PlannedUpdate(
-                    self.manifest.title(update.target),
-                    update.bytes + update.index.size,
-                    sum(c.length for c in left) + update.index.size,
-                    len(requests),
-                    in_place,
-                )
+            yield PlannedUpdate(
+                self.manifest.title(update.target),
+                update.bytes + update.index.size,
+                wanted.size + update.index.size,
+                len(requests),
+                self._is_in_place(route, number),
             )
-        disk = self._disk(route, local)
-        warnings = tuple(self.routes.warnings)
-        return PullPlan(here, begin, tuple(steps), disk, self._free(), warnings)
+
+    def _left_behind(self, route: Route) -> set[tuple[Update, int]]:
+        """Updates and numbers of the chunks that an earlier run has left in the work folder."""
+        found = read_journal(self.work.journal)
+        stretch = found and self._straight.begun(route.updates, found.header)
+        if not found or not stretch:
+            return set()
+        return {
+            (stretch.updates[update], chunk.number)
+            for bundle in stretches.bundles(self.package, stretch) or ()
+            if bundle.number in found.done
+            for update, chunk in zip(bundle.updates, bundle.chunks, strict=True)
+        }
 
     def _inspect(self) -> FolderContent:
         """The content of the target; `_parents` then has all states at hand."""
@@ -147,9 +169,9 @@ class FolderTransfer:
         """Whether an earlier run got part of a better state, which is worth keeping."""
         found = read_journal(self.work.journal)
         return found is not None and any(
-            found.header == journal_header(self.manifest, update, in_place=False)
-            for update in self.manifest.updates
-            if update.source in (self._parents or {None})
+            found.header == journal_header(self.manifest, stretch, in_place=False)
+            for stretch in stretches.all_stretches(self.manifest)
+            if stretch.source in (self._parents or {None})
         )
 
     def _stay(self, local: FolderContent) -> str:
@@ -165,15 +187,20 @@ class FolderTransfer:
     def _route(self, local: FolderContent) -> Route:
         if local.refining is not None:
             found = read_journal(self.work.journal)
-            for update in filter(self.routes.usable, self.manifest.updates):
-                header = journal_header(self.manifest, update, in_place=True)
-                if found is not None and found.header == header:
-                    target = self.manifest.state(update.target)
+            for stretch in stretches.all_stretches(self.manifest):
+                header = journal_header(self.manifest, stretch, in_place=True)
+                if found is not None and found.header == header and self._is_usable(stretch):
+                    target = self.manifest.state(stretch.target)
                     rest: tuple[Update, ...] = ()
                     if not self.routes.satisfied(target):
                         rest = self.routes.find([target])
-                    return Route((update, *rest), resume=True)
+                    return Route((*stretch.updates, *rest), resume=stretch)
         return Route(self.routes.find_sound(self.package, self._have()))
+
+    def _is_usable(self, stretch: Stretch) -> bool:
+        if stretch.straight and self._straight.off:
+            return False
+        return all(map(self.routes.usable, stretch.updates))
 
     def _is_in_place(self, route: Route, number: int) -> bool:
         if number == 0 and route.resume:
@@ -195,6 +222,7 @@ class FolderTransfer:
     def _update(self, local: FolderContent) -> FolderContent:
         while True:
             self.package.cache = self.work.cache
+            self._stretch = None
             try:
                 route = self._route(local)
                 self._check_disk(route, local)
@@ -209,8 +237,17 @@ class FolderTransfer:
                 self._parents = {n: p for n, p in self._parents.items() if not p.own}
                 local = replace(local, parent=None, refining=None)
             except BrokenUpdateError as found:
-                self._avoid(found)
+                if self._reopen is not None and self._is_straight():
+                    # The states before the broken update are wanted, and its name.
+                    self._straight.give_up()
+                    self._reconnect(self._reopen)
+                else:
+                    self._avoid(found)
                 local = self._inspect()
+
+    def _is_straight(self) -> bool:
+        """Whether the present stretch leaves states out."""
+        return self._stretch is not None and self._stretch.straight
 
     def _sound_route(self, local: FolderContent) -> Route:
         while True:
@@ -227,12 +264,15 @@ class FolderTransfer:
         """
         if self._reopen is None:
             raise found.error from None
-        if self.package.stop.called:
-            self.package.close()
-            self.package = self._reopen(self.package)
+        self._reconnect(self._reopen)
         self.package.renew("")
         if self.package.manifest == self.manifest:
-            self._inspect()
+            before = self._made.union(state.id for state in self._have())
+            local = self._inspect()
+            lost = before.difference(state.id for state in self._have())
+            if local.refining is None and found.update.source in lost and not self._restarted:
+                self._restarted = True
+                return  # the files at which it began were to blame
             self.routes.drop(found.update, found.error, self._have())
             return
         # It was published again, and the update is gone or another one.
@@ -241,121 +281,107 @@ class FolderTransfer:
         self.routes = Routes(self.manifest, find_state(self.manifest, self.task.until))
         self.routes.warnings = warnings
 
+    def _reconnect(self, reopen: Callable[[PackageReader], PackageReader]) -> None:
+        """Open the package again if the failure has ended its threads."""
+        if self.package.stop.called:
+            self.package.close()
+            self.package = self._straight.package = reopen(self.package)
+
     def _have(self) -> list[State]:
         return [parent.state for parent in self._parents.values()]
 
     def _follow(self, route: Route) -> None:
-        self._marks = self.package.marks(route.updates)
-        for first in route.updates[:1]:
-            self.package.look_ahead(first)
-        for number, update in enumerate(route.updates):
-            in_place = self._is_in_place(route, number)
+        progress = RouteProgress(self.package, self.task, route.updates, self._reached)
+        self.package.look_ahead(route.updates[0])
+        number = 0
+        while number < len(route.updates):
             # Without a state, or with half of one, there is nothing to stay with.
-            parent = None if route.resume and number == 0 else self._parent(route, number)
+            resumes = route.resume is not None and number == 0
+            parent = None if resumes else self._parent(route, number)
             can_stop = parent is not None and parent.own
-            if can_stop and self._too_late(update):
-                return
-            tick = partial(self._tick, update, can_stop and not in_place)
-            with broken(update):
-                if not self._make(route, number, tick):
+            self._stretch = None
+            with broken(route.updates[number]):
+                stretch, held = self._choose(route, number, progress)
+                if can_stop and progress.is_too_late(stretch):
                     return
-            self._reached = self.manifest.title(update.target)
-            self._tick(update, False)
+                self._stretch = stretch
+                progress.begin(stretch)
+                tick = partial(progress.tick, can_stop and not self._is_in_place(route, number))
+                if not self._make(route, number, held, tick):
+                    return
+            self._made.add(stretch.target)
+            self._reached = progress.reached = self.manifest.title(stretch.target)
+            progress.tick()
             self._on_state(self._reached)
+            number += len(stretch.updates)
 
-    def _make(self, route: Route, number: int, tick: Callable[[], bool]) -> bool:
-        """Make one update of a route; whether it is complete."""
-        update = route.updates[number]
+    def _choose(self, route: Route, number: int, progress: RouteProgress) -> tuple[Stretch, Held]:
+        """The stretch that begins at an update, and payloads of it that are here."""
+        rest = route.updates[number:]
+        if number:
+            return self._straight.choose_ahead(rest), {}
+        if route.resume is not None:
+            return route.resume, {}
+        begun = read_journal(self.work.journal)
+        stretch = self._straight.choose(rest, begun.header if begun else None)
+        if stretch is not None:
+            return stretch, {}
+        return self._straight.measure(rest, progress.tick)
+
+    def _make(self, route: Route, number: int, held: Held, tick: Callable[[], bool | None]) -> bool:
+        """Make the present stretch, which begins at an update; whether it is complete."""
+        stretch = self._stretch
+        assert stretch is not None
         kind: type[Target] = InPlace if self._is_in_place(route, number) else BuildAndSwap
-        target = kind(self.package, self.work, update, self._parent(route, number))
+        parent = self._parent(route, number)
+        target = kind(self.package, self.work, stretch, parent, self.task.check)
+        rest = route.updates[number + len(stretch.updates) :]
         try:
-            missing = target.prepare()
+            wanted = stretches.wanted(self.package, stretch, target.prepare(), held)
             following = None
-            for later in route.updates[number + 1 : number + 2]:
-                self.package.look_ahead(later)
-                following = self.package.following(later)
-            run = self.package.fetcher.run
-            if not run(update.blobs, missing, target.apply, tick, following):
+            if rest:
+                self.package.look_ahead(rest[0])
+                following = partial(self._following, rest)
+            if not self.package.fetcher.run(wanted, target.apply, tick, following):
                 return False
             target.finish()
         finally:
             target.close()
         return True
 
-    def _too_late(self, update: Update) -> bool:
-        """Whether the deadline is too near for this update."""
-        if self.task.deadline is None:
-            return False
-        meter = self.package.meter
-        if self._reached is None:
-            # Nothing was measured yet: try.
-            return meter.seconds >= self.task.deadline
-        left = update.index.size + update.bytes
-        return not in_time(left, meter.rate(), meter.seconds, self.task.deadline)
-
-    def _tick(self, update: Update, can_stop: bool) -> bool:
-        """Report the progress; whether to go on."""
-        meter = self.package.meter
-        go_on = not (
-            can_stop and self.task.deadline is not None and meter.seconds > self.task.deadline
-        )
-        if self.task.progress is None:
-            return go_on
-        self.task.progress(
-            Progress(
-                self._reached,
-                self.manifest.title(update.target),
-                meter.done,
-                self._marks[-1][1],
-                meter.rate(),
-                meter.seconds,
-                self._marks,
-            )
-        )
-        return go_on
+    def _following(self, rest: Sequence[Update]) -> Wanted:
+        """What the run after the present one will probably fetch."""
+        return stretches.all_wanted(self.package, self._straight.choose_ahead(rest))
 
     def _free(self) -> int:
         with disk_errors(self.work.parent, "read"):
             return self.task.free_bytes(self.work.parent)
 
-    def _disk(self, route: Route, local: FolderContent) -> int:
+    def _disk(self, route: Route, local: FolderContent, *, straight: bool) -> int:
         """Most bytes that the route needs on the disk at any moment, beyond those taken now."""
         if not route.updates:
             if self.routes.satisfied(local.state):
                 return 0
-            return sum(f.size for f in self.manifest.release(self.routes.want).files) + _SLACK
-        taken = peak = 0
+            return sum(f.size for f in self.manifest.release(self.routes.want).files) + SLACK
+        planned = []
+        number = 0
+        while number < len(route.updates):
+            rest = route.updates[number:]
+            stretch = stretches.longest(self.manifest, rest) if straight else Stretch(rest[:1])
+            own = number > 0 or route.resume is not None or stretch.source is None
+            own = own or self._parents[stretch.source or ""].own
+            planned.append((stretch, self._is_in_place(route, number), own))
+            number += len(stretch.updates)
         there = local.state is not None or local.recorded is not None
-        for number, update in enumerate(route.updates):
-            files = self.manifest.release(update.target).files
-            own = number > 0 or route.resume or update.source is None
-            own = own or self._parents[update.source or ""].own
-            changed = changed_files(self.manifest, update) if own else range(len(files))
-            size = sum(files[n].size for n in changed)
-            if self._is_in_place(route, number):
-                peak = max(peak, taken + min(size, 2 * REDO_LIMIT))
-                continue
-            peak = max(peak, taken + size)
-            # The former files go when the new ones are in their place.
-            taken += size - (self._replaced(update, size) if there else 0)
-            there = True
-        peak -= allocated_bytes(self.work.next)
-        objects = sum(self.manifest.cost(u) - u.bytes for u in route.updates)
-        return max(0, peak) + objects + _SLACK
-
-    def _replaced(self, update: Update, size: int) -> int:
-        """Bytes of the files that an update replaces, as far as it is known."""
-        if update.source is None:
-            return size
-        release = self.manifest.release(update.target)
-        number = release.number(update.target)
-        kept = {(f.path, f.size, f.digest(number)) for f in release.files}
-        before = self.manifest.release(update.source)
-        number = before.number(update.source)
-        return sum(f.size for f in before.files if (f.path, f.size, f.digest(number)) not in kept)
+        allocated = allocated_bytes(self.work.next)
+        return most_bytes(self.manifest, planned, there=there, allocated=allocated)
 
     def _check_disk(self, route: Route, local: FolderContent) -> None:
-        needed, free = self._disk(route, local), self._free()
+        straight = self.package.options.straight
+        needed, free = self._disk(route, local, straight=straight is True), self._free()
+        if needed > free and straight is None and not self.task.each_state:
+            needed = self._disk(route, local, straight=True)
+            self._straight.scarce = True
         if needed <= free:
             return
         hint = "Free some space or choose another disk"

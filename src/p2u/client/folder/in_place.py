@@ -1,6 +1,6 @@
 """``--in-place``: change the target's own files, for disks without room for two copies.
 
-Before a chunk's new bytes are written over the old ones they are made durable in a *redo* file, so
+Before a bundle's new bytes are written over the old ones they are made durable in a *redo* file, so
 that a process killed at any moment loses nothing: the next run writes them again. Meanwhile readers
 see valid files in which each row is of the previous or of the next state, and a row that is being
 written may be a mixture of both.
@@ -8,25 +8,28 @@ written may be a mixture of both.
 
 from __future__ import annotations
 
-import hashlib
+import struct
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 
 from p2u.client.folder import state_file
-from p2u.client.folder.journal import DIGEST, Journal, read_journal
+from p2u.client.folder.journal import Journal, checksum, read_journal
 from p2u.client.folder.local import FoundState
 from p2u.client.folder.target import Opened, Target, journal_header
 from p2u.client.folder.work_folder import WorkFolder
+from p2u.client.routes.stretches import Stretch
+from p2u.client.transfer.bundles import Bundle
 from p2u.client.transfer.package_reader import PackageReader
 from p2u.disk import durable, files
 from p2u.disk.errors import disk_errors
 from p2u.errors import UsageError
-from p2u.package.geometry import Chunk, Span, chunk_spans
-from p2u.package.manifest import Update
+from p2u.package.geometry import Span, all_spans, chunk_spans
 
 #: Bytes of redo files after which the target's files are synced and the redo files removed.
 REDO_LIMIT = 64 << 20
+#: Head of a redo file: the checksum of the rest.
+_CLAIM = struct.Struct("<I")
 
 
 class LostError(Exception):
@@ -34,26 +37,31 @@ class LostError(Exception):
 
 
 class InPlace(Target):
-    """Writes chunks over the target's files."""
+    """Writes bundles over the target's files."""
 
     def __init__(
-        self, package: PackageReader, work: WorkFolder, update: Update, parent: FoundState | None
+        self,
+        package: PackageReader,
+        work: WorkFolder,
+        stretch: Stretch,
+        parent: FoundState | None,
+        check: str,
     ) -> None:
-        super().__init__(package, work, update, parent)
-        #: Chunks whose redo file is still needed, and its bytes.
+        super().__init__(package, work, stretch, parent, check)
+        #: Bundles whose redo file is still needed, and its bytes.
         self._redone: dict[int, int] = {}
 
     def result_folder(self) -> Path:
         """The target itself."""
         return self.work.target
 
-    def prepare(self) -> list[Chunk]:
+    def prepare(self) -> list[Bundle]:
         """See `Target.prepare`.
 
         Raises:
-            LostError: A chunk that the journal calls done is not, and no redo file has it.
+            LostError: A bundle that the journal calls done is not, and no redo file has it.
         """
-        header = journal_header(self.manifest, self.update, in_place=True)
+        header = journal_header(self.manifest, self.stretch, in_place=True)
         self._refuse_links()
         with disk_errors(self.work.path):
             recorded = state_file.read(self.work.target)
@@ -64,11 +72,10 @@ class InPlace(Target):
             self.log = Journal(self.work.journal, header)
             self.work.redo.mkdir()
             durable.sync_folder(self.work.path)
-            source = self.manifest.state(self.update.source or "")
+            source = self.manifest.state(self.stretch.source or "")
             before = state_file.make(self.manifest, source, self.package.url)
             replace(before, refining=self.state.digest).write(self.work.target)
-        self.start(self.chunks)
-        return list(self.chunks)
+        return self.start(())
 
     def _refuse_links(self) -> None:
         for file in self.changed:
@@ -82,35 +89,32 @@ class InPlace(Target):
                     hint="Pull without --in-place",
                 )
 
-    def _go_on(self) -> list[Chunk]:
-        header = journal_header(self.manifest, self.update, in_place=True)
+    def _go_on(self) -> list[Bundle]:
+        header = journal_header(self.manifest, self.stretch, in_place=True)
         found = read_journal(self.work.journal)
         if found is None or found.header != header:
             raise LostError
         self.log = Journal(self.work.journal, header, found)
         self.work.redo.mkdir(exist_ok=True)
         for name in [path.name for path in self.work.redo.iterdir()]:
-            if name.isdigit() and int(name) < len(self.chunks):
-                digest = self._redo(int(name))
-                if digest is not None:
-                    found.done[int(name)] = digest
+            if name.isdigit() and int(name) < len(self.bundles):
+                redone = self._redo(int(name))
+                if redone is not None:
+                    found.done[int(name)] = redone
         done = self.confirmed(found.done)
-        if done.keys() != found.done.keys():
+        if len(done) != len(found.done):
             raise LostError
-        self.package.meter.add(sum(self.chunks[n].length for n in done))
-        missing = [chunk for chunk in self.chunks if chunk.number not in done]
-        self.start(missing)
-        return missing
+        return self.start(done)
 
-    def _redo(self, number: int) -> bytes | None:
-        """Write a redo file's bytes again; returns their digest, None if it is torn."""
+    def _redo(self, number: int) -> int | None:
+        """Write a redo file's bytes again; returns their checksum, None if it is torn."""
         assert self.log is not None
         path = self.work.redo / str(number)
         with open(path, "rb") as file:
-            claim, data = file.read(32), memoryview(file.read())
-        spans = chunk_spans(self.chunks[number], self.layout)
-        digest = hashlib.sha256(data).digest()
-        if digest != claim or len(data) != sum(span.size for span in spans):
+            claim, data = file.read(_CLAIM.size), memoryview(file.read())
+        spans = chunk_spans(self.bundles[number].chunks[0], self.layout)
+        found = checksum((data,))
+        if claim != _CLAIM.pack(found) or len(data) != sum(span.size for span in spans):
             path.unlink()  # it was not complete, so nothing was written over yet
             return None
         with Opened(self.result, "rb+") as opened:
@@ -118,34 +122,34 @@ class InPlace(Target):
             for span in spans:
                 files.write_at(opened[span.file], span.offset, data[at : at + span.size])
                 at += span.size
-        self.log.done(number, digest[:DIGEST])
+        self.log.done(number, found)
         self._redone[number] = len(data)
-        return digest[:DIGEST]
+        return found
 
-    def write(
-        self, chunk: Chunk, spans: Sequence[Span], buffers: Sequence[memoryview], digest: bytes
-    ) -> None:
+    def write(self, bundle: Bundle, spans: Sequence[Span], buffers: Sequence[memoryview]) -> None:
         """See `Target.write`: to the redo file and on the disk first, then in place."""
         assert self.log is not None
+        number, found = bundle.number, checksum(buffers)
         with disk_errors(self.work.target):
-            durable.write_file(self.work.redo / str(chunk.number), digest, *buffers)
+            durable.write_file(self.work.redo / str(number), _CLAIM.pack(found), *buffers)
             durable.sync_folder(self.work.redo)
             with Opened(self.result, "rb+") as opened:
                 for span, buffer in zip(spans, buffers, strict=True):
                     files.write_at(opened[span.file], span.offset, buffer)
-            self.log.done(chunk.number, digest[:DIGEST])
+            self.log.done(number, found)
             with self._lock:
-                self._redone[chunk.number] = sum(span.size for span in spans)
+                self._redone[number] = sum(span.size for span in spans)
                 full = sum(self._redone.values()) > REDO_LIMIT
                 redone, self._redone = (self._redone, {}) if full else ({}, self._redone)
             self._checkpoint(redone)
 
     def _checkpoint(self, redone: dict[int, int]) -> None:
-        """Make these chunks durable in place; their redo files have served then."""
+        """Make these bundles durable in place; their redo files have served then."""
         if not redone:
             return
         assert self.log is not None
-        spans = (s for n in redone for s in chunk_spans(self.chunks[n], self.layout))
+        chunks = (self.bundles[number].chunks[0] for number in redone)
+        spans = all_spans(chunks, self.layout)
         for file in {span.file for span in spans}:
             durable.sync_file(self.result(file))
         self.log.sync()
@@ -154,7 +158,7 @@ class InPlace(Target):
 
     def finish(self) -> None:
         """See `Target.finish`."""
-        self.check_all()
+        self.complete_all()
         with disk_errors(self.work.target):
             made = state_file.make(self.manifest, self.state, self.package.url)
             # Before the state file says that all is well: these are of the past then.

@@ -1,7 +1,7 @@
-"""The journal of one update: which of its chunks are on disk, checked when read back.
+"""The journal of one stretch: which of its bundles are on disk, checked when read back.
 
-Append-only. A header of 72 bytes, then records of 25 bytes, each with a CRC, so that a record cut
-off by a crash is recognised. A record is a claim: the caller checks it with its hash.
+Append-only. A header of 72 bytes, then records of 13 bytes, each with a CRC, so that a record cut
+off by a crash is recognised. A record is a claim: the caller checks it with its checksum.
 """
 
 from __future__ import annotations
@@ -10,30 +10,38 @@ import errno
 import struct
 import threading
 import zlib
+from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 
 from p2u.disk.durable import sync
 
 _HEADER = struct.Struct("<4sBB2x32s28s")
-_RECORD = struct.Struct("<BI16s")
+_RECORD = struct.Struct("<BII")
 _CRC = struct.Struct("<I")
 _MAGIC = b"P2UJ"
 _VERSION = 1
-_CHUNK, _READY = 1, 2
+_BUNDLE, _READY = 1, 2
 
-#: Bytes of a chunk's digest that the journal keeps.
-DIGEST = 16
+
+def checksum(parts: Iterable[memoryview | bytes], found: int = 0) -> int:
+    """The CRC-32 of bytes, back to back, behind others with the checksum ``found``.
+
+    It detects accidents. Whoever can change the work folder can change the target, too.
+    """
+    for part in parts:
+        found = zlib.crc32(part, found)
+    return found
 
 
 @dataclass(frozen=True, slots=True)
 class Header:
-    """The update and the target of a journal.
+    """The stretch and the target of a journal.
 
     Attributes:
         in_place: Whether files are refined where they lie.
-        identity: 32 bytes: digest of all that determines what the chunks' numbers mean.
-        target: 28 bytes: beginning of the digest of the state that the update leads to.
+        identity: 32 bytes: digest of all that determines what the bundles' numbers mean.
+        target: 28 bytes: beginning of the digest of the state that the stretch leads to.
     """
 
     in_place: bool
@@ -56,13 +64,13 @@ class Content:
 
     Attributes:
         header: Its header.
-        done: Chunk number to digest of its decoded bytes.
-        ready: Whether the update was seen complete, checked and on the disk.
+        done: Bundle number to checksum of its decoded bytes.
+        ready: Whether the stretch was seen complete, checked and on the disk.
         size: Bytes of the file that are valid.
     """
 
     header: Header
-    done: dict[int, bytes]
+    done: dict[int, int]
     ready: bool
     size: int
 
@@ -80,7 +88,7 @@ def read_journal(path: Path) -> Content | None:
     magic, version, in_place, identity, target = _HEADER.unpack(head)
     if magic != _MAGIC or version != _VERSION:
         return None
-    done: dict[int, bytes] = {}
+    done: dict[int, int] = {}
     ready = False
     at = _HEADER_SIZE
     seed = zlib.crc32(data[:_HEADER_SIZE])
@@ -88,9 +96,9 @@ def read_journal(path: Path) -> Content | None:
         record = data[at : at + _RECORD.size]
         if _CRC.unpack_from(data, at + _RECORD.size)[0] != zlib.crc32(record, seed):
             break
-        kind, number, digest = _RECORD.unpack(record)
-        if kind == _CHUNK:
-            done[number] = digest
+        kind, number, found = _RECORD.unpack(record)
+        if kind == _BUNDLE:
+            done[number] = found
         ready = ready or kind == _READY
         at += _RECORD_SIZE
     return Content(Header(bool(in_place), identity, target), done, ready, at)
@@ -117,21 +125,21 @@ class Journal:
             self._file.truncate(keep.size)
             self._file.seek(keep.size)
 
-    def done(self, number: int, digest: bytes) -> None:
-        """The chunk's decoded bytes, with this digest, are in their file."""
-        self._append(_CHUNK, number, digest)
+    def done(self, number: int, found: int) -> None:
+        """The bundle's decoded bytes, with this checksum, are in their files."""
+        self._append(_BUNDLE, number, found)
 
     def ready(self) -> None:
         """All is complete, checked and on the disk."""
-        self._append(_READY, 0, b"")
+        self._append(_READY, 0, 0)
         self.sync()
 
     def sync(self) -> None:
         """Wait until the records are on the disk."""
         sync(self._file)
 
-    def _append(self, kind: int, number: int, digest: bytes) -> None:
-        record = _RECORD.pack(kind, number, digest)
+    def _append(self, kind: int, number: int, found: int) -> None:
+        record = _RECORD.pack(kind, number, found)
         data = record + _CRC.pack(zlib.crc32(record, self._seed))
         with self._lock:
             at = self._file.tell()

@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from p2u.client.folder.folder_transfer import FolderTransfer
 from p2u.client.folder.pull_task import PlannedUpdate, PullPlan, PullTask
 from p2u.client.transfer.backoff import Retry
+from p2u.client.transfer.checking import EXACT
 from p2u.client.transfer.control import Progress
 from p2u.client.transfer.options import TransferOptions
 from p2u.client.transfer.package_reader import PackageReader
@@ -51,14 +52,17 @@ def pull(
     dry_run: bool = False,
     repair: bool = False,
     deadline: float | None = None,
+    check: str = EXACT,
+    straight: bool | None = None,
     progress: Callable[[Progress], None] | None = None,
     on_state: Callable[[str], None] | None = None,
     retry: Retry | None = None,
 ) -> PullResult:
     """Pull a package to a folder; go on where an earlier run, even a killed one, ended.
 
-    The folder is always exactly one state: the next one is built next to it, checked against its
-    SHA-256, and takes its place in one step. Files in it that are not the package's stay. One
+    The folder is always exactly one state: the next one is built next to it, of verified chunks
+    only, and takes its place in one step; every file is compared with the publisher's SHA-256 when
+    it is exact. Files in it that are not the package's stay. One
     hidden file, ``.p2u-state.json``, says what the folder holds.
 
     The route is the cheapest in bytes from any state at hand, which is known by its digests: an
@@ -85,6 +89,12 @@ def pull(
         repair: Overwrite files that were changed after they were pulled.
         deadline: Seconds: stop at the best state that the bandwidth measured can deliver by then,
             but not before the first one. Chunks of a better one are kept for the next run.
+        check: ``"all"``: compare all files with their SHA-256 in every state, too.
+        straight: True: make only the state wanted, all levels at once; False: every state on the
+            way. None: straight where the line is fast (the state wanted arrives within about two
+            seconds, or sooner than the states between could be written) or the disk has no room for
+            the states between, unless ``on_state`` or ``deadline`` is given. If an update proves
+            broken, the states before it are made.
         progress: Called about ten times a second with a `Progress`, in this thread.
         on_state: Called with the label of each state as soon as the folder is it, in this thread.
 
@@ -97,9 +107,9 @@ def pull(
     """
     task = PullTask(
         until=until, origin=origin, in_place=in_place, repair=repair, deadline=deadline,
-        progress=progress, on_state=on_state,
+        progress=progress, on_state=on_state, each_state=on_state is not None, check=check,
     )  # fmt: skip
-    options = TransferOptions(jobs=jobs, limit_rate=limit_rate, retry=retry)
+    options = TransferOptions(jobs=jobs, limit_rate=limit_rate, retry=retry, straight=straight)
     return run_pull(source, target, task, options, dry_run=dry_run)
 
 

@@ -7,6 +7,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
+from p2u.client.transfer.checking import ALL, EXACT, check_choice
 from p2u.client.transfer.control import Progress
 from p2u.disk.files import free_bytes
 from p2u.errors import UsageError
@@ -24,10 +25,14 @@ class PullTask:
         deadline: Seconds in which the best state possible is wanted; None for the state wanted.
         progress: Called about ten times a second, in the thread that pulls.
         on_state: Called with the label of each state as soon as the folder is it.
+        each_state: Somebody uses each state as soon as it is there, so that none is left out unless
+            that is asked for.
+        check: ``"exact"``: compare files with the publisher's digests when they are exact;
+            ``"all"``: in every state.
         free_bytes: Room on the disk that has a folder, in bytes.
 
     Raises:
-        UsageError: The deadline is not above 0.
+        UsageError: The deadline is not above 0, or ``check`` is unknown.
     """
 
     until: str = "exact"
@@ -37,10 +42,13 @@ class PullTask:
     deadline: float | None = None
     progress: Callable[[Progress], None] | None = None
     on_state: Callable[[str], None] | None = None
+    each_state: bool = False
+    check: str = EXACT
     free_bytes: Callable[[Path], int] = free_bytes
 
     def __post_init__(self) -> None:
-        """Check the deadline."""
+        """Check the deadline and the choice of checks."""
+        check_choice(self.check, (EXACT, ALL))
         if self.deadline is not None and not self.deadline > 0:
             raise UsageError(
                 f"the deadline is {self.deadline:g} s", hint="It is in seconds, above 0"

@@ -87,6 +87,10 @@ class StateFile:
         text = json.dumps(tree, ensure_ascii=False, indent=1)
         durable.replace_file(folder / NAME, text.encode() + b"\n", folder / PART)
 
+    def without_hints(self) -> StateFile:
+        """The same without them, so that the next run reads the files."""
+        return replace(self, files=tuple(replace(f, mtime=-1, inode=-1) for f in self.files))
+
     def with_hints(self, folder: Path) -> StateFile:
         """The same with the times and inodes that the files have now."""
         files = []

@@ -1,4 +1,4 @@
-"""Write the chunks of an update to a target; the common part of swapping and in place."""
+"""Write the bundles of a stretch to a target; the common part of swapping and in place."""
 
 from __future__ import annotations
 
@@ -12,86 +12,108 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack
 from pathlib import Path
 
-from p2u.client.folder.journal import DIGEST, Header, Journal
+from p2u.client.folder.file_digest import FileDigest
+from p2u.client.folder.journal import Header, Journal, checksum
 from p2u.client.folder.local import FoundState
 from p2u.client.folder.work_folder import WorkFolder, target_prefix
+from p2u.client.routes import stretches
+from p2u.client.routes.stretches import Stretch
+from p2u.client.transfer.bundles import Bundle
+from p2u.client.transfer.checking import is_checked
 from p2u.client.transfer.package_reader import PackageReader
-from p2u.codec.chunk import ChunkDecoding, UpdateEnds
-from p2u.disk.durable import sync_file
+from p2u.codec.chunk import ChunkDecoding, UpdateEnds, apply_chunk, check_kind
+from p2u.disk.durable import EarlySync, sync_file
 from p2u.disk.errors import disk_errors
-from p2u.disk.files import PIECE, hash_file, open_file, read_all_at
-from p2u.errors import IntegrityError
+from p2u.disk.files import PIECE, open_file, read_all_at
+from p2u.errors import FormatError, IntegrityError
 from p2u.package.geometry import Chunk, Countdown, Span, all_spans, chunk_spans
-from p2u.package.manifest import Manifest, State, Update, changed_files
+from p2u.package.manifest import Manifest, State, changed_files
 from p2u.package.mapping import identity
 
 
-def journal_header(manifest: Manifest, update: Update, *, in_place: bool) -> Header:
-    """The journal's header for an update: all that gives its chunks their meaning."""
+def journal_header(manifest: Manifest, stretch: Stretch, *, in_place: bool) -> Header:
+    """The journal's header for a stretch: all that gives its bundles their meaning."""
     digests = {state.id: state.digest for state in manifest.states}
-    source = digests[update.source] if update.source is not None else "nothing"
-    ends = [state for state in (update.source, update.target) if state is not None]
+    source = digests[stretch.source] if stretch.source is not None else "nothing"
+    ends = [state for state in (stretch.source, stretch.target) if state is not None]
     layouts = [manifest.release(state).layout.sha256 for state in ends]
-    text = " ".join((source, digests[update.target], *layouts, update.index.sha256))
+    indices = [update.index.sha256 for update in stretch.updates]
+    text = " ".join((source, digests[stretch.target], *layouts, *indices))
     identity = hashlib.sha256(text.encode()).digest()
-    return Header(in_place, identity, target_prefix(digests[update.target]))
+    return Header(in_place, identity, target_prefix(digests[stretch.target]))
 
 
 class Target(ABC):
-    """An update that is written to disk.
+    """A stretch that is written to disk.
 
     Args:
         package: Where it comes from.
         work: The work folder, locked.
-        update: The update.
+        stretch: The stretch.
         parent: The state that it begins at; None for nothing.
+        check: Which files are compared with their digest, see `is_checked`.
     """
 
     def __init__(
-        self, package: PackageReader, work: WorkFolder, update: Update, parent: FoundState | None
+        self,
+        package: PackageReader,
+        work: WorkFolder,
+        stretch: Stretch,
+        parent: FoundState | None,
+        check: str,
     ) -> None:
         self.package = package
         self.work = work
-        self.update = update
+        self.stretch = stretch
         self.parent = parent
         self.manifest = package.manifest
-        self.state: State = self.manifest.state(update.target)
+        self.state: State = self.manifest.state(stretch.target)
         self.release = self.manifest.release(self.state)
-        self.model = package.target(update)
+        self.update = stretch.updates[0]
+        self.model = package.target(self.update)
         self.layout = self.model.layout
-        index = package.index(update)
+        index = package.index(self.update)
+        found = stretches.bundles(package, stretch)
+        assert found is not None, "whoever chose the stretch has looked at its bundles"
+        self.bundles: tuple[Bundle, ...] = found
+        #: Those of the first update, which brings all bytes that the others change.
         self.chunks: tuple[Chunk, ...] = index.chunks
         #: `model` itself if the update is a refinement; None if it begins at nothing.
-        self.source = package.source(update)
-        if self.source is not None and not self.manifest.crosses(update):
+        self.source = package.source(self.update)
+        if self.source is not None and not self.manifest.crosses(self.update):
             self.source = self.model
         self.map = index.map or identity(self.model)
         self._ends = UpdateEnds(self.model, self.source, self.map)
         written = {span.file for span in all_spans(self.chunks, self.layout)}
-        self.changed = sorted(written.union(changed_files(self.manifest, update)))
-        self._number = self.release.number(self.state)
+        for update in stretch.updates:
+            written.update(changed_files(self.manifest, update))
+        self.changed = sorted(written)
+        number = self.release.number(self.state)
+        #: Numbers of the files that are compared with their digest.
+        self._checked = {n for n in self.changed if is_checked(check, self.release, n, number)}
+        self._number = number
         self._lock = threading.Lock()
         self._left = Countdown(self.layout)
-        self._checked: set[int] = set()
+        self._complete: set[int] = set()
+        self._digests: dict[int, FileDigest] = {}
+        self._early = EarlySync()
         self.log: Journal | None = None
 
     @abstractmethod
-    def prepare(self) -> list[Chunk]:
-        """Set up or go on with files and journal; returns the chunks that are missing."""
+    def prepare(self) -> list[Bundle]:
+        """Set up or go on with files and journal; returns the bundles that are missing."""
 
     @abstractmethod
     def finish(self) -> None:
-        """All chunks are applied: check, make durable, and let the target be the new state."""
+        """All bundles are applied: check, make durable, and let the target be the new state."""
 
     @abstractmethod
     def result_folder(self) -> Path:
         """The folder that receives the next state's bytes."""
 
     @abstractmethod
-    def write(
-        self, chunk: Chunk, spans: Sequence[Span], buffers: Sequence[memoryview], digest: bytes
-    ) -> None:
-        """Write a decoded chunk, whose SHA-256 is ``digest``, and note it in the journal."""
+    def write(self, bundle: Bundle, spans: Sequence[Span], buffers: Sequence[memoryview]) -> None:
+        """Write a decoded bundle, and note it in the journal."""
 
     def discard(self) -> None:
         """The result is wrong: let the next run begin anew.
@@ -100,6 +122,10 @@ class Target(ABC):
         """
         with contextlib.suppress(OSError):
             self.work.journal.unlink()
+        self.doubt()
+
+    def doubt(self) -> None:  # noqa: B027 - in place, the files are of no known state
+        """Let the next look read the files that the stretch begins at."""
 
     def result(self, file: int) -> Path:
         """The path of the next state's file with this number."""
@@ -110,40 +136,94 @@ class Target(ABC):
         assert self.parent is not None
         return self.parent.paths[file]
 
-    def start(self, missing: Sequence[Chunk]) -> None:
-        """Count what each file still lacks."""
-        self._left = Countdown(self.layout, missing)
+    def start(self, done: Sequence[int]) -> list[Bundle]:
+        """Count what each file still lacks, and begin to take its digest.
 
-    def apply(self, chunk: Chunk, payload: memoryview) -> None:
-        """Decode and write one chunk; in any thread."""
-        decoding = ChunkDecoding(chunk, payload, self._ends, self.update.blobs[chunk.blob].key)
+        Args:
+            done: Numbers of the bundles whose bytes are there.
+
+        Returns:
+            The missing bundles.
+        """
+        here = set(done)
+        missing = [bundle for bundle in self.bundles if bundle.number not in here]
+        self.package.meter.add(sum(b.length for b in self.bundles if b.number in here))
+        first = [bundle.chunks[0] for bundle in missing]
+        self._left = Countdown(self.layout, first)
+        ranges: dict[int, list[tuple[int, int]]] = {file: [] for file in self._checked}
+        for span in all_spans(first, self.layout):
+            if span.file in ranges:
+                ranges[span.file].append((span.offset, span.size))
+        check = self.package.stop.check
+        for file, found in ranges.items():
+            size = self.release.files[file].size
+            self._digests[file] = FileDigest(self.result(file), size, found, check)
+        return missing
+
+    def apply(self, bundle: Bundle, payloads: Sequence[memoryview]) -> None:
+        """Decode and write one bundle; in any thread."""
+        decoding = self._decoding(bundle, payloads)
         with self.package.decoded.lend(decoding.memory) as memory:
-            buffers = decoding.run(memory, self._read)
-            digest = hashlib.sha256(memory[: decoding.size])
-            self.write(chunk, decoding.spans, buffers, digest.digest())
-        for file in self._left.done(chunk):
-            self.check(file)
+            try:
+                buffers = decoding.run(memory, self._read)
+                self._refine(bundle, payloads, decoding.spans, buffers)
+            except FormatError:
+                # Chunks may be refused because of the bytes that they are applied to.
+                self.doubt()
+                raise
+            self.write(bundle, decoding.spans, buffers)
+            for span, buffer in zip(decoding.spans, buffers, strict=True):
+                self._early.wrote(self.result(span.file), span.size)
+                if span.file in self._checked:
+                    self._digests[span.file].written(span.offset, buffer)
+        for file in self._left.done(bundle.chunks[0]):
+            self.complete(file)
+
+    def _decoding(self, bundle: Bundle, payloads: Sequence[memoryview]) -> ChunkDecoding:
+        # Pieces are whole in each update: only the last one's count.
+        place = -1 if bundle.chunks[0].pieces else 0
+        chunk, key = bundle.chunks[place], self._key(bundle, place)
+        return ChunkDecoding(chunk, payloads[place], self._ends, key)
+
+    def _refine(
+        self,
+        bundle: Bundle,
+        payloads: Sequence[memoryview],
+        spans: Sequence[Span],
+        buffers: Sequence[memoryview],
+    ) -> None:
+        """Apply the chunks of a bundle after the first one, where its bytes are."""
+        if bundle.chunks[0].pieces:
+            return
+        for place in range(1, len(bundle.chunks)):
+            chunk, payload, key = bundle.chunks[place], payloads[place], self._key(bundle, place)
+            check_kind(chunk, payload, key, begins=False, crosses=False)
+            apply_chunk(chunk, payload, self.layout, spans, buffers, key)
+
+    def _key(self, bundle: Bundle, place: int) -> str:
+        update = self.stretch.updates[bundle.updates[place]]
+        return update.blobs[bundle.chunks[place].blob].key
 
     def _read(self, spans: Sequence[Span], buffers: Sequence[memoryview]) -> None:
         with disk_errors(self.before(spans[0].file), "read"), Opened(self.before) as opened:
             for span, buffer in zip(spans, buffers, strict=True):
                 read_all_at(opened[span.file], span.offset, buffer)
 
-    def check(self, file: int) -> None:
-        """Hash a complete file of the result and make it durable.
+    def complete(self, file: int) -> None:
+        """Compare a complete file of the result with its digest, and make it durable.
 
         Raises:
             IntegrityError: It is not what the manifest states.
         """
         entry = self.release.files[file]
         path = self.result(file)
-        with disk_errors(path, "read"):
-            found = hash_file(path, self.package.stop.check)
-        if found != entry.digest(self._number):
+        found = expected = entry.digest(self._number)
+        if file in self._checked:
+            found = self._digests[file].hexdigest()
+        if found != expected:
             self.discard()
             raise IntegrityError(
-                f"SHA-256 {found} after the update to {self.state.label}, expected "
-                f"{entry.digest(self._number)}",
+                f"SHA-256 {found} after the update to {self.state.label}, expected {expected}",
                 file=entry.path,
                 hint="The disk, or the program that made the package, is faulty. Pull again, and "
                 "verify the package",
@@ -151,45 +231,45 @@ class Target(ABC):
         with disk_errors(path):
             sync_file(path)
         with self._lock:
-            self._checked.add(file)
+            self._complete.add(file)
 
-    def check_all(self) -> None:
-        """Check the changed files that were not checked yet."""
+    def complete_all(self) -> None:
+        """Do so for the changed files that were not complete yet."""
         for file in self.changed:
-            if file not in self._checked:
-                self.check(file)
+            if file not in self._complete:
+                self.complete(file)
+        with disk_errors(self.work.path):
+            self._early.end()
 
-    def confirmed(self, claims: dict[int, bytes]) -> dict[int, bytes]:
-        """Those of a journal's claims that the bytes on the disk bear out."""
-        valid = [(n, digest) for n, digest in claims.items() if n < len(self.chunks)]
+    def confirmed(self, claims: dict[int, int]) -> list[int]:
+        """The numbers of those of a journal's claims that the bytes on the disk bear out."""
+        valid = [(n, found) for n, found in claims.items() if n < len(self.bundles)]
 
-        def holds(claim: tuple[int, bytes]) -> bool:
+        def holds(claim: tuple[int, int]) -> bool:
             self.package.stop.check()
-            return self._digest_on_disk(self.chunks[claim[0]]) == claim[1]
+            return self._checksum_on_disk(self.bundles[claim[0]]) == claim[1]
 
         with ThreadPoolExecutor(self.package.fetcher.jobs) as pool:
-            return {
-                claim[0]: claim[1]
-                for claim, ok in zip(valid, pool.map(holds, valid), strict=True)
-                if ok
-            }
+            return [claim[0] for claim, ok in zip(valid, pool.map(holds, valid), strict=True) if ok]
 
-    def _digest_on_disk(self, chunk: Chunk) -> bytes | None:
-        digest = hashlib.sha256()
+    def _checksum_on_disk(self, bundle: Bundle) -> int | None:
+        found = 0
         buffer = memoryview(bytearray(PIECE))
         try:
             with Opened(self.result) as opened:
-                for span in chunk_spans(chunk, self.layout):
+                for span in chunk_spans(bundle.chunks[0], self.layout):
                     for at in range(0, span.size, PIECE):
                         part = buffer[: min(PIECE, span.size - at)]
                         read_all_at(opened[span.file], span.offset + at, part)
-                        digest.update(part)
+                        found = checksum((part,), found)
         except OSError:
             return None
-        return digest.digest()[:DIGEST]
+        return found
 
     def close(self) -> None:
         """Close the journal."""
+        with contextlib.suppress(OSError):  # raised where all is complete
+            self._early.end()
         if self.log is not None:
             self.log.close()
 

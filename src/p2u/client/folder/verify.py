@@ -13,6 +13,8 @@ from p2u.client.folder import state_file
 from p2u.client.folder.folder_transfer import FolderTransfer
 from p2u.client.folder.pull_task import PullTask
 from p2u.client.transfer.backoff import Retry
+from p2u.client.transfer.bundles import Wanted
+from p2u.client.transfer.checking import ALL
 from p2u.client.transfer.control import Progress
 from p2u.client.transfer.options import TransferOptions
 from p2u.client.transfer.package_reader import PackageReader
@@ -107,7 +109,8 @@ def _decode_all(package: PackageReader, folder: Path) -> None:
             remove_tree(folder)
         if update.source is not None and update.source != here:
             FolderTransfer(package, folder, PullTask(until=update.source)).run()
-        FolderTransfer(package, folder, PullTask(until=update.target), updates=(update,)).run()
+        task = PullTask(until=update.target, check=ALL)
+        FolderTransfer(package, folder, task, updates=(update,)).run()
         here = update.target
 
 
@@ -129,7 +132,7 @@ def _package(
 
         held = package.index(update).chunks
         # The fetcher checks each hash before it hands a chunk on; there is nothing to add.
-        package.fetcher.run(update.blobs, held, lambda chunk, payload: None, tick)
+        package.fetcher.run(Wanted.of(update.blobs, held), lambda bundle, payloads: None, tick)
         chunks += len(held)
     files = 1 + len(objects) + sum(len(u.blobs) for u in manifest.updates)
     total = package.meter.received

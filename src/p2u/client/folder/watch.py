@@ -121,7 +121,7 @@ def watch(
     watcher = _Watcher(source, Path(target), execute, on_event, stop, output)
     task = PullTask(
         until=until, in_place=in_place, repair=repair,
-        progress=watcher.progress, on_state=watcher.committed,
+        progress=watcher.progress, on_state=watcher.committed, each_state=execute is not None,
     )  # fmt: skip
     watcher.run(every, lambda: run_pull(source, target, task, options).warnings)
 

@@ -11,9 +11,11 @@ from p2u.client.live.low_priority import LowPriority
 from p2u.client.live.memory import ModelMemory
 from p2u.client.live.parts import LiveParts
 from p2u.client.live.staging.staged_update import StagedUpdate
+from p2u.client.routes import stretches
+from p2u.client.routes.stretches import Stretch
+from p2u.client.transfer.bundles import Bundle
 from p2u.errors import DiskError, UsageError
-from p2u.package.geometry import Chunk
-from p2u.package.manifest import Release, State, Update
+from p2u.package.manifest import Release, State
 
 
 class Applier:
@@ -57,12 +59,12 @@ class Applier:
         if self._files is not None:
             self._files.drop_spare()
 
-    def fetch(self, step: StagedUpdate, later: Sequence[Update], *, low_priority: bool) -> None:
+    def fetch(self, step: StagedUpdate, later: Sequence[Stretch], *, low_priority: bool) -> None:
         """Fetch and stage what a step lacks; after it, the step can be committed.
 
         Args:
             step: The step.
-            later: The updates after it on the route; the next one is begun ahead.
+            later: The stretches after it on the route; the next one is begun ahead.
             low_priority: Leave the processors, and the network, to the model in use.
 
         Raises:
@@ -71,13 +73,12 @@ class Applier:
         self.staging, step.broken = step.name, False
         package = self._connection.package
         following = None
-        for update in later[:1]:
-            package.look_ahead(update)
-            following = package.following(update)
+        for stretch in later[:1]:
+            package.look_ahead(stretch.updates[0])
+            following = partial(stretches.all_wanted, package, stretch)
         apply = partial(self._apply, step)
         package.fetcher.run(
-            step.update.blobs,
-            tuple(step.missing.values()),
+            stretches.wanted(package, step.stretch, tuple(step.missing.values())),
             LowPriority(apply) if low_priority else apply,
             following=following,
             patient=low_priority,
@@ -85,9 +86,9 @@ class Applier:
         with self._classified(step, spoils=False):
             step.prepare()
 
-    def _apply(self, step: StagedUpdate, chunk: Chunk, payload: memoryview) -> None:
+    def _apply(self, step: StagedUpdate, bundle: Bundle, payloads: Sequence[memoryview]) -> None:
         with self._classified(step, spoils=self._eager):
-            step.apply(chunk, payload)
+            step.apply(bundle, payloads)
 
     def commit(self, step: StagedUpdate, state: State, *, first: bool = False) -> None:
         """Let the memory be the next state, and check it.

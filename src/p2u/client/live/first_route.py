@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 from p2u.client.live.applying import Applier
 from p2u.client.live.parts import LiveParts
 from p2u.client.live.staging.choice import STAGING, choose
 from p2u.client.live.staging.staged_update import StagedUpdate
+from p2u.client.routes import stretches
 from p2u.client.routes.live_routes import check_aligned, first_route
+from p2u.client.routes.stretches import Stretch
 from p2u.package.manifest import Update
 
 
@@ -24,7 +28,7 @@ class FirstRoute:
         self._status = parts.status
         self._listeners = parts.listeners
         self._applier = applier
-        self._route: tuple[Update, ...] | None = None
+        self._route: tuple[Stretch, ...] | None = None
         self._done = 0
         self._step: StagedUpdate | None = None
 
@@ -49,12 +53,12 @@ class FirstRoute:
         if self._route is None:
             self._route = self._find()
         while self._done < len(self._route):
-            update = self._route[self._done]
+            stretch = self._route[self._done]
             later = self._route[self._done + 1 :]
-            state = self._connection.package.manifest.state(update.target)
+            state = self._connection.package.manifest.state(stretch.target)
             self._status.on_route(self._status.route.fetch(state.label))
-            first = update.source is None
-            step = self._step = self._step or self._begin(update)
+            first = stretch.source is None
+            step = self._step = self._step or self._begin(stretch)
             low_priority = self._plan.low_priority and not first
             self._applier.fetch(step, later, low_priority=low_priority)
             self._applier.commit(step, state, first=first)
@@ -74,32 +78,51 @@ class FirstRoute:
         self._step = None
         self._applier.drop_spare()
 
-    def _find(self) -> tuple[Update, ...]:
+    def _find(self) -> tuple[Stretch, ...]:
         package = self._connection.package
         route = first_route(package, self._plan.until)
         package.look_ahead(route[0])
         manifest = package.manifest
+        found = self._stretches(route)
+        targets = {stretch.target for stretch in found}
         marks = tuple(
             (manifest.state(update.target).label, at)
             for update, (_, at) in zip(route, package.marks(route), strict=True)
+            if update.target in targets
         )
-        ids = [update.target for update in route]
+        ids = [stretch.target for stretch in found]
         self._status.on_route(self._status.route.begin(ids, marks))
-        return route
+        return found
 
-    def _begin(self, update: Update) -> StagedUpdate:
+    def _stretches(self, route: Sequence[Update]) -> tuple[Stretch, ...]:
+        """The route in stretches: one for each state that somebody may use."""
+        package, found = self._connection.package, []
+        while route:
+            stretch = Stretch(tuple(route[:1]))
+            if self._plan.straight:
+                whole = stretches.longest(package.manifest, route)
+                for update in whole.updates:
+                    package.look_ahead(update)
+                if stretches.bundles(package, whole) is not None:
+                    stretch = whole
+            found.append(stretch)
+            route = route[len(stretch.updates) :]
+        return tuple(found)
+
+    def _begin(self, stretch: Stretch) -> StagedUpdate:
         package, plan = self._connection.package, self._plan
         manifest = package.manifest
-        check_aligned(package, update)
-        chunks = package.index(update).chunks
-        files = self._applier.allocate(manifest.release(update.target))
+        check_aligned(package, stretch.updates[0])
+        bundles = stretches.bundles(package, stretch)
+        assert bundles is not None
+        files = self._applier.allocate(manifest.release(stretch.target))
         staging = plan.staging
-        if update.source is None or plan.mode == "eager":
+        if stretch.source is None or plan.mode == "eager":
             staging = "direct"
-        elif manifest.crosses(update):
+        elif manifest.crosses(stretch.updates[0]):
             staging = "copy"
         elif plan.choose is not None:
             staging = plan.choose(files.layout)
         if staging == "auto":
-            staging = choose(chunks, files.layout, plan.tools.free_memory())
-        return STAGING[staging](files, update, chunks, plan.check, plan.tools)
+            staging = choose(bundles, files.layout, plan.tools.free_memory())
+        return STAGING[staging](files, stretch, bundles, plan.check, plan.tools)

@@ -15,6 +15,8 @@ from p2u.client.routes.live_routes import (
     find_live_route,
     same_state,
 )
+from p2u.client.routes.stretches import Stretch
+from p2u.client.transfer.bundles import single_bundles
 from p2u.client.transfer.package_reader import PackageReader
 from p2u.errors import FormatError, IntegrityError, NotFoundError, P2UError, UnsupportedError
 from p2u.package.manifest import Manifest, State, Update
@@ -211,7 +213,8 @@ class Follower:
         self._applier.files.manifest = package.manifest
         while True:
             step = chain.step = chain.step or self._begin(package, chain)
-            self._applier.fetch(step, chain.later, low_priority=True)
+            later = [Stretch((update,)) for update in chain.later[:1]]
+            self._applier.fetch(step, later, low_priority=True)
             if not chain.later:
                 break
             chain.covered = step.covered
@@ -229,7 +232,7 @@ class Follower:
         return ChainedUpdate(
             self._applier.files,
             chain.update,
-            package.index(chain.update).chunks,
+            single_bundles(package.index(chain.update).chunks),
             self._plan.check,
             self._plan.tools,
             source=chain.route.source,

@@ -26,8 +26,9 @@ def open_replica(
     until: str = "exact",
     deadline: float | None = None,
     limit_rate: float | str | None = None,
-    check: bool = True,
+    check: str = "exact",
     retry: Retry | None = None,
+    straight: bool | None = None,
     follow: float | None = None,
 ) -> Replica:
     """Open a package as a live model in memory; returns at once.
@@ -45,11 +46,13 @@ def open_replica(
             keep theirs.
         until: Label or id of the last state wanted.
         deadline: Seconds from now: ``wait("best")`` returns with the best state possible by then.
-        check: Compare each file with its SHA-256 for each state. Each chunk's hash is checked in
+        check: Which files are compared with the publisher's SHA-256: ``"exact"``, those that are
+            exact; ``"all"``, those of every state; ``"none"``. Each chunk's digest is checked in
             any case.
         jobs: Threads; see `p2u.TransferOptions`.
         limit_rate: Most bytes per second; see `p2u.TransferOptions`.
         retry: When to try again; see `p2u.TransferOptions`.
+        straight: True: leave out the states before the last one. By default each of them is usable.
         follow: Look for a newer version as often, in seconds, and go on to it; see
             `Replica.refresh`. What keeps it away is in `Replica.error`, and tried again. Needs
             atomic mode.
@@ -58,7 +61,7 @@ def open_replica(
         UsageError: An argument is wrong. `Replica.wait` raises later errors.
         NotFoundError: A local package that does not exist.
     """
-    options = TransferOptions(jobs=jobs, limit_rate=limit_rate, retry=retry)
+    options = TransferOptions(jobs=jobs, limit_rate=limit_rate, retry=retry, straight=straight)
     early = ask_early(source)
     # Later than the first request: together these take as long as its answer.
     from p2u.client.live.plan import LivePlan
@@ -79,7 +82,7 @@ def load(
     limit_rate: float | str | None = None,
     retry: Retry | None = None,
 ) -> dict[str, np.ndarray[Any, Any]]:
-    """The tensors of one state of a package, by name, writable.
+    """The tensors of one state of a package, by name, writable; no other state is made.
 
     Args:
         source: Path or URL of the package, or an open store.
@@ -95,7 +98,9 @@ def load(
     from p2u.client.live.replica import Replica
 
     options = TransferOptions(jobs=jobs, limit_rate=limit_rate, retry=retry)
-    plan = LivePlan(until=state, mode="eager", low_priority=False, transfer=options)
+    plan = LivePlan(
+        until=state, mode="eager", low_priority=False, each_state=False, transfer=options
+    )
     replica = Replica(source, plan)
     try:
         replica.wait()

@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 
 from p2u.client.live.staging.choice import STAGING
 from p2u.client.live.staging.tools import StagingTools
+from p2u.client.transfer.checking import EXACT, check_choice
 from p2u.client.transfer.options import DEFAULT_OPTIONS, TransferOptions
 from p2u.errors import UsageError
 from p2u.package.layout import Layout
@@ -24,6 +25,8 @@ class LivePlan:
         choose: Chooses the staging once the layout is known.
         low_priority: Refine in threads of lower priority.
         follow: Seconds between two looks at the package for a new version.
+        check: Which files are compared with their digests, see `is_checked`.
+        each_state: Somebody may use the states before the one wanted.
         tools: Limits and functions of staging.
 
     Raises:
@@ -34,16 +37,18 @@ class LivePlan:
     mode: str = "atomic"
     staging: str = "auto"
     patience: float = 5.0
-    check: bool = True
+    check: str = EXACT
     transfer: TransferOptions = DEFAULT_OPTIONS
     choose: Callable[[Layout], str] | None = None
     low_priority: bool = True
     deadline: float | None = None
     follow: float | None = None
+    each_state: bool = True
     tools: StagingTools = field(default_factory=StagingTools)
 
     def __post_init__(self) -> None:
         """Check the options."""
+        check_choice(self.check)
         if self.follow is not None:
             if not self.follow > 0:
                 raise UsageError(f"follow every {self.follow:g} s", hint="It is in seconds")
@@ -54,3 +59,9 @@ class LivePlan:
         for name, value, known in (("mode", self.mode, MODES), ("staging", self.staging, STAGINGS)):
             if value not in known:
                 raise UsageError(f"{name} must be one of {', '.join(known)}, not {value!r}")
+
+    @property
+    def straight(self) -> bool:
+        """Whether the first route leaves out the states before its last one."""
+        asked = self.transfer.straight
+        return not self.each_state if asked is None else asked

@@ -7,6 +7,7 @@ from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 
+from p2u.client.routes.stretches import Stretch
 from p2u.client.transfer.package_reader import PackageReader
 from p2u.errors import (
     FormatError,
@@ -24,10 +25,10 @@ _log = logging.getLogger("p2u")
 
 @dataclass(frozen=True, slots=True)
 class Route:
-    """Updates in order; with ``resume``, the first one continues an interrupted ``--in-place``."""
+    """Updates in order; ``resume`` is the first stretch where an ``--in-place`` goes on."""
 
     updates: tuple[Update, ...]
-    resume: bool = False
+    resume: Stretch | None = None
 
 
 class BrokenUpdateError(Exception):

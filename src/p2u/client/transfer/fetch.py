@@ -4,20 +4,24 @@ from __future__ import annotations
 
 import contextlib
 import hashlib
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
+from itertools import cycle
 from threading import Event, Lock, Thread
 
 from p2u.client.transfer.backoff import Retry
-from p2u.client.transfer.control import Meter, Stop
+from p2u.client.transfer.bundles import Wanted
+from p2u.client.transfer.control import Buffers, Meter, Stop
 from p2u.client.transfer.options import TransferOptions
 from p2u.client.transfer.run import HINT, Apply, Run
 from p2u.errors import IntegrityError, StoreError
-from p2u.package.geometry import Chunk
-from p2u.package.manifest import Blob, Object
+from p2u.package.manifest import Object
 from p2u.stores import Store
 
-#: Gives the blobs and chunks of an update.
-Following = Callable[[], tuple[Sequence[Blob], tuple[Chunk, ...]]]
+#: Bytes of payloads that all threads of a run together hold; a single larger bundle may exceed it.
+IN_FLIGHT = 12 << 20
+
+#: Gives what the next run will probably fetch.
+Following = Callable[[], Wanted]
 
 
 class Fetcher:
@@ -44,6 +48,8 @@ class Fetcher:
         self._following: Following | None = None
         self._ahead: Run | None = None
         self._threads: list[Thread] = []
+        #: Memory for payloads. A run must not wait for what the one begun ahead of it holds.
+        self._pools = cycle([Buffers(IN_FLIGHT, stop), Buffers(IN_FLIGHT, stop)])
 
     def read(self, key: str, limit: int) -> bytes:
         """A small object of unknown size, with retries."""
@@ -117,54 +123,50 @@ class Fetcher:
 
     def run(
         self,
-        blobs: Sequence[Blob],
-        chunks: Sequence[Chunk],
+        wanted: Wanted,
         apply: Apply,
         tick: Callable[[], bool | None] = lambda: None,
         following: Following | None = None,
         *,
         patient: bool = False,
     ) -> bool:
-        """Fetch chunks of one update and pass each to ``apply`` once, roughly in order.
+        """Fetch bundles and pass each to ``apply`` once, roughly in order.
 
         Args:
-            blobs: The update's.
-            chunks: Those missing.
+            wanted: The bundles.
             apply: Called in several threads at once; an error from it ends the run.
             tick: Called about ten times a second in this thread; False ends the run early.
-            following: Blobs and chunks of the run that will probably follow; asked in a thread that
-                has nothing left to do, which begins to fetch them, so that the link does not rest
-                between two runs.
+            following: What the next run will probably fetch; asked in a thread that has nothing
+                left to do, which begins to fetch it, so that the link does not rest between two
+                runs.
             patient: See `Run.wait`.
 
         Returns:
-            Whether all chunks were applied.
+            Whether all bundles were applied.
 
         Raises:
             Cancelled: ``stop`` was called.
             IntegrityError: A chunk is wrong, and was so again when fetched anew.
             StoreError: The store failed for good.
         """
-        run = self._begin(blobs, tuple(chunks), following)
+        run = self._begin(wanted, following)
         complete = False
         try:
-            complete = not chunks or run.wait(apply, tick, patient=patient)
+            complete = not wanted.bundles or run.wait(apply, tick, patient=patient)
         finally:
             if not complete:
                 self._end()
         self.stop.check()
         return complete
 
-    def _begin(
-        self, blobs: Sequence[Blob], chunks: tuple[Chunk, ...], following: Following | None
-    ) -> Run:
-        """The run of these chunks, which threads of the one before may have begun."""
+    def _begin(self, wanted: Wanted, following: Following | None) -> Run:
+        """The run of these bundles, which threads of the one before may have begun."""
         with self._lock:
             ahead, self._ahead = self._ahead, None
-            if ahead is None or ahead.chunks != chunks:
+            if ahead is None or not ahead.wanted.same(wanted):
                 if ahead is not None:
                     ahead.abandon()
-                ahead = Run(self, blobs, chunks)
+                ahead = Run(self, wanted)
             self._current, self._following = ahead, following
             return ahead
 
@@ -181,13 +183,16 @@ class Fetcher:
                 return None
             if self._ahead is None:
                 try:
-                    blobs, chunks = self._following()
+                    self._ahead = Run(self, self._following())
                 except BaseException:  # noqa: BLE001 - whoever needs it meets the same error
                     self._following = None
                     return None
-                self._ahead = Run(self, blobs, chunks)
             self._ahead.enter()
             return self._ahead
+
+    def next_pool(self) -> Buffers:
+        """The memory for the payloads of the next run."""
+        return next(self._pools)
 
     def spawn(self, number: int, work: Callable[[int], None]) -> None:
         """Start a thread that `close` waits for."""

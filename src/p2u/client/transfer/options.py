@@ -20,8 +20,8 @@ LINK_THREADS = 4
 class TransferOptions:
     """The options of a transfer.
 
-    Functions that fetch take ``jobs``, ``limit_rate`` and ``retry``, or those that apply to them,
-    by keyword and make one of these; all that is below them passes it on as it is.
+    Functions that fetch take ``jobs``, ``limit_rate``, ``retry`` and ``straight``, or those that
+    apply to them, by keyword and make one of these; all that is below them passes it on as it is.
 
     Attributes:
         jobs: Threads that fetch, check and decode, 1 or more. None: as many as there are
@@ -29,6 +29,9 @@ class TransferOptions:
         limit_rate: Most bytes per second, over all threads: a number, or text such as ``"2MB/s"``
             or ``"16Mbit/s"``. None: no limit.
         retry: When to try again after failures of the store. None: ``Retry()``.
+        straight: True: fetch all levels of a range of rows together and make only the last state
+            wanted; False: make each state on the way. None: straight where the line is fast and
+            nobody waits for an earlier state.
         request_sizes: How many bytes to ask for at a time.
 
     Raises:
@@ -38,6 +41,7 @@ class TransferOptions:
     jobs: int | None = None
     limit_rate: float | str | None = None
     retry: Retry | None = None
+    straight: bool | None = None
     request_sizes: RequestSizes = DEFAULT_SIZES
 
     def __post_init__(self) -> None:

@@ -9,6 +9,7 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
 from threading import Lock, Thread
 
+from p2u.client.transfer.bundles import Wanted
 from p2u.client.transfer.control import Buffers, Meter, Stop
 from p2u.client.transfer.fetch import Fetcher, Following
 from p2u.client.transfer.options import DEFAULT_OPTIONS, TransferOptions
@@ -24,6 +25,8 @@ from p2u.stores import Store, ThrottledStore, open_store
 
 #: Bytes of layouts and indices that are kept as they came.
 KEPT = 8 << 20
+#: Indices that are kept parsed: two threads may want the next, or all of a stretch.
+INDICES = 4
 #: Most blobs of an update that are looked for before it is begun.
 PROBED = 16
 #: Bytes of decoded chunks that all threads together hold; a single larger chunk may exceed it.
@@ -52,6 +55,7 @@ class PackageReader:
         stop: Stop | None = None,
         known: PackageReader | None = None,
     ) -> None:
+        self.options = options
         self.stop = stop or Stop()
         self.meter: Meter = known.meter if known else Meter()
         store = source if isinstance(source, Store) else open_store(source)
@@ -76,8 +80,8 @@ class PackageReader:
         #: By digest: size of those that were counted as progress.
         self._counted: dict[str, int] = known._counted if known else {}
         self._index_lock = Lock()
-        #: Digest and content of the index asked for last: two threads may want the next.
-        self._index: tuple[str, Index] = known._index if known else ("", Index(()))
+        #: By digest: the indices asked for last, parsed.
+        self._indices: dict[str, Index] = known._indices if known else {}
         #: By digest: what is being read ahead.
         self._coming: dict[str, Future[bytes]] = {}
         for digest, coming in known._coming.items() if known else ():
@@ -133,10 +137,12 @@ class PackageReader:
         target = self.target(update)
         source = self.source(update) if self.manifest.crosses(update) else None
         with self._index_lock:
-            digest, found = self._index
-            if digest != update.index.sha256:
+            found = self._indices.pop(update.index.sha256, None)
+            if found is None:
                 found = parse_index(self._object(update.index), update, target, source)
-                self._index = update.index.sha256, found
+            while len(self._indices) >= INDICES:
+                del self._indices[next(iter(self._indices))]
+            self._indices[update.index.sha256] = found
             return found
 
     def aligned(self, update: Update) -> bool:
@@ -149,7 +155,7 @@ class PackageReader:
 
     def following(self, update: Update) -> Following:
         """An update for `Fetcher.run` to begin ahead."""
-        return lambda: (update.blobs, self.index(update).chunks)
+        return lambda: Wanted.of(update.blobs, self.index(update).chunks)
 
     def look_ahead(self, update: Update) -> None:
         """Begin to read what `index` needs for an update, so that nobody waits for round trips."""

@@ -8,7 +8,9 @@ from dataclasses import replace
 from p2u.client.live.memory import ModelMemory
 from p2u.client.live.staging.copied import CopiedUpdate, copy, merge
 from p2u.client.live.staging.tools import StagingTools
-from p2u.package.geometry import Chunk, Span
+from p2u.client.routes.stretches import Stretch
+from p2u.client.transfer.bundles import Bundle
+from p2u.package.geometry import Span
 from p2u.package.manifest import Update
 
 #: By file, sorted ranges of bytes ``(start, end)``.
@@ -24,8 +26,8 @@ class ChainedUpdate(CopiedUpdate):
     Args:
         files: The memory.
         update: The update.
-        chunks: All of it.
-        check: Whether to compare each file with its SHA-256 before the commit.
+        bundles: All of it.
+        check: Which files are compared with their digests before the commit.
         tools: Limits and functions of staging.
         source: Id of the state that the memory holds.
         before: What the updates before have brought.
@@ -39,8 +41,8 @@ class ChainedUpdate(CopiedUpdate):
         self,
         files: ModelMemory,
         update: Update,
-        chunks: Sequence[Chunk],
-        check: bool,
+        bundles: Sequence[Bundle],
+        check: str,
         tools: StagingTools,
         *,
         source: str | None,
@@ -48,8 +50,9 @@ class ChainedUpdate(CopiedUpdate):
         checked: bool,
     ) -> None:
         # Which files are others than before the chain.
-        super().__init__(files, replace(update, source=source), chunks, check, tools)
-        self.update = update
+        whole = Stretch((replace(update, source=source),))
+        super().__init__(files, whole, bundles, check, tools)
+        self.stretch = Stretch((update,))
         self._before = before
         self._checked = checked
         own = [(file, a, b - a) for file, ranges in self._ranges.items() for a, b in ranges]
@@ -58,13 +61,13 @@ class ChainedUpdate(CopiedUpdate):
         self._ranges = self.covered
         self._unchecked |= self.covered.keys()
 
-    def take(self, chunk: Chunk, payload: memoryview) -> None:
+    def take(self, bundle: Bundle, payloads: Sequence[memoryview]) -> None:
         """See `StagedUpdate.take`."""
-        if self.update.source is not None:
-            for s in self.spans(chunk):
+        if self.stretch.source is not None:
+            for s in self.spans(bundle):
                 for start, end in gaps(s, self._before):
                     copy(self._spare[s.file][start:end], self.files.memory[s.file][start:end])
-        self.decode(chunk, payload, self._spare)
+        self.decode(bundle, payloads, self._spare)
 
     def complete(self, file: int) -> None:
         """See `StagedUpdate.complete`."""

@@ -7,7 +7,8 @@ from collections.abc import Sequence
 from p2u.client.live.staging.copied import CopiedUpdate
 from p2u.client.live.staging.spooled import SpooledUpdate
 from p2u.client.live.staging.staged_update import DirectUpdate, StagedUpdate
-from p2u.package.geometry import Chunk, chunk_spans
+from p2u.client.transfer.bundles import Bundle
+from p2u.package.geometry import all_spans
 from p2u.package.layout import Layout
 
 #: Kinds of staging by name.
@@ -16,13 +17,14 @@ STAGING: dict[str, type[StagedUpdate]] = {
 }
 
 
-def choose(chunks: Sequence[Chunk], layout: Layout, free: int | None) -> str:
+def choose(bundles: Sequence[Bundle], layout: Layout, free: int | None) -> str:
     """``"copy"`` where half of the free memory holds all that changes, else ``"chunks"``.
 
     Args:
-        chunks: Of the update.
+        bundles: Of the stretch.
         layout: Of the release.
         free: Bytes of memory that may still be used; None where that is unknown.
     """
-    changed = sum(span.size for chunk in chunks for span in chunk_spans(chunk, layout))
+    chunks = (bundle.chunks[0] for bundle in bundles)
+    changed = sum(span.size for span in all_spans(chunks, layout))
     return "copy" if free is None or 2 * changed <= free else "chunks"

@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 
 from p2u.client.live.staging.staged_update import StagedUpdate, in_threads
-from p2u.package.geometry import Chunk
+from p2u.client.transfer.bundles import Bundle
 
 #: Bytes that one thread copies at a time during a commit.
 _STRIDE = 4 << 20
@@ -22,18 +22,18 @@ class CopiedUpdate(StagedUpdate):
     def begin(self) -> None:
         """See `StagedUpdate.begin`."""
         self._spare = self.files.spare()
-        spans = (span for chunk in self.chunks for span in self.spans(chunk))
+        spans = (span for bundle in self.bundles for span in self.spans(bundle))
         self._ranges = merge((s.file, s.offset, s.size) for s in spans)
 
-    def take(self, chunk: Chunk, payload: memoryview) -> None:
+    def take(self, bundle: Bundle, payloads: Sequence[memoryview]) -> None:
         """See `StagedUpdate.take`."""
-        for s in self.spans(chunk):
+        for s in self.spans(bundle):
             end = s.offset + s.size
             copy(self._spare[s.file][s.offset : end], self.files.memory[s.file][s.offset : end])
-        self.decode(chunk, payload, self._spare)
+        self.decode(bundle, payloads, self._spare)
 
     def parts(self, file: int) -> Iterator[memoryview]:
-        """Bytes that chunks bring are in the spare memory, the rest stays as it is."""
+        """Bytes that bundles bring are in the spare memory, the rest stays as it is."""
         live, spare = self.files.memory[file], self._spare[file]
         at = 0
         for start, end in self._ranges.get(file, ()):

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Sequence
 
 from p2u.client.live.low_priority import in_background
 from p2u.client.live.staging.spool import Spool
 from p2u.client.live.staging.staged_update import StagedUpdate, in_threads
-from p2u.package.geometry import Chunk
+from p2u.client.transfer.bundles import Bundle
 
 
 class SpooledUpdate(StagedUpdate):
@@ -19,9 +20,15 @@ class SpooledUpdate(StagedUpdate):
         """See `StagedUpdate.begin`."""
         self._spool = Spool(self.tools)
 
-    def take(self, chunk: Chunk, payload: memoryview) -> None:
+    def take(self, bundle: Bundle, payloads: Sequence[memoryview]) -> None:
         """See `StagedUpdate.take`."""
-        self._spool.put(chunk.number, payload)
+        for key, payload in zip(self._keys(bundle), payloads, strict=True):
+            self._spool.put(key, payload)
+
+    def _keys(self, bundle: Bundle) -> list[int]:
+        """The numbers of a bundle's payloads in the spool."""
+        updates = len(self.stretch.updates)
+        return [bundle.number * updates + update for update in bundle.updates]
 
     def complete(self, file: int) -> None:
         """Nothing can be checked before it is decoded."""
@@ -32,10 +39,11 @@ class SpooledUpdate(StagedUpdate):
     def commit(self) -> None:
         """See `StagedUpdate.commit`."""
 
-        def run(chunk: Chunk) -> None:
-            self.decode(chunk, self._spool.get(chunk.number), self.files.memory)
+        def run(bundle: Bundle) -> None:
+            payloads = [self._spool.get(key) for key in self._keys(bundle)]
+            self.decode(bundle, payloads, self.files.memory)
 
-        in_threads(run, self.chunks, os.cpu_count() or 1)
+        in_threads(run, self.bundles, os.cpu_count() or 1)
 
     def finish(self) -> None:
         """See `StagedUpdate.finish`."""

@@ -1,4 +1,4 @@
-"""Stage one update: the base class of all kinds of staging, and the kind that does not wait."""
+"""Stage a stretch: the base class of all kinds of staging, and the kind that does not wait."""
 
 from __future__ import annotations
 
@@ -10,24 +10,27 @@ from typing import Any, ClassVar
 
 from p2u.client.live.memory import ModelMemory
 from p2u.client.live.staging.tools import StagingTools
+from p2u.client.routes.stretches import Stretch
+from p2u.client.transfer.bundles import Bundle
+from p2u.client.transfer.checking import is_checked
 from p2u.codec.chunk import check_kind
-from p2u.package.geometry import Chunk, Countdown, Span, chunk_spans
-from p2u.package.manifest import Update, changed_files
+from p2u.package.geometry import Countdown, Span, chunk_spans
+from p2u.package.manifest import changed_files
 
 
 class StagedUpdate(ABC):
-    """One update into memory.
+    """One update, or straight several, into memory.
 
     Args:
         files: The memory.
-        update: The update.
-        chunks: All of it.
-        check: Whether to compare each file with its SHA-256.
+        stretch: The updates.
+        bundles: All of them.
+        check: Which files are compared with their digests, see `is_checked`.
         tools: Limits and functions of staging.
 
     Attributes:
         name: Of this kind of staging.
-        missing: Chunks that `apply` has not had, by number.
+        missing: Bundles that `apply` has not had, by number.
         broken: Applying it has failed, and would fail again.
     """
 
@@ -36,64 +39,70 @@ class StagedUpdate(ABC):
     def __init__(
         self,
         files: ModelMemory,
-        update: Update,
-        chunks: Sequence[Chunk],
-        check: bool,
+        stretch: Stretch,
+        bundles: Sequence[Bundle],
+        check: str,
         tools: StagingTools,
     ) -> None:
         self.files = files
-        self.update = update
-        self.chunks = chunks
+        self.stretch = stretch
+        self.bundles = bundles
         self.broken = False
-        self.missing = {chunk.number: chunk for chunk in chunks}
+        self.missing = {bundle.number: bundle for bundle in bundles}
         self._check = check
         self.tools = tools
-        self._state = files.manifest.state(update.target)
+        self._state = files.manifest.state(stretch.target)
         self._lock = threading.Lock()
-        self._unchecked = set(changed_files(files.manifest, update))
-        self._left = Countdown(files.layout, chunks)
+        self._unchecked: set[int] = set()
+        for update in stretch.updates:
+            self._unchecked.update(changed_files(files.manifest, update))
+        self._left = Countdown(files.layout, (bundle.chunks[0] for bundle in bundles))
         self.begin()
 
-    def begin(self) -> None:  # noqa: B027 - nothing to do where chunks are applied at once
-        """Make room for the chunks."""
+    def begin(self) -> None:  # noqa: B027 - nothing to do where bundles are applied at once
+        """Make room for the bundles."""
 
-    def spans(self, chunk: Chunk) -> list[Span]:
-        """The places of a chunk's bytes."""
-        return chunk_spans(chunk, self.files.layout)
+    def spans(self, bundle: Bundle) -> list[Span]:
+        """The places of a bundle's bytes."""
+        return chunk_spans(bundle.chunks[0], self.files.layout)
 
-    def decode(self, chunk: Chunk, payload: memoryview, memory: list[memoryview]) -> None:
-        """Decode a chunk into some memory like that of the files."""
-        spans = self.spans(chunk)
+    def decode(
+        self, bundle: Bundle, payloads: Sequence[memoryview], memory: list[memoryview]
+    ) -> None:
+        """Decode a bundle into some memory like that of the files."""
+        spans = self.spans(bundle)
         buffers = [memory[s.file][s.offset : s.offset + s.size] for s in spans]
-        key = self.update.blobs[chunk.blob].key
-        crosses = self.files.manifest.crosses(self.update)
-        check_kind(chunk, payload, key, begins=self.update.source is None, crosses=crosses)
-        self.tools.decode(chunk, payload, self.files.layout, spans, buffers, key)
+        for place, chunk, payload in zip(bundle.updates, bundle.chunks, payloads, strict=True):
+            update = self.stretch.updates[place]
+            key = update.blobs[chunk.blob].key
+            crosses = self.files.manifest.crosses(update)
+            check_kind(chunk, payload, key, begins=update.source is None, crosses=crosses)
+            self.tools.decode(chunk, payload, self.files.layout, spans, buffers, key)
 
-    def apply(self, chunk: Chunk, payload: memoryview) -> None:
-        """Take a chunk whose hash is right; in any thread.
+    def apply(self, bundle: Bundle, payloads: Sequence[memoryview]) -> None:
+        """Take a bundle whose digests are right; in any thread.
 
         Raises:
             FormatError: It is malformed.
             IntegrityError: It completed a file, which is not what it should be.
             DiskError: The temporary file cannot be written.
         """
-        self.take(chunk, payload)
+        self.take(bundle, payloads)
         with self._lock:
-            del self.missing[chunk.number]
-        for file in self._left.done(chunk):
+            del self.missing[bundle.number]
+        for file in self._left.done(bundle.chunks[0]):
             self.complete(file)
 
     @abstractmethod
-    def take(self, chunk: Chunk, payload: memoryview) -> None:
-        """Decode or keep a chunk."""
+    def take(self, bundle: Bundle, payloads: Sequence[memoryview]) -> None:
+        """Decode or keep a bundle."""
 
     def complete(self, file: int) -> None:
-        """All chunks of a file are here."""
+        """All bundles of a file are here."""
         self.check(file)
 
     def prepare(self) -> None:
-        """All chunks are here: do what can be done while the memory is in use."""
+        """All bundles are here: do what can be done while the memory is in use."""
         for file in sorted(self._unchecked):
             self.check(file)
 
@@ -108,20 +117,21 @@ class StagedUpdate(ABC):
         return [self.files.memory[file]]
 
     def check(self, file: int) -> None:
-        """Compare a complete file with what the manifest states."""
-        if self._check:
+        """Compare a complete file with what the manifest states, if it is to be checked."""
+        release = self.files.manifest.release(self._state)
+        if is_checked(self._check, release, file, release.number(self._state)):
             self.files.check(file, self._state, self.parts(file))
         self._unchecked.discard(file)
 
 
 class DirectUpdate(StagedUpdate):
-    """Chunks are decoded where the model lies, as they come."""
+    """Bundles are decoded where the model lies, as they come."""
 
     name = "direct"
 
-    def take(self, chunk: Chunk, payload: memoryview) -> None:
+    def take(self, bundle: Bundle, payloads: Sequence[memoryview]) -> None:
         """See `StagedUpdate.take`."""
-        self.decode(chunk, payload, self.files.memory)
+        self.decode(bundle, payloads, self.files.memory)
 
 
 def in_threads(run: Callable[[Any], None], items: Sequence[Any], count: int) -> None:

@@ -1,0 +1,163 @@
+"""Choose whether a stretch of a route is made step by step or straight.
+
+Straight saves the work of the states between, but there is nothing to use before its end. It is
+the better choice where its end comes soon, or sooner than the states between could be written.
+"""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections import deque
+from collections.abc import Callable, Sequence
+
+from p2u.client.folder.journal import Header
+from p2u.client.folder.pull_task import PullTask
+from p2u.client.folder.target import journal_header
+from p2u.client.routes import stretches
+from p2u.client.routes.stretches import Stretch
+from p2u.client.transfer.bundles import Bundle, Wanted, single_bundles
+from p2u.client.transfer.package_reader import PackageReader
+from p2u.errors import FormatError, IntegrityError, StoreError, UnsupportedError
+from p2u.package.manifest import Update, changed_files
+
+#: Seconds for which nobody minds to wait for the last state without an earlier one.
+SOON = 2.0
+#: Bytes per second at which a state between is decoded and brought to the disk, about.
+WRITE_RATE = 5e8
+#: Bytes of each measurement, and how much faster than measured the line may be: connections begin
+#: slowly, and so do threads.
+MEASURED = ((256 << 10, 8.0), (2 << 20, 4.0), (8 << 20, 1.0))
+
+#: Payloads that were fetched while the line was measured, see `Wanted`.
+Held = dict[tuple[int, int], bytearray]
+
+
+class Straight:
+    """Chooses the stretches of one transfer.
+
+    Args:
+        package: Open.
+        task: Says who waits for which states.
+
+    Attributes:
+        package: The package, which may be opened again.
+        off: No stretch is straight any more.
+        scarce: There is no room on the disk for the states between.
+    """
+
+    def __init__(self, package: PackageReader, task: PullTask) -> None:
+        self.package = package
+        self.off = self.scarce = False
+        self._task = task
+        self._lock = threading.Lock()
+        #: By the index of the first update: choices that were made ahead.
+        self._ahead: dict[str, Stretch] = {}
+
+    def give_up(self) -> None:
+        """An update has proved broken: make the states before it, to find out which it is."""
+        self.off = True
+        self._ahead.clear()
+
+    def choose(self, rest: Sequence[Update], begun: Header | None = None) -> Stretch | None:
+        """The next stretch; None if the line has to be measured first.
+
+        Args:
+            rest: The updates left of the route.
+            begun: The header of the journal that an earlier run has left.
+
+        Raises:
+            The errors of reading indices.
+        """
+        with self._lock:
+            known = self._ahead.pop(rest[0].index.sha256, None)
+        if known is not None:
+            return known
+        single, whole = Stretch(tuple(rest[:1])), stretches.longest(self.package.manifest, rest)
+        asked = self.package.options.straight
+        if self.off or asked is False or not whole.straight:
+            return single
+        found = self.begun(rest, begun) if begun is not None else None
+        if found is not None and (found.straight or not asked):
+            return self._possible(found)
+        if asked or self.scarce:
+            return self._possible(whole)
+        if self._task.each_state or self._task.deadline is not None:
+            return single
+        if not self.package.store.remote and self.package.options.limit_rate is None:
+            return self._possible(whole)
+        return None
+
+    def choose_ahead(self, rest: Sequence[Update]) -> Stretch:
+        """The stretch that `choose` will choose next, by the speed so far. In any thread."""
+        found = self.choose(rest) or self._by_rate(rest, self.package.meter.rate())
+        with self._lock:
+            return self._ahead.setdefault(rest[0].index.sha256, found)
+
+    def measure(
+        self, rest: Sequence[Update], tick: Callable[[], bool | None]
+    ) -> tuple[Stretch, Held]:
+        """Choose by the speed of the line, measured with the first payloads that are wanted.
+
+        Returns:
+            The stretch, and payloads of its first update that are here now.
+
+        Raises:
+            The errors of `Fetcher.run`, and of reading indices.
+        """
+        update = rest[0]
+        left = deque(single_bundles(self.package.index(update).chunks))
+        meter, held = self.package.meter, Held()
+
+        def hold(bundle: Bundle, payloads: Sequence[memoryview]) -> None:
+            held[0, bundle.number] = bytearray(payloads[0])
+
+        for size, doubt in MEASURED:
+            part: list[Bundle] = []
+            while left and sum(bundle.length for bundle in part) < size:
+                part.append(left.popleft())
+            begin, received = time.monotonic(), meter.received
+            self.package.fetcher.run(Wanted((update.blobs,), tuple(part)), hold, tick)
+            rate = (meter.received - received) / max(time.monotonic() - begin, 1e-6)
+            stretch = self._by_rate(rest, rate)
+            if stretch.straight or not left or not self._by_rate(rest, doubt * rate).straight:
+                break
+        return stretch, held
+
+    def _by_rate(self, rest: Sequence[Update], rate: float) -> Stretch:
+        whole = stretches.longest(self.package.manifest, rest)
+        ranges = self.package.store.supports_ranges
+        if whole.straight and ranges and self._is_worth_it(whole, rate):
+            return self._possible(whole)
+        return Stretch(tuple(rest[:1]))
+
+    def _is_worth_it(self, stretch: Stretch, rate: float) -> bool:
+        manifest = self.package.manifest
+        seconds = sum(update.bytes for update in stretch.updates) / max(rate, 1.0)
+        written = 0
+        for update in stretch.updates[:-1]:
+            files = manifest.release(update.target).files
+            written += sum(files[n].size for n in changed_files(manifest, update))
+        return seconds <= max(SOON, written / WRITE_RATE)
+
+    def _possible(self, stretch: Stretch) -> Stretch:
+        """A stretch, or its first update where they do not fit together."""
+        if not stretch.straight:
+            return stretch
+        for update in stretch.updates:
+            self.package.look_ahead(update)
+        try:
+            fits = stretches.bundles(self.package, stretch) is not None
+        except (StoreError, IntegrityError, FormatError, UnsupportedError):
+            fits = False  # whoever needs the index meets the error again
+        return stretch if fits else Stretch(stretch.updates[:1])
+
+    def begun(self, rest: Sequence[Update], header: Header) -> Stretch | None:
+        """The stretch, at the beginning of these updates, that a journal is about; None if none."""
+        whole = stretches.longest(self.package.manifest, rest)
+        for count in range(1, len(whole.updates) + 1):
+            stretch = Stretch(tuple(rest[:count]))
+            for in_place in (False, True):
+                if journal_header(self.package.manifest, stretch, in_place=in_place) == header:
+                    return stretch
+        return None
