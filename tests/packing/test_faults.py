@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import os
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +13,7 @@ from packing_kit import check_exact, decode, safetensors, snapshot, weights
 
 from p2u.codec import core
 from p2u.errors import DiskError, FormatError, IntegrityError, P2UError, UsageError
+from p2u.package.geometry import Piece
 from p2u.packing.api import pack
 from p2u.packing.levels import read_back, state_hashes
 from p2u.packing.package_folder import blobs
@@ -193,7 +195,10 @@ def test_what_does_not_decode_to_the_model_is_not_published(
 def test_pieces_that_do_not_decompress_to_the_model_are_not_published(
     model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(read_back, "decode_pieces", lambda *_: b"something else")
+    def zeros(_: bytes, pieces: Sequence[Piece], __: str) -> bytes:
+        return bytes(sum(piece.size for piece in pieces))
+
+    monkeypatch.setattr(read_back, "decode_pieces", zeros)
     with pytest.raises(IntegrityError, match="does not decode to the original"):
         pack(model, tmp_path / "p")
     assert list(tmp_path.iterdir()) == []

@@ -1,7 +1,7 @@
 //! SHA-256 of several streams or messages.
 
 use super::{guard, slice};
-use crate::hash::{digests, Streams};
+use crate::hash::Streams;
 use std::slice::from_raw_parts_mut;
 
 /// Hashes of `count` streams, freed with `p2u_sha256_free`; null if this machine has no
@@ -14,21 +14,23 @@ pub extern "C" fn p2u_sha256_new(count: usize) -> *mut Streams {
     }
 }
 
-/// Appends `len` bytes to each of the streams.
+/// Appends to each of the streams as many bytes as `sizes` says.
 ///
 /// # Safety
-/// `streams` comes from `p2u_sha256_new`; `parts` has a pointer to `len` bytes for each stream.
+/// `streams` comes from `p2u_sha256_new`; `parts` and `sizes` have a place for each stream.
 #[no_mangle]
 pub unsafe extern "C" fn p2u_sha256_update(
     streams: *mut Streams,
     parts: *const *const u8,
-    len: usize,
+    sizes: *const usize,
 ) -> i32 {
     guard(|| {
         let streams = &mut *streams;
+        let sizes = slice(sizes, streams.count());
         let parts: Vec<&[u8]> = slice(parts, streams.count())
             .iter()
-            .map(|&p| slice(p, len))
+            .zip(sizes)
+            .map(|(&p, &size)| slice(p, size))
             .collect();
         streams.update(&parts);
         Ok(())
@@ -52,35 +54,16 @@ pub unsafe extern "C" fn p2u_sha256_digest(
     })
 }
 
-/// Digests of `count` whole messages, 32 bytes each; -1 if this machine has no instructions for them.
+/// Makes stream `index` an empty one.
 ///
 /// # Safety
-/// `parts` has `count` pointers to as many bytes as `sizes` says; `out` has `32 * count` places.
+/// `streams` comes from `p2u_sha256_new`.
 #[no_mangle]
-pub unsafe extern "C" fn p2u_sha256_each(
-    parts: *const *const u8,
-    sizes: *const usize,
-    count: usize,
-    out: *mut u8,
-) -> i32 {
-    let mut missing = false;
-    let status = guard(|| {
-        let messages: Vec<&[u8]> = slice(parts, count)
-            .iter()
-            .zip(slice(sizes, count))
-            .map(|(&p, &size)| slice(p, size))
-            .collect();
-        match digests(&messages) {
-            Some(found) => from_raw_parts_mut(out, 32 * count).copy_from_slice(&found.concat()),
-            None => missing = true,
-        }
+pub unsafe extern "C" fn p2u_sha256_restart(streams: *mut Streams, index: usize) -> i32 {
+    guard(|| {
+        (*streams).restart(index);
         Ok(())
-    });
-    if missing {
-        -1
-    } else {
-        status
-    }
+    })
 }
 
 /// Frees what `p2u_sha256_new` returned.

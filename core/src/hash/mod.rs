@@ -6,11 +6,16 @@
 #[cfg(target_arch = "x86_64")]
 mod sha_ni;
 
-/// Streams that have advanced by the same number of bytes.
+/// Streams, each of which advances as it likes.
 pub struct Streams {
-    states: Vec<[u32; 8]>,
-    /// Bytes of each stream that do not fill a block yet: as many as `bytes % 64`.
-    tails: Vec<[u8; BLOCK]>,
+    streams: Vec<Stream>,
+}
+
+#[derive(Clone)]
+struct Stream {
+    state: [u32; 8],
+    /// Bytes that do not fill a block yet: `bytes % 64`.
+    tail: [u8; BLOCK],
     bytes: u64,
 }
 
@@ -27,6 +32,54 @@ const START: [u32; 8] = [
     0x5be0_cd19,
 ];
 
+impl Stream {
+    const EMPTY: Stream = Stream {
+        state: START,
+        tail: [0; BLOCK],
+        bytes: 0,
+    };
+    fn fill(&self) -> usize {
+        (self.bytes % BLOCK as u64) as usize
+    }
+    /// Takes the bytes that fill the block that was begun, and leaves the others.
+    fn begin<'a>(&mut self, part: &'a [u8]) -> &'a [u8] {
+        let fill = self.fill();
+        let (head, rest) = part.split_at(if fill == 0 {
+            0
+        } else {
+            part.len().min(BLOCK - fill)
+        });
+        self.tail[fill..fill + head.len()].copy_from_slice(head);
+        self.bytes += head.len() as u64;
+        if fill > 0 && self.fill() == 0 {
+            pair((&mut self.state, &self.tail), (&mut [0; 8], &[]));
+        }
+        rest
+    }
+    /// Takes note of whole blocks that were hashed, and keeps the bytes after them.
+    fn end(&mut self, rest: &[u8]) {
+        let tail = &rest[rest.len() / BLOCK * BLOCK..];
+        let fill = self.fill();
+        self.tail[fill..fill + tail.len()].copy_from_slice(tail);
+        self.bytes += rest.len() as u64;
+    }
+    fn digest(&self) -> [u8; 32] {
+        let fill = self.fill();
+        let mut last = [0u8; 2 * BLOCK];
+        last[..fill].copy_from_slice(&self.tail[..fill]);
+        last[fill] = 0x80;
+        let end = if fill < BLOCK - 8 { BLOCK } else { 2 * BLOCK };
+        last[end - 8..end].copy_from_slice(&(self.bytes * 8).to_be_bytes());
+        let mut state = self.state;
+        pair((&mut state, &last[..end]), (&mut [0; 8], &[]));
+        let mut out = [0; 32];
+        for (out, word) in out.chunks_exact_mut(4).zip(&state) {
+            out.copy_from_slice(&word.to_be_bytes());
+        }
+        out
+    }
+}
+
 impl Streams {
     /// Empty streams, or `None` if this machine lacks the instructions.
     pub fn new(count: usize) -> Option<Self> {
@@ -34,118 +87,34 @@ impl Streams {
             return None;
         }
         Some(Streams {
-            states: vec![START; count],
-            tails: vec![[0; BLOCK]; count],
-            bytes: 0,
+            streams: vec![Stream::EMPTY; count],
         })
     }
     pub fn count(&self) -> usize {
-        self.states.len()
+        self.streams.len()
     }
-    /// Appends to every stream its part; the parts have one length.
+    /// Appends to every stream its part, of any length.
     pub fn update(&mut self, parts: &[&[u8]]) {
-        let size = parts.first().map_or(0, |p| p.len());
-        assert!(parts.len() == self.count() && parts.iter().all(|p| p.len() == size));
-        let fill = (self.bytes % BLOCK as u64) as usize;
-        self.bytes += size as u64;
-        let head = if fill == 0 {
-            0
-        } else {
-            (BLOCK - fill).min(size)
-        };
-        for (tail, part) in self.tails.iter_mut().zip(parts) {
-            tail[fill..fill + head].copy_from_slice(&part[..head]);
-        }
-        if fill > 0 && fill + head == BLOCK {
-            let tails: Vec<&[u8]> = self.tails.iter().map(|t| &t[..]).collect();
-            compress(&mut self.states, &tails);
-        } else if fill > 0 {
-            return;
-        }
-        let rest: Vec<&[u8]> = parts.iter().map(|p| &p[head..]).collect();
-        compress(&mut self.states, &rest);
-        let whole = (size - head) / BLOCK * BLOCK;
-        for (tail, part) in self.tails.iter_mut().zip(rest) {
-            tail[..part.len() - whole].copy_from_slice(&part[whole..]);
+        assert!(parts.len() == self.count());
+        let rest: Vec<&[u8]> = self
+            .streams
+            .iter_mut()
+            .zip(parts)
+            .map(|(s, p)| s.begin(p))
+            .collect();
+        compress(&mut self.streams, &rest);
+        for (stream, rest) in self.streams.iter_mut().zip(rest) {
+            stream.end(rest);
         }
     }
     /// Digest of one stream as it is now.
     pub fn digest(&self, index: usize) -> [u8; 32] {
-        let fill = (self.bytes % BLOCK as u64) as usize;
-        let (last, end) = padded(&self.tails[index][..fill], self.bytes);
-        let mut state = [self.states[index]];
-        compress(&mut state, &[&last[..end]]);
-        in_bytes(&state[0])
+        self.streams[index].digest()
     }
-}
-
-/// The last blocks of a message of so many bytes, of which `tail` does not fill a block.
-fn padded(tail: &[u8], bytes: u64) -> ([u8; 2 * BLOCK], usize) {
-    let mut last = [0u8; 2 * BLOCK];
-    last[..tail.len()].copy_from_slice(tail);
-    last[tail.len()] = 0x80;
-    let end = if tail.len() < BLOCK - 8 {
-        BLOCK
-    } else {
-        2 * BLOCK
-    };
-    last[end - 8..end].copy_from_slice(&(bytes * 8).to_be_bytes());
-    (last, end)
-}
-
-fn in_bytes(state: &[u32; 8]) -> [u8; 32] {
-    let mut out = [0; 32];
-    for (out, word) in out.chunks_exact_mut(4).zip(state) {
-        out.copy_from_slice(&word.to_be_bytes());
+    /// Makes one stream an empty one.
+    pub fn restart(&mut self, index: usize) {
+        self.streams[index] = Stream::EMPTY;
     }
-    out
-}
-
-/// Bytes of two messages that are taken before the two longest are chosen anew.
-const TURN: usize = 1 << 14;
-
-/// Digests of whole messages of any lengths, or `None` if this machine lacks the instructions.
-///
-/// The two that have most left are taken in step, so that hardly any of them is left alone.
-pub fn digests(messages: &[&[u8]]) -> Option<Vec<[u8; 32]>> {
-    if !available() {
-        return None;
-    }
-    let whole = |m: &[u8]| m.len() / BLOCK * BLOCK;
-    let mut states = vec![START; messages.len()];
-    let mut left: Vec<(usize, &[u8])> = messages
-        .iter()
-        .map(|m| &m[..whole(m)])
-        .enumerate()
-        .collect();
-    while !left.is_empty() {
-        left.sort_unstable_by_key(|(_, m)| core::cmp::Reverse(m.len()));
-        let (first, others) = left.split_at_mut(1);
-        let (n, long) = &mut first[0];
-        match others.first_mut() {
-            Some((k, short)) if !short.is_empty() => {
-                let size = short.len().min(TURN);
-                let mut both = [states[*n], states[*k]];
-                compress(&mut both, &[&long[..size], &short[..size]]);
-                states[*n] = both[0];
-                states[*k] = both[1];
-                *long = &long[size..];
-                *short = &short[size..];
-            }
-            _ => {
-                compress(&mut states[*n..*n + 1], &[long]);
-                break;
-            }
-        }
-    }
-    let ends: Vec<_> = messages
-        .iter()
-        .map(|m| padded(&m[whole(m)..], m.len() as u64))
-        .collect();
-    for (state, (last, end)) in states.iter_mut().zip(&ends) {
-        compress(core::slice::from_mut(state), &[&last[..*end]]);
-    }
-    Some(states.iter().map(in_bytes).collect())
 }
 
 #[cfg(target_arch = "x86_64")]
@@ -158,23 +127,28 @@ fn available() -> bool {
     false
 }
 
-/// Takes all whole blocks of each part into its state, two streams at a time; the parts have one
-/// length.
-fn compress(states: &mut [[u32; 8]], parts: &[&[u8]]) {
-    if let ([a, b, c], [p, q, r]) = (&mut *states, parts) {
-        // Each half of one with a half of another, so that none is left alone.
-        let whole = p.len() / BLOCK * BLOCK;
-        let half = whole / (2 * BLOCK) * BLOCK;
-        pair((a, &p[..half]), (b, &q[..half]));
-        pair((a, &p[half..whole]), (c, &r[..whole - half]));
-        pair((b, &q[half..whole]), (c, &r[whole - half..whole]));
-        return;
-    }
-    for (states, parts) in states.chunks_mut(2).zip(parts.chunks(2)) {
-        if let ([a, b], [p, q]) = (&mut *states, parts) {
-            pair((a, p), (b, q));
-        } else {
-            pair((&mut states[0], parts[0]), (&mut [0; 8], &[]));
+/// Bytes of two parts that are taken before the two longest are chosen anew.
+const TURN: usize = 1 << 14;
+
+/// Takes all whole blocks of each part into its stream's state. The two that have most left are taken
+/// in step, so that hardly any of them is left alone.
+fn compress(streams: &mut [Stream], parts: &[&[u8]]) {
+    let mut left: Vec<(&mut [u32; 8], &[u8])> = streams
+        .iter_mut()
+        .zip(parts)
+        .map(|(s, p)| (&mut s.state, &p[..p.len() / BLOCK * BLOCK]))
+        .collect();
+    loop {
+        left.sort_unstable_by_key(|(_, part)| core::cmp::Reverse(part.len()));
+        match &mut left[..] {
+            [(a, long), (b, short), ..] if !short.is_empty() => {
+                let (now, later) = short.split_at(short.len().min(TURN));
+                pair((&mut **a, &long[..now.len()]), (&mut **b, now));
+                *long = &long[now.len()..];
+                *short = later;
+            }
+            [(a, long), ..] => return pair((&mut **a, long), (&mut [0; 8], &[])),
+            [] => return,
         }
     }
 }
@@ -196,7 +170,7 @@ fn pair(a: (&mut [u32; 8], &[u8]), b: (&mut [u32; 8], &[u8])) {
 
 #[cfg(test)]
 mod tests {
-    use super::{digests, Streams};
+    use super::Streams;
 
     fn one(message: &[u8]) -> [u8; 32] {
         let mut stream = Streams::new(1).unwrap();
@@ -205,7 +179,7 @@ mod tests {
     }
 
     #[test]
-    fn messages_of_any_lengths_have_the_digests_of_each_alone() {
+    fn streams_of_any_lengths_have_the_digests_of_each_alone() {
         if Streams::new(1).is_none() {
             return;
         }
@@ -214,9 +188,24 @@ mod tests {
             0, 1, 55, 56, 63, 64, 65, 16_384, 16_385, 70_000, 200_000, 90_000,
         ];
         for count in 0..=lengths.len() {
-            let messages: Vec<&[u8]> = lengths[..count].iter().map(|&n| &bytes[..n]).collect();
-            let alone: Vec<_> = messages.iter().map(|m| one(m)).collect();
-            assert_eq!(digests(&messages).unwrap(), alone);
+            let mut streams = Streams::new(count).unwrap();
+            for _ in 0..2 {
+                let messages: Vec<&[u8]> = lengths[..count].iter().map(|&n| &bytes[..n]).collect();
+                // In three parts, which end at other places in each of them.
+                let cut = |at: usize| -> Vec<&[u8]> {
+                    messages
+                        .iter()
+                        .map(|m| &m[m.len() * at / 3..m.len() * (at + 1) / 3])
+                        .collect()
+                };
+                for at in 0..3 {
+                    streams.update(&cut(at));
+                }
+                for (n, message) in messages.iter().enumerate() {
+                    assert_eq!(streams.digest(n), one(message));
+                    streams.restart(n);
+                }
+            }
         }
     }
 }

@@ -137,9 +137,9 @@ def _lib() -> ctypes.CDLL:
     lib.p2u_encoded_squares.restype = c_double
     lib.p2u_sha256_new.argtypes = (c_size_t,)
     lib.p2u_sha256_new.restype = c_void_p
-    lib.p2u_sha256_update.argtypes = (c_void_p, POINTER(c_void_p), c_size_t)
+    lib.p2u_sha256_update.argtypes = (c_void_p, POINTER(c_void_p), POINTER(c_size_t))
+    lib.p2u_sha256_restart.argtypes = (c_void_p, c_size_t)
     lib.p2u_sha256_digest.argtypes = (c_void_p, c_size_t, c_void_p)
-    lib.p2u_sha256_each.argtypes = (POINTER(c_void_p), POINTER(c_size_t), c_size_t, c_void_p)
     lib.p2u_sha256_free.argtypes = (c_void_p,)
     lib.p2u_sha256_free.restype = None
     lib.p2u_free.argtypes = (c_void_p,)
@@ -427,9 +427,9 @@ def _take(handle: c_void_p) -> Encoded:
 
 
 class Sha256:
-    """SHA-256 of several streams at once, each of which gets as many bytes as the others.
+    """SHA-256 of several streams at once; two of them take hardly longer than one.
 
-    Two of them take hardly longer than one. See :func:`sha256` for the machines that can.
+    See :func:`sha256` for the machines that can.
     """
 
     def __init__(self, handle: int, count: int) -> None:
@@ -437,27 +437,32 @@ class Sha256:
         self._count = count
 
     def update(self, parts: Sequence[Any]) -> None:
-        """Append to every stream its part: contiguous buffers of one size.
+        """Append to every stream its part: contiguous buffers, of any sizes.
 
         Raises:
-            UsageError: The parts are not as many as the streams, or differ in size.
+            UsageError: The parts are not as many as the streams.
         """
         pinned = _PinnedBuffers((), writable=False)
         found = [pinned.address(part, writable=False) for part in parts]
-        size = found[0][1] if found else 0
-        if len(found) != self._count or any(n != size for _, n in found):
-            raise UsageError("hashing takes one part per stream, all of one size")
+        if len(found) != self._count:
+            raise UsageError(f"{len(found)} parts for {self._count} streams")
         addresses = (c_void_p * len(found))(*(address for address, _ in found))
-        _check(_lib().p2u_sha256_update(self._handle, addresses, size), "hash")
+        sizes = (c_size_t * len(found))(*(size for _, size in found))
+        _check(_lib().p2u_sha256_update(self._handle, addresses, sizes), "hash")
+
+    def digest(self, index: int) -> bytes:
+        """The digest of what was appended to one stream so far."""
+        digest = (c_uint8 * 32)()
+        _check(_lib().p2u_sha256_digest(self._handle, index, ctypes.addressof(digest)), "hash")
+        return bytes(digest)
 
     def digests(self) -> list[bytes]:
-        """The digests of what was appended so far."""
-        out = []
-        for index in range(self._count):
-            digest = (c_uint8 * 32)()
-            _check(_lib().p2u_sha256_digest(self._handle, index, ctypes.addressof(digest)), "hash")
-            out.append(bytes(digest))
-        return out
+        """The digests of all streams."""
+        return [self.digest(index) for index in range(self._count)]
+
+    def restart(self, index: int) -> None:
+        """Make one stream an empty one."""
+        _check(_lib().p2u_sha256_restart(self._handle, index), "hash")
 
     def __del__(self) -> None:
         _lib().p2u_sha256_free(self._handle)

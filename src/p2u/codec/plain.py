@@ -4,24 +4,20 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Sequence
-from ctypes import byref, c_size_t, c_uint8, c_uint64, c_void_p
+from ctypes import byref, c_uint64
 from typing import Any
 
+from p2u.codec import core
 from p2u.codec.core import _check, _CSource, _lib, _PinnedBuffers
 
 
 def sha256_each(messages: Sequence[Any]) -> list[bytes]:
     """SHA-256 of each of some buffers, of any sizes; two of them take hardly longer than one."""
-    pinned = _PinnedBuffers((), writable=False)
-    found = [pinned.address(message, writable=False) for message in messages]
-    addresses = (c_void_p * len(found))(*(address for address, _ in found))
-    sizes = (c_size_t * len(found))(*(size for _, size in found))
-    out = (c_uint8 * (32 * len(found)))()
-    status = _lib().p2u_sha256_each(addresses, sizes, len(found), out)
-    if status < 0:  # no instructions for it
+    streams = core.sha256(len(messages))
+    if streams is None:  # no instructions for it
         return [hashlib.sha256(message).digest() for message in messages]
-    _check(status, "hash")
-    return [bytes(out[at : at + 32]) for at in range(0, len(out), 32)]
+    streams.update(messages)
+    return streams.digests()
 
 
 def opaque_bits(item: int, runs: Sequence[Any]) -> int:

@@ -1,7 +1,7 @@
 """``p2u.pack``, ``p2u.publish`` and ``p2u.gc``: check the arguments, and do it.
 
-Scan the model, choose the base's step on a sample, encode chunk by chunk into blobs, decode what
-was written and compare it with the source, publish by rename. Memory holds a few chunks.
+Scan the model, choose the base's step on a sample, then one pass over the chunks: encode, decode and
+compare with the source, hash, write to blobs; publish by rename. Memory holds a few chunks.
 """
 
 from __future__ import annotations
@@ -93,7 +93,7 @@ def pack(
             as the budget, or nothing in the file to adopt is like anything in the model.
         FormatError: ``src`` is not a model, or its file names cannot be kept.
         DiskError: Something could not be read or written.
-        IntegrityError: ``src`` changed meanwhile, or what was written does not decode to it.
+        IntegrityError: ``src`` changed meanwhile, or what was encoded does not decode to it.
         BusyError: Another process publishes to the package.
         ConflictError: Somebody published to it without a lock.
     """

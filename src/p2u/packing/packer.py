@@ -6,10 +6,11 @@ import hashlib
 import os
 from collections.abc import Sequence
 from contextlib import ExitStack
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from importlib import metadata
 from pathlib import Path
 
+from p2u.codec import plain
 from p2u.disk.errors import UNPUBLISHED, disk_errors
 from p2u.errors import UsageError
 from p2u.formats import scan_model
@@ -189,12 +190,11 @@ class Packer:
         """Write all blobs, and read them back."""
         checks = Checks(self.model.files, self.model.layout)
         encoder = self._encoder(offsets, self._calibration)
-        chunks = ChunkPass(self.model, self._jobs, encoder, checks, len(self._labels))
+        threads, states = self._settings.jobs, len(self._labels)
+        chunks = ChunkPass(self.model, self._jobs, encoder, checks, states, threads)
         blobs = LevelBlobs(folder, self._labels, self._settings.blob_size)
         done = 0
-        results = in_order(
-            chunks.order(), chunks.run, chunks.cost, self._settings.jobs, self.budget
-        )
+        results = in_order(chunks.order(), chunks.run, chunks.cost, threads, self.budget)
         try:
             for number, coded in results:
                 job = self._jobs[number]
@@ -202,11 +202,13 @@ class Packer:
                 blobs.add(number, job, coded)
                 done += job.size
                 self.report_progress("encode", done)
-            for job, states in checks.jobs(self.model, len(self._labels)):
+            for job, contents in checks.jobs(self.model, states):
                 number = len(blobs.made)
-                blobs.add(number, job, encode_pieces(states))
+                coded = encode_pieces(contents)
+                digests = tuple(plain.sha256_each(coded.payloads))
+                blobs.add(number, job, replace(coded, digests=digests))
                 spans = chunk_spans(job, self.model.layout)
-                chunks.hashes.add(number, spans, tuple(memoryview(bytearray(s)) for s in states))
+                chunks.hashes.add(number, spans, tuple(memoryview(bytearray(c)) for c in contents))
         finally:
             results.close()
             blobs.close()

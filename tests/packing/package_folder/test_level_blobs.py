@@ -12,7 +12,7 @@ from packing_kit import snapshot
 
 from p2u.packing.chunking.cut import Job
 from p2u.packing.chunking.treatment import Treatment
-from p2u.packing.levels.encode import Coded, Payload
+from p2u.packing.levels.encode import Coded
 from p2u.packing.package_folder import level_blobs
 from p2u.packing.package_folder.level_blobs import LevelBlobs
 
@@ -22,11 +22,11 @@ LABELS = ("base", "8bit", "exact")
 def coded(number: int) -> tuple[Job, Coded]:
     """A chunk; every third one is exact from the base on."""
     levels = 1 if number % 3 == 0 else 3
-    data = [bytes([number, n]) * (5 * number + n + 1) for n in range(levels)]
-    payloads = tuple(Payload(d, hashlib.sha256(d).digest()) for d in data)
+    payloads = tuple(bytes([number, n]) * (5 * number + n + 1) for n in range(levels))
+    digests = tuple(hashlib.sha256(payload).digest() for payload in payloads)
     errors = tuple(0.1 * (number + 1) / (n + 1) for n in range(levels))
     job = Job(Treatment.PROGRESSIVE, "F32", 4, (), 10 + number)
-    return job, Coded(payloads, 1.0 + number, errors)
+    return job, Coded(payloads, 1.0 + number, errors, digests)
 
 
 def write(folder: Path, order: list[int]) -> tuple[dict[str, bytes], object]:

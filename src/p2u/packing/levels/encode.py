@@ -1,4 +1,4 @@
-"""Encode one chunk for all levels, and hash its payloads."""
+"""Encode one chunk for all levels."""
 
 from __future__ import annotations
 
@@ -36,14 +36,6 @@ SAMPLE, PLACES = 1 << 14, 16
 
 
 @dataclass(frozen=True, slots=True)
-class Payload:
-    """A payload and its SHA-256 digest."""
-
-    data: bytes
-    sha256: bytes
-
-
-@dataclass(frozen=True, slots=True)
 class Coded:
     """A chunk in all updates.
 
@@ -51,12 +43,14 @@ class Coded:
         payloads: One per update; the first alone if the chunk is exact from the base on.
         signal: Sum of squares of its weights, if it is a progressive one.
         errors: Sum of squared errors in each state.
+        digests: SHA-256 of each payload, once they are known.
         sums: In each update's state, checksums of the chunk's parts that a file checks.
     """
 
-    payloads: tuple[Payload, ...]
-    signal: float
-    errors: tuple[float, ...]
+    payloads: tuple[bytes, ...]
+    signal: float = 0.0
+    errors: tuple[float, ...] = ()
+    digests: tuple[bytes, ...] = ()
     sums: tuple[tuple[int, ...], ...] = ()
 
 
@@ -133,7 +127,7 @@ class Encoder:
         data = read_job(self._model, job, self._scratch)
         segments = rows_in(data, job, self._model.layout)
         if not job.progressive:
-            return len(self.encode_data(job, data, segments).payloads[0].data)
+            return len(self.encode_data(job, data, segments).payloads[0])
         return len(core.encode(job.dtype, segments, self._scales(job, segments), []).payloads[0])
 
     def _tensor_scales(self, tensor: int, rows: core.Segment) -> bytes:
@@ -161,7 +155,7 @@ class Encoder:
         if job.pieces:
             return encode_pieces([data], large=job.large)
         if job.how is Treatment.OPAQUE:
-            return _coded(core.encode_opaque(job.item, segments).payloads)
+            return Coded(tuple(core.encode_opaque(job.item, segments).payloads))
         scales = self._scales(job, segments)
         full = job.how is Treatment.FULL
         codes = self._rounding.codes(job, segments, scales) if self._rounding else None
@@ -174,8 +168,9 @@ class Encoder:
             other = core.encode_opaque(job.item, segments)
             percent = PERCENT[job.how] if codes is None else PERCENT_CALIBRATED
             if size * 100 >= len(other.payloads[0]) * (100 + percent):
-                return _coded(other.payloads, made.signal, [0.0] * states)
-        return _coded(made.payloads, made.signal, [0.0] * states if full else made.errors)
+                return Coded(tuple(other.payloads), made.signal, (0.0,) * states)
+        errors = (0.0,) * states if full else tuple(made.errors)
+        return Coded(tuple(made.payloads), made.signal, errors)
 
 
 def encode_pieces(
@@ -183,12 +178,7 @@ def encode_pieces(
 ) -> Coded:
     """A chunk of pieces: its bytes in each update's state, one alone if they never change."""
     compressor = zstandard.ZstdCompressor(level=LARGE_LEVEL if large else LEVEL)
-    return _coded([compressor.compress(state) for state in states])
-
-
-def _coded(payloads: Sequence[bytes], signal: float = 0.0, errors: Sequence[float] = ()) -> Coded:
-    hashed = map(Payload, payloads, plain.sha256_each(payloads))
-    return Coded(tuple(hashed), signal, tuple(errors))
+    return Coded(tuple(compressor.compress(state) for state in states))
 
 
 def opaque_guess(data: memoryview, item: int) -> int:

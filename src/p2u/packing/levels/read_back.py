@@ -18,62 +18,72 @@ from p2u.package.layout import Layout
 from p2u.package.manifest import Blob
 from p2u.packing.chunking.cut import Job
 from p2u.packing.chunking.pool import BufferPool, Scratch
-from p2u.packing.levels.encode import Payload
 from p2u.packing.levels.state_hashes import States
 
 
-def read_back(
-    job: Job,
-    spans: Sequence[Span],
-    payloads: Sequence[Payload],
-    data: memoryview,
-    buffers: BufferPool,
-) -> States:
-    """Decode a chunk that was just encoded, while all of it is in the processor's cache.
+def decode_states(
+    job: Job, spans: Sequence[Span], payloads: Sequence[bytes], buffers: BufferPool
+) -> list[memoryview]:
+    """Decode all payloads of a chunk but the last.
 
     Args:
         job: The chunk.
         spans: The places of its bytes.
         payloads: One for each level, or one for all.
-        data: The original's bytes.
         buffers: Where memory for the states is taken from.
 
     Returns:
-        The chunk in each state, the last of which is ``data`` itself.
+        The chunk in each state but the exact one.
 
     Raises:
-        IntegrityError: The last state is not the original.
+        IntegrityError: A payload is malformed.
     """
     states: list[memoryview] = []
+    for payload in payloads[:-1]:
+        memory = buffers.take(job.size)
+        if states:
+            memory[:] = states[-1]
+        _apply(job, spans, payload, memory)
+        states.append(memory)
+    return states
+
+
+def check_exact(
+    job: Job, spans: Sequence[Span], payload: bytes, memory: memoryview, original: memoryview
+) -> None:
+    """Decode the last payload of a chunk, and compare.
+
+    Args:
+        job: The chunk.
+        spans: The places of its bytes.
+        payload: The payload.
+        memory: The state before, if there is one; it is overwritten.
+        original: The original's bytes.
+
+    Raises:
+        IntegrityError: It is not the original.
+    """
+    _apply(job, spans, payload, memory)
+    if not plain.equal(memory, original):
+        raise _not_original(spans)
+
+
+def _apply(job: Job, spans: Sequence[Span], payload: bytes, memory: memoryview) -> None:
     try:
         if job.pieces:
-            found = decode_pieces(payloads[0].data, job.pieces, "payload")
-            same = plain.equal(found, data)
+            memory[:] = decode_pieces(payload, job.pieces, "payload")
         else:
-            for payload in payloads:
-                states.append(_next(states, len(data), buffers))
-                rows = core_segments(parts(states[-1], spans), spans)
-                core.apply(payload.data, job.dtype, job.item, rows)
-            exact = states.pop()
-            same = plain.equal(exact, data)
-            buffers.give([exact])
-    except FormatError:
-        same = False
-    if not same:
-        raise IntegrityError(
-            f"the chunk of {job.size:,} bytes at byte {spans[0].offset:,} does not decode to the "
-            "original",
-            hint="This is a bug: please report it",
-        )
-    return (*states, data)
+            rows = core_segments(parts(memory, spans), spans)
+            core.apply(payload, job.dtype, job.item, rows)
+    except FormatError as error:
+        raise _not_original(spans) from error
 
 
-def _next(states: Sequence[memoryview], size: int, buffers: BufferPool) -> memoryview:
-    """Memory for the state after these, which begins as the last of them."""
-    memory = buffers.take(size)
-    if states:
-        memory[:] = states[-1]
-    return memory
+def _not_original(spans: Sequence[Span]) -> IntegrityError:
+    return IntegrityError(
+        f"what was encoded of byte {spans[0].offset:,} and after does not decode to the original",
+        hint="This is a bug: please report it",
+    )
 
 
 @dataclass(frozen=True, slots=True)

@@ -12,7 +12,7 @@ import threading
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
-from p2u.codec import core
+from p2u.codec import core, plain
 from p2u.package.geometry import Span
 from p2u.packing.chunking.pool import BufferPool, in_order
 from p2u.types import ModelFile
@@ -39,25 +39,31 @@ class _FileHash:
         self.busy = False
         self._count = states
         self._differs = False
-        # All states in step are much faster than one after the other, where that can be had.
-        self._core = core.sha256(states) if states > 1 else None
+        # All states and payloads in step are much faster than one after the other, where that can
+        # be had.
+        self._core = core.sha256(2 * states)
         self._hashes = [] if self._core else [hashlib.sha256() for _ in range(states)]
 
-    def update(self, states: States, part: slice) -> None:
-        """Append a part of a chunk."""
+    def update(self, states: States, part: slice, messages: Sequence[bytes] = ()) -> list[bytes]:
+        """Append a part of a chunk; returns the digests of at most as many messages as states."""
         views = [state[part] for state in states]
         self._differs = self._differs or len(views) > 1
         every = [views[min(n, len(views) - 1)] for n in range(self._count)]
-        if self._core:
-            self._core.update(every)
-        else:
+        if self._core is None:
             for found, view in zip(self._hashes, every, strict=True):
                 found.update(view)
+            return plain.sha256_each(messages)
+        self._core.update([*every, *messages, *[b""] * (self._count - len(messages))])
+        digests = []
+        for number in range(self._count, self._count + len(messages)):
+            digests.append(self._core.digest(number))
+            self._core.restart(number)
+        return digests
 
     def digests(self) -> tuple[str, ...]:
         """The digests in hex; a single one if no chunk differs between states."""
         if self._core:
-            found = tuple(digest.hex() for digest in self._core.digests())
+            found = tuple(self._core.digest(n).hex() for n in range(self._count))
         else:
             found = tuple(one.hexdigest() for one in self._hashes)
         return found if self._differs else found[:1]
@@ -103,6 +109,38 @@ class StateHashes:
                 self._parts[place] = _Part(chunk, start, span.size)
                 self._due.setdefault(chunk, set()).add(place)
             start += span.size
+
+    def hash_now(
+        self, spans: Sequence[Span], states: States, messages: Sequence[bytes]
+    ) -> list[bytes] | None:
+        """Hash a chunk if it is a single span that is due, and messages in step with it.
+
+        Args:
+            spans: The places of its bytes.
+            states: Its bytes.
+            messages: Any bytes, at most as many as the states of the file.
+
+        Returns:
+            The digests of the messages; None if the chunk has to be added instead.
+        """
+        span = spans[0]
+        file = self._files[span.file]
+        with self._changed:
+            if len(spans) > 1 or file.busy or file.at != span.offset:
+                return None
+            file.busy = True
+            self._busy += 1
+        try:
+            digests = file.update(states, slice(0, span.size), messages)
+        finally:
+            with self._changed:
+                file.busy = False
+                self._busy -= 1
+                file.at += span.size
+                self._changed.notify_all()
+        while self._advance(span.file):
+            pass
+        return digests
 
     def add(self, chunk: int, spans: Sequence[Span], states: States) -> None:
         """Hash a chunk, now or when it is due.

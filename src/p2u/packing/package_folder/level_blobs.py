@@ -12,7 +12,7 @@ from typing import IO
 from p2u.disk.errors import UNPUBLISHED, disk_errors
 from p2u.package.geometry import Chunk
 from p2u.packing.chunking.cut import Job
-from p2u.packing.levels.encode import Coded, Payload
+from p2u.packing.levels.encode import Coded
 from p2u.packing.levels.read_back import Made
 from p2u.packing.package_folder.blobs import BlobWriter
 
@@ -37,7 +37,7 @@ class LevelSums:
         self._signal += coded.signal
         for state, error in enumerate(coded.errors):
             self._errors[state] += error
-            self._bits[state] += sum(8 * len(p.data) for p in coded.payloads[: state + 1])
+            self._bits[state] += sum(8 * len(payload) for payload in coded.payloads[: state + 1])
 
     def snr_db(self, state: int) -> float | None:
         """Signal-to-noise ratio in decibels; None if there is no noise."""
@@ -109,7 +109,7 @@ class LevelBlobs:
             self._write(found)
 
     def _hold(self, job: Job, coded: Coded, *, due: bool) -> _HeldChunk:
-        size = sum(len(payload.data) for payload in coded.payloads)
+        size = sum(map(len, coded.payloads))
         if due or self._size + size <= WAITING:
             self._size += size
             return _HeldChunk(job, coded)
@@ -118,36 +118,34 @@ class LevelBlobs:
             if self._file is None:
                 self._file = tempfile.TemporaryFile(dir=self._folder)  # noqa: SIM115 - see close
             self._file.seek(start)
-            for payload in coded.payloads:
-                self._file.write(payload.data)
+            self._file.writelines(coded.payloads)
         self._end = start + size
-        sizes = tuple(len(payload.data) for payload in coded.payloads)
-        payloads = tuple(Payload(b"", payload.sha256) for payload in coded.payloads)
-        return _HeldChunk(job, replace(coded, payloads=payloads), start, sizes)
+        sizes = tuple(map(len, coded.payloads))
+        return _HeldChunk(job, replace(coded, payloads=()), start, sizes)
 
-    def _payloads(self, found: _HeldChunk) -> Sequence[Payload]:
+    def _payloads(self, found: _HeldChunk) -> tuple[bytes, ...]:
         if not found.sizes:
-            self._size -= sum(len(payload.data) for payload in found.coded.payloads)
+            self._size -= sum(map(len, found.coded.payloads))
             return found.coded.payloads
         assert self._file is not None
         with disk_errors(self._folder, "read"):
             self._file.seek(found.start)
-            data = [self._file.read(size) for size in found.sizes]
+            payloads = tuple(self._file.read(size) for size in found.sizes)
         if not any(waiting.sizes for waiting in self._waiting.values()):
             self._end = 0
-        return [Payload(d, p.sha256) for d, p in zip(data, found.coded.payloads, strict=True)]
+        return payloads
 
     def _write(self, found: _HeldChunk) -> None:
-        payloads = self._payloads(found)
-        job = found.job
-        self.sums.add(job, replace(found.coded, payloads=tuple(payloads)))
+        job, coded = found.job, replace(found.coded, payloads=self._payloads(found))
+        self.sums.add(job, coded)
         chunks = []
-        for writer, payload in zip(self.writers, payloads, strict=False):
-            blob, start = writer.add(payload.data)
-            length = len(payload.data)
-            chunks.append(
-                Chunk(len(self.made), blob, start, length, payload.sha256, job.segments, job.pieces)
-            )
+        number = len(self.made)
+        for writer, payload, digest in zip(
+            self.writers, coded.payloads, coded.digests, strict=False
+        ):
+            blob, start = writer.add(payload)
+            length = len(payload)
+            chunks.append(Chunk(number, blob, start, length, digest, job.segments, job.pieces))
         self.made.append(Made(job, tuple(chunks)))
 
     def close(self) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Sequence
+from dataclasses import dataclass
 
 from p2u.codec import core
 from p2u.codec.chunk import parts
@@ -12,7 +13,7 @@ from p2u.packing.allocation.shares import START
 from p2u.packing.chunking.cut import Job
 from p2u.packing.chunking.pool import Scratch
 from p2u.packing.chunking.stored import StoredModel
-from p2u.packing.levels.encode import Encoder, Payload, read_job, rows_in
+from p2u.packing.levels.encode import Encoder, read_job, rows_in
 from p2u.packing.versions.differences import Change, Coding, block_bytes
 from p2u.types import PROGRESSIVE
 
@@ -22,6 +23,14 @@ PLACES = 2
 #: A change of more than this part of its bytes, in 16ths, is coded without the parent too: the
 #: smaller one counts. Weights alone come to 10 or more.
 DOUBT = 8
+
+
+@dataclass(frozen=True, slots=True)
+class Payload:
+    """A payload and its SHA-256 digest."""
+
+    data: bytes
+    sha256: bytes
 
 
 class DeltaCoder:
@@ -50,6 +59,10 @@ class DeltaCoder:
         Raises:
             DiskError, IntegrityError: A file cannot be read.
         """
+        data = self._encode(change)
+        return Payload(data, hashlib.sha256(data).digest())
+
+    def _encode(self, change: Change) -> bytes:
         job = change.job
         if change.coding is Coding.ALONE:
             return self._alone.encode(job).payloads[0]
@@ -64,9 +77,8 @@ class DeltaCoder:
             found = _opaque(job, segments, sources)
         if len(found) * 16 > job.size * DOUBT:
             alone = self._alone.encode(job).payloads[0]
-            if len(alone.data) < len(found):
-                return alone
-        return Payload(found, hashlib.sha256(found).digest())
+            return min(found, alone, key=len)
+        return found
 
     def _sources(self, job: Job) -> Sequence[memoryview]:
         """The parent's bytes of each segment of a chunk."""
