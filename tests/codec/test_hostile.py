@@ -182,3 +182,29 @@ def test_any_fields_of_large_chunks(dtype: str, head: Head) -> None:
 @given(refinings, st.integers(0, 2**32 - 1))
 def test_fuzz_any_fields(r: Refining, seed: int) -> None:
     check_any_fields(r, seed)
+
+
+def test_errors_say_at_which_part() -> None:
+    weights = np.random.default_rng(0).normal(0, 0.05, 2000).astype("<f4")
+    segments = [core.Segment(weights, 2000, 100)]
+    scales = core.row_scales("F32", -60, segments)
+    payloads = core.encode("F32", segments, scales, [4, 0]).payloads
+    memory = np.zeros_like(weights)
+    target = [core.Segment(memory, 2000, 100)]
+
+    def refused(payload: bytes) -> str:
+        before = memory.copy()
+        with pytest.raises(FormatError) as error:
+            core.apply(payload, "F32", 4, target)
+        memory[:] = before
+        return str(error.value)
+
+    assert "chunk is malformed (header): it ends" in refused(payloads[0][:5])
+    assert "(symbols): it ends" in refused(payloads[0][:-100])
+    assert "(bytes behind the last part): a field" in refused(payloads[0] + b"\0")
+    core.apply(payloads[0], "F32", 4, target)
+    assert "(positions): it ends" in refused(payloads[1][:-100])
+    core.apply(payloads[1], "F32", 4, target)
+    assert "(upper fields): it ends" in refused(payloads[2][:-100])
+    core.apply(payloads[2], "F32", 4, target)
+    assert (memory.view("u4") == weights.view("u4")).all()

@@ -29,7 +29,7 @@ from typing import Any
 from p2u.errors import CoreError, FormatError, UsageError
 from p2u.types import BLOCKS, ELEMENT_TYPES
 
-ABI_VERSION = 6
+ABI_VERSION = 7
 
 #: Element type codes of chunks; every other dtype is opaque (0).
 CODES = {t.name: t.float_code for t in ELEMENT_TYPES if t.float_code is not None}
@@ -46,6 +46,14 @@ _REASONS = {
     2: "a field has a value that the format does not allow",
     3: "it is not for these tensors (other dtype, element size or number of elements)",
 }
+
+#: Parts of a chunk, by the second byte of a status; the first one: none in particular.
+_PLACES = (
+    *("", "header", "scales", "column classes", "symbols", "patches", "exponents"),
+    *("trailing zeros", "shifts", "zeros", "coarse positions", "octaves", "positions"),
+    *("finer positions", "low plane", "upper fields", "planes", "bitmap", "raw fields"),
+    "bytes behind the last part",
+)
 
 
 class _CSegment(ctypes.Structure):
@@ -197,11 +205,13 @@ class _PinnedBuffers:
 def _check(status: int, what: str) -> None:
     if status == 0:
         return
-    if status in _REASONS:
-        raise FormatError(f"{what} is malformed: {_REASONS[status]}")
-    if status == 4:
+    place, kind = divmod(status, 256)
+    if kind in _REASONS:
+        where = f" ({_PLACES[place]})" if 0 < place < len(_PLACES) else ""
+        raise FormatError(f"{what} is malformed{where}: {_REASONS[kind]}")
+    if kind == 4:
         raise UsageError(f"{what}: the arguments do not fit together")
-    raise CoreError(f"{what}: internal error {status} of the native core")
+    raise CoreError(f"{what}: internal error {kind} of the native core")
 
 
 def apply(
