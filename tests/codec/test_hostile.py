@@ -21,6 +21,7 @@ from oracle.refining import Refining, Wild, refinings
 from oracle.samples import Sample
 
 from p2u.codec import core
+from p2u.errors import FormatError
 
 
 def chain(sample: Sample, wanted: list[int], name: str, codes: bool = False) -> Iterator[Case]:
