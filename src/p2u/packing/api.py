@@ -1,6 +1,6 @@
 """``p2u.pack``, ``p2u.publish`` and ``p2u.gc``: check the arguments, and do it.
 
-Scan the model, choose the base's step on a sample, then one pass over the chunks: encode, decode and
+Scan the model, choose the base's step on a sample, then one pass over the chunks: encode, decode,
 compare with the source, hash, write to blobs; publish by rename. Memory holds a few chunks.
 """
 
