@@ -7,7 +7,6 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 
-from p2u.client.transfer.bundles import common_bundles
 from p2u.codec import chunk as codec
 from p2u.package.geometry import Chunk, all_spans, chunk_spans
 from p2u.package.index import parse_index
@@ -97,15 +96,14 @@ def decoder(package: Path, parent: Path | None = None, threads: int = 1) -> Call
     # As a client does it that has all levels: each chunk of the first one, and at once the same
     # bytes of the others. Where the levels are cut differently, one level after the other.
     inside = all(step.source is None for step in steps)
-    bundles = common_bundles([step.chunks for step in steps]) if inside else None
-    if bundles is None:
-        rounds = [(step.same, level(step)) for step in steps]
+    straight: dict[object, list[tuple[Step, Chunk]]] = {}
+    for step in steps:
+        for chunk in step.chunks:
+            straight.setdefault((chunk.segments, chunk.pieces), []).append((step, chunk))
+    if inside and len(straight) == len(steps[0].chunks):
+        rounds = [((), list(straight.values()))]
     else:
-        straight = [
-            [(steps[n], chunk) for n, chunk in zip(b.updates, b.chunks, strict=True)]
-            for b in bundles
-        ]
-        rounds = [((), straight)]
+        rounds = [(step.same, level(step)) for step in steps]
 
     def run() -> bytearray:
         out = bytearray(size)

@@ -109,7 +109,8 @@ def test_clients_bring_the_same_files(offer: Offer) -> None:
         assert 0 < state["arrived"] <= state["usable"] < 60
         assert state["answer"] == [4, 4 * 512 * 256 * 2]
     some = client(offer, "p2u", states=("base", "exact"))
-    assert [state["label"] for state in some["states"]] == ["base", "exact"]
+    # On a fast line the base may be left out.
+    assert [state["label"] for state in some["states"]] in (["base", "exact"], ["exact"])
 
 
 def test_a_client_without_its_files_fails(model: Path, tmp_path: Path) -> None:

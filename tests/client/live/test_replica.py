@@ -292,14 +292,39 @@ def test_straight_makes_the_last_state_only(made):
         last = made.manifest.states[-1].bytes
         assert replica.progress.done == last
         assert replica.progress.marks == (("exact", last),)
-        with pytest.raises(UsageError, match="exact"):
-            replica.wait("base")
+        replica.wait("base")  # or a better one
+        assert replica.state == "exact"
     assert seen == ["exact"] and replica.commits == ()
     places = [number for number, (_, label) in enumerate(order) if label == "exact"]
     assert len(places) > 12
     for number in places:
         rows = order[number][0]
         assert order[number - 2 : number] == [(rows, "base"), (rows, "8bit")]
+
+
+@pytest.mark.parametrize(
+    ("options", "states"),
+    [
+        ({}, ["exact"]),  # loopback is fast
+        ({"straight": False}, list(STATES)),
+        ({"deadline": 60.0}, list(STATES)),
+        ({"limit_rate": 150_000.0, "until": "8bit"}, ["base", "8bit"]),
+        ({"limit_rate": 150_000.0, "until": "8bit", "straight": True}, ["8bit"]),
+    ],
+)
+def test_on_a_fast_line_the_last_state_comes_at_once(made, options, states):
+    server, app = kit.counting_server(made.package)
+    seen = []
+    with server, open_replica(server.url, **options) as replica:
+        replica.on_state(seen.append)
+        replica.wait("base", timeout=20)
+        replica.wait(timeout=20)
+        assert files(replica) == kit.tree(made.states[states[-1]])
+        done = replica.progress.done
+        assert done == replica.progress.total == replica.progress.marks[-1][1]
+    assert seen == states
+    # Nothing twice: not the bytes with which the line was measured, either.
+    assert app.sent == done + (made.package / "p2u.json").stat().st_size
 
 
 @pytest.mark.parametrize("label", STATES)

@@ -37,7 +37,8 @@ class Job:
         files: Of downloads: see `offer.Offer.files`.
         package: Of P2U: path below the root.
         user, options: See `users.make_user`.
-        states: Of P2U: labels of the states that are used; None: all.
+        states: Of P2U: labels of the states that are used, but for those that P2U leaves out on a
+            fast line; None: all there are.
         stream: Requests to answer, see `answer_requests`; None: answer once from each state.
     """
 
@@ -98,12 +99,16 @@ class Client:
         arrived: dict[str, float] = {}
         self.asked = self.now()
         replica = self.user.follow(
-            f"{self.job.url}/{self.job.package}", lambda label: arrived.update({label: self.now()})
+            f"{self.job.url}/{self.job.package}",
+            lambda label: arrived.update({label: self.now()}),
+            straight=False if self.job.states is None else None,
         )
         self._open.enter_context(replica)
         marks = dict(replica.progress.marks)
         for label in replica.states:
             if self.job.states is not None and label not in self.job.states:
+                continue
+            if label not in marks:  # left out, because the line is fast
                 continue
             replica.wait(label)
             state: dict[str, Any] = {"label": label, "bytes": marks[label]}

@@ -37,16 +37,23 @@ class User:
     def build(self) -> None:
         """Before `load`: do what needs no weights."""
 
-    def follow(self, source: str, seen: Callable[[str], None] = lambda label: None) -> Replica:
+    def follow(
+        self,
+        source: str,
+        seen: Callable[[str], None] = lambda label: None,
+        *,
+        straight: bool | None = None,
+    ) -> Replica:
         """Use a package from its first state on; returns when that is there.
 
         Args:
             source: Its URL or folder; the transfer begins at once.
             seen: Called with the label of each state that has arrived.
+            straight: See ``p2u.open``.
         """
         import p2u
 
-        self.replica = p2u.open(source)
+        self.replica = p2u.open(source, straight=straight)
         try:
             self.replica.on_state(seen)
             self.prepare()
@@ -164,7 +171,13 @@ class Torch(User):
         self.prepare()
         return self._make(dict(self.options.get("build_options") or {})).eval()
 
-    def follow(self, source: str, seen: Callable[[str], None] = lambda label: None) -> Replica:
+    def follow(
+        self,
+        source: str,
+        seen: Callable[[str], None] = lambda label: None,
+        *,
+        straight: bool | None = None,
+    ) -> Replica:
         """Load a package with ``p2u.torch.load``, which builds the module while bytes arrive.
 
         It gives no replica before the first state is in the module: ``seen`` is called then.
@@ -172,7 +185,7 @@ class Torch(User):
         import p2u
 
         more = {"strict": False, "dtype": self.options.get("dtype"), **self.options.get("load", {})}
-        self.module = p2u.torch.load(source, self._build, **more).eval()
+        self.module = p2u.torch.load(source, self._build, straight=straight, **more).eval()
         self.replica = p2u.torch.replica(self.module)
         self.replica.on_state(seen)
         return self.replica

@@ -85,8 +85,8 @@ def load(
         jobs: Threads; see `p2u.TransferOptions`.
         limit_rate: Most bytes per second; see `p2u.TransferOptions`.
         retry: When to try again; see `p2u.TransferOptions`.
-        straight: True: leave out the states before ``until``. By default, only those before
-            ``state`` where that is the last one.
+        straight: Leave out the states before ``until``: see ``p2u.open``. They are also left out
+            where ``state`` is the last one.
         check: Which whole files to check, see ``p2u.open``.
         follow: Go on to newer versions as they are published, see ``p2u.open``.
 

@@ -23,10 +23,11 @@ from p2u.client.folder.local import (
 from p2u.client.folder.pull_task import PlannedUpdate, PullPlan, PullTask
 from p2u.client.folder.route_progress import RouteProgress
 from p2u.client.folder.space import SLACK, most_bytes
-from p2u.client.folder.straight import Held, Straight
+from p2u.client.folder.straight import Straight
 from p2u.client.folder.target import Target, journal_header
 from p2u.client.folder.work_folder import WorkFolder
 from p2u.client.routes import stretches
+from p2u.client.routes.line import Held
 from p2u.client.routes.routes import BrokenUpdateError, Route, Routes, broken
 from p2u.client.routes.stretches import Stretch
 from p2u.client.transfer.bundles import Wanted

@@ -7,30 +7,21 @@ the better choice where its end comes soon, or sooner than the states between co
 from __future__ import annotations
 
 import threading
-import time
-from collections import deque
 from collections.abc import Callable, Sequence
 
 from p2u.client.folder.journal import Header
 from p2u.client.folder.pull_task import PullTask
 from p2u.client.folder.target import journal_header
 from p2u.client.routes import stretches
+from p2u.client.routes.line import Held, measure, possible
 from p2u.client.routes.stretches import Stretch
-from p2u.client.transfer.bundles import Bundle, Wanted, single_bundles
 from p2u.client.transfer.package_reader import PackageReader
-from p2u.errors import FormatError, IntegrityError, StoreError, UnsupportedError
 from p2u.package.manifest import Update, changed_files
 
 #: Seconds for which nobody minds to wait for the last state without an earlier one.
 SOON = 2.0
 #: Bytes per second at which a state between is decoded and brought to the disk, about.
 WRITE_RATE = 5e8
-#: Bytes of each measurement, and how much faster than measured the line may be: connections begin
-#: slowly, and so do threads.
-MEASURED = ((256 << 10, 8.0), (2 << 20, 4.0), (8 << 20, 1.0))
-
-#: Payloads that were fetched while the line was measured, see `Wanted`.
-Held = dict[tuple[int, int], bytearray]
 
 
 class Straight:
@@ -79,13 +70,13 @@ class Straight:
             return single
         found = self.begun(rest, begun) if begun is not None else None
         if found is not None and (found.straight or not asked):
-            return self._possible(found)
+            return possible(self.package, found)
         if asked or self.scarce:
-            return self._possible(whole)
+            return possible(self.package, whole)
         if self._task.each_state or self._task.deadline is not None:
             return single
         if not self.package.store.remote and self.package.options.limit_rate is None:
-            return self._possible(whole)
+            return possible(self.package, whole)
         return None
 
     def choose_ahead(self, rest: Sequence[Update]) -> Stretch:
@@ -105,31 +96,13 @@ class Straight:
         Raises:
             The errors of `Fetcher.run`, and of reading indices.
         """
-        update = rest[0]
-        left = deque(single_bundles(self.package.index(update).chunks))
-        meter, held = self.package.meter, Held()
-
-        def hold(bundle: Bundle, payloads: Sequence[memoryview]) -> None:
-            held[0, bundle.number] = bytearray(payloads[0])
-
-        for size, doubt in MEASURED:
-            part: list[Bundle] = []
-            while left and sum(bundle.length for bundle in part) < size:
-                part.append(left.popleft())
-            begin, received = time.monotonic(), meter.received
-            self.package.fetcher.run(Wanted((update.blobs,), tuple(part)), hold, tick)
-            rate = (meter.received - received) / max(time.monotonic() - begin, 1e-6)
-            if (
-                not left
-                or self._is_worth_it(rest, rate)
-                or not self._is_worth_it(rest, doubt * rate)
-            ):
-                break
+        held = Held()
+        rate = measure(self.package, rest[0], held, lambda r: self._is_worth_it(rest, r), tick)
         return self._by_rate(rest, rate), held
 
     def _by_rate(self, rest: Sequence[Update], rate: float) -> Stretch:
         if self.package.store.supports_ranges and self._is_worth_it(rest, rate):
-            return self._possible(stretches.longest(self.package.manifest, rest))
+            return possible(self.package, stretches.longest(self.package.manifest, rest))
         return Stretch(tuple(rest[:1]))
 
     def _is_worth_it(self, rest: Sequence[Update], rate: float) -> bool:
@@ -142,18 +115,6 @@ class Straight:
             files = manifest.release(update.target).files
             written += sum(files[n].size for n in changed_files(manifest, update))
         return seconds <= max(SOON, written / WRITE_RATE)
-
-    def _possible(self, stretch: Stretch) -> Stretch:
-        """A stretch, or its first update where they do not fit together."""
-        if not stretch.straight:
-            return stretch
-        for update in stretch.updates:
-            self.package.look_ahead(update)
-        try:
-            fits = stretches.bundles(self.package, stretch) is not None
-        except (StoreError, IntegrityError, FormatError, UnsupportedError):
-            fits = False  # whoever needs the index meets the error again
-        return stretch if fits else Stretch(stretch.updates[:1])
 
     def begun(self, rest: Sequence[Update], header: Header) -> Stretch | None:
         """The stretch, at the beginning of these updates, that a journal is about; None if none."""

@@ -12,6 +12,7 @@ from p2u.client.live.memory import ModelMemory
 from p2u.client.live.parts import LiveParts
 from p2u.client.live.staging.staged_update import StagedUpdate
 from p2u.client.routes import stretches
+from p2u.client.routes.line import Held
 from p2u.client.routes.stretches import Stretch
 from p2u.client.transfer.bundles import Bundle
 from p2u.errors import DiskError, UsageError
@@ -59,12 +60,20 @@ class Applier:
         if self._files is not None:
             self._files.drop_spare()
 
-    def fetch(self, step: StagedUpdate, later: Sequence[Stretch], *, low_priority: bool) -> None:
+    def fetch(
+        self,
+        step: StagedUpdate,
+        later: Sequence[Stretch],
+        held: Held | None = None,
+        *,
+        low_priority: bool,
+    ) -> None:
         """Fetch and stage what a step lacks; after it, the step can be committed.
 
         Args:
             step: The step.
             later: The stretches after it on the route; the next one is begun ahead.
+            held: Payloads that are here.
             low_priority: Leave the processors, and the network, to the model in use.
 
         Raises:
@@ -78,7 +87,7 @@ class Applier:
             following = partial(stretches.all_wanted, package, stretch)
         apply = partial(self._apply, step)
         package.fetcher.run(
-            stretches.wanted(package, step.stretch, tuple(step.missing.values())),
+            stretches.wanted(package, step.stretch, tuple(step.missing.values()), held),
             LowPriority(apply) if low_priority else apply,
             following=following,
             patient=low_priority,

@@ -9,9 +9,13 @@ from p2u.client.live.parts import LiveParts
 from p2u.client.live.staging.choice import STAGING, choose
 from p2u.client.live.staging.staged_update import StagedUpdate
 from p2u.client.routes import stretches
+from p2u.client.routes.line import Held, measure, possible
 from p2u.client.routes.live_routes import check_aligned, first_route
 from p2u.client.routes.stretches import Stretch
 from p2u.package.manifest import Update
+
+#: Seconds in which the last state has to come for those before it to be left out.
+SOON = 1.0
 
 
 class FirstRoute:
@@ -31,6 +35,8 @@ class FirstRoute:
         self._route: tuple[Stretch, ...] | None = None
         self._done = 0
         self._step: StagedUpdate | None = None
+        #: Payloads with which the line was measured.
+        self._held = Held()
 
     @property
     def complete(self) -> bool:
@@ -60,7 +66,8 @@ class FirstRoute:
             first = stretch.source is None
             step = self._step = self._step or self._begin(stretch)
             low_priority = self._plan.low_priority and not first
-            self._applier.fetch(step, later, low_priority=low_priority)
+            held, self._held = self._held, Held()
+            self._applier.fetch(step, later, held, low_priority=low_priority)
             self._applier.commit(step, state, first=first)
             self._step = None
             self._listeners.announce(state)
@@ -71,43 +78,59 @@ class FirstRoute:
         """Give the rest of the route up: the last state reached is its end."""
         self.drop()
         self._route = (self._route or ())[: self._done]
-        self._status.on_route(self._status.route.shorten(self._done))
+        states = sum(len(stretch.updates) for stretch in self._route)
+        self._status.on_route(self._status.route.shorten(states))
 
     def drop(self) -> None:
         """Free what the present update holds."""
         self._step = None
+        self._held.clear()
         self._applier.drop_spare()
 
     def _find(self) -> tuple[Stretch, ...]:
         package = self._connection.package
         route = first_route(package, self._plan.until)
         package.look_ahead(route[0])
-        manifest = package.manifest
+        # The states that are left out are reached, too: by a better one.
+        ids = [update.target for update in route]
+        marks = [
+            (package.manifest.state(update.target).label, at)
+            for update, (_, at) in zip(route, package.marks(route), strict=True)
+        ]
+        self._status.on_route(self._status.route.begin(ids, tuple(marks)))
         found = self._stretches(route)
         targets = {stretch.target for stretch in found}
-        marks = tuple(
-            (manifest.state(update.target).label, at)
-            for update, (_, at) in zip(route, package.marks(route), strict=True)
-            if update.target in targets
-        )
-        ids = [stretch.target for stretch in found]
-        self._status.on_route(self._status.route.begin(ids, marks))
+        kept = [mark for state, mark in zip(ids, marks, strict=True) if state in targets]
+        self._status.on_route(self._status.route.begin(ids, tuple(kept)))
         return found
 
     def _stretches(self, route: Sequence[Update]) -> tuple[Stretch, ...]:
-        """The route in stretches: one for each state that somebody may use."""
+        """The route in stretches."""
         package, found = self._connection.package, []
+        straight = self._plan.straight
+        if straight is None:
+            straight = self._is_fast(route)
         while route:
             stretch = Stretch(tuple(route[:1]))
-            if self._plan.straight:
-                whole = stretches.longest(package.manifest, route)
-                for update in whole.updates:
-                    package.look_ahead(update)
-                if stretches.bundles(package, whole) is not None:
-                    stretch = whole
+            if straight:
+                stretch = possible(package, stretches.longest(package.manifest, route))
             found.append(stretch)
             route = route[len(stretch.updates) :]
         return tuple(found)
+
+    def _is_fast(self, route: Sequence[Update]) -> bool:
+        """Whether the first state would come hardly sooner than the last one of its version."""
+        package = self._connection.package
+        whole = stretches.longest(package.manifest, route)
+        if not package.store.remote or not whole.straight or route[0].source is not None:
+            return False
+        size = sum(update.bytes for update in whole.updates)
+
+        def is_enough(rate: float) -> bool:
+            return size <= SOON * rate
+
+        rate = measure(package, route[0], self._held, is_enough)
+        return package.store.supports_ranges and is_enough(rate)
 
     def _begin(self, stretch: Stretch) -> StagedUpdate:
         package, plan = self._connection.package, self._plan

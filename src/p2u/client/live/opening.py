@@ -52,7 +52,9 @@ def open_replica(
         jobs: Threads; see `p2u.TransferOptions`.
         limit_rate: Most bytes per second; see `p2u.TransferOptions`.
         retry: When to try again; see `p2u.TransferOptions`.
-        straight: True: leave out the states before the last one. By default each of them is usable.
+        straight: True: leave out the states before the last one; False: each of them is usable.
+            None: leave them out where the last one of a remote package arrives within about a
+            second. Whoever waits for one of them gets the last one.
         follow: Look for a newer version as often, in seconds, and go on to it; see
             `Replica.refresh`. What keeps it away is in `Replica.error`, and tried again. Needs
             atomic mode.

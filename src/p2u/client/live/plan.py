@@ -61,7 +61,12 @@ class LivePlan:
                 raise UsageError(f"{name} must be one of {', '.join(known)}, not {value!r}")
 
     @property
-    def straight(self) -> bool:
-        """Whether the first route leaves out the states before its last one."""
+    def straight(self) -> bool | None:
+        """Whether the first route leaves out the states before its last one; None: if it is fast.
+
+        With a deadline, the best state by then is wanted.
+        """
         asked = self.transfer.straight
-        return not self.each_state if asked is None else asked
+        if asked is None and not self.each_state:
+            return True
+        return False if asked is None and self.deadline is not None else asked

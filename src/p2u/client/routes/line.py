@@ -1,0 +1,71 @@
+"""Measure the speed of the line with the first payloads of an update, of which none is lost."""
+
+from __future__ import annotations
+
+import time
+from collections import deque
+from collections.abc import Callable, Sequence
+
+from p2u.client.routes import stretches
+from p2u.client.transfer.bundles import Bundle, Wanted, single_bundles
+from p2u.client.transfer.package_reader import PackageReader
+from p2u.errors import FormatError, IntegrityError, StoreError, UnsupportedError
+from p2u.package.manifest import Update
+
+#: Bytes of each measurement, and how much faster than measured the line may be: connections begin
+#: slowly, and so do threads. The first one takes several round trips on any line.
+MEASURED = ((256 << 10, 32.0), (2 << 20, 4.0), (8 << 20, 1.0))
+
+#: Payloads that are here, see `Wanted`.
+Held = dict[tuple[int, int], bytearray]
+
+
+def measure(
+    package: PackageReader,
+    update: Update,
+    held: Held,
+    is_enough: Callable[[float], bool],
+    tick: Callable[[], bool | None] = lambda: None,
+) -> float:
+    """The speed of the line in bytes per second, as exactly as a decision needs it.
+
+    Args:
+        package: Open.
+        update: The one whose payloads are fetched.
+        held: Gets them; has those of an earlier measurement.
+        is_enough: Whether a line of such a speed is fast.
+        tick: See `Fetcher.run`.
+
+    Raises:
+        The errors of `Fetcher.run`, and of reading indices.
+    """
+    bundles = single_bundles(package.index(update).chunks)
+    left = deque(bundle for bundle in bundles if (0, bundle.number) not in held)
+
+    def hold(bundle: Bundle, payloads: Sequence[memoryview]) -> None:
+        held[0, bundle.number] = bytearray(payloads[0])
+
+    rate = 0.0
+    for size, doubt in MEASURED:
+        part: list[Bundle] = []
+        while left and sum(bundle.length for bundle in part) < size:
+            part.append(left.popleft())
+        begin, received = time.monotonic(), package.meter.received
+        package.fetcher.run(Wanted((update.blobs,), tuple(part)), hold, tick)
+        rate = (package.meter.received - received) / max(time.monotonic() - begin, 1e-6)
+        if not left or is_enough(rate) or not is_enough(doubt * rate):
+            break
+    return rate
+
+
+def possible(package: PackageReader, stretch: stretches.Stretch) -> stretches.Stretch:
+    """A stretch, or its first update where its updates do not fit together."""
+    if not stretch.straight:
+        return stretch
+    for update in stretch.updates:
+        package.look_ahead(update)
+    try:
+        fits = stretches.bundles(package, stretch) is not None
+    except (StoreError, IntegrityError, FormatError, UnsupportedError):
+        fits = False  # whoever needs the index meets the error again
+    return stretch if fits else stretches.Stretch(stretch.updates[:1])
