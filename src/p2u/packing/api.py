@@ -1,7 +1,7 @@
 """``p2u.pack``, ``p2u.publish`` and ``p2u.gc``: check the arguments, and do it.
 
-Scan the model, choose the base's step on a sample, then one pass over the chunks: encode, decode,
-compare with the source, hash, write to blobs; publish by rename. Memory holds a few chunks.
+Scan the model, choose the base's step on a sample, then one pass over the chunks: encode, decode
+and compare with the source, hash, write to blobs; publish by rename. Memory holds a few chunks.
 """
 
 from __future__ import annotations
