@@ -52,7 +52,7 @@ fn coded(counts: &[u32]) -> u64 {
     counts.iter().filter(|&&c| c > 0).map(cost).sum()
 }
 
-/// Whether coding the first two halvings saves more than a thousandth of the original.
+/// Whether coding the first two halvings saves more than a 2000th of the original.
 pub fn pays_to_code<F: Format>(src: &Source, e: &[i16], cur: &[u8]) -> bool {
     let mut counts = [[0u32; 4]; 15];
     let mut seen = 0u64;
@@ -71,7 +71,7 @@ pub fn pays_to_code<F: Format>(src: &Source, e: &[i16], cur: &[u8]) -> bool {
     });
     let plain: u64 = counts.iter().map(|c| sum(c) * 512).sum();
     let saved = plain - counts.iter().map(|c| coded(c)).sum::<u64>().min(plain);
-    saved * 1000 > seen * 256 * 8 * F::BYTES as u64
+    saved * 2000 > seen * 256 * 8 * F::BYTES as u64
 }
 
 /// About so many elements of a chunk are looked at.
