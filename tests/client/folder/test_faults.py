@@ -32,7 +32,7 @@ from p2u.stores import LocalStore
 @pytest.mark.parametrize("straight", [False, True])
 def test_broken_connections_are_continued(made, tmp_path, straight):
     counting = CountingStore(LocalStore(made.package))
-    store = FlakyStore(counting, lambda key, start, n: n % 4 == 1)
+    store = FlakyStore(counting, lambda key, start, n: n % 5 == 1)
     pull_with(store, tmp_path / "dst", retry=QUICK, straight=straight)
     assert made.label(tmp_path / "dst") == "exact"
     assert store.failures > 3
