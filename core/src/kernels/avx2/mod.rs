@@ -78,8 +78,7 @@ impl Avx2 {
         super::AVX2
     }
     /// Whether `pdep` and `pext` take a few cycles and not hundreds.
-    #[allow(dead_code)]
-    pub fn fast_pdep(self) -> bool {
+    fn fast_pdep(self) -> bool {
         pdep::is_fast()
     }
 }
@@ -112,16 +111,25 @@ impl Isa for Avx2 {
     }
     #[inline(always)]
     fn unpack(self, buf: &[u8], bit: usize, width: u32, out: &mut [u8]) {
+        if ![4, 8].contains(&width) && !self.fast_pdep() {
+            return super::scalar::bits::unpack(buf, bit, width, out);
+        }
         // SAFETY: `self` is the proof.
         unsafe { bits::unpack(buf, bit, width, out) }
     }
     #[inline(always)]
     fn unpack_low(self, buf: &[u8], bit: usize, width: u32, out: &mut [u16]) {
+        if width < 8 && !self.fast_pdep() {
+            return super::scalar::bits::unpack_low(buf, bit, width, out);
+        }
         // SAFETY: `self` is the proof.
         unsafe { bits::unpack_low(buf, bit, width, out) }
     }
     #[inline(always)]
     fn scatter(self, buf: &[u8], bit: usize, masks: &[u8], out: &mut [u8]) -> usize {
+        if !self.fast_pdep() {
+            return super::scalar::bits::scatter(buf, bit, masks, out);
+        }
         // SAFETY: `self` is the proof.
         unsafe { bits::scatter(buf, bit, masks, out) }
     }
@@ -170,12 +178,18 @@ impl Isa for Avx2 {
     #[cfg(feature = "encode")]
     #[inline(always)]
     fn gather(self, fields: &[u8], masks: &[u8], room: &mut Room, bit: usize) -> usize {
+        if !self.fast_pdep() {
+            return super::scalar::bits::gather(fields, masks, room, bit);
+        }
         // SAFETY: `self` is the proof.
         unsafe { bits::gather(fields, masks, room, bit) }
     }
     #[cfg(feature = "encode")]
     #[inline(always)]
     fn pack_low(self, fields: &[u16], width: u32, room: &mut Room, bit: usize) -> usize {
+        if width < 8 && !self.fast_pdep() {
+            return super::scalar::bits::pack_low(fields, width, room, bit);
+        }
         // SAFETY: `self` is the proof.
         unsafe { bits::pack_low(fields, width, room, bit) }
     }
