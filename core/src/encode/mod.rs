@@ -17,7 +17,7 @@ use crate::encode::ints::write_ints;
 use crate::encode::refine::{refine, Step};
 use crate::encode::scale::column_classes;
 use crate::encode::stream::encode;
-use crate::format::float::{load, pow2, Format, GROUP};
+use crate::format::float::{pow2, Format};
 use crate::format::header::{with_float, Dtype, CLASSES, KIND_BASE, KIND_FULL, KIND_REFINE};
 use crate::format::refine::{FINER_MAX, TO_MAX};
 use crate::format::rows::{Rows, Segment};
@@ -117,6 +117,15 @@ impl<'a> Source<'a> {
     }
 }
 
+/// Sum of squared differences of weights and state, a part of a row of step `2^e`.
+#[inline(always)]
+fn squared_error<F: Format>(mem: &[u8], cur: &[u8], e: i16) -> f64 {
+    let mut sum = Squares::default();
+    sum.differences::<F>(mem, cur, pow2(-i32::from(e)));
+    let step = f64::from(pow2(i32::from(e)));
+    sum.total() * step * step
+}
+
 /// [`Source::errors`].
 struct Errors<'a, F>(&'a Source<'a>, &'a [u8], &'a [i16], PhantomData<F>);
 
@@ -125,15 +134,8 @@ impl<F: Format> Task for Errors<'_, F> {
     #[inline(always)]
     fn run<I: Isa>(self, _isa: I) -> f64 {
         let Errors(src, cur, e, _) = self;
-        let mut total = 0.0;
-        for (r, &e) in e.iter().enumerate() {
-            let mut sum = Squares::default();
-            let state = &cur[src.state::<F>(r)];
-            sum.differences::<F>(src.row::<F>(r), state, pow2(-i32::from(e)));
-            let step = f64::from(pow2(i32::from(e)));
-            total += sum.total() * step * step;
-        }
-        total
+        let row = |r: usize| squared_error::<F>(src.row::<F>(r), &cur[src.state::<F>(r)], e[r]);
+        (0..e.len()).map(row).sum()
     }
 }
 
@@ -186,7 +188,7 @@ fn encode_float<F: Format, I: Isa>(
         to: None,
         full: plan.full,
         coded: plan.codes.is_some(),
-        zeros: zeros::<F>(&src),
+        sparse: refine::is_sparse::<F>(&src),
     };
     if !plan.full {
         done.payloads.push(std::mem::take(&mut out));
@@ -201,35 +203,14 @@ fn encode_float<F: Format, I: Isa>(
         } else {
             None
         };
-        refine::<F, _>(isa, &mut out, &src, &e, &mut s.cur, &mut far, step);
+        let error = refine::<F, _>(isa, &mut out, &src, &e, &mut s.cur, &mut far, step);
         done.payloads.push(std::mem::take(&mut out));
-        done.squares.push(match step.to {
-            Some(_) => src.errors::<F, _>(isa, &s.cur, &e),
-            None => 0.0,
-        });
+        done.squares.push(error);
         step.from = u32::from(level);
         step.coded = false;
     }
     s.keep();
     Ok(done)
-}
-
-/// Exact zeros of a chunk.
-#[inline(always)]
-fn zeros<F: Format>(src: &Source) -> usize {
-    let mut bits = [0u32; GROUP];
-    let mut count = 0;
-    for seg in src.segs {
-        for mem in seg.mem.chunks(GROUP * F::BYTES) {
-            let bits = &mut bits[..mem.len() / F::BYTES];
-            load::<F>(mem, bits);
-            count += bits
-                .iter()
-                .map(|b| u32::from(b & F::MASK == 0))
-                .sum::<u32>() as usize;
-        }
-    }
-    count
 }
 
 fn check_plan<F: Format>(plan: &Plan, rows: &Rows) -> Result<(), Error> {

@@ -161,6 +161,12 @@ pub trait Isa: Copy {
         base::base_row::<F>(mem, e, sym, cur, sums)
     }
     #[cfg(feature = "encode")]
+    /// [`bits::pack`].
+    #[inline(always)]
+    fn pack(self, fields: &[u8], width: u32, room: &mut Room, bit: usize) -> usize {
+        bits::pack(fields, width, room, bit)
+    }
+    #[cfg(feature = "encode")]
     /// [`bits::gather`].
     #[inline(always)]
     fn gather(self, fields: &[u8], masks: &[u8], room: &mut Room, bit: usize) -> usize {

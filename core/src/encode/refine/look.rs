@@ -52,6 +52,16 @@ fn coded(counts: &[u32]) -> u64 {
     counts.iter().filter(|&&c| c > 0).map(cost).sum()
 }
 
+/// Whether exact zeros are so many that they should have no fields.
+pub fn is_sparse<F: Format>(src: &Source) -> bool {
+    let (mut seen, mut zeros) = (0u64, 0u64);
+    each::<F>(src, |_, _, bits| {
+        seen += 1;
+        zeros += u64::from(bits & F::MASK == 0);
+    });
+    zeros * 256 > seen
+}
+
 /// Whether coding the first two halvings saves more than a 2000th of the original.
 pub fn pays_to_code<F: Format>(src: &Source, e: &[i16], cur: &[u8]) -> bool {
     let mut counts = [[0u32; 4]; 15];

@@ -2,7 +2,7 @@
 
 use super::ints::write_ints;
 use super::stream::encode;
-use super::{write_patches, Source};
+use super::{squared_error, write_patches, Source};
 use crate::decode::refine::block::{close, Block};
 use crate::format::float::{load, pow2, Format, GROUP};
 use crate::format::refine::{Head, FINER_MAX};
@@ -13,6 +13,8 @@ use crate::kernels::scalar::bins;
 use crate::kernels::scalar::cells::{guess_step, octaves, Fraction, Halving, Narrowing};
 use crate::kernels::Isa;
 use look::{pays_to_code, positions_of};
+
+pub use look::is_sparse;
 
 mod look;
 
@@ -27,8 +29,8 @@ pub struct Step {
     pub full: bool,
     /// The base codes are not each weight's nearest.
     pub coded: bool,
-    /// Exact zeros of the chunk.
-    pub zeros: usize,
+    /// Exact zeros have no fields.
+    pub sparse: bool,
 }
 
 /// What a chunk's refinement consists of, each part in order of its elements.
@@ -44,10 +46,13 @@ struct Made {
     low_width: u32,
     upper: RunWriter,
     patches: Vec<u32>,
+    /// Sum of the squared errors of cells, before patches.
+    error: f64,
 }
 
 /// Encodes one refinement; `cur` is the state, which becomes the next one (of exact floats, the cells
-/// that lead to them). `far` lists the elements that no cell can describe, see [`shifts`].
+/// that lead to them). `far` lists the elements that no cell can describe, see [`shifts`]. Returns
+/// the sum of the new state's squared errors.
 #[inline(always)]
 pub fn refine<F: Format, I: Isa>(
     isa: I,
@@ -57,7 +62,7 @@ pub fn refine<F: Format, I: Isa>(
     cur: &mut [u8],
     far: &mut Vec<u32>,
     step: Step,
-) {
+) -> f64 {
     let exact = step.to.is_none();
     let shifts = if step.coded {
         shifts::<F>(src, e, cur)
@@ -77,8 +82,7 @@ pub fn refine<F: Format, I: Isa>(
     let mut head = Head {
         exact,
         shifted: shifts.any,
-        // A zero in other places is a patch, or one octave among others.
-        sparse: step.zeros * 256 > src.rows.elements(),
+        sparse: step.sparse,
         coarse: false,
         from: step.from,
         mid,
@@ -126,6 +130,11 @@ pub fn refine<F: Format, I: Isa>(
     made.patches.sort_unstable();
     made.patches.dedup();
     write_patches::<F>(out, src, cur, &made.patches);
+    match (exact, made.patches.is_empty()) {
+        (true, _) => 0.0,
+        (false, true) => made.error,
+        (false, false) => src.errors::<F, _>(isa, cur, e),
+    }
 }
 
 /// What the rows' parameters follow from.
@@ -170,6 +179,10 @@ impl Made {
             self.fill::<F, _>(isa, b, src, rows, cur);
         } else {
             self.keep_zeros::<F>(b, src, cur);
+            for p in &b.pieces {
+                let (mem, e) = (p.bytes(src.segs), rows.e[p.row]);
+                self.error += squared_error::<F>(mem, part::<F>(cur, p), e);
+            }
         }
     }
 
@@ -234,10 +247,9 @@ impl Made {
         if head.sparse {
             present = close(&mut b.positions[..n], &b.absent[..n]);
         }
-        let (positions, masks) = (&b.positions[..present], &mut b.masks[..present]);
-        masks.fill(((1u16 << plain) - 1) as u8);
+        let positions = &b.positions[..present];
         self.positions
-            .with(|room, bit| isa.gather(positions, masks, room, bit));
+            .with(|room, bit| isa.pack(positions, plain, room, bit));
     }
 
     /// Finer positions of one block, and its next state.

@@ -124,6 +124,40 @@ unsafe fn put(room: &mut Room, bit: usize, v: u64, n: usize) -> usize {
 }
 
 #[cfg(feature = "encode")]
+/// Twin of [`scalar::pack`].
+///
+/// # Safety
+/// The machine has AVX2, BMI2 and F16C.
+#[target_feature(enable = "avx2,bmi1,bmi2,popcnt,lzcnt")]
+pub unsafe fn pack(fields: &[u8], width: u32, room: &mut Room, bit: usize) -> usize {
+    if width == 4 && bit & 7 == 0 {
+        let (from, whole) = (bit >> 3, fields.len() / 32);
+        let nibbles = _mm256_set1_epi16(0x1001);
+        for (f, to) in fields
+            .chunks_exact(32)
+            .zip(room[from..].chunks_exact_mut(16))
+        {
+            // The second of each pair times 16, plus the first.
+            let f = _mm256_loadu_si256(f.as_ptr() as *const _);
+            let f = _mm256_and_si256(f, _mm256_set1_epi8(15));
+            let pairs = _mm256_maddubs_epi16(f, nibbles);
+            let (a, b) = (
+                _mm256_castsi256_si128(pairs),
+                _mm256_extracti128_si256::<1>(pairs),
+            );
+            _mm_storeu_si128(to.as_mut_ptr() as *mut _, _mm_packus_epi16(a, b));
+        }
+        return scalar::pack(&fields[32 * whole..], width, room, bit + 128 * whole);
+    }
+    let masks = [((1u16 << width) - 1) as u8; 64];
+    let mut at = bit;
+    for fields in fields.chunks(64) {
+        at = gather(fields, &masks[..fields.len()], room, at);
+    }
+    at
+}
+
+#[cfg(feature = "encode")]
 /// Twin of [`scalar::gather`].
 ///
 /// # Safety

@@ -177,6 +177,15 @@ impl Isa for Avx2 {
     }
     #[cfg(feature = "encode")]
     #[inline(always)]
+    fn pack(self, fields: &[u8], width: u32, room: &mut Room, bit: usize) -> usize {
+        if width != 4 && !self.fast_pdep() {
+            return super::scalar::bits::pack(fields, width, room, bit);
+        }
+        // SAFETY: `self` is the proof.
+        unsafe { bits::pack(fields, width, room, bit) }
+    }
+    #[cfg(feature = "encode")]
+    #[inline(always)]
     fn gather(self, fields: &[u8], masks: &[u8], room: &mut Room, bit: usize) -> usize {
         if !self.fast_pdep() {
             return super::scalar::bits::gather(fields, masks, room, bit);

@@ -67,6 +67,15 @@ pub fn gather(fields: &[u8], masks: &[u8], room: &mut Room, bit: usize) -> usize
     8 * at + count
 }
 
+#[cfg(feature = "encode")]
+/// Appends fields of one width, at most 8, from a bit of `room` on; returns the bit behind them.
+#[inline(always)]
+pub fn pack(fields: &[u8], width: u32, room: &mut Room, bit: usize) -> usize {
+    let masks = [((1u16 << width) - 1) as u8; 64];
+    let part = |bit, fields: &[u8]| gather(fields, &masks[..fields.len()], room, bit);
+    fields.chunks(64).fold(bit, part)
+}
+
 /// The inverse of [`gather`]: each element's bits at the place of its mask. Returns the bits used.
 #[inline(never)]
 pub fn scatter(buf: &[u8], bit: usize, masks: &[u8], out: &mut [u8]) -> usize {
