@@ -90,7 +90,13 @@ def live(url: str, _: Path) -> None:
         url, AutoModel, AutoTokenizer, state="exact", follow=PERIOD
     )
     replica = model.p2u
-    replica.on_state(lambda _: teller.sync(replica.version, replica.commits[-1].pause))
+
+    def tell(_: str) -> None:
+        # The first state replaces nothing: nobody had to pause for it.
+        pauses = [commit.pause for commit in replica.commits]
+        teller.sync(replica.version, pauses[-1] if pauses else 0.0)
+
+    replica.on_state(tell)
     times = list(answer(model, tokenizer, teller))
     teller.end(times, replica.files["model.safetensors"])
     replica.cancel()
