@@ -12,7 +12,7 @@ from p2u.disk.errors import disk_errors
 from p2u.disk.files import open_file, read_all_at
 
 #: Bytes read back at a time.
-_PIECE = 256 << 10
+_PIECE = 1 << 20
 
 
 class FileDigest:
