@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import time
 from collections import deque
 from collections.abc import Callable, Sequence
 
@@ -50,9 +49,9 @@ def measure(
         part: list[Bundle] = []
         while left and sum(bundle.length for bundle in part) < size:
             part.append(left.popleft())
-        begin, received = time.monotonic(), package.meter.received
+        begin, received = package.meter.busy, package.meter.received
         package.fetcher.run(Wanted((update.blobs,), tuple(part)), hold, tick)
-        rate = (package.meter.received - received) / max(time.monotonic() - begin, 1e-6)
+        rate = (package.meter.received - received) / max(package.meter.busy - begin, 1e-6)
         if not left or is_enough(rate) or not is_enough(doubt * rate):
             break
     return rate

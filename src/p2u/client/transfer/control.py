@@ -13,6 +13,10 @@ from p2u.errors import Cancelled
 
 #: Seconds over which the rate is averaged.
 _RATE_WINDOW = 3.0
+#: Most seconds between two pieces that count as time of the line: in longer gaps the threads were
+#: kept from reading (an import may hold the interpreter for a second), or a round trip was waited
+#: for.
+_GAP = 0.05
 #: Memory is borrowed in multiples of this many bytes.
 _PAGES = 256 << 10
 #: Seconds after which a waiting thread looks again by itself: only between waits does Ctrl-C work
@@ -111,6 +115,8 @@ class Meter:
         self._begin = time.monotonic()
         self._samples: list[tuple[float, int]] = [(self._begin, 0)]
         self._received = 0
+        self._latest = self._begin
+        self._busy = 0.0
         self._done = 0
         self._requests = 0
 
@@ -122,6 +128,9 @@ class Meter:
     def receive(self, count: int) -> None:
         """``count`` bytes came from the store, wanted or not."""
         with self._lock:
+            now = time.monotonic()
+            self._busy += min(now - self._latest, _GAP)
+            self._latest = now
             self._received += count
 
     def request(self) -> None:
@@ -138,6 +147,11 @@ class Meter:
     def received(self) -> int:
         """Bytes that came from the store."""
         return self._received
+
+    @property
+    def busy(self) -> float:
+        """Seconds in which bytes came; of longer gaps between them, only the beginning counts."""
+        return self._busy
 
     @property
     def requests(self) -> int:

@@ -54,16 +54,21 @@ class Pieces:
             self._count(-at)
             raise
 
+    def begin(self) -> None:
+        """Wait for the next bytes; those after them come on their own."""
+        if self._rest:
+            return
+        if self._short and self._patient():
+            time.sleep(GATHER)
+        piece = next(self._source, b"")
+        self._short = len(piece) < PORTION
+        if not piece:
+            raise StoreError("the stream ended early", retryable=True)
+        self._arrived(len(piece))
+        self._rest = memoryview(piece)
+
     def _some(self, most: int) -> memoryview:
-        if not self._rest:
-            if self._short and self._patient():
-                time.sleep(GATHER)
-            piece = next(self._source, b"")
-            self._short = len(piece) < PORTION
-            if not piece:
-                raise StoreError("the stream ended early", retryable=True)
-            self._arrived(len(piece))
-            self._rest = memoryview(piece)
+        self.begin()
         part, self._rest = self._rest[:most], self._rest[most:]
         return part
 
@@ -77,7 +82,7 @@ Open = Callable[[int, int, int, int], Pieces]
 
 
 class RequestStreams:
-    """The streams of one request, opened when their first bytes are asked for.
+    """The streams of one request, all opened when the first bytes are asked for.
 
     Args:
         chunks: All that is to be read, in the order of their starts, each with its update's place.
@@ -97,9 +102,12 @@ class RequestStreams:
 
     def fill(self, update: int, chunk: Chunk, out: memoryview) -> None:
         """Read the next chunk of an update."""
-        if update not in self._open:
-            blob, start, end = self._ranges[update]
-            self._open[update] = self._begin(update, blob, start, end), start
+        if not self._open:
+            for number, (blob, start, end) in self._ranges.items():
+                self._open[number] = self._begin(number, blob, start, end), start
+            for pieces, _ in self._open.values():
+                # Bytes of all of them come while one is read.
+                pieces.begin()
         pieces, at = self._open[update]
         pieces.skip(chunk.start - at)
         pieces.fill(out)
