@@ -7,12 +7,12 @@ import hashlib
 import io
 import threading
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack
+from functools import partial
 from pathlib import Path
 
-from p2u.client.folder.file_digest import FileDigest
 from p2u.client.folder.journal import Header, Journal, checksum
 from p2u.client.folder.local import FoundState
 from p2u.client.folder.work_folder import WorkFolder, target_prefix
@@ -21,6 +21,7 @@ from p2u.client.routes.stretches import Stretch
 from p2u.client.transfer.bundles import Bundle
 from p2u.client.transfer.checking import is_checked
 from p2u.client.transfer.package_reader import PackageReader
+from p2u.client.transfer.running_digest import RunningDigest
 from p2u.codec.chunk import ChunkDecoding, UpdateEnds, apply_chunk, check_kind
 from p2u.disk.durable import EarlySync, sync_file
 from p2u.disk.errors import disk_errors
@@ -95,7 +96,7 @@ class Target(ABC):
         self._lock = threading.Lock()
         self._left = Countdown(self.layout)
         self._complete: set[int] = set()
-        self._digests: dict[int, FileDigest] = {}
+        self._digests: dict[int, RunningDigest] = {}
         self._early = EarlySync()
         self.log: Journal | None = None
 
@@ -154,11 +155,21 @@ class Target(ABC):
         for span in all_spans(first, self.layout):
             if span.file in ranges:
                 ranges[span.file].append((span.offset, span.size))
-        check = self.package.stop.check
         for file, found in ranges.items():
             size = self.release.files[file].size
-            self._digests[file] = FileDigest(self.result(file), size, found, check)
+            self._digests[file] = RunningDigest(size, found, partial(self._read_back, file))
         return missing
+
+    def _read_back(self, file: int, start: int, stop: int) -> Iterator[memoryview]:
+        """Bytes of the result, in parts."""
+        path = self.result(file)
+        buffer = memoryview(bytearray(min(PIECE, stop - start)))
+        with disk_errors(path, "read"), open_file(path, "rb") as opened:
+            for at in range(start, stop, PIECE):
+                self.package.stop.check()
+                part = buffer[: min(PIECE, stop - at)]
+                read_all_at(opened, at, part)
+                yield part
 
     def apply(self, bundle: Bundle, payloads: Sequence[memoryview]) -> None:
         """Decode and write one bundle; in any thread."""

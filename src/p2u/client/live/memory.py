@@ -99,15 +99,23 @@ class ModelMemory:
         Raises:
             IntegrityError: They differ.
         """
-        release = self.manifest.release(state)
-        entry = release.files[file]
-        expected = entry.digest(release.number(state))
         digest = hashlib.sha256()
         for part in parts:
             digest.update(part)
-        if digest.hexdigest() != expected:
+        self.compare(file, state, digest.hexdigest())
+
+    def compare(self, file: int, state: State, found: str) -> None:
+        """Compare a file's digest with what the manifest states.
+
+        Raises:
+            IntegrityError: They differ.
+        """
+        release = self.manifest.release(state)
+        entry = release.files[file]
+        expected = entry.digest(release.number(state))
+        if found != expected:
             raise IntegrityError(
-                f"SHA-256 {digest.hexdigest()} after the update to {state.id}, expected {expected}",
+                f"SHA-256 {found} after the update to {state.id}, expected {expected}",
                 file=entry.path,
                 hint="The program that made the package is faulty, or this computer's memory",
             )

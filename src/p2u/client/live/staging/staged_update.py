@@ -6,6 +6,7 @@ import threading
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 from typing import Any, ClassVar
 
 from p2u.client.live.memory import ModelMemory
@@ -13,9 +14,13 @@ from p2u.client.live.staging.tools import StagingTools
 from p2u.client.routes.stretches import Stretch
 from p2u.client.transfer.bundles import Bundle
 from p2u.client.transfer.checking import is_checked
+from p2u.client.transfer.running_digest import RunningDigest
 from p2u.codec.chunk import check_kind
 from p2u.package.geometry import Countdown, Span, chunk_spans
 from p2u.package.manifest import changed_files
+
+#: Bytes that are hashed at a time.
+_PART = 1 << 20
 
 
 class StagedUpdate(ABC):
@@ -118,10 +123,14 @@ class StagedUpdate(ABC):
 
     def check(self, file: int) -> None:
         """Compare a complete file with what the manifest states, if it is to be checked."""
-        release = self.files.manifest.release(self._state)
-        if is_checked(self._check, release, file, release.number(self._state)):
+        if self.is_checked(file):
             self.files.check(file, self._state, self.parts(file))
         self._unchecked.discard(file)
+
+    def is_checked(self, file: int) -> bool:
+        """Whether a file is to be checked."""
+        release = self.files.manifest.release(self._state)
+        return is_checked(self._check, release, file, release.number(self._state))
 
 
 class DirectUpdate(StagedUpdate):
@@ -129,9 +138,35 @@ class DirectUpdate(StagedUpdate):
 
     name = "direct"
 
+    def begin(self) -> None:
+        """Begin to take the digests of files that are to be checked."""
+        ranges: dict[int, list[tuple[int, int]]] = {n: [] for n in self._unchecked}
+        for bundle in self.bundles:
+            for span in self.spans(bundle):
+                ranges.setdefault(span.file, []).append((span.offset, span.size))
+        self._digests = {
+            file: RunningDigest(len(memory), ranges[file], partial(_parts, memory))
+            for file, memory in enumerate(self.files.memory)
+            if file in ranges and self.is_checked(file)
+        }
+
     def take(self, bundle: Bundle, payloads: Sequence[memoryview]) -> None:
         """See `StagedUpdate.take`."""
         self.decode(bundle, payloads, self.files.memory)
+        for s in self.spans(bundle):
+            if s.file in self._digests:
+                part = self.files.memory[s.file][s.offset : s.offset + s.size]
+                self._digests[s.file].written(s.offset, part)
+
+    def check(self, file: int) -> None:
+        """See `StagedUpdate.check`: the digest was taken on the way."""
+        if file in self._digests:
+            self.files.compare(file, self._state, self._digests[file].hexdigest())
+        self._unchecked.discard(file)
+
+
+def _parts(memory: memoryview, start: int, stop: int) -> list[memoryview]:
+    return [memory[at : min(at + _PART, stop)] for at in range(start, stop, _PART)]
 
 
 def in_threads(run: Callable[[Any], None], items: Sequence[Any], count: int) -> None:

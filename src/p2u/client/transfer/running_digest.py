@@ -1,4 +1,4 @@
-"""The SHA-256 of a file that is written in any order, taken while it is written."""
+"""The SHA-256 of bytes that are written in any order, taken while they are written."""
 
 from __future__ import annotations
 
@@ -6,16 +6,12 @@ import hashlib
 import threading
 from bisect import bisect_left
 from collections.abc import Callable, Iterable
-from pathlib import Path
 
-from p2u.disk.errors import disk_errors
-from p2u.disk.files import open_file, read_all_at
-
-#: Bytes read back at a time.
-_PIECE = 1 << 20
+#: Gives the bytes from one place to another, which are there.
+Read = Callable[[int, int], Iterable[memoryview]]
 
 
-class FileDigest:
+class RunningDigest:
     """Hashes a file from its beginning on, as far as its bytes are there.
 
     Bytes are hashed from memory where they follow the last ones hashed. All others are read back
@@ -23,21 +19,13 @@ class FileDigest:
     time hashes, others leave their bytes to it.
 
     Args:
-        path: The file.
-        size: Its bytes.
+        size: Bytes of the file.
         missing: ``(offset, size)`` of the ranges that are to be written; the rest is there.
-        check: Called now and then; may raise.
+        read: Reads bytes back.
     """
 
-    def __init__(
-        self,
-        path: Path,
-        size: int,
-        missing: Iterable[tuple[int, int]],
-        check: Callable[[], None],
-    ) -> None:
-        self._path = path
-        self._check = check
+    def __init__(self, size: int, missing: Iterable[tuple[int, int]], read: Read) -> None:
+        self._read = read
         ranges = sorted(missing)
         self._starts = [start for start, _ in ranges]
         self._written = [False] * len(ranges)
@@ -55,8 +43,7 @@ class FileDigest:
         """A range was written, which has these bytes.
 
         Raises:
-            DiskError: The file cannot be read back.
-            The errors of ``check``.
+            The errors of ``read``.
         """
         with self._changed:
             self._written[bisect_left(self._starts, offset)] = True
@@ -87,7 +74,10 @@ class FileDigest:
                     self._digest.update(data[self._at - offset :])
                     self._at = offset + len(data)
                 else:
-                    self._read(offset if self._at < offset < limit else limit)
+                    stop = offset if self._at < offset < limit else limit
+                    for part in self._read(self._at, stop):
+                        self._digest.update(part)
+                        self._at += len(part)
         except BaseException:
             with self._changed:
                 self._rest()
@@ -106,13 +96,3 @@ class FileDigest:
     def _rest(self) -> None:
         self._busy = False
         self._changed.notify_all()
-
-    def _read(self, stop: int) -> None:
-        buffer = memoryview(bytearray(min(_PIECE, stop - self._at)))
-        with disk_errors(self._path, "read"), open_file(self._path, "rb") as file:
-            while self._at < stop:
-                self._check()
-                part = buffer[: min(len(buffer), stop - self._at)]
-                read_all_at(file, self._at, part)
-                self._digest.update(part)
-                self._at += len(part)

@@ -12,9 +12,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from p2u.client.folder import file_digest
-from p2u.client.folder.file_digest import FileDigest
-from p2u.errors import DiskError
+from p2u.client.transfer.running_digest import RunningDigest
 
 
 @pytest.fixture(scope="module")
@@ -38,7 +36,20 @@ def prepared(
     return data, missing
 
 
-def write(path: Path, digest: FileDigest, data: bytes, span: tuple[int, int]) -> None:
+def reading(path: Path, check=lambda: None):
+    """Reads bytes of a file back, a thousand at a time."""
+
+    def read(start: int, stop: int):
+        with open(path, "rb") as file:
+            file.seek(start)
+            for at in range(start, stop, 1000):
+                check()
+                yield memoryview(file.read(min(1000, stop - at)))
+
+    return read
+
+
+def write(path: Path, digest: RunningDigest, data: bytes, span: tuple[int, int]) -> None:
     start, length = span
     part = memoryview(data)[start : start + length]
     with open(path, "rb+") as file:
@@ -54,7 +65,7 @@ RANGES = st.lists(st.tuples(st.just(0), st.integers(0, 3000), st.booleans()), ma
 @given(RANGES, st.randoms(use_true_random=False))
 def test_any_order_gives_the_digest(path: Path, ranges, rng) -> None:
     data, missing = prepared(path, ranges)
-    digest = FileDigest(path, len(data), missing, lambda: None)
+    digest = RunningDigest(len(data), missing, reading(path))
     rng.shuffle(missing)
     for span in missing:
         write(path, digest, data, span)
@@ -65,17 +76,16 @@ def test_any_order_gives_the_digest(path: Path, ranges, rng) -> None:
 def test_several_threads(path: Path, seed: int) -> None:
     rng = random.Random(seed)
     data, missing = prepared(path, [(0, rng.randint(1, 60_000), rng.random() < 0.8)] * 40)
-    digest = FileDigest(path, len(data), missing, lambda: None)
+    digest = RunningDigest(len(data), missing, reading(path))
     rng.shuffle(missing)
     with ThreadPoolExecutor(4) as pool:
         list(pool.map(lambda span: write(path, digest, data, span), missing))
     assert digest.hexdigest() == hashlib.sha256(data).hexdigest()
 
 
-def test_bytes_in_order_are_not_read_back(path: Path, monkeypatch) -> None:
+def test_bytes_in_order_are_not_read_back(path: Path) -> None:
     data, missing = prepared(path, [(0, 5000, True)] * 8)
-    digest = FileDigest(path, len(data), missing, lambda: None)
-    monkeypatch.setattr(file_digest, "open_file", None)
+    digest = RunningDigest(len(data), missing, None)
     for span in missing:
         write(path, digest, data, span)
     assert digest.hexdigest() == hashlib.sha256(data).hexdigest()
@@ -89,7 +99,7 @@ def test_the_end_waits_for_a_thread_that_hashes(path: Path) -> None:
         going.set()
         go_on.wait(10)
 
-    digest = FileDigest(path, len(data), missing, check)
+    digest = RunningDigest(len(data), missing, reading(path, check))
     write(path, digest, data, missing[1])
     with ThreadPoolExecutor(2) as pool:
         # It reads the second range back, and is held up there.
@@ -105,10 +115,10 @@ def test_the_end_waits_for_a_thread_that_hashes(path: Path) -> None:
 
 def test_a_file_that_cannot_be_read_back_is_an_error_each_time(path: Path) -> None:
     data, missing = prepared(path, [(0, 5000, True), (0, 5000, True)])
-    digest = FileDigest(path, len(data), missing, lambda: None)
+    digest = RunningDigest(len(data), missing, reading(path))
     digest.written(5000, memoryview(data)[5000:])
     path.unlink()
-    with pytest.raises(DiskError):
+    with pytest.raises(FileNotFoundError):
         digest.written(0, memoryview(data)[:5000])
-    with pytest.raises(DiskError):
+    with pytest.raises(FileNotFoundError):
         digest.hexdigest()
