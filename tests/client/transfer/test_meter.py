@@ -16,14 +16,20 @@ def clock(monkeypatch: pytest.MonkeyPatch) -> list[float]:
     return now
 
 
+def arrive(meter: Meter, clock: list[float], count: int, after: float) -> None:
+    clock[0] += after
+    meter.receive(count)
+
+
 def test_a_stall_is_not_the_lines(clock: list[float]) -> None:
-    """Threads that were kept from reading say nothing of the line."""
+    """Threads that were kept from reading say nothing of the line, nor what gathered meanwhile."""
     meter = Meter()
     for _ in range(10):
-        clock[0] += 0.01
-        meter.receive(1000)
-    assert meter.busy == pytest.approx(0.1)
-    clock[0] += 5
-    meter.receive(1000)
-    assert meter.busy == pytest.approx(0.1 + control._GAP)
-    assert (meter.received, meter.seconds) == (11_000, pytest.approx(5.1))
+        arrive(meter, clock, 1000, 0.01)
+    assert meter.steady == (10_000, pytest.approx(0.1))
+    arrive(meter, clock, 500_000, 5)
+    arrive(meter, clock, 500_000, 0.01)
+    assert meter.steady == (10_000, pytest.approx(0.1))
+    arrive(meter, clock, 1000, 0.03)
+    assert meter.steady == (11_000, pytest.approx(0.13))
+    assert (meter.received, meter.seconds) == (1_011_000, pytest.approx(5.14))

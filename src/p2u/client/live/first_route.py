@@ -15,7 +15,7 @@ from p2u.client.routes.stretches import Stretch
 from p2u.package.manifest import Update
 
 #: Seconds in which the last state has to come for those before it to be left out.
-SOON = 0.5
+SOON = 1.0
 
 
 class FirstRoute:

@@ -7,6 +7,7 @@ from collections.abc import Callable, Sequence
 
 from p2u.client.routes import stretches
 from p2u.client.transfer.bundles import Bundle, Wanted, single_bundles
+from p2u.client.transfer.control import Meter
 from p2u.client.transfer.package_reader import PackageReader
 from p2u.errors import FormatError, IntegrityError, StoreError, UnsupportedError
 from p2u.package.manifest import Update
@@ -14,6 +15,9 @@ from p2u.package.manifest import Update
 #: Bytes of each measurement, and how much faster than measured the line may be: connections begin
 #: slowly, and so do threads. The first one takes several round trips on any line.
 MEASURED = ((256 << 10, 32.0), (2 << 20, 4.0), (8 << 20, 1.0))
+
+#: Bytes from which a rate can be told.
+ENOUGH = 64 << 10
 
 #: Payloads that are here, see `Wanted`.
 Held = dict[tuple[int, int], bytearray]
@@ -49,12 +53,27 @@ def measure(
         part: list[Bundle] = []
         while left and sum(bundle.length for bundle in part) < size:
             part.append(left.popleft())
-        begin, received = package.meter.busy, package.meter.received
+        before = _Mark(package.meter)
         package.fetcher.run(Wanted((update.blobs,), tuple(part)), hold, tick)
-        rate = (package.meter.received - received) / max(package.meter.busy - begin, 1e-6)
+        rate = _Mark(package.meter).rate_since(before)
         if not left or is_enough(rate) or not is_enough(doubt * rate):
             break
     return rate
+
+
+class _Mark:
+    """A meter at a moment."""
+
+    def __init__(self, meter: Meter) -> None:
+        self._now, self._received, self._steady = meter.seconds, meter.received, meter.steady
+
+    def rate_since(self, before: _Mark) -> float:
+        """Bytes per second; while threads could read, if that shows enough."""
+        count = self._steady[0] - before._steady[0]
+        seconds = self._steady[1] - before._steady[1]
+        if count < ENOUGH:
+            count, seconds = self._received - before._received, self._now - before._now
+        return count / max(seconds, 1e-6)
 
 
 def possible(package: PackageReader, stretch: stretches.Stretch) -> stretches.Stretch:

@@ -13,10 +13,9 @@ from p2u.errors import Cancelled
 
 #: Seconds over which the rate is averaged.
 _RATE_WINDOW = 3.0
-#: Most seconds between two pieces that count as time of the line: in longer gaps the threads were
-#: kept from reading (an import may hold the interpreter for a second), or a round trip was waited
-#: for.
-_GAP = 0.05
+#: Seconds between two pieces after which the threads were probably kept from reading (an import may
+#: hold the interpreter for a second), and seconds in which they read what has gathered meanwhile.
+_GAP, _DRAIN = 0.05, 0.03
 #: Memory is borrowed in multiples of this many bytes.
 _PAGES = 256 << 10
 #: Seconds after which a waiting thread looks again by itself: only between waits does Ctrl-C work
@@ -115,8 +114,8 @@ class Meter:
         self._begin = time.monotonic()
         self._samples: list[tuple[float, int]] = [(self._begin, 0)]
         self._received = 0
-        self._latest = self._begin
-        self._busy = 0.0
+        self._latest = self._drained = self._begin
+        self._steady = (0, 0.0)
         self._done = 0
         self._requests = 0
 
@@ -129,8 +128,11 @@ class Meter:
         """``count`` bytes came from the store, wanted or not."""
         with self._lock:
             now = time.monotonic()
-            self._busy += min(now - self._latest, _GAP)
-            self._latest = now
+            gap, self._latest = now - self._latest, now
+            if gap > _GAP:
+                self._drained = now + _DRAIN
+            elif now > self._drained:
+                self._steady = self._steady[0] + count, self._steady[1] + gap
             self._received += count
 
     def request(self) -> None:
@@ -149,9 +151,9 @@ class Meter:
         return self._received
 
     @property
-    def busy(self) -> float:
-        """Seconds in which bytes came; of longer gaps between them, only the beginning counts."""
-        return self._busy
+    def steady(self) -> tuple[int, float]:
+        """Bytes that were read as they came, and the seconds that it took."""
+        return self._steady
 
     @property
     def requests(self) -> int:
