@@ -53,21 +53,21 @@ def measure(
         part: list[Bundle] = []
         while left and sum(bundle.length for bundle in part) < size:
             part.append(left.popleft())
-        before = _Mark(package.meter)
+        before = _Reading(package.meter)
         package.fetcher.run(Wanted((update.blobs,), tuple(part)), hold, tick)
-        rate = _Mark(package.meter).rate_since(before)
+        rate = _Reading(package.meter).rate_since(before)
         if not left or is_enough(rate) or not is_enough(doubt * rate):
             break
     return rate
 
 
-class _Mark:
+class _Reading:
     """A meter at a moment."""
 
     def __init__(self, meter: Meter) -> None:
         self._now, self._received, self._steady = meter.seconds, meter.received, meter.steady
 
-    def rate_since(self, before: _Mark) -> float:
+    def rate_since(self, before: _Reading) -> float:
         """Bytes per second; while threads could read, if that shows enough."""
         count = self._steady[0] - before._steady[0]
         seconds = self._steady[1] - before._steady[1]
