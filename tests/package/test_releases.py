@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 from trees import any_place, put
 
 from p2u.errors import FormatError, P2UError, UsageError
-from p2u.package.lookup import find_state
+from p2u.package.lookup import find_state, find_wanted
 from p2u.package.manifest import (
     Blob,
     FileEntry,
@@ -138,6 +138,34 @@ def test_names_of_states() -> None:
     for wanted in ("q4", "q4@exact", "v9", "8bit"):
         with pytest.raises(UsageError, match="v1@base, v1@exact, base, exact"):
             find_state(manifest, wanted)
+
+
+def test_a_label_never_means_an_older_version() -> None:
+    manifest = replace(MANIFEST, releases=MANIFEST.releases[:3])
+    middle = manifest.releases[1]
+    eight = replace(middle.states[0], label="8bit")
+    middle = replace(middle, states=(middle.states[0], eight, middle.states[1]))
+
+    def latest(*labels: str) -> Manifest:
+        states = tuple(s for s in manifest.releases[2].states if s.label in labels)
+        return replace(
+            manifest,
+            releases=(manifest.releases[0], middle, replace(manifest.releases[2], states=states)),
+        )
+
+    for wanted, found in (
+        ("exact", "v2@exact"),
+        ("8bit", "v2@exact"),
+        ("base", "v2@exact"),
+        ("v1@base", "v1@base"),
+        ("v1", "v1@exact"),
+    ):
+        assert find_wanted(latest("exact"), wanted).id == found
+    assert find_wanted(latest("base", "exact"), "base").id == "v2@base"
+    assert find_wanted(latest("base"), "8bit").id == "v2@base"  # it has no better one
+    for wanted in ("4bit", "q4", "v9"):
+        with pytest.raises(UsageError, match="no state"):
+            find_wanted(latest("exact"), wanted)
 
 
 LIES: dict[str, Callable[[Any], object]] = {

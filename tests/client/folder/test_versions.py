@@ -93,7 +93,10 @@ def test_states_by_their_names(versions, tmp_path):
         assert versions.state(dst) == state
         assert result.state == ("exact" if state == "v3@exact" else state)
     with pytest.raises(UsageError, match=r"v1@base, .*, exact"):
-        pull(versions.package, dst, until="base")  # v3 has none
+        pull(versions.package, dst, until="2bit")
+    for label in ("base", "8bit"):  # v3 has none: never those of an older version
+        pull(versions.package, tmp_path / label, until=label)
+        assert versions.state(tmp_path / label) == "v3@exact"
 
 
 @pytest.mark.parametrize(("source", "target"), [("v1@exact", "v2@exact"), ("v2@exact", "v3@exact")])

@@ -18,6 +18,7 @@ from manifests import manifest_of, write_manifest
 from store_kit import WrapperStore
 from waiting import until
 
+import p2u
 from p2u.client.live.opening import open_replica
 from p2u.client.live.replica import Replica
 from p2u.client.live.staging.chained import gaps
@@ -119,7 +120,15 @@ def test_a_late_one_comes_to_the_newest_state(package: Path, models) -> None:
         assert files(replica) == kit.tree(models["v2"])
     with open_replica(package, until="8bit") as replica:  # which only v1 has
         replica.wait(timeout=20)
-        assert (replica.id, replica.state) == ("v1@8bit", "8bit")
+        assert (replica.id, replica.state) == ("v3@exact", "exact")
+        replica.wait("8bit", timeout=20)  # it is at least as good
+    newest = p2u.load(package)
+    assert newest.keys() == p2u.load(package, "base").keys() == p2u.load(package, "v1").keys()
+    with open_replica(package, until="v3") as replica:
+        replica.wait(timeout=20)
+        for name, array in replica.tensors.items():
+            assert array.tobytes() == newest[name].tobytes()
+            assert array.tobytes() == p2u.load(package, "8bit")[name].tobytes()
 
 
 def test_only_what_changed_is_fetched(package: Path, models) -> None:

@@ -142,9 +142,10 @@ def test_load(made, label):
     loaded["layers.0.w"][0, 0] = 7  # nobody else's memory
 
 
-def test_load_takes_the_base_by_default_and_no_more_bytes(made):
+def test_load_is_exact_by_default_and_takes_no_more_bytes_than_it_needs(made):
+    assert content(load(made.package)) == raw(made.states["exact"])
     store = CountingStore(LocalStore(made.package))
-    assert content(load(store)) == raw(made.states["base"])
+    assert content(load(store, "base")) == raw(made.states["base"])
     assert {key for key, *_ in store.ranges} == {"base-000.bin"}
 
 

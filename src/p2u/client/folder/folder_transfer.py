@@ -36,7 +36,7 @@ from p2u.client.transfer.requests import plan_requests
 from p2u.disk.errors import disk_errors
 from p2u.disk.files import allocated_bytes
 from p2u.errors import DiskError
-from p2u.package.lookup import find_state
+from p2u.package.lookup import find_wanted
 from p2u.package.manifest import Manifest, State, Update
 
 
@@ -67,7 +67,7 @@ class FolderTransfer:
         self.work = WorkFolder(self.target)
         self.task = task
         self.manifest: Manifest = package.manifest
-        self.routes = Routes(self.manifest, find_state(self.manifest, task.until), updates)
+        self.routes = Routes(self.manifest, find_wanted(self.manifest, task.until), updates)
         self._reopen = reopen
         self._origin = None if task.origin is None else Path(task.origin).resolve()
         self._parents: dict[str, FoundState] = {}
@@ -279,7 +279,7 @@ class FolderTransfer:
         # It was published again, and the update is gone or another one.
         self.manifest = self.package.manifest
         warnings = self.routes.warnings
-        self.routes = Routes(self.manifest, find_state(self.manifest, self.task.until))
+        self.routes = Routes(self.manifest, find_wanted(self.manifest, self.task.until))
         self.routes.warnings = warnings
 
     def _reconnect(self, reopen: Callable[[PackageReader], PackageReader]) -> None:

@@ -74,8 +74,9 @@ def pull(
         source: Path or URL of the package, or an open store (which is closed then). It may be
             another one than last time, if it has the same package.
         target: The folder; made if missing.
-        until: The state wanted: a label in the latest version, a version (its last state), or an
-            id (``"v1@base"``). A better state of that version that is there already stays.
+        until: The state wanted: a label in the latest version (if that lacks it, its next better
+            state), a version (its last state), or an id (``"v1@base"``). A better state of that
+            version that is there already stays.
         origin: A folder or file somewhere else that holds a state that the package knows, and
             which may be a cheaper place to begin at. It is only read.
         jobs: Threads; see `p2u.TransferOptions`.

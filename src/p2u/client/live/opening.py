@@ -44,7 +44,8 @@ def open_replica(
             ``"auto"``: copy where half of the free memory is enough for it, else chunks.
         patience: Seconds after which a commit that waits holds new pins back even though others
             keep theirs.
-        until: Label or id of the last state wanted.
+        until: The last state wanted: a label in the latest version (if that lacks it, its next
+            better state), a version (its last state), or an id (``"v1@base"``).
         deadline: Seconds from now: ``wait("best")`` returns with the best state possible by then.
         check: Which files are compared with the publisher's SHA-256: ``"exact"``, those that are
             exact; ``"all"``, those of every state; ``"none"``. Each chunk's digest is checked in
@@ -78,7 +79,7 @@ def open_replica(
 
 def load(
     source: str | os.PathLike[str] | Store,
-    state: str = "base",
+    state: str = "exact",
     *,
     jobs: int | None = None,
     limit_rate: float | str | None = None,
@@ -88,7 +89,7 @@ def load(
 
     Args:
         source: Path or URL of the package, or an open store.
-        state: Label or id.
+        state: As ``until`` of `p2u.open`; by default the publisher's bits of the latest version.
         jobs: See `p2u.TransferOptions`.
         limit_rate: See `p2u.TransferOptions`.
         retry: See `p2u.TransferOptions`.

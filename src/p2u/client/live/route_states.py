@@ -16,18 +16,20 @@ class RouteStates:
     Attributes:
         labels: Label of each state by its id, in order; empty until the manifest is here.
         first: Ids of the states on the first route, from nothing to the state wanted.
+        wanted: Id of the state wanted; None until it is known.
         marks: Of the route that is under way; see `PackageReader.marks`.
         target: Label of the state that is being fetched.
     """
 
     labels: Mapping[str, str] = field(default_factory=dict)
     first: tuple[str, ...] = ()
+    wanted: str | None = None
     marks: Marks = ()
     target: str | None = None
 
     def begin(self, ids: Sequence[str], marks: Marks) -> RouteStates:
         """With the states of the first route."""
-        return replace(self._with(ids), first=tuple(ids), marks=marks)
+        return replace(self._with(ids), first=tuple(ids), wanted=ids[-1], marks=marks)
 
     def shorten(self, count: int) -> RouteStates:
         """With a first route of as many states as have been reached."""

@@ -102,7 +102,9 @@ class Waiting:
             UsageError: It is not on the route, and no later version will have it.
         """
         route = self._status.route
-        place = route.place(name)
+        # The version at the end may lack the label that was asked for.
+        asked = route.wanted if name == self._plan.until else None
+        place = route.place(asked or name)
         if place is None and route.labels and not self._may_come(name):
             has = ", ".join(route.labels.values())
             raise UsageError(f"this replica does not come by a state {name!r}; it has {has}")

@@ -9,7 +9,7 @@ from p2u.client.transfer.package_reader import PackageReader
 from p2u.errors import UnsupportedError, UsageError
 from p2u.package.graph import find_path, leads_to
 from p2u.package.layout import ReleaseLayout, Tensor
-from p2u.package.lookup import find_state
+from p2u.package.lookup import find_wanted
 from p2u.package.manifest import Manifest, Release, State, Update
 
 HINT = "Load it anew to have it; until then the model answers at its state"
@@ -66,24 +66,14 @@ def first_route(package: PackageReader, until: str) -> tuple[Update, ...]:
 
     Args:
         package: Open.
-        until: Id, version or label. If the latest version lacks the label, the route ends at the
-            last state with this label on the route to the latest version.
+        until: Id, version or label; see `find_wanted`.
 
     Raises:
         UsageError: There is no such state.
         UnsupportedError: Versions on the route have other tensors.
         The errors of reading layouts.
     """
-    manifest = package.manifest
-    try:
-        want = find_state(manifest, until)
-    except UsageError:
-        route = _memory_route(package, manifest.latest.states[-1])
-        places = [n for n, u in enumerate(route) if manifest.state(u.target).label == until]
-        if not places:
-            raise
-        return route[: places[-1] + 1]
-    return _memory_route(package, want)
+    return _memory_route(package, find_wanted(package.manifest, until))
 
 
 def _memory_route(package: PackageReader, want: State) -> tuple[Update, ...]:
