@@ -32,9 +32,9 @@ if TYPE_CHECKING:
     from p2u.client.live.opening import load
     from p2u.client.live.opening import open_replica as open  # noqa: A004 - p2u.open() is its name
     from p2u.client.live.replica import Replica
-    from p2u.client.transfer.backoff import Retry
     from p2u.client.transfer.options import TransferOptions
     from p2u.packing.api import gc, pack, publish
+    from p2u.stores.backoff import Retry
 
 __all__ = [
     "BusyError",
@@ -69,7 +69,7 @@ __getattr__, __dir__ = lazy_names(
     __name__,
     {
         "Replica": ("p2u.client.live.replica", "Replica"),
-        "Retry": ("p2u.client.transfer.backoff", "Retry"),
+        "Retry": ("p2u.stores.backoff", "Retry"),
         "TransferOptions": ("p2u.client.transfer.options", "TransferOptions"),
         "gc": ("p2u.packing.api", "gc"),
         "load": ("p2u.client.live.opening", "load"),

@@ -22,7 +22,7 @@ from p2u import gc, publish, pull
 from p2u.errors import P2UError
 from p2u.package.graph import find_path
 from p2u.package.manifest import Manifest
-from p2u.packing.package_folder.lock import NAME as LOCK
+from p2u.stores.package_lock import NAME as LOCK
 
 
 def small(seed: int) -> Tensors:

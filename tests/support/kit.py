@@ -22,11 +22,11 @@ import pytest
 from manifests import manifest_of
 
 from p2u.client.folder.pull import pull
-from p2u.client.transfer.backoff import Retry
 from p2u.package.manifest import Manifest, Update
 from p2u.packing.packer import pack_first
 from p2u.packing.settings import make_settings
 from p2u.serve import FolderApp, Server
+from p2u.stores.backoff import Retry
 
 STATES = ("base", "8bit", "exact")
 

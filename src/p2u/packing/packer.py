@@ -44,12 +44,12 @@ from p2u.packing.levels.read_back import LevelChunks
 from p2u.packing.levels.state_hashes import StateHashes
 from p2u.packing.package_folder.blobs import write_new
 from p2u.packing.package_folder.level_blobs import LevelBlobs
-from p2u.packing.package_folder.lock import package_lock
 from p2u.packing.package_folder.new_package import NewPackage, check_target
 from p2u.packing.recipe import check_levels, halvings
 from p2u.packing.report import PackProgress, PackReport, make_report
 from p2u.packing.rounding.plan import CalibrationPlan
 from p2u.packing.settings import PackSettings
+from p2u.stores.package_lock import package_lock
 
 #: Memory for chunks under way, in bytes, in addition to twice the largest tensor.
 BUDGET = 96 << 20

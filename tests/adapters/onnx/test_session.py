@@ -13,9 +13,9 @@ import numpy as np
 import pytest
 
 import p2u
-from p2u.client.transfer.backoff import Retry
 from p2u.errors import P2UError, StoreError, UsageError
 from p2u.serve import make_server
+from p2u.stores.backoff import Retry
 
 onnx = pytest.importorskip("onnx")
 ort = pytest.importorskip("onnxruntime")

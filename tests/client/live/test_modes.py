@@ -14,10 +14,10 @@ from store_kit import CountingStore, FlakyStore, GatedStore
 from waiting import until
 
 from p2u.client.live.opening import open_replica
-from p2u.client.transfer.backoff import Retry
 from p2u.errors import Cancelled, StoreError, UsageError
 from p2u.serve import Server
 from p2u.stores import LocalStore
+from p2u.stores.backoff import Retry
 
 #: One retry only: what failures cost in bytes is counted here.
 QUICK = Retry(attempts=2, base=0.001, cap=0.002)

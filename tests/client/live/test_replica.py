@@ -22,10 +22,10 @@ from store_kit import CountingStore, FlakyStore, GatedStore
 import p2u
 from p2u.client.live.opening import load, open_replica
 from p2u.client.live.phase import LiveStatus
-from p2u.client.transfer.backoff import Retry
 from p2u.codec.chunk import apply_chunk
 from p2u.errors import Cancelled, IntegrityError, NotFoundError, StoreError, UsageError
 from p2u.stores import LocalStore
+from p2u.stores.backoff import Retry
 
 
 def raw(folder: Path) -> dict[str, bytes]:

@@ -9,7 +9,6 @@ import time
 import pytest
 from waiting import until
 
-from p2u.client.transfer.backoff import Retry
 from p2u.client.transfer.bundles import Wanted
 from p2u.client.transfer.control import Meter, Stop
 from p2u.client.transfer.fetch import Fetcher
@@ -19,6 +18,7 @@ from p2u.errors import StoreError
 from p2u.package.geometry import Chunk
 from p2u.package.manifest import Blob
 from p2u.stores import Store
+from p2u.stores.backoff import Retry
 
 KIB = 1 << 10
 

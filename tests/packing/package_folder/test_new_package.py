@@ -16,8 +16,8 @@ from p2u import gc, pack, publish
 from p2u.disk import swap
 from p2u.errors import BusyError, ConflictError, DiskError
 from p2u.package.paths import MANIFEST_KEY
-from p2u.packing.package_folder.lock import NAME as LOCK
 from p2u.packing.package_folder.new_package import NewPackage
+from p2u.stores.package_lock import NAME as LOCK
 
 
 def fill(place: NewPackage, name: str) -> None:

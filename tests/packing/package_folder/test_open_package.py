@@ -19,8 +19,8 @@ from packing_kit import (
 from p2u import gc, pack, publish
 from p2u.errors import BusyError, ConflictError, UsageError
 from p2u.package.paths import MANIFEST_KEY
-from p2u.packing.package_folder.lock import NAME as LOCK
 from p2u.packing.package_folder.open_package import OpenPackage
+from p2u.stores.package_lock import NAME as LOCK
 
 
 def test_two_publishers(tmp_path: Path, first: Tensors) -> None:

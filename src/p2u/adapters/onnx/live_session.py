@@ -18,11 +18,11 @@ from p2u.adapters.onnx.feed import feeds, split
 from p2u.client.folder.pull import PullResult, run_pull
 from p2u.client.folder.pull_task import PullTask
 from p2u.client.live.waiting import BEST
-from p2u.client.transfer.backoff import Retry
 from p2u.client.transfer.control import Progress, wait_briefly
 from p2u.client.transfer.options import TransferOptions
 from p2u.disk.files import link_or_copy
 from p2u.errors import Cancelled, UsageError
+from p2u.stores.backoff import Retry
 
 if TYPE_CHECKING:
     from onnxruntime import InferenceSession, OrtValue, SessionOptions

@@ -20,7 +20,6 @@ from p2u.client.live.memory import ModelMemory
 from p2u.client.live.plan import LivePlan
 from p2u.client.live.replica import Replica
 from p2u.client.routes.live_routes import same_state
-from p2u.client.transfer.backoff import Retry
 from p2u.client.transfer.options import TransferOptions
 from p2u.client.transfer.package_reader import PackageReader
 from p2u.disk.errors import disk_errors
@@ -28,6 +27,7 @@ from p2u.errors import UnsupportedError, UsageError
 from p2u.package.manifest import MAX_MANIFEST, Manifest, State
 from p2u.package.paths import MANIFEST_KEY
 from p2u.stores import Store, open_store
+from p2u.stores.backoff import Retry
 
 if TYPE_CHECKING:
     import torch

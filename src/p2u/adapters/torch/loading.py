@@ -16,11 +16,11 @@ from p2u.adapters.torch.tensors import Copies, all_copied
 from p2u.client.live.plan import LivePlan
 from p2u.client.live.replica import Replica
 from p2u.client.live.waiting import BEST
-from p2u.client.transfer.backoff import Retry
 from p2u.client.transfer.options import DEFAULT_OPTIONS, TransferOptions
 from p2u.errors import UnsupportedError, UsageError
 from p2u.package.layout import Layout, Tensor
 from p2u.stores import Store
+from p2u.stores.backoff import Retry
 from p2u.types import NUMPY_NAMES, PROGRESSIVE
 
 if TYPE_CHECKING:

@@ -8,12 +8,12 @@ from dataclasses import dataclass
 
 from p2u.client.folder.folder_transfer import FolderTransfer
 from p2u.client.folder.pull_task import PlannedUpdate, PullPlan, PullTask
-from p2u.client.transfer.backoff import Retry
 from p2u.client.transfer.checking import EXACT
 from p2u.client.transfer.control import Progress
 from p2u.client.transfer.options import TransferOptions
 from p2u.client.transfer.package_reader import PackageReader
 from p2u.stores import Store
+from p2u.stores.backoff import Retry
 from p2u.stores.forwarding import KeepOpen
 
 __all__ = ["PlannedUpdate", "Progress", "PullPlan", "PullResult", "pull"]

@@ -12,7 +12,6 @@ from typing import Literal
 from p2u.client.folder import state_file
 from p2u.client.folder.folder_transfer import FolderTransfer
 from p2u.client.folder.pull_task import PullTask
-from p2u.client.transfer.backoff import Retry
 from p2u.client.transfer.bundles import Wanted
 from p2u.client.transfer.checking import ALL
 from p2u.client.transfer.control import Progress
@@ -23,6 +22,7 @@ from p2u.disk.files import hash_file, remove_tree
 from p2u.errors import IntegrityError, NotFoundError, UsageError
 from p2u.package.manifest import costs
 from p2u.package.paths import MANIFEST_KEY
+from p2u.stores.backoff import Retry
 from p2u.stores.schemes import scheme_of
 
 __all__ = ["VerifyReport", "verify"]

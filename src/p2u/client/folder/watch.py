@@ -15,7 +15,6 @@ from pathlib import Path
 from p2u.client.folder import state_file
 from p2u.client.folder.pull import run_pull
 from p2u.client.folder.pull_task import PullTask
-from p2u.client.transfer.backoff import Backoff
 from p2u.client.transfer.control import Progress
 from p2u.client.transfer.options import TransferOptions
 from p2u.errors import (
@@ -32,6 +31,7 @@ from p2u.errors import (
 from p2u.package.manifest import MAX_MANIFEST
 from p2u.package.paths import MANIFEST_KEY
 from p2u.stores import Store, open_store
+from p2u.stores.backoff import Backoff
 
 __all__ = ["Watched", "watch"]
 

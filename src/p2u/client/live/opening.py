@@ -12,8 +12,8 @@ if TYPE_CHECKING:
     import numpy as np
 
     from p2u.client.live.replica import Replica
-    from p2u.client.transfer.backoff import Retry
     from p2u.stores import Store
+    from p2u.stores.backoff import Retry
 
 
 def open_replica(

@@ -10,10 +10,10 @@ from dataclasses import dataclass
 from enum import Enum
 
 from p2u.client.live.route_states import RouteStates
-from p2u.client.transfer.backoff import Backoff
 from p2u.client.transfer.control import Stop, wait_briefly
 from p2u.errors import Cancelled, P2UError
 from p2u.package.manifest import State
+from p2u.stores.backoff import Backoff
 
 _log = logging.getLogger("p2u")
 

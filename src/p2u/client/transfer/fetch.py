@@ -8,7 +8,6 @@ from collections.abc import Callable
 from itertools import cycle
 from threading import Event, Lock, Thread
 
-from p2u.client.transfer.backoff import Retry
 from p2u.client.transfer.bundles import Wanted
 from p2u.client.transfer.control import Buffers, Meter, Stop
 from p2u.client.transfer.options import TransferOptions
@@ -16,6 +15,7 @@ from p2u.client.transfer.run import HINT, Apply, Run
 from p2u.errors import IntegrityError, StoreError
 from p2u.package.manifest import Object
 from p2u.stores import Store
+from p2u.stores.backoff import Retry
 
 #: Bytes of payloads that all threads of a run together hold; a single larger bundle may exceed it.
 IN_FLIGHT = 12 << 20

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from p2u.client.transfer.backoff import Retry
 from p2u.client.transfer.requests import DEFAULT_SIZES, RequestSizes
 from p2u.errors import UsageError
 from p2u.processors import processors
+from p2u.stores.backoff import Retry
 from p2u.stores.throttle import RateLimiter, parse_rate
 
 #: Most threads that are used unless more are asked for.

@@ -24,7 +24,7 @@ from p2u.errors import ConflictError, UsageError
 from p2u.package.manifest import MAX_MANIFEST, MAX_STATES, Manifest
 from p2u.package.manifest_parse import parse_manifest
 from p2u.package.paths import MANIFEST_KEY, check_path
-from p2u.packing.package_folder.lock import package_lock
+from p2u.stores.package_lock import package_lock
 
 STAGE, UNUSED = ".p2u-stage", ".p2u-unused.json"
 #: Of the list of unused files, bytes; a longer one is none of ours.

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from p2u.client.transfer.backoff import MOST_ASKED, Backoff, Retry
+from p2u.stores.backoff import MOST_ASKED, Backoff, Retry
 
 
 def longest(low: float, high: float) -> float:
