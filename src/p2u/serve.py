@@ -183,6 +183,11 @@ class _Handler(WSGIRequestHandler):
     def version_string(self) -> str:
         return "p2u"
 
+    def log_request(self, code: int | str = "-", size: int | str = "-") -> None:
+        """Log a request in plain characters: logs are files, and clients are strangers."""
+        line = self.requestline.encode("unicode_escape").decode("ascii")
+        self.log("info", '"%s" %s %s', line, int(code) if isinstance(code, int) else code, size)
+
 
 class _QuietHandler(_Handler):
     def log(self, type: str, message: str, *args: Any) -> None:  # noqa: A002 - werkzeug's name

@@ -8,7 +8,7 @@ import pytest
 import typer
 
 import p2u
-from p2u import cli
+from p2u.cli.app import app
 from p2u.serve import make_server
 
 #: Of the command line only: what is shown, and in which form.
@@ -24,7 +24,7 @@ API = {
     "watch": p2u.watch,
 }
 
-COMMANDS = typer.main.get_command(cli.app).commands
+COMMANDS = typer.main.get_command(app).commands
 
 
 def test_every_command_is_a_function_of_the_api():

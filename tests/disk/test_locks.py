@@ -16,7 +16,8 @@ from typing import Any
 
 import pytest
 
-from p2u.disk.locks import FileLock, try_lock
+from p2u.disk import mounts
+from p2u.disk.locks import LONGEST, FileLock, try_lock
 from p2u.errors import BusyError, DiskError
 
 fcntl = pytest.importorskip("fcntl", reason="these patch the system call of POSIX")
@@ -29,8 +30,8 @@ def lock(folder: Path, **options: Any) -> FileLock:
     return FileLock(folder / "lock", "{owner} works here", "Wait", file=folder, **options)
 
 
-def owner(pid: int, host: str = HERE) -> str:
-    return json.dumps({"pid": pid, "host": host, "time": time.time() - 125})
+def owner(pid: int, host: str = HERE, age: float = 125) -> str:
+    return json.dumps({"pid": pid, "host": host, "time": time.time() - age})
 
 
 def dead_pid() -> int:
@@ -139,10 +140,11 @@ def test_a_dead_process_that_had_our_number(tmp_path: Path) -> None:
         pass
 
 
+@pytest.mark.usefixtures("any_system")
 @pytest.mark.parametrize("value", ["NaN", "Infinity", "1e999"])
 def test_a_time_that_is_none(tmp_path: Path, value: str) -> None:
     (tmp_path / "lock").write_text(f'{{"pid": 1, "host": "far", "time": {value}}}')
-    with lock(tmp_path, across_hosts=True):
+    with lock(tmp_path):
         pass
 
 
@@ -150,14 +152,63 @@ def test_another_machine_counts_where_there_are_no_locks(
     tmp_path: Path, any_system: str | None
 ) -> None:
     (tmp_path / "lock").write_text(owner(7, "far"))
-    if any_system is None:
+    if any_system is None:  # the system has granted the lock: nobody else has it
         with lock(tmp_path):
             pass
-        (tmp_path / "lock").write_text(owner(7, "far"))
+        return
     with pytest.raises(BusyError, match="process 7 on far, for 2 min, works here") as caught:
-        lock(tmp_path, across_hosts=True).acquire()
+        lock(tmp_path).acquire()
     # Nobody but the user can find out whether it lives.
     assert f"remove the file {tmp_path / 'lock'}" in str(caught.value.hint)
+
+
+@pytest.mark.usefixtures("any_system")
+def test_nobody_holds_a_lock_for_days(tmp_path: Path) -> None:
+    (tmp_path / "lock").write_text(owner(7, "far", age=LONGEST + 60))
+    with lock(tmp_path):
+        pass
+
+
+@pytest.mark.parametrize(
+    ("kind", "options", "shared"),
+    [
+        ("ext4", "rw,relatime", True),
+        ("nfs4", "rw,vers=4.2,local_lock=none", True),
+        ("nfs", "rw,nolock,vers=3", False),
+        ("nfs4", "rw,local_lock=all", False),
+        ("lustre", "rw,localflock", False),
+        ("fuse.sshfs", "rw,user_id=0", False),
+        ("fuse.fuse-overlayfs", "rw", True),
+    ],
+)
+def test_locks_that_stay_on_their_machine(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, kind: str, options: str, shared: bool
+) -> None:
+    """There, a free lock says nothing of the processes of other machines."""
+    device = tmp_path.stat().st_dev
+    at = f"{os.major(device)}:{os.minor(device)}"
+    table = tmp_path / "mountinfo"
+    table.write_text(
+        "21 1 999:999 / / rw - nfs nowhere rw,nolock\n"
+        f"36 21 {at} / /models rw,noatime shared:1 - {kind} host:/models {options}\n"
+    )
+    monkeypatch.setattr(mounts, "_MOUNTS", str(table))
+    (tmp_path / "lock").write_text(owner(7, "far"))
+    if shared:
+        with lock(tmp_path):
+            pass
+    else:
+        with pytest.raises(BusyError, match="on far"):
+            lock(tmp_path).acquire()
+
+
+def test_a_lock_that_is_a_link_leads_nowhere(tmp_path: Path) -> None:
+    precious = tmp_path / "precious"
+    precious.write_text("precious")
+    (tmp_path / "lock").symlink_to(precious)
+    with pytest.raises(DiskError):
+        lock(tmp_path).acquire()
+    assert precious.read_text() == "precious"
 
 
 def test_a_live_process_without_locks(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -2,11 +2,21 @@
 
 from __future__ import annotations
 
+import os
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
 
-from p2u.disk.scratch import ScratchFolder, make_empty, scratch_path
+from p2u.disk.scratch import (
+    LOCK,
+    HeldFolder,
+    ScratchFolder,
+    make_empty,
+    remove_abandoned,
+    scratch_path,
+)
 
 
 def test_a_path_next_to_the_target(tmp_path: Path) -> None:
@@ -54,3 +64,115 @@ def test_made_empty(tmp_path: Path) -> None:
     (tmp_path / "a" / "b").write_text("")
     make_empty(tmp_path / "a")
     assert list((tmp_path / "a").iterdir()) == []
+
+
+# --- folders with a lock in them
+
+#: Makes one for a target, says so, and waits to be killed.
+HOLD = """
+import sys
+from pathlib import Path
+from p2u.disk.scratch import HeldFolder
+folder = HeldFolder(Path(sys.argv[1]))
+folder.__enter__()
+(folder.path / "blob").write_bytes(b"x" * 1000)
+print(folder.path.name, flush=True)
+sys.stdin.read()
+"""
+
+
+def names(folder: Path) -> list[str]:
+    return sorted(path.name for path in folder.iterdir())
+
+
+def test_a_held_folder_is_moved_to_its_place(tmp_path: Path) -> None:
+    with HeldFolder(tmp_path / "model") as held:
+        assert names(held.path) == [LOCK]
+        (held.path / "file").write_text("")
+        held.move(tmp_path / "model")
+    assert names(tmp_path) == ["model"]
+    assert names(tmp_path / "model") == ["file"]
+
+
+def test_a_held_folder_is_gone_after_an_error(tmp_path: Path) -> None:
+    with pytest.raises(ZeroDivisionError), HeldFolder(tmp_path / "model"):
+        raise ZeroDivisionError
+    assert names(tmp_path) == []
+
+
+def test_only_what_nobody_holds_is_removed(tmp_path: Path) -> None:
+    target = tmp_path / "model"
+    processes = [
+        subprocess.Popen(
+            [sys.executable, "-c", HOLD, str(target)],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            text=True,
+        )
+        for _ in range(2)
+    ]
+    try:
+        dead, alive = (process.stdout.readline().strip() for process in processes)  # type: ignore[union-attr]
+        processes[0].kill()
+        processes[0].wait()
+        assert names(tmp_path) == sorted([dead, alive])
+        with HeldFolder(target) as mine:
+            remove_abandoned(target)
+            assert names(tmp_path) == sorted([alive, mine.path.name])
+    finally:
+        for process in processes:
+            process.kill()
+            process.communicate()
+    remove_abandoned(target)
+    assert names(tmp_path) == []
+
+
+def test_killed_before_the_lock_was_there(tmp_path: Path) -> None:
+    scratch_path(tmp_path / "model", "packing").mkdir()
+    remove_abandoned(tmp_path / "model")
+    assert names(tmp_path) == []
+
+
+def test_killed_while_removing(tmp_path: Path) -> None:
+    gone = scratch_path(tmp_path / "model", "gone")
+    gone.mkdir()
+    (gone / "blob").write_text("")
+    remove_abandoned(tmp_path / "model")
+    assert names(tmp_path) == []
+
+
+def test_a_former_folder_stays_while_its_place_is_empty(tmp_path: Path) -> None:
+    target = tmp_path / "model"
+    former = scratch_path(target, "old")
+    former.mkdir()
+    remove_abandoned(target)
+    assert names(tmp_path) == [former.name]
+    target.mkdir()
+    remove_abandoned(target)
+    assert names(tmp_path) == ["model"]
+
+
+def test_others_are_left_alone(tmp_path: Path) -> None:
+    """Folders of other targets, names that only look alike, files, and links to elsewhere."""
+    precious = tmp_path / "precious"
+    precious.mkdir()
+    (precious / LOCK).write_text("precious")
+    (tmp_path / ".model.1.packing").mkdir()
+    (tmp_path / ".model.0123456g.packing").mkdir()
+    (tmp_path / ".model2.01234567.packing").mkdir()
+    (tmp_path / ".model.01234567.packing").write_text("")
+    (tmp_path / ".model.89abcdef.packing").symlink_to(precious)
+    before = names(tmp_path)
+    remove_abandoned(tmp_path / "model")
+    assert names(tmp_path) == before
+    assert (precious / LOCK).read_text() == "precious"
+
+
+@pytest.mark.skipif(os.name != "posix", reason="needs links")
+def test_a_lock_in_it_that_leads_elsewhere(tmp_path: Path) -> None:
+    (tmp_path / "precious").write_text("precious")
+    planted = scratch_path(tmp_path / "model", "packing")
+    planted.mkdir()
+    (planted / LOCK).symlink_to(tmp_path / "precious")
+    remove_abandoned(tmp_path / "model")
+    assert (tmp_path / "precious").read_text() == "precious"

@@ -229,7 +229,8 @@ def test_a_publisher_is_killed(tmp_path: Path) -> None:
     publish(first, package, levels=("base", "exact"))
     files = {path: path.read_bytes() for path in package.rglob("*") if path.is_file()}
     stage = package / ".p2u-stage"
-    for moment in (package / LOCK, stage, stage / "from-v1-exact-000.bin"):
+    decoded = package / ".p2u-parents" / "0" / "v1"
+    for moment in (package / LOCK, stage, decoded, stage / "from-v1-exact-000.bin"):
         process = command("publish", second, package)
         until(lambda: moment.exists() or process.poll() is not None)  # noqa: B023 - called here
         process.kill()
@@ -241,3 +242,34 @@ def test_a_publisher_is_killed(tmp_path: Path) -> None:
     check_pull(package, second, tmp_path / "out")
     shutil.rmtree(package / "v2")  # its files are nowhere else, and nothing was left behind
     assert {path for path in package.rglob("*") if path.is_file()} == set(files)
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(not hasattr(signal, "SIGKILL"), reason="needs SIGKILL")
+@pytest.mark.parametrize("then", ["pack", "publish"])
+def test_a_first_publisher_is_killed(tmp_path: Path, then: str) -> None:
+    src, package = large(tmp_path / "model", 0), tmp_path / "p"
+    for first in ("pack", "publish"):
+        process = command(first, src, package)
+        until(lambda: list(tmp_path.glob(".p.*.packing/base-*.bin")) or process.poll() is not None)  # noqa: B023
+        process.kill()
+        process.communicate()
+        assert process.returncode == -signal.SIGKILL
+    assert len(list(tmp_path.glob(".p.*"))) == 1  # the second has removed what the first left
+    getattr(p2u, then)(src, package)
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["model", "p"]
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(os.name != "posix", reason="signals of POSIX")
+@pytest.mark.parametrize("name", ["SIGINT", "SIGTERM", "SIGHUP"])
+def test_a_publisher_is_asked_to_end(tmp_path: Path, name: str) -> None:
+    src, package = large(tmp_path / "model", 0), tmp_path / "p"
+    process = command("publish", src, package)
+    until(lambda: list(tmp_path.glob(".p.*.packing/base-*.bin")) or process.poll() is not None)
+    number = getattr(signal, name)
+    process.send_signal(number)
+    said = process.communicate(timeout=60)[1]
+    assert process.returncode == 128 + number
+    assert "interrupted" in said
+    assert [path.name for path in tmp_path.iterdir()] == ["model"]

@@ -1,4 +1,4 @@
-"""Show progress on the terminal."""
+"""Show progress on the terminal, in one line that fits."""
 
 from __future__ import annotations
 
@@ -11,11 +11,16 @@ from rich.live import Live
 from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn, TimeRemainingColumn
 from rich.text import Text
 
+from p2u.cli.terminal import console, has_signs, say, shown
+
 if TYPE_CHECKING:
     from p2u.client.transfer.control import Progress as Transfer
     from p2u.packing.report import PackProgress
 
-_WIDTH = 44
+#: Widest and narrowest bar, in columns.
+_WIDTH, _LEAST = 44, 8
+#: Filled, empty, a state that is reached, one that is not: they differ without colours, too.
+_CELLS, _PLAIN_CELLS = ("━", "╌", "┃", "╎"), ("=", "-", "#", "|")
 
 
 def human(count: float) -> str:
@@ -29,12 +34,18 @@ def human(count: float) -> str:
 
 @contextmanager
 def phases(quiet: bool) -> Iterator[Callable[[PackProgress], None] | None]:
-    """One bar per phase of packing."""
-    if quiet:
+    """One bar per phase of packing, on stderr; nothing is drawn where that is not a terminal."""
+    stream = console(stderr=True)
+    if quiet or not stream.is_terminal:
         yield None
         return
-    columns = (TextColumn("{task.description:>8}"), BarColumn(_WIDTH), TaskProgressColumn())
-    with Progress(*columns, TimeRemainingColumn(), console=Console(stderr=True)) as bars:
+    columns = (
+        TextColumn("{task.description:>8}"),
+        BarColumn(max(_LEAST, min(_WIDTH, stream.width - 26))),
+        TaskProgressColumn(),
+        TimeRemainingColumn(compact=True),
+    )
+    with Progress(*columns, console=stream) as bars:
         tasks: dict[str, Any] = {}
 
         def update(p: PackProgress) -> None:
@@ -48,58 +59,80 @@ def phases(quiet: bool) -> Iterator[Callable[[PackProgress], None] | None]:
 class TransferView:
     """One bar for the whole transfer, with the states marked on it."""
 
-    def __init__(self, console: Console, live: Live | None) -> None:
-        self._console = console
+    def __init__(self, stream: Console, live: Live | None) -> None:
+        self._stream = stream
         self._live = live
-        self._seconds = 0.0
-        self._done = 0
+        self._last: Transfer | None = None
 
     def progress(self, p: Transfer) -> None:
         """Draw how far the transfer is."""
-        self._seconds, self._done = p.seconds, p.done
+        self._last = p
         if self._live is not None:
-            self._live.update(render(p))
+            self._live.update(render(p, self._stream.width, signs=has_signs(self._stream)))
 
     def reached(self, state: Any) -> None:
         """Say that a state is on disk and usable."""
-        if self._live is None or not self._done:
+        if self._live is None or self._last is None or not self._last.done:
             return
-        label = getattr(state, "label", state)
+        label = str(getattr(state, "label", state))
         what = "bit-identical to the original" if label == "exact" else "usable now"
-        self._console.print(
-            f"[green]✓[/] [bold]{label}[/] is complete: {what} "
-            f"[dim]({human(self._done)}, {self._seconds:.1f} s)[/]"
+        # Not what has come, which may be a part of the next update already.
+        found = [at for title, at in self._last.marks if title in (label, getattr(state, "id", ""))]
+        size = f"{human(found[-1])}, " if found else ""
+        say(
+            ("✓ ", "green"),
+            (label, "bold"),
+            f" is complete: {what} ",
+            (f"({size}{self._last.seconds:.1f} s)", "dim"),
+            stderr=True,
         )
 
 
-def render(p: Transfer) -> Text:
-    """The bar: filled part, marks at the states, figures."""
+def render(p: Transfer, width: int, *, signs: bool = True) -> Text:
+    """The bar and its figures: as many as fit in a line.
+
+    Args:
+        p: The progress.
+        width: Columns of the terminal.
+        signs: Whether it has characters for bars.
+    """
     total = max(p.total, 1)
-    filled = _WIDTH * min(p.done, total) // total
-    cells = ["━"] * _WIDTH
-    styles = ["cyan" if i < filled else "dim" for i in range(_WIDTH)]
-    text = Text()
+    done = min(p.done, total)
+    figures = [
+        (f" {100 * done / total:3.0f} %", ""),
+        (f"  {human(done)} of {human(total)}", ""),
+        (f"  {human(p.rate)}/s", "dim"),
+        (f"  to {shown(p.target)}" if p.target else "", ""),
+        (f"  {(total - done) / p.rate:.0f} s left" if p.rate > 0 and done < total else "", "dim"),
+    ]
+    # The last column stays free: some terminals begin a new line when it is written.
+    room = width - 1 - _LEAST
+    kept = []
+    for words, style in figures:
+        if len(words) <= room:
+            kept.append((words, style))
+            room -= len(words)
+    return Text.assemble(*_bar(p, min(_WIDTH, _LEAST + max(room, 0)), signs), *kept)
+
+
+def _bar(p: Transfer, width: int, signs: bool) -> list[tuple[str, str]]:
+    """The cells of the bar: filled part, and marks at the states."""
+    total = max(p.total, 1)
+    full, empty, reached, ahead = _CELLS if signs else _PLAIN_CELLS
+    filled = width * min(p.done, total) // total
+    cells = [(full, "cyan") if i < filled else (empty, "dim") for i in range(width)]
     for _, at in p.marks:
-        i = min(_WIDTH - 1, max(0, _WIDTH * at // total - 1))
-        cells[i] = "┃"
-        styles[i] = "green" if p.done >= at else "yellow"
-    for cell, style in zip(cells, styles, strict=True):
-        text.append(cell, style)
-    text.append(f" {100 * min(p.done, total) / total:3.0f} %  {human(p.done)} of {human(total)}")
-    text.append(f"  {human(p.rate)}/s", "dim")
-    if p.target:
-        text.append(f"  → {p.target}")
-    if p.rate > 0 and p.done < total:
-        text.append(f"  {(total - p.done) / p.rate:.0f} s left", "dim")
-    return text
+        i = min(width - 1, max(0, width * at // total - 1))
+        cells[i] = (reached, "green") if p.done >= at else (ahead, "yellow")
+    return cells
 
 
 @contextmanager
 def transfer(quiet: bool) -> Iterator[TransferView]:
     """The bar of a transfer, on stderr; nothing is drawn where that is not a terminal."""
-    console = Console(stderr=True, highlight=False)
+    stream = console(stderr=True)
     if quiet:
-        yield TransferView(console, None)
+        yield TransferView(stream, None)
         return
-    with Live(console=console, refresh_per_second=8, transient=True) as live:
-        yield TransferView(console, live)
+    with Live(console=stream, refresh_per_second=8, transient=True) as live:
+        yield TransferView(stream, live)

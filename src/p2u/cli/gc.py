@@ -7,7 +7,7 @@ from typing import Annotated, Optional
 
 import typer
 
-from p2u.cli.options import DryRun, Quiet, parse_seconds
+from p2u.cli.options import DryRun, Json, Quiet, parse_seconds
 
 #: Shown below the options of ``--help``.
 EXAMPLES = (
@@ -34,6 +34,7 @@ def gc(
         ),
     ] = "0s",
     dry_run: DryRun = False,
+    as_json: Json = False,
     quiet: Quiet = False,
 ) -> None:
     """Remove old versions and their files; newcomers can still reach all others."""
@@ -43,5 +44,5 @@ def gc(
     report = collect(
         package, keep=keep, anchors=anchors, grace=parse_seconds(grace), dry_run=dry_run
     )
-    if dry_run or not quiet:
-        show.collected(report, package, dry_run=dry_run)
+    if as_json or dry_run or not quiet:
+        show.collected(report, package, dry_run=dry_run, json=as_json)

@@ -10,6 +10,7 @@ from p2u.errors import UsageError
 
 Jobs = Annotated[Optional[int], typer.Option("--jobs", "-j", help="Number of threads.", min=1)]  # noqa: UP045
 Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="Print only errors.")]
+Json = Annotated[bool, typer.Option("--json", help="Print JSON.")]
 Levels = Annotated[
     str,
     typer.Option(

@@ -10,6 +10,7 @@ import typer
 from p2u.cli.options import (
     BlobSize,
     Jobs,
+    Json,
     Levels,
     Name,
     Quiet,
@@ -107,13 +108,14 @@ def pack(
     ] = None,
     jobs: Jobs = None,
     blob_size: BlobSize = "24MiB",
+    as_json: Json = False,
     quiet: Quiet = False,
 ) -> None:
     """Make a package of a model: a base, and updates up to the exact original."""
     from p2u.cli import show
     from p2u.packing.api import pack as pack_model
 
-    with show.phases(quiet) as progress:
+    with show.phases(quiet or as_json) as progress:
         report = pack_model(
             src, dst, bits=bits, budget=parse_size(budget) if budget else None,
             base_ratio=base_ratio, tensor_bits=parse_tensor_bits(tensor_bits or []),
@@ -121,5 +123,5 @@ def pack(
             levels=parse_labels(levels), jobs=jobs, blob_size=parse_size(blob_size),
             parent=parent, adopt=adopt, version=version, also_base=also_base, progress=progress,
         )  # fmt: skip
-    if not quiet:
-        show.packed(report, dst)
+    if as_json or not quiet:
+        show.packed(report, dst, json=as_json)

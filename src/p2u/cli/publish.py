@@ -7,7 +7,7 @@ from typing import Annotated, Optional
 
 import typer
 
-from p2u.cli.options import BlobSize, Jobs, Levels, Name, Quiet, parse_labels, parse_size
+from p2u.cli.options import BlobSize, Jobs, Json, Levels, Name, Quiet, parse_labels, parse_size
 
 #: Shown below the options of ``--help``.
 EXAMPLES = (
@@ -48,17 +48,18 @@ def publish(
     levels: Levels = "base,8bit,exact",
     jobs: Jobs = None,
     blob_size: BlobSize = "24MiB",
+    as_json: Json = False,
     quiet: Quiet = False,
 ) -> None:
     """Publish a model: as a new package, or as the next version of an existing one."""
     from p2u.cli import show
     from p2u.packing.api import publish as publish_model
 
-    with show.phases(quiet) as progress:
+    with show.phases(quiet or as_json) as progress:
         report = publish_model(
             src, package, version=version, parent=parent, expect=expect,
             anchor_every=anchor_every, fold=fold, bits=bits, levels=parse_labels(levels),
             jobs=jobs, blob_size=parse_size(blob_size), progress=progress,
         )  # fmt: skip
-    if not quiet:
-        show.packed(report, package)
+    if as_json or not quiet:
+        show.packed(report, package, json=as_json)

@@ -7,7 +7,7 @@ from typing import Annotated, Optional
 
 import typer
 
-from p2u.cli.options import DryRun, Jobs, LimitRate, Quiet, Repair, parse_seconds
+from p2u.cli.options import DryRun, Jobs, Json, LimitRate, Quiet, Repair, parse_seconds
 
 #: Shown below the options of ``--help``.
 EXAMPLES = (
@@ -61,6 +61,7 @@ def pull(
     ] = False,
     repair: Repair = False,
     dry_run: DryRun = False,
+    as_json: Json = False,
     quiet: Quiet = False,
 ) -> None:
     """Fetch a model, usable early; run the same command again to resume.
@@ -73,7 +74,7 @@ def pull(
     from p2u.client.transfer.options import TransferOptions
 
     options = TransferOptions(jobs=jobs, limit_rate=limit_rate, straight=straight)
-    with show.transfer(quiet or dry_run) as view:
+    with show.transfer(quiet or dry_run or as_json) as view:
         # The view only shows the states: nobody waits for those between.
         task = PullTask(
             until=until, origin=origin, in_place=in_place, repair=repair, check=check,
@@ -81,5 +82,5 @@ def pull(
             progress=view.progress, on_state=view.reached,
         )  # fmt: skip
         report = run_pull(src, dst, task, options, dry_run=dry_run)
-    if dry_run or not quiet:
-        show.pulled(report, dst, dry_run=dry_run)
+    if as_json or dry_run or not quiet:
+        show.pulled(report, dst, dry_run=dry_run, json=as_json)

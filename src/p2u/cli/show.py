@@ -1,17 +1,15 @@
-"""Print the results of commands as tables and sentences."""
+"""Print the results of commands: as tables and sentences, or as JSON."""
 
 from __future__ import annotations
 
 import json
-import sys
-from collections.abc import Iterable
+from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from rich.console import Console
-from rich.table import Table
-
 from p2u.cli.bars import human, phases, transfer
+from p2u.cli.table import print_table
+from p2u.cli.terminal import say, warn
 
 if TYPE_CHECKING:
     from p2u.client.folder.pull import PullResult
@@ -19,20 +17,21 @@ if TYPE_CHECKING:
     from p2u.package.manifest import Manifest
     from p2u.packing.report import GcReport, PackReport
 
-__all__ = ["collected", "inspect", "packed", "phases", "pulled", "transfer", "verified"]
+__all__ = ["as_json", "collected", "packed", "phases", "pulled", "states", "transfer", "verified"]
 
-_console = Console(highlight=False)
+
+def as_json(**tree: Any) -> None:
+    """Print the one JSON object that a command with ``--json`` prints."""
+    print(json.dumps(tree, indent=1), flush=True)
 
 
 def _quality(snr_db: float | None) -> str:
     return "exact" if snr_db is None else f"{snr_db:.1f} dB"
 
 
-def _states(manifest: Manifest, original: int, version: str | None = None) -> Table:
-    table = Table(box=None, pad_edge=False)
-    table.add_column("state", style="bold")
-    for name in ("bytes", "of the original", "bits/weight", "SNR"):
-        table.add_column(name, justify="right")
+def states(manifest: Manifest, original: int, version: str | None = None) -> None:
+    """Print the table of the states of a package, or of one of its versions."""
+    rows = []
     for s in manifest.states:
         if version not in (None, s.version):
             continue
@@ -41,137 +40,106 @@ def _states(manifest: Manifest, original: int, version: str | None = None) -> Ta
         # Of somebody else's file nothing is known but its digest.
         known = not manifest.release(s).foreign
         about = (f"{s.bits:.2f}", _quality(s.snr_db)) if known else ("", "")
-        table.add_row(manifest.title(s), size, share, *about)
-    return table
+        rows.append((manifest.title(s), size, share, *about))
+    print_table(("state", "bytes", "of the original", "bits/weight", "SNR"), rows)
 
 
-def _updates(manifest: Manifest) -> Table:
-    table = Table(box=None, pad_edge=False)
-    table.add_column("update", style="bold")
-    for name in ("bytes", "chunks"):
-        table.add_column(name, justify="right")
-    for u in manifest.updates:
-        cost = f"{manifest.cost(u):,}"
-        table.add_row(f"{u.source or 'nothing'} → {u.target}", cost, f"{u.chunks:,}")
-    return table
-
-
-def _warn(warnings: Iterable[str]) -> None:
-    for text in warnings:
-        print(f"p2u: {text}", file=sys.stderr)
-
-
-def packed(report: PackReport, dst: Path) -> None:
+def packed(report: PackReport, dst: Path, *, json: bool) -> None:
     """Print the result of `pack` or `publish`."""
     m = report.manifest
-    version = f" {report.version}" if len(m.releases) > 1 else ""
-    _console.print(f"[bold]{m.name}{version}[/]: {human(report.source_bytes)} → {dst}")
-    _console.print(_states(m, report.source_bytes, report.version))
-    for update in m.updates:
-        if m.crosses(update) and m.release(update.target).version == report.version:
-            size = m.cost(update)
-            share = 100 * size / max(1, report.source_bytes)
-            _console.print(f"from {update.source}: {size:,} bytes, {share:.2f} %")
+    if json:
+        new = [u for u in m.updates if m.release(u.target).version == report.version]
+        as_json(
+            package=str(dst),
+            name=m.name,
+            version=report.version,
+            unchanged=report.unchanged,
+            source_bytes=report.source_bytes,
+            states=[asdict(row) for row in report.states],
+            updates=[{"from": u.source, "to": u.target, "bytes": m.cost(u)} for u in new],
+            left_out=list(report.left_out),
+            notes=list(report.notes),
+        )
+        return
+    if report.unchanged:
+        say(f"{dst}: nothing to publish, ", (report.version, "bold"), " holds the same files")
+    else:
+        version = f" {report.version}" if len(m.releases) > 1 else ""
+        say((f"{m.name}{version}", "bold"), f": {human(report.source_bytes)} → {dst}")
+        states(m, report.source_bytes, report.version)
+        for update in m.updates:
+            if m.crosses(update) and m.release(update.target).version == report.version:
+                size = m.cost(update)
+                share = 100 * size / max(1, report.source_bytes)
+                say(f"from {update.source}: {size:,} bytes, {share:.2f} %")
     for note in report.notes:
-        _console.print(f"[yellow]note[/]: {note}", soft_wrap=True)
+        say(("note", "yellow"), f": {note}")
+    if report.left_out:
+        say(("left out", "yellow"), f": {', '.join(report.left_out)}")
 
 
-def collected(report: GcReport, package: Path, *, dry_run: bool) -> None:
+def collected(report: GcReport, package: Path, *, dry_run: bool, json: bool) -> None:
     """Print the versions that `gc` removed, or with ``dry_run`` would remove."""
+    if json:
+        as_json(package=str(package), dry_run=dry_run, **asdict(report))
+        return
     done = "would remove" if dry_run else "removed"
     dropped = ", ".join(report.dropped) or "no version"
-    _console.print(
+    say(
         f"{package}: {done} {dropped}; {report.updates} updates, {report.files} files, "
         f"{human(report.bytes)}"
     )
-    _console.print(f"kept: {', '.join(report.kept)}")
+    say(f"kept: {', '.join(report.kept)}")
 
 
-def inspect(source: str, *, tensors: bool, as_json: bool) -> None:
-    """Print the manifest, and on request the layout, of a package."""
-    from p2u.client.transfer.package_reader import PackageReader
-
-    package = PackageReader(source)
-    with package.store:
-        m = package.manifest
-        layout = package.layout(m.latest).tensors if tensors else ()
-    original = sum(f.size for f in m.latest.files)
-    if as_json:
-        tree: dict[str, Any] = json.loads(m.to_bytes())
-        tree["original_bytes"] = original
-        if tensors:
-            names = ("name", "dtype", "shape", "length")
-            tree["tensors"] = [{n: getattr(t, n) for n in names} for t in layout]
-        print(json.dumps(tree, indent=1))
-        return
-    chunks = sum(u.chunks for u in m.updates)
-    blobs = sum(len(u.blobs) for u in m.updates)
-    _console.print(
-        f"[bold]{m.name}[/]: {len(m.latest.files)} files, {human(original)}; "
-        f"{chunks} chunks in {blobs} blobs"
-    )
-    foreign = [release.version for release in m.releases if release.foreign]
-    if len(m.releases) > 1:
-        versions = ", ".join(r.version for r in m.releases if not r.foreign)
-        known = f"; known: {', '.join(foreign)}" if foreign else ""
-        _console.print(f"versions: {versions}{known}")
-    _console.print(_states(m, original))
-    if len(m.releases) > 1:
-        _console.print(_updates(m))
-    if tensors:
-        table = Table(box=None, pad_edge=False)
-        for name, justify in (
-            ("tensor", "left"),
-            ("dtype", "left"),
-            ("shape", "left"),
-            ("bytes", "right"),
-        ):
-            table.add_column(name, justify=justify)  # type: ignore[arg-type]
-        for t in layout:
-            table.add_row(
-                t.name, t.dtype, " x ".join(map(str, t.shape)) or "scalar", f"{t.length:,}"
-            )
-        _console.print(table)
-
-
-def pulled(result: PullResult, dst: Path, *, dry_run: bool) -> None:
+def pulled(result: PullResult, dst: Path, *, dry_run: bool, json: bool) -> None:
     """Print the result of `pull`, or with ``dry_run`` its plan."""
-    _warn(result.warnings)
-    if not dry_run:
-        # The manifest alone takes one request.
-        if result.requests > 1:
-            speed = human(result.fetched / max(result.seconds, 1e-3))
-            _console.print(
-                f"{dst} is [bold]{result.state}[/]: "
-                f"{human(result.fetched)} in {result.seconds:.1f} s ({speed}/s)"
-            )
-        else:
-            _console.print(f"{dst} is [bold]{result.state}[/] already")
+    if json:
+        as_json(directory=str(dst), dry_run=dry_run, **asdict(result))
         return
+    for text in result.warnings:
+        warn(text)
+    if dry_run:
+        _planned(result, dst)
+    elif result.requests > 1:  # the manifest alone takes one
+        speed = human(result.fetched / max(result.seconds, 1e-3))
+        say(
+            f"{dst} is ",
+            (str(result.state), "bold"),
+            f": {human(result.fetched)} in {result.seconds:.1f} s ({speed}/s)",
+        )
+    else:
+        say(f"{dst} is ", (str(result.state), "bold"), " already")
+
+
+def _planned(result: PullResult, dst: Path) -> None:
     plan = result.plan
     if plan is not None and plan.begin is not None and not plan.steps:
-        _console.print(f"{plan.begin} will be copied to {dst}; nothing to fetch")
+        say(f"{plan.begin} will be copied to {dst}; nothing to fetch")
         return
     if plan is None or not plan.steps:
-        _console.print(f"{dst} is [bold]{result.state}[/] already: nothing to do")
+        say(f"{dst} is ", (str(result.state), "bold"), " already: nothing to do")
         return
-    table = Table(box=None, pad_edge=False)
-    table.add_column("state", style="bold")
-    for name in ("bytes", "to fetch", "requests"):
-        table.add_column(name, justify="right")
-    for step in plan.steps:
-        table.add_row(step.state, f"{step.bytes:,}", f"{step.missing:,}", str(step.requests))
     begin = "" if plan.begin is None else f", the route begins at {plan.begin}"
-    _console.print(f"{dst} holds {plan.here or 'nothing'}{begin}; to fetch: {human(plan.missing)}")
-    _console.print(table)
-    _console.print(f"disk space needed {human(plan.disk)}, free {human(plan.free)}")
+    say(f"{dst} holds {plan.here or 'nothing'}{begin}; to fetch: {human(plan.missing)}")
+    print_table(
+        ("state", "bytes", "to fetch", "requests"),
+        [(s.state, f"{s.bytes:,}", f"{s.missing:,}", str(s.requests)) for s in plan.steps],
+    )
+    say(f"disk space needed {human(plan.disk)}, free {human(plan.free)}")
 
 
-def verified(report: VerifyReport, target: str) -> None:
+def verified(report: VerifyReport, target: str, *, json: bool) -> None:
     """Print the result of `verify`."""
+    if json:
+        as_json(target=target, **asdict(report))
+        return
     what = f"{report.chunks} chunks, " if report.chunks else ""
     decoded = ", every state decoded" if report.decoded else ""
-    _console.print(
-        f"[green]✓[/] {target}: {report.kind} [bold]{report.name}[/] ({', '.join(report.states)}): "
-        f"{what}{report.files} files, {human(report.bytes)}{decoded}"
+    say(
+        ("✓", "green"),
+        f" {target}: {report.kind} ",
+        (report.name, "bold"),
+        f" ({', '.join(report.states)}): {what}{report.files} files, "
+        f"{human(report.bytes)}{decoded}",
     )

@@ -6,7 +6,7 @@ from typing import Annotated
 
 import typer
 
-from p2u.cli.options import Jobs, LimitRate, Quiet
+from p2u.cli.options import Jobs, Json, LimitRate, Quiet
 
 #: Shown below the options of ``--help``.
 EXAMPLES = "Examples:\n\n  p2u verify model.p2u\n\n  p2u verify ./MiniLM"
@@ -19,15 +19,16 @@ def verify(
     ] = False,
     jobs: Jobs = None,
     limit_rate: LimitRate = None,
+    as_json: Json = False,
     quiet: Quiet = False,
 ) -> None:
     """Check every byte of a package or of a pulled directory."""
     from p2u.cli import show
     from p2u.client.folder.verify import verify as verify_bytes
 
-    with show.transfer(quiet) as view:
+    with show.transfer(quiet or as_json) as view:
         result = verify_bytes(
             target, decode=decode, jobs=jobs, limit_rate=limit_rate, progress=view.progress
         )
-    if not quiet:
-        show.verified(result, target)
+    if as_json or not quiet:
+        show.verified(result, target, json=as_json)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import signal
 import sys
 import threading
 from dataclasses import asdict
@@ -13,7 +12,9 @@ from typing import TYPE_CHECKING, Annotated, Any, Optional
 
 import typer
 
+from p2u.cli import interrupts
 from p2u.cli.options import Jobs, LimitRate, Quiet, Repair, parse_seconds
+from p2u.cli.terminal import flush, say
 from p2u.errors import Cancelled
 
 if TYPE_CHECKING:
@@ -69,20 +70,15 @@ def _run(src: str, dst: Path, *, as_json: bool, quiet: bool, **options: Any) -> 
         if not quiet or found.kind in ("error", "warning"):
             report(found, dst)
 
-    def end(*_: object) -> None:
-        if not stop.is_set():
-            stop.set()
-            raise KeyboardInterrupt  # whatever this thread waits for
-
-    if hasattr(signal, "SIGTERM"):
-        signal.signal(signal.SIGTERM, end)
     # The lines of JSON are ours alone.
     output = sys.stderr.fileno() if as_json else None
     try:
         watch_package(src, dst, stop=stop, on_event=event, output=output, **options)
-    except (KeyboardInterrupt, Cancelled):
+    except (interrupts.Interrupted, Cancelled):
+        stop.set()
+        interrupts.say()
         if not quiet and not as_json:
-            print(f"{_now()} ended; {dst} stays as it is", flush=True)
+            say(f"{_now()} ended; {dst} stays as it is")
 
 
 def _now() -> str:
@@ -94,12 +90,13 @@ def _line(event: Watched, dst: Path) -> None:
         from p2u.cli.bars import human
 
         size = human(event.bytes)
-        print(f"{_now()} {dst} is {event.state}: {size} in {event.seconds:.2f} s", flush=True)
+        say(f"{_now()} {dst} is {event.state}: {size} in {event.seconds:.2f} s")
     elif event.kind == "hook":
         if event.status:
-            print(f"{_now()} the command ended with {event.status}", file=sys.stderr, flush=True)
+            say(f"{_now()} the command ended with {event.status}", stderr=True)
     else:
-        print(f"{_now()} {event.kind}: {event.message}", file=sys.stderr, flush=True)
+        say(f"{_now()} {event.kind}: {event.message}", stderr=True)
+    flush()
 
 
 def _json(event: Watched, dst: Path) -> None:

@@ -1,8 +1,9 @@
 """File locks: one holder at a time, among the processes of all machines that share a folder.
 
-The system's own lock on the file decides; it ends with the process that holds it. Some file systems
-have none (Lustre, FUSE, NFS and SMB with some options): there the file's text decides, which names
-the holder's machine, process and time.
+The system's own lock on the file decides; it ends with the process that holds it, whatever the
+file's text says. Some file systems have none (Lustre, FUSE, NFS and SMB with some options), or keep
+them from other machines: there the text decides, which names the holder's machine, process and
+time.
 """
 
 from __future__ import annotations
@@ -19,6 +20,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 
 from p2u.disk.errors import RESUMES, disk_errors
+from p2u.disk.mounts import shares_locks
 from p2u.errors import BusyError
 
 #: Windows hides locked bytes from other processes: we lock one far behind the text.
@@ -27,6 +29,9 @@ _FAR = 1 << 30
 _LIMIT = 4096
 #: The file system has no locks.
 _LACKING = {errno.ENOSYS, errno.ENOLCK, errno.ENOTSUP, errno.EOPNOTSUPP, errno.EINVAL}
+#: Seconds after which a text does not speak for a process of another machine any more: containers
+#: die and come back under another name.
+LONGEST = 2 * 24 * 3600.0
 _HELD = {errno.EAGAIN, errno.EWOULDBLOCK, errno.EACCES, errno.EDEADLK}
 
 #: Device and inode of each lock file that this process holds.
@@ -84,8 +89,6 @@ class FileLock:
         file: What the BusyError calls the locked thing; the lock file if it is None.
         make_folder: Whether to make the folder that the file is in. Another process may remove it
             at any time.
-        across_hosts: Whether a holder on another machine counts even where the system's lock is
-            free: its machine may not share its locks with ours.
         full: The remedy if the disk is full.
     """
 
@@ -97,7 +100,6 @@ class FileLock:
         *,
         file: Path | None = None,
         make_folder: bool = False,
-        across_hosts: bool = False,
         full: str = RESUMES,
     ) -> None:
         self.path = path
@@ -105,7 +107,6 @@ class FileLock:
         self._hint = hint
         self._file = file or path
         self._make_folder = make_folder
-        self._across_hosts = across_hosts
         self._full = full
         self._fd: int | None = None
 
@@ -138,7 +139,8 @@ class FileLock:
         """Open the lock file; None if its folder was removed just now."""
         if self._make_folder:
             self.path.parent.mkdir(parents=True, exist_ok=True)
-        flags = os.O_RDWR | os.O_CREAT | getattr(os, "O_CLOEXEC", 0)
+        # A link is none of ours: it would let us write elsewhere.
+        flags = os.O_RDWR | os.O_CREAT | getattr(os, "O_CLOEXEC", 0) | getattr(os, "O_NOFOLLOW", 0)
         try:
             return os.open(self.path, flags, 0o666)
         except FileNotFoundError:
@@ -175,7 +177,8 @@ class FileLock:
             void: Whether no process of this machine holds the lock.
         """
         if owner.host != here:
-            return self._across_hosts or not void
+            recent = time.time() - owner.time < LONGEST
+            return recent and not (void and shares_locks(fd))
         if void:
             return False
         if owner.pid == os.getpid():  # in a container, a dead process had our number, too
@@ -192,6 +195,14 @@ class FileLock:
     def _busy(self, owner: Owner | None, hint: str) -> BusyError:
         holder = "another process" if owner is None else str(owner)
         return BusyError(self._message.format(owner=holder), file=str(self._file), hint=hint)
+
+    def moved(self, path: Path) -> None:
+        """The folder that the file is in has another name now.
+
+        Args:
+            path: The file's path from now on.
+        """
+        self.path = path
 
     def release(self, *, remove: bool = True) -> None:
         """Give the lock back, if it is ours.

@@ -2,11 +2,21 @@
 
 from __future__ import annotations
 
+import contextlib
+import os
+import re
 import secrets
 import shutil
 from pathlib import Path
 
 from p2u.disk import files
+from p2u.disk.locks import FileLock
+from p2u.errors import BusyError, DiskError
+
+#: Kinds of scratch folders: one in the making, one that gave way to it, one that is being removed.
+MAKING, FORMER, LEAVING = "packing", "old", "gone"
+#: The lock in a scratch folder.
+LOCK = ".p2u-lock"
 
 
 def scratch_path(target: Path, kind: str) -> Path:
@@ -23,7 +33,7 @@ def make_empty(path: Path) -> None:
 class ScratchFolder:
     """A folder that is empty at first and removed in the end, if it is still there.
 
-    A context manager.
+    A context manager. Only one process at a time may use the path.
 
     Args:
         path: The folder.
@@ -41,3 +51,96 @@ class ScratchFolder:
 
     def __exit__(self, *_: object) -> None:
         shutil.rmtree(self.path, ignore_errors=True)
+
+
+class HeldFolder:
+    """A scratch folder next to a target, with a lock in it: without its holder, it is abandoned.
+
+    A context manager; the folder is removed in the end, unless it was moved to its place.
+
+    Args:
+        target: The future place of the folder.
+
+    Attributes:
+        path: The folder, or its place once it is there.
+
+    Raises:
+        DiskError: It cannot be made.
+    """
+
+    def __init__(self, target: Path) -> None:
+        self._target = target
+        self._take_path()
+
+    def _take_path(self) -> None:
+        self.path = scratch_path(self._target, MAKING)
+        self._lock = _lock(self.path, make_folder=True)
+
+    def __enter__(self) -> HeldFolder:
+        while True:
+            try:
+                self._lock.acquire()
+            except BusyError:  # before it was locked, somebody took it for an abandoned one
+                self._take_path()
+            else:
+                return self
+
+    def move(self, place: Path) -> None:
+        """Rename the folder to a free place or an empty folder; the lock is held until then.
+
+        Raises:
+            OSError: It cannot be renamed.
+        """
+        self.let_go()
+        self.path.rename(place)
+        self.moved(place)
+
+    def let_go(self) -> None:
+        """Give the lock back where open files keep a folder from being renamed."""
+        if os.name != "posix":
+            self._lock.release()
+
+    def moved(self, place: Path) -> None:
+        """The folder is at its place now, by a rename or an exchange, and unlocked."""
+        self._lock.moved(place / LOCK)
+        self._lock.release()
+
+    def __exit__(self, *_: object) -> None:
+        self._lock.release()
+        shutil.rmtree(self.path, ignore_errors=True)
+
+
+def remove_abandoned(target: Path) -> None:
+    """Remove the scratch folders of a target that no process holds any more.
+
+    A former folder stays as long as nothing is in its place: it may be all that is left.
+    """
+    kinds = [MAKING, LEAVING, *([FORMER] if files.lexists(target) else [])]
+    name = re.compile(rf"\.{re.escape(target.name)}\.[0-9a-f]{{8}}\.(?:{'|'.join(kinds)})\Z")
+    with contextlib.suppress(OSError), os.scandir(target.parent) as entries:
+        for entry in entries:
+            if name.match(entry.name) and _is_ours(entry):
+                _remove_unheld(Path(entry.path), target)
+
+
+def _is_ours(entry: os.DirEntry[str]) -> bool:
+    """Whether a real folder, not a link to one, belongs to this user."""
+    if not entry.is_dir(follow_symlinks=False):
+        return False
+    return os.name != "posix" or entry.stat(follow_symlinks=False).st_uid == os.geteuid()
+
+
+def _remove_unheld(path: Path, target: Path) -> None:
+    lock = _lock(path, make_folder=False)
+    with contextlib.suppress(BusyError, DiskError, OSError), lock:
+        # Another name first, or somebody who has just made it would find some of it gone.
+        if os.name != "posix":
+            lock.release()
+        gone = scratch_path(target, LEAVING)
+        path.rename(gone)
+        lock.moved(gone / LOCK)
+        shutil.rmtree(gone, ignore_errors=True)
+
+
+def _lock(path: Path, *, make_folder: bool) -> FileLock:
+    return FileLock(path / LOCK, "{owner} uses this folder", "Wait", make_folder=make_folder)

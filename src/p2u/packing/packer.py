@@ -31,7 +31,7 @@ from p2u.package.manifest import (
     with_costs,
 )
 from p2u.package.manifest_parse import parse_manifest
-from p2u.package.paths import MANIFEST_KEY, check_paths
+from p2u.package.paths import MANIFEST_KEY, RESERVED, check_paths
 from p2u.packing.allocation.allocate import Allocation, Fitter, Levels
 from p2u.packing.chunking.checks import Checks
 from p2u.packing.chunking.cut import cut, make_layout
@@ -281,10 +281,11 @@ def write_object(folder: Path, prefix: str, key: str, data: bytes) -> Object:
 
 
 def _clear(folder: Path) -> None:
-    """Remove what was written so far."""
+    """Remove what was written so far, but not the folder's lock."""
     with disk_errors(folder, "write", UNPUBLISHED):
         for path in folder.iterdir():
-            path.unlink()
+            if not path.name.startswith(RESERVED):
+                path.unlink()
 
 
 def generator() -> str:

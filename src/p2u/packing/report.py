@@ -54,6 +54,8 @@ class PackReport:
         offsets: How coarse each tensor with levels is in the base: its step is
             ``2 ** (offset / 64)`` times the root mean square of a row, about.
         notes: What was worth saying: tensors without a counterpart in the parent.
+        left_out: What of the model's folder is not in the package, a folder with ``/`` behind it.
+        unchanged: Nothing was published: the version, the newest one, holds the same files.
     """
 
     manifest: Manifest
@@ -62,6 +64,8 @@ class PackReport:
     states: tuple[StateRow, ...]
     offsets: dict[str, int]
     notes: tuple[str, ...] = ()
+    left_out: tuple[str, ...] = ()
+    unchanged: bool = False
 
 
 def make_report(

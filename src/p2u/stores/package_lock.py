@@ -6,8 +6,10 @@ from pathlib import Path
 
 from p2u.disk.errors import UNPUBLISHED
 from p2u.disk.locks import FileLock
+from p2u.disk.scratch import LOCK
 
-NAME = ".p2u-lock"
+#: A package that was just moved to its place has the lock of its scratch folder for a moment.
+NAME = LOCK
 
 
 def package_lock(folder: Path) -> FileLock:
@@ -21,6 +23,5 @@ def package_lock(folder: Path) -> FileLock:
         "{owner} publishes to this package",
         "Wait until it has ended",
         file=folder,
-        across_hosts=True,
         full=UNPUBLISHED,
     )

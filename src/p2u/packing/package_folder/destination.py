@@ -5,10 +5,12 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Protocol
 
+from p2u.disk.files import remove_tree
 from p2u.package.manifest import Manifest
 from p2u.package.paths import MANIFEST_KEY
 from p2u.packing.package_folder.blobs import write_new
 from p2u.packing.package_folder.new_package import NewPackage
+from p2u.packing.package_folder.open_package import PARENTS, STAGE
 
 
 class Destination(Protocol):
@@ -18,11 +20,13 @@ class Destination(Protocol):
         manifest: The package as it is.
         folder: The package's folder.
         stage: An empty folder for new files.
+        parents: A free path, for the folder with decoded parents.
     """
 
     manifest: Manifest
     folder: Path
     stage: Path
+    parents: Path
 
     def folder_for(self, name: str) -> str:
         """The future name of the staged files' folder."""
@@ -43,7 +47,8 @@ class NewDestination:
     def __init__(self, target: Path, manifest: Manifest, package: NewPackage) -> None:
         self.folder = target
         self.manifest = manifest
-        self.stage = package.path / ".p2u-stage"
+        self.stage = package.path / STAGE
+        self.parents = package.path / PARENTS
         self._package = package
         self.stage.mkdir()
 
@@ -54,6 +59,7 @@ class NewDestination:
     def commit(self, manifest: Manifest, folder: str | None) -> None:
         """See `Destination`."""
         assert folder is not None
+        remove_tree(self.parents)
         self.stage.rename(self._package.path / folder)
         write_new(self._package.path / MANIFEST_KEY, manifest.to_bytes())
         self._package.publish()

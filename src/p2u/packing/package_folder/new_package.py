@@ -9,7 +9,7 @@ from pathlib import Path
 
 from p2u.disk.durable import sync_folder, sync_folders
 from p2u.disk.errors import UNPUBLISHED, disk_errors
-from p2u.disk.scratch import ScratchFolder, scratch_path
+from p2u.disk.scratch import FORMER, HeldFolder, remove_abandoned
 from p2u.disk.swap import replace_folder
 from p2u.errors import ConflictError, DiskError, P2UError, UsageError
 from p2u.package.manifest_parse import parse_manifest
@@ -63,8 +63,10 @@ def _check_package(target: Path, dst: str) -> None:
                 )
 
 
-class NewPackage(ScratchFolder):
+class NewPackage(HeldFolder):
     """A folder next to the package's place; a context manager that leaves nothing else behind.
+
+    What killed publishers left there is removed.
 
     Args:
         target: The package's place.
@@ -78,13 +80,13 @@ class NewPackage(ScratchFolder):
     """
 
     def __init__(self, target: Path, *, replace: bool = True) -> None:
-        super().__init__(scratch_path(target, "packing"))
-        self._target = target
+        super().__init__(target)
         self._replace = replace
 
     def __enter__(self) -> NewPackage:
         with disk_errors(self._target, "write", UNPUBLISHED):
             self._target.parent.mkdir(parents=True, exist_ok=True)
+            remove_abandoned(self._target)
             super().__enter__()
         return self
 
@@ -101,7 +103,9 @@ class NewPackage(ScratchFolder):
             if target.exists() and any(target.iterdir()):
                 if not self._replace:
                     raise self._conflict()
-                old = replace_folder(self.path, target, self.path.with_suffix(".old"))
+                self.let_go()
+                old = replace_folder(self.path, target, self.path.with_suffix(f".{FORMER}"))
+                self.moved(target)
                 if old is not None:
                     shutil.rmtree(old, ignore_errors=True)
                 return
@@ -109,7 +113,7 @@ class NewPackage(ScratchFolder):
             if target.exists():
                 target.rmdir()
             try:
-                self.path.rename(target)
+                self.move(target)
             except OSError as error:
                 if error.errno in (errno.EEXIST, errno.ENOTEMPTY):
                     raise self._conflict() from error

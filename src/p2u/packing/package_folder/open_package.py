@@ -19,14 +19,14 @@ from typing import Any
 from p2u.disk.durable import replace_file, sync_folder
 from p2u.disk.errors import UNPUBLISHED, disk_errors
 from p2u.disk.files import remove_tree
-from p2u.disk.scratch import ScratchFolder
+from p2u.disk.scratch import ScratchFolder, remove_abandoned
 from p2u.errors import ConflictError, UsageError
 from p2u.package.manifest import MAX_MANIFEST, MAX_STATES, Manifest
 from p2u.package.manifest_parse import parse_manifest
 from p2u.package.paths import MANIFEST_KEY, check_path
 from p2u.stores.package_lock import package_lock
 
-STAGE, UNUSED = ".p2u-stage", ".p2u-unused.json"
+STAGE, PARENTS, UNUSED = ".p2u-stage", ".p2u-parents", ".p2u-unused.json"
 #: Of the list of unused files, bytes; a longer one is none of ours.
 _LIMIT = 256 << 20
 
@@ -78,6 +78,7 @@ class OpenPackage:
     Attributes:
         manifest: As it was when the lock was taken.
         stage: An empty folder for new files, in the package's folder.
+        parents: A free path, for the folder with decoded parents.
 
     Raises:
         BusyError: Somebody else publishes to it.
@@ -89,6 +90,7 @@ class OpenPackage:
     def __init__(self, folder: Path) -> None:
         self.folder = folder
         self.stage = folder / STAGE
+        self.parents = folder / PARENTS
         self._part = folder / f"{STAGE}.json"  # the next manifest
         self._stack = ExitStack()
 
@@ -104,6 +106,7 @@ class OpenPackage:
             self._data = read_manifest(self.folder)
             self.manifest = parse_manifest(self._data)
             self.clean()
+            remove_abandoned(self.folder)
             with disk_errors(self.stage, "write", UNPUBLISHED):
                 stack.enter_context(ScratchFolder(self.stage))
             self._stack = stack.pop_all()
@@ -173,7 +176,8 @@ class OpenPackage:
         freed = 0
         with disk_errors(self.folder, "write", UNPUBLISHED):
             self._part.unlink(missing_ok=True)
-            shutil.rmtree(self.stage, ignore_errors=True)
+            for folder in (self.stage, self.parents):
+                shutil.rmtree(folder, ignore_errors=True)
             unused = read_unused(self.folder)
             for name, due in unused.items():
                 if name not in used and due > now:

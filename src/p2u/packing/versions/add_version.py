@@ -70,7 +70,7 @@ class VersionAdder:
         self._destination = destination
         self._packer = packer
         self._jobs = settings.jobs
-        self.parents = Parents(destination.folder, destination.manifest, settings.jobs, stack)
+        self.parents = Parents(destination, settings.jobs, stack)
         self._work = Work(
             settings.jobs,
             packer.budget,

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import os
 import re
-import tempfile
 from contextlib import ExitStack
 from dataclasses import dataclass, replace
 from pathlib import Path
 
+from p2u.disk.errors import UNPUBLISHED, disk_errors
+from p2u.disk.scratch import ScratchFolder
 from p2u.errors import UsageError
 from p2u.formats import scan_model
 from p2u.package.lookup import find_state
@@ -25,6 +26,7 @@ from p2u.package.manifest_parse import parse_manifest
 from p2u.package.paths import MANIFEST_KEY, check_paths
 from p2u.packing.chunking.cut import make_layout
 from p2u.packing.chunking.stored import StoredModel
+from p2u.packing.package_folder.destination import Destination
 from p2u.packing.package_folder.open_package import read_manifest
 from p2u.packing.versions.materialise import materialise, read_layout
 
@@ -53,15 +55,16 @@ class Parents:
     """Finds parents for a package.
 
     Args:
-        package: The package's folder.
-        manifest: Its manifest; without releases if there is no package yet.
+        destination: The package; without releases if there is none yet.
         jobs: Threads.
         stack: Keeps temporary folders as long as they are needed.
     """
 
-    def __init__(self, package: Path, manifest: Manifest, jobs: int, stack: ExitStack) -> None:
-        self._package = package
-        self._manifest = manifest
+    def __init__(self, destination: Destination, jobs: int, stack: ExitStack) -> None:
+        self._package = destination.folder
+        self._manifest = destination.manifest
+        self._temporary = destination.parents
+        self._decoded = 0
         self._jobs = jobs
         self._stack = stack
 
@@ -108,7 +111,7 @@ class Parents:
         return self._of_other(Path(path), state)
 
     def decoded(self, state: State) -> Parent:
-        """A state of this package, decoded to a temporary folder.
+        """A state of this package, decoded to a temporary folder in the package's.
 
         Raises:
             UsageError: It cannot be reached from nothing.
@@ -163,8 +166,15 @@ class Parents:
                 file=str(package),
                 hint="Give its files: a model directory or file",
             )
-        temporary = self._stack.enter_context(tempfile.TemporaryDirectory(prefix="p2u-parent-"))
-        return materialise(package, manifest, state, Path(temporary), self._jobs)
+        # In the package's folder and under its lock: the next publisher removes what a killed one
+        # leaves, and a folder for temporary files may be too small for a model.
+        path = self._temporary / str(self._decoded)
+        self._decoded += 1
+        with disk_errors(self._temporary, "write", UNPUBLISHED):
+            if not self._temporary.exists():
+                self._stack.enter_context(ScratchFolder(self._temporary))
+            self._stack.enter_context(ScratchFolder(path))
+        return materialise(package, manifest, state, path, self._jobs)
 
     def _free_name(self, name: str) -> str:
         """A name for a foreign version that no other one has."""

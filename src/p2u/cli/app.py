@@ -1,0 +1,75 @@
+"""All commands in one application, and what becomes of their errors."""
+
+from __future__ import annotations
+
+import logging
+from typing import Annotated
+
+import typer
+
+from p2u.cli import (
+    extensions,
+    failures,
+    gc,
+    inspect,
+    pack,
+    publish,
+    pull,
+    serve,
+    terminal,
+    verify,
+    watch,
+)
+
+app = typer.Typer(
+    name="p2u",
+    help="Progressive precision updates for model files: usable first, bit-exact at the end.",
+    no_args_is_help=True,
+    add_completion=False,
+    rich_markup_mode="rich",
+    pretty_exceptions_enable=False,
+    context_settings={"help_option_names": ["-h", "--help"]},
+)
+
+
+def _version(wanted: bool) -> None:
+    if wanted:
+        from importlib.metadata import PackageNotFoundError, version
+
+        try:
+            print(f"p2u {version('p2u-models')}")
+        except PackageNotFoundError:
+            print("p2u (not installed)")
+        raise typer.Exit
+
+
+@app.callback()
+def _root(
+    version: Annotated[
+        bool, typer.Option("--version", callback=_version, is_eager=True, help="Show the version.")
+    ] = False,
+) -> None:
+    pass
+
+
+app.command(epilog=pack.EXAMPLES)(pack.pack)
+app.command(epilog=inspect.EXAMPLES)(inspect.inspect)
+app.command(epilog=verify.EXAMPLES)(verify.verify)
+app.command(epilog=pull.EXAMPLES)(pull.pull)
+app.command(epilog=serve.EXAMPLES)(serve.serve)
+app.command(epilog=watch.EXAMPLES)(watch.watch)
+app.command(epilog=publish.EXAMPLES)(publish.publish)
+app.command(epilog=gc.EXAMPLES)(gc.gc)
+app.command("eval", context_settings=extensions.PASS_ON, add_help_option=False)(extensions.evaluate)
+
+
+def run() -> int:
+    """Run the command that the process was started with; returns its exit status."""
+    logging.getLogger("p2u").addHandler(logging.NullHandler())  # results have all warnings
+    terminal.prepare()
+    try:
+        status = app(standalone_mode=False)
+        terminal.flush()
+    except Exception as error:  # noqa: BLE001 - nobody above could do anything with it
+        return failures.report(error)
+    return status if isinstance(status, int) else 0
