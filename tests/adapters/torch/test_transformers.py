@@ -17,6 +17,7 @@ transformers = pytest.importorskip("transformers")
 import nets  # noqa: E402
 
 import p2u  # noqa: E402
+from p2u.errors import UsageError  # noqa: E402
 from p2u.stores import LocalStore  # noqa: E402
 
 
@@ -163,3 +164,30 @@ def test_the_readme(tmp_path: Path) -> None:
         server.shutdown()
     assert found["answer"].last_hidden_state.shape == (1, 6, 64)
     assert found["model"].p2u.state == "exact"
+
+
+@pytest.mark.parametrize(
+    ("options", "remedy"),
+    [
+        ({"device_map": "auto"}, "device='cuda'"),
+        ({"device_map": {"": 0}}, "device='cuda'"),
+        ({"load_in_8bit": True}, "until='8bit'"),
+        ({"revision": "refs/pr/1"}, "until='v1'"),
+        ({"subfolder": "encoder"}, "weights="),
+        ({"attn_implementatoin": "eager"}, "attn_implementatoin"),
+    ],
+)
+def test_options_of_transformers_own_way_of_loading(decoder, options, remedy: str) -> None:
+    with pytest.raises(UsageError) as caught:
+        p2u.torch.from_pretrained(decoder.package, transformers.AutoModelForCausalLM, **options)
+    assert next(iter(options)) in str(caught.value) and remedy in str(caught.value)
+
+
+def test_options_about_downloads_and_of_older_transformers(decoder) -> None:
+    model = p2u.torch.from_pretrained(
+        decoder.package, transformers.AutoModelForCausalLM, low_cpu_mem_usage=True,
+        cache_dir="/nowhere", token=None, use_safetensors=True, revision="main",
+        device_map="cpu", torch_dtype=torch.float64,
+    )  # fmt: skip
+    model.p2u.wait(timeout=20)
+    assert model.dtype == torch.float64 and model.device.type == "cpu"

@@ -5,7 +5,6 @@ from __future__ import annotations
 import functools
 import sys
 import threading
-from copy import deepcopy
 from types import FrameType
 from typing import TYPE_CHECKING, Any
 
@@ -49,9 +48,6 @@ class Enter:
         stack.append((frame, pin))
         pin.enter(frame)
 
-    def __deepcopy__(self, memo: dict[int, Any]) -> Nothing:
-        return Nothing()
-
 
 class Leave:
     """The forward hook: releases what `Enter` pinned, after an error too."""
@@ -65,19 +61,13 @@ class Leave:
         if stack and stack[-1][0] is _call_frame(module):
             _release(stack)
 
-    def __deepcopy__(self, memo: dict[int, Any]) -> Nothing:
-        return Nothing()
-
-
-class Nothing:
-    """The hook of a model's copy, whose weights do not change."""
-
-    def __call__(self, *args: Any) -> None:
-        """Do nothing."""
-
 
 class PinnedMethod:
-    """A method of a model that calls it many times, all with one state (``generate``)."""
+    """A method of a model that needs one state for all of its time.
+
+    These are ``generate``, which calls the model many times, and ``_apply``, by which ``half``,
+    ``to`` and their like make other tensors of those that the model has.
+    """
 
     def __init__(self, model: torch.nn.Module, name: str, replica: Replica) -> None:
         self._model = model
@@ -90,18 +80,21 @@ class PinnedMethod:
         with self._replica.pinned():
             return getattr(type(self._model), self._name)(self._model, *args, **kwargs)
 
-    def __deepcopy__(self, memo: dict[int, Any]) -> PinnedMethod:
-        return PinnedMethod(deepcopy(self._model, memo), self._name, self._replica)
 
+def install(model: torch.nn.Module, replica: Replica) -> frozenset[int]:
+    """Let every call of the model, and its ``generate`` as a whole, see one state.
 
-def install(model: torch.nn.Module, replica: Replica) -> None:
-    """Let every call of the model, and its ``generate`` as a whole, see one state."""
+    Returns:
+        Ids of the hooks.
+    """
     keep_dynamo_out()
     calls = _Calls()
-    model.register_forward_pre_hook(Enter(replica, calls), prepend=True)
-    model.register_forward_hook(Leave(calls), always_call=True)
-    if callable(getattr(type(model), "generate", None)):
-        model.generate = PinnedMethod(model, "generate", replica)
+    enter = model.register_forward_pre_hook(Enter(replica, calls), prepend=True)
+    leave = model.register_forward_hook(Leave(calls), always_call=True)
+    for name in ("generate", "_apply"):
+        if callable(getattr(type(model), name, None)):
+            setattr(model, name, PinnedMethod(model, name, replica))
+    return frozenset((enter.id, leave.id))
 
 
 def keep_dynamo_out() -> None:

@@ -9,10 +9,11 @@ from dataclasses import dataclass, fields
 from inspect import signature
 from typing import TYPE_CHECKING, Any
 
-from p2u.adapters.torch import hooks
+from p2u.adapters.torch import hooks, plain
+from p2u.adapters.torch.binding import Binding
 from p2u.adapters.torch.build import build, fill
 from p2u.adapters.torch.names import choose_tensors, rename, tied_names
-from p2u.adapters.torch.tensors import Copies, all_copied
+from p2u.adapters.torch.tensors import all_copied, own_or_view
 from p2u.client.live.plan import LivePlan
 from p2u.client.live.replica import Replica
 from p2u.client.live.waiting import BEST
@@ -197,16 +198,17 @@ def attach(replica: Replica, source: Source, options: Options) -> torch.nn.Modul
     try:
         model = build(source)
         with replica.pinned(options.state, options.timeout):
-            copies = Copies(replica.memory, *options.target())
-            _bind(model, source, replica, copies, options)
-            if len(copies):
-                replica.on_commit(lambda label: copies.refresh())
+            binding = _bind(model, source, replica, options)
+            if options.background:
+                replica.on_commit(lambda label: binding.refresh(), check=binding.check)
     except BaseException:
         replica.cancel()
         raise
     model.p2u = replica
+    installed: frozenset[int] = frozenset()
     if options.background and options.mode == "atomic":
-        hooks.install(model, replica)
+        installed = hooks.install(model, replica)
+    plain.install(model, replica, installed)
     return model
 
 
@@ -226,16 +228,18 @@ def _bind(
     model: torch.nn.Module,
     source: Source,
     replica: Replica,
-    copies: Copies,
     options: Options,
-) -> None:
+) -> Binding:
     """Put the tensors into the module, and see to what the package does not have."""
     import torch
 
+    dtype, device = options.target()
     names = model.state_dict(keep_vars=True)
     tensors = rename(choose_tensors(replica.memory, options.weights), names)
     ties = tied_names(model)
-    given = {name: copies.get(tensor) for name, tensor in tensors.items()}
+    files = replica.memory
+    given = {name: own_or_view(files, tensor, dtype, device) for name, tensor in tensors.items()}
+    used = dict(tensors)
     masters = {}
     for names in ties:
         # The file may have one of them, or all. The last one counts, as in load_state_dict.
@@ -243,6 +247,7 @@ def _bind(
         if have:
             masters[have[-1]] = names
             given.update(dict.fromkeys(names, given[have[-1]]))
+            used.update(dict.fromkeys(names, tensors[have[-1]]))
     with torch.no_grad():
         left = model.load_state_dict(given, strict=options.strict, assign=True)
     for master, names in masters.items():
@@ -260,9 +265,11 @@ def _bind(
         )
     fresh = fill(model, source, keep=not options.strict)
     _report(model, left.unexpected_keys, fresh)
-    if copies.device.type != "cpu":
-        model.to(copies.device)  # what is not the package's; the rest is there already
+    if device.type != "cpu":
+        model.to(device)  # what is not the package's; the rest is there already
         _check(model, given, tensors)
+    has = model.state_dict(keep_vars=True).keys()
+    return Binding(model, files, {name: used[name] for name in used if name in has})
 
 
 def _report(model: torch.nn.Module, unused: list[str], fresh: list[str]) -> None:

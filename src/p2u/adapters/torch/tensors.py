@@ -1,4 +1,4 @@
-"""Torch tensors that share a replica's memory, and copies that each commit renews."""
+"""Torch tensors over a replica's memory, and copies of them."""
 
 from __future__ import annotations
 
@@ -41,49 +41,32 @@ def view(files: ModelMemory, tensor: Tensor) -> torch.Tensor:
     return torch.frombuffer(memory, dtype=dtype).reshape(tensor.shape)
 
 
-class Copies:
-    """Tensors with memory of their own, made again from the replica's at each commit.
-
-    They keep their storage, so whoever knows their addresses (a CUDA graph) stays right.
+def own_or_view(
+    files: ModelMemory, tensor: Tensor, dtype: torch.dtype | None, device: torch.device
+) -> torch.Tensor:
+    """A tensor over the memory if that is possible, else a copy.
 
     Args:
         files: The replica's memory.
+        tensor: Which one.
         dtype: That floating-point tensors get; None: their own.
-        device: Where they are.
+        device: Where it is to be.
     """
+    source = view(files, tensor)
+    wanted = dtype if dtype and source.is_floating_point() else source.dtype
+    if wanted == source.dtype and device.type == "cpu":
+        return source
+    return source.to(device=device, dtype=wanted, copy=True)
 
-    def __init__(self, files: ModelMemory, dtype: torch.dtype | None, device: torch.device) -> None:
-        self._files = files
-        self._dtype = dtype
-        self.device = device
-        self._pairs: list[tuple[torch.Tensor, Callable[[], torch.Tensor]]] = []
 
-    def __len__(self) -> int:
-        return len(self._pairs)
-
-    def get(self, tensor: Tensor) -> torch.Tensor:
-        """A tensor over the memory if that is possible, else a copy that `refresh` renews."""
-        source = view(self._files, tensor)
-        dtype = self._dtype if self._dtype and source.is_floating_point() else source.dtype
-        aligned = not tensor.offset % tensor.item
-        if aligned and dtype == source.dtype and self.device.type == "cpu":
-            return source
-        own = source.to(device=self.device, dtype=dtype, copy=True)
-        self._pairs.append(
-            (own, (lambda: source) if aligned else (lambda: view(self._files, tensor)))
-        )
-        return own
-
-    def refresh(self) -> None:
-        """Take the memory's present values. On other devices, work under way is waited for."""
-        import torch
-
-        wait = synchronizer(self.device)
-        wait()
-        with torch.no_grad():
-            for own, source in self._pairs:
-                own.copy_(source(), non_blocking=True)
-        wait()
+def shares(files: ModelMemory, tensor: Tensor, found: torch.Tensor) -> bool:
+    """Whether a tensor of a module is over the memory itself."""
+    if found.device.type != "cpu" or tensor.offset % tensor.item:
+        return False
+    source = view(files, tensor)
+    if found.dtype != source.dtype or not found.is_contiguous():
+        return False
+    return bool(found.data_ptr() == source.data_ptr())
 
 
 def synchronizer(device: torch.device) -> Callable[[], Any]:

@@ -15,7 +15,7 @@ from p2u.client.routes import stretches
 from p2u.client.routes.line import Held
 from p2u.client.routes.stretches import Stretch
 from p2u.client.transfer.bundles import Bundle
-from p2u.errors import DiskError, UsageError
+from p2u.errors import DiskError, FormatError, IntegrityError, P2UError, UsageError
 from p2u.package.manifest import Release, State
 
 
@@ -118,13 +118,14 @@ class Applier:
             files.model = replace(files.model, release=package.manifest.release(state))
 
         if first or self._eager:
+            if not first:
+                self._listeners.check()
             self._listeners.commit(state, commit, 0.0)
         else:
-            with (
-                self._pins.commit(package.stop.check) as waited,
-                self._classified(step, spoils=True),
-            ):
-                self._listeners.commit(state, commit, waited)
+            with self._pins.commit(package.stop.check) as waited:
+                self._listeners.check()
+                with self._classified(step, spoils=True):
+                    self._listeners.commit(state, commit, waited)
         with self._classified(step, spoils=True):
             step.finish()
 
@@ -139,8 +140,28 @@ class Applier:
         try:
             yield
         except BaseException as error:
+            written = self._written(step, error, spoils)
             if spoils and self._status.state is not None:
-                self._status.spoil(error)
-            elif not isinstance(error, DiskError):
+                self._status.spoil(written or error)
+            elif written is None and not isinstance(error, DiskError):
                 step.broken = True
+            if written is not None:
+                raise written from error
             raise
+
+    def _written(self, step: StagedUpdate, error: BaseException, spoils: bool) -> P2UError | None:
+        """The error that says so if not the package is wrong, but the memory was written to."""
+        state = self._status.state
+        if state is None or not isinstance(error, FormatError | IntegrityError):
+            return None
+        try:
+            self._listeners.check()
+        except P2UError as found:
+            return found
+        if spoils or step.name == "direct" or self.files.holds(state):
+            return None
+        return UsageError(
+            f"the tensors were written to, so they are not those of {state.id} any more, which the "
+            "next state is made from",
+            hint="Wait for the last state before you change them: replica.wait()",
+        )

@@ -43,6 +43,7 @@ class Listeners:
         self._lock = threading.Lock()
         self._callbacks: list[Callable[[str], None]] = []
         self._actions: list[Callable[[str], None]] = []
+        self._checks: list[Callable[[], None]] = []
         self._commits: list[Commit] = []
 
     @property
@@ -60,10 +61,21 @@ class Listeners:
         for label in before:
             callback(label)
 
-    def add_action(self, action: Callable[[str], None]) -> None:
+    def add_action(
+        self, action: Callable[[str], None], check: Callable[[], None] | None = None
+    ) -> None:
         """See `Replica.on_commit`."""
         with self._lock:
             self._actions.append(action)
+            if check is not None:
+                self._checks.append(check)
+
+    def check(self) -> None:
+        """Ask those with actions whether the next state can be committed; raise what they raise."""
+        with self._lock:
+            checks = tuple(self._checks)
+        for check in checks:
+            check()
 
     def commit(self, state: State, commit: Callable[[], None], waited: float) -> None:
         """Change the memory from one state to the next; nobody has a pin.

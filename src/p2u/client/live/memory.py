@@ -117,8 +117,18 @@ class ModelMemory:
             raise IntegrityError(
                 f"SHA-256 {found} after the update to {state.id}, expected {expected}",
                 file=entry.path,
-                hint="The program that made the package is faulty, or this computer's memory",
+                hint="The program that made the package is faulty, or this computer's memory, or "
+                "another part of this program has written to the tensors",
             )
+
+    def holds(self, state: State) -> bool:
+        """Whether all files are those of a state, by their digests."""
+        try:
+            for file, memory in enumerate(self.memory):
+                self.check(file, state, [memory])
+        except IntegrityError:
+            return False
+        return True
 
     def named(self) -> dict[str, Tensor]:
         """All tensors by name; one that several files have is preceded by the file and a colon."""

@@ -17,13 +17,14 @@ from p2u.client.live.plan import LivePlan
 from p2u.client.live.waiting import Waiting
 from p2u.client.transfer.control import Progress
 from p2u.errors import UsageError
+from p2u.one_process import OneProcess
 from p2u.stores import Store
 
 if TYPE_CHECKING:
     import numpy as np
 
 
-class Replica:
+class Replica(OneProcess):
     """A live copy of a package in memory; made by ``p2u.open``. Thread-safe.
 
     Threads in the background fetch and check chunks. From the first state on, the tensors are
@@ -204,13 +205,20 @@ class Replica:
         """
         self._parts.listeners.add_callback(callback)
 
-    def on_commit(self, action: Callable[[str], None]) -> None:
+    def on_commit(
+        self, action: Callable[[str], None], *, check: Callable[[], None] | None = None
+    ) -> None:
         """Call ``action(label)`` as a part of each later commit, for copies that have to agree.
 
         The tensors hold the new state, and nobody has a pin until it returns. If it raises an
         error, the transfer ends, and no state can be pinned any more.
+
+        Args:
+            action: Called with the label of the new state.
+            check: Called first, while the tensors hold the old state and nobody has a pin. An error
+                that it raises ends the transfer, too, but the old state stays; `resume` goes on.
         """
-        self._parts.listeners.add_action(action)
+        self._parts.listeners.add_action(action, check)
 
     def refresh(self) -> None:
         """Look for a newer version now, and go on to the newest one; returns at once.
