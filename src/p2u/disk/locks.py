@@ -22,6 +22,7 @@ from pathlib import Path
 from p2u.disk.errors import RESUMES, disk_errors
 from p2u.disk.mounts import shares_locks
 from p2u.errors import BusyError
+from p2u.one_process import OneProcess
 
 #: Windows hides locked bytes from other processes: we lock one far behind the text.
 _FAR = 1 << 30
@@ -66,6 +67,15 @@ def try_lock(fd: int) -> bool | None:
     return True
 
 
+def _unlock(fd: int) -> None:
+    """Give an open file's lock back, also if a child that was forked just now has it open, too."""
+    if sys.platform != "win32":
+        import fcntl
+
+        with contextlib.suppress(OSError):
+            fcntl.flock(fd, fcntl.LOCK_UN)
+
+
 @dataclass(frozen=True, slots=True)
 class Owner:
     """The holder of a lock: its process, its machine, and since when (seconds since 1970)."""
@@ -79,7 +89,7 @@ class Owner:
         return f"process {self.pid} on {self.host}, for {minutes} min,"
 
 
-class FileLock:
+class FileLock(OneProcess):
     """A lock file; a context manager. Excludes other processes and other threads of this one.
 
     Args:
@@ -109,6 +119,7 @@ class FileLock:
         self._make_folder = make_folder
         self._full = full
         self._fd: int | None = None
+        self.register_forks()
 
     @property
     def held(self) -> bool:
@@ -196,6 +207,14 @@ class FileLock:
         holder = "another process" if owner is None else str(owner)
         return BusyError(self._message.format(owner=holder), file=str(self._file), hint=hint)
 
+    def after_fork(self, *, child: bool) -> None:
+        """See `OneProcess.after_fork`: the lock stays the parent's, and ends with it."""
+        fd = self._fd
+        if child and fd is not None:
+            self._fd = None
+            _ours.discard(_identity(fd))
+            os.close(fd)
+
     def moved(self, path: Path) -> None:
         """The folder that the file is in has another name now.
 
@@ -223,6 +242,7 @@ class FileLock:
                 os.ftruncate(fd, 0)
         finally:
             _ours.discard(_identity(fd))
+            _unlock(fd)
             os.close(fd)
         if remove and not posix:  # an open file cannot be removed there
             with contextlib.suppress(OSError):

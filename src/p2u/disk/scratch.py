@@ -30,6 +30,17 @@ def make_empty(path: Path) -> None:
     path.mkdir()
 
 
+def remove_own_tree(path: Path, owner: int) -> None:
+    """Remove a temporary folder at the end of the process that made it, not of a forked child.
+
+    Args:
+        path: The folder.
+        owner: Number of the process that made it.
+    """
+    if os.getpid() == owner:
+        shutil.rmtree(path, ignore_errors=True)
+
+
 class ScratchFolder:
     """A folder that is empty at first and removed in the end, if it is still there.
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import shutil
+import sys
 import threading
 import time
 from pathlib import Path
@@ -11,6 +12,7 @@ from urllib.parse import urlsplit
 import documents
 import numpy as np
 import pytest
+from forking import in_child, raised
 
 import p2u
 from p2u.errors import P2UError, StoreError, UsageError
@@ -248,3 +250,24 @@ def test_wrong_arguments(case, tmp_path):
         p2u.onnx.session(tmp_path / "package")
     with p2u.onnx.session(tmp_path / "package", file="b.onnx") as session:
         assert session.run(None, {"x": X})[0].shape == X.shape
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="forks with threads")
+def test_a_forked_child_stays_at_its_state_and_leaves_the_files(case):
+    with p2u.onnx.session(case.package, limit_rate=rate(case, 3)) as session:
+        folder = session._directory
+
+        def child() -> str:
+            with session.pinned() as state:
+                pass
+            said = raised(lambda: session.wait("exact")), raised(session.resume)
+            session.__exit__()
+            return " ".join((state, *said))
+
+        label = session.state
+        said = in_child(child)
+        assert said.startswith(label) and said.count("forked") == 2
+        assert folder.is_dir()
+        session.wait("exact", timeout=30)
+        assert case.which(session.run(None, {"x": X})[0]) == "exact"
+    assert not folder.parent.exists()

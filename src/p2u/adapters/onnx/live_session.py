@@ -9,6 +9,7 @@ import shutil
 import tempfile
 import threading
 import time
+import weakref
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -21,7 +22,9 @@ from p2u.client.live.waiting import BEST
 from p2u.client.transfer.control import Progress, wait_briefly
 from p2u.client.transfer.options import TransferOptions
 from p2u.disk.files import link_or_copy
+from p2u.disk.scratch import remove_own_tree
 from p2u.errors import Cancelled, UsageError
+from p2u.one_process import OneProcess
 from p2u.stores.backoff import Retry
 
 if TYPE_CHECKING:
@@ -57,7 +60,7 @@ class _Live:
         return [value.numpy() for value in values]
 
 
-class Session:
+class Session(OneProcess):
     """Like an ``onnxruntime.InferenceSession`` of a packed model; made by ``p2u.onnx.session``.
 
     ONNX Runtime cannot change the weights of a session, so each state gets a new one, built in the
@@ -68,10 +71,11 @@ class Session:
     def __init__(self, source: str | os.PathLike[str], settings: _SessionSettings) -> None:
         self._source = source
         self._settings = settings
-        self._scratch: tempfile.TemporaryDirectory[str] | None = None
+        self._scratch: Callable[[], object] | None = None
         if settings.directory is None:
-            self._scratch = tempfile.TemporaryDirectory(prefix="p2u-onnx-")
-            self._directory = Path(self._scratch.name, "model")
+            scratch = Path(tempfile.mkdtemp(prefix="p2u-onnx-"))
+            self._scratch = weakref.finalize(self, remove_own_tree, scratch, os.getpid())
+            self._directory = scratch / "model"
         else:
             self._directory = Path(settings.directory)
         self._changed = threading.Condition()
@@ -88,6 +92,8 @@ class Session:
         self._model: tuple[str, InferenceSession, tuple[str, ...]] | None = None
         self._transferring = False
         self._thread: threading.Thread | None = None
+        self._forked: UsageError | None = None
+        self.register_forks()
         self.resume()
 
     @property
@@ -163,6 +169,8 @@ class Session:
     def resume(self) -> None:
         """Go on after an error or `cancel`, with what is missing; does nothing meanwhile."""
         with self._changed:
+            if self._forked is not None:
+                raise self._forked
             if self._thread is None:
                 self._error = None
                 self._cancelled = False
@@ -178,13 +186,29 @@ class Session:
         if thread is not None and thread is not threading.current_thread():
             thread.join()
 
+    def after_fork(self, *, child: bool) -> None:
+        """See `OneProcess.after_fork`: a child has the state of this moment, and no other."""
+        if not child:
+            return
+        self._changed = threading.Condition()
+        here = self._live.state if self._live else "nothing"
+        self._forked = UsageError(
+            f"this process was forked from the one that opened the package: its session stays at "
+            f"{here}",
+            file=str(self._source),
+            hint="Call p2u.onnx.session after the fork, in each process",
+        )
+        if self._thread is not None and self._error is None:
+            self._error = self._forked
+        self._thread, self._transferring = None, False
+
     def __enter__(self) -> Session:
         return self
 
     def __exit__(self, *_: object) -> None:
         self.cancel()
         if self._scratch is not None:
-            self._scratch.cleanup()
+            self._scratch()
 
     def __getattr__(self, name: str) -> Any:
         if name.startswith("_"):

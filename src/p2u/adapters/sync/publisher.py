@@ -22,6 +22,7 @@ from p2u.disk.files import remove_tree
 from p2u.disk.locks import FileLock
 from p2u.disk.scratch import make_empty
 from p2u.errors import BusyError, Cancelled, ConflictError, DiskError, UsageError
+from p2u.one_process import OneProcess
 from p2u.package.graph import find_path
 from p2u.package.lookup import find_state
 from p2u.package.manifest import Manifest
@@ -68,7 +69,7 @@ class _PendingVersion:
     seconds: float = 0.0
 
 
-class Publisher:
+class Publisher(OneProcess):
     """Publishes a model again and again while it is trained; `publish` only takes a snapshot.
 
     One thread in the background, of lower priority, makes the versions one after the other. One
@@ -156,6 +157,8 @@ class Publisher:
         except BaseException:
             self._lock.release()
             raise
+        self._forked = False
+        self.register_forks()
         self._thread = threading.Thread(target=self._run, daemon=True, name="p2u-publisher")
         self._thread.start()
 
@@ -270,7 +273,20 @@ class Publisher:
         except Exception:  # noqa: BLE001 - the block's own error is on its way
             _log.exception("the publisher failed, too")
 
+    def after_fork(self, *, child: bool) -> None:
+        """See `OneProcess.after_fork`: only the parent publishes."""
+        if child:
+            self._changed = threading.Condition()
+            self._forked = self._ended = True
+            self._waiting, self._error, self._busy = None, None, False
+
     def _check(self) -> None:
+        if self._forked:
+            raise UsageError(
+                "this process was forked from the one that publishes to this package",
+                file=str(self._package),
+                hint="Publish in the process that made the publisher",
+            )
         error, self._error = self._error, None
         if error is not None:
             raise error

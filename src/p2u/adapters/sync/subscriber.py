@@ -24,6 +24,7 @@ from p2u.client.transfer.options import TransferOptions
 from p2u.client.transfer.package_reader import PackageReader
 from p2u.disk.errors import disk_errors
 from p2u.errors import UnsupportedError, UsageError
+from p2u.one_process import OneProcess
 from p2u.package.manifest import MAX_MANIFEST, Manifest, State
 from p2u.package.paths import MANIFEST_KEY
 from p2u.stores import Store, open_store
@@ -33,7 +34,7 @@ if TYPE_CHECKING:
     import torch
 
 
-class Subscriber:
+class Subscriber(OneProcess):
     """Follows the package of a `Publisher`, or any other package with versions.
 
     `apply` looks for the newest version and copies it into a model; versions between are left out.
@@ -83,6 +84,12 @@ class Subscriber:
         self._has: weakref.WeakKeyDictionary[Any, State] = weakref.WeakKeyDictionary()
         self._tensors: tuple[dict[str, torch.Tensor], State] | None = None
         self._told: State | None = None
+        self.register_forks()
+
+    def after_fork(self, *, child: bool) -> None:
+        """See `OneProcess.after_fork`: a child's next `apply` opens the package anew."""
+        if child:
+            self._copy.fork()
 
     @property
     def version(self) -> str | None:
@@ -215,6 +222,10 @@ class _Memory:
         with self._replica.pinned():
             _load(model, self._replica.memory, weights)
 
+    def fork(self) -> None:
+        """Leave what runs to the parent."""
+        self._replica = None
+
     def close(self) -> None:
         """See `Subscriber.close`."""
         if self._replica is not None:
@@ -283,6 +294,10 @@ class _Folder:
         """Copy it into a model."""
         assert self._files is not None
         _load(model, self._files, weights)
+
+    def fork(self) -> None:
+        """Leave what is open to the parent."""
+        self._store = None
 
     def close(self) -> None:
         """See `Subscriber.close`."""

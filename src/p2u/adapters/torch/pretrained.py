@@ -16,6 +16,7 @@ from p2u.adapters.torch.names import choose_tensors
 from p2u.client.live.memory import ModelMemory
 from p2u.client.live.replica import Replica
 from p2u.disk.errors import disk_errors
+from p2u.disk.scratch import remove_own_tree
 from p2u.errors import UnsupportedError, UsageError
 from p2u.stores import Store
 from p2u.types import NUMPY_NAMES, PROGRESSIVE
@@ -171,9 +172,8 @@ def _transformers() -> Any:
 def _write(replica: Replica, folder: str | os.PathLike[str] | None) -> Path:
     """Write the files that hold no tensors; a temporary folder is removed with the replica."""
     if folder is None:
-        temporary = tempfile.TemporaryDirectory(prefix="p2u-")
-        weakref.finalize(replica, temporary.cleanup)
-        place = Path(temporary.name)
+        place = Path(tempfile.mkdtemp(prefix="p2u-"))
+        weakref.finalize(replica, remove_own_tree, place, os.getpid())
     else:
         place = Path(folder)
     memory = replica.memory

@@ -61,6 +61,10 @@ class Listeners:
         for label in before:
             callback(label)
 
+    def fork(self) -> None:
+        """This is the child of a fork, where nobody holds the lock."""
+        self._lock = threading.Lock()
+
     def add_action(
         self, action: Callable[[str], None], check: Callable[[], None] | None = None
     ) -> None:

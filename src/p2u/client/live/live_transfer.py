@@ -51,6 +51,8 @@ class LiveTransfer:
 
     def cancel(self) -> None:
         """End the transfer for good, and wait for the thread."""
+        if self._status.forked:
+            return  # store and thread are the parent's
         self._stop.call()
         self._connection.end()
         with self._status.changed:

@@ -11,7 +11,7 @@ from enum import Enum
 
 from p2u.client.live.route_states import RouteStates
 from p2u.client.transfer.control import Stop, wait_briefly
-from p2u.errors import Cancelled, P2UError
+from p2u.errors import Cancelled, P2UError, UsageError
 from p2u.package.manifest import State
 from p2u.stores.backoff import Backoff
 
@@ -45,6 +45,8 @@ class FaultKind(Enum):
     PACKAGE = "package"
     #: The memory holds no valid state any more: it stays.
     MEMORY = "memory"
+    #: The thread is in the process that this one was forked from: it stays.
+    FORK = "fork"
 
 
 @dataclass(frozen=True, slots=True)
@@ -75,10 +77,13 @@ class LiveStatus:
     end       the thread     any but ENDED                       ENDED, and the fault that ended it
     refresh   the user       any, without a memory fault         LOOKING; from ENDED, no fault
     resume    the user       ENDED by a retry fault              the phase that failed, no fault
+    fork      a fork's child any                                 ENDED, and a fork fault unless all
+                                                                 that was wanted is here
     ========= ============== =================================== ==================================
 
     A retry fault ends when the model settles, a package fault when it settles without an error.
-    A memory fault is never replaced. Calling ``stop`` ends the thread in any phase, for good.
+    A memory fault is never replaced. After ``fork`` nothing changes any more. Calling ``stop`` ends
+    the thread in any phase, for good.
 
     Args:
         stop: Called to cancel.
@@ -103,6 +108,8 @@ class LiveStatus:
         self._failures = 0
         #: A look that `refresh` has asked for, one that a failure has put off: not begun yet.
         self._asked = self._overdue = False
+        #: In the child of a fork, the error that says so.
+        self._forked: UsageError | None = None
         stop.on_call(self._wake)
 
     @property
@@ -279,6 +286,8 @@ class LiveStatus:
             if self._stop.called:
                 raise Cancelled("the transfer was cancelled")
             self.check_memory()
+            if self._forked is not None:
+                raise self._forked
             ended = not self.running
             if ended:
                 self._fault = None
@@ -297,6 +306,8 @@ class LiveStatus:
             fault = self._fault
             if fault is None or self.running:
                 return False
+            if self._forked is not None:
+                raise self._forked
             if isinstance(fault.error, Cancelled):
                 raise fault.error
             if fault.kind is FaultKind.PACKAGE:
@@ -307,6 +318,34 @@ class LiveStatus:
             self._asked = self._asked or fault.phase is Phase.LOOKING
             self.changed.notify_all()
             return True
+
+    # The child of a fork.
+
+    @property
+    def forked(self) -> bool:
+        """Whether the thread is in the process that this one was forked from."""
+        return self._forked is not None
+
+    def fork(self, *, torn: bool) -> None:
+        """This process was forked: the thread is in its parent, and with it all that it does.
+
+        Args:
+            torn: The memory is between two states.
+        """
+        self.changed = threading.Condition()  # some thread of the parent may hold the other one
+        here = self._state.id if self._state is not None else "nothing"
+        self._forked = UsageError(
+            f"this process was forked from the one that opened the package: its copy of the model "
+            f"stays at {here}",
+            file=self._url,
+            hint="Open the package after the fork, in each process (gunicorn: in post_fork)",
+        )
+        complete = not self.running and self._fault is None
+        if torn and not self.memory_fault:
+            self._fault = Fault(FaultKind.MEMORY, self._forked, self._phase)
+        elif not complete and not self.memory_fault:
+            self._fault = Fault(FaultKind.FORK, self._forked, self._phase)
+        self._phase = Phase.ENDED
 
     def _wake(self) -> None:
         with self.changed:

@@ -12,6 +12,9 @@ from types import FrameType
 from p2u.client.transfer.control import wait_briefly
 from p2u.errors import UsageError
 
+#: Most seconds that a fork waits for the end of a commit.
+_LONGEST_COMMIT = 30.0
+
 #: Seconds after which a waiting thread looks again by itself: at patience that has run out, at pins
 #: whose frame has gone.
 _LOOK = 0.1
@@ -69,6 +72,8 @@ class Pins:
         self._pins: list[Pin] = []
         self._since: float | None = None
         self._busy = False
+        #: The thread that commits.
+        self._committer: int | None = None
 
     def held(self) -> bool:
         """Whether this thread holds a pin."""
@@ -152,7 +157,7 @@ class Pins:
                     check()
                     self._changed.wait(_LOOK)
                     self._pins = [pin for pin in self._pins if not pin.abandoned()]
-                self._busy = True
+                self._busy, self._committer = True, threading.get_ident()
             finally:
                 self._since = None
                 self._changed.notify_all()
@@ -160,8 +165,30 @@ class Pins:
             yield time.monotonic() - begin
         finally:
             with self._changed:
-                self._busy = False
+                self._busy, self._committer = False, None
                 self._changed.notify_all()
+
+    def before_fork(self) -> None:
+        """Wait for the end of a commit, and let none begin: the child's memory has to be whole."""
+        self._changed.acquire()
+        end = time.monotonic() + _LONGEST_COMMIT
+        while self._busy and self._committer != threading.get_ident():
+            if not wait_briefly(self._changed, end):
+                return
+
+    def after_fork(self, *, child: bool) -> bool:
+        """Go on; in the child without pins.
+
+        Returns:
+            Whether a commit was under way: then the memory is between two states.
+        """
+        torn = self._busy
+        if not child:
+            self._changed.release()
+            return torn
+        self._changed = threading.Condition()
+        self._pins, self._since, self._busy, self._committer = [], None, False, None
+        return torn
 
     def wake(self) -> None:
         """Let a waiting commit call its ``check``."""

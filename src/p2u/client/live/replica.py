@@ -51,6 +51,7 @@ class Replica(OneProcess):
         self._waiting = Waiting(parts)
         self._transfer = LiveTransfer(parts)
         self._arrays: Mapping[str, np.ndarray[Any, Any]] | None = None
+        self.register_forks()
         self._transfer.start()
 
     @property
@@ -250,6 +251,21 @@ class Replica(OneProcess):
         The tensors stay as they are: in eager mode they may be between two states.
         """
         self._transfer.cancel()
+
+    def before_fork(self) -> None:
+        """See `OneProcess.before_fork`."""
+        self._parts.pins.before_fork()
+
+    def after_fork(self, *, child: bool) -> None:
+        """See `OneProcess.after_fork`: a child has its copy of the tensors, which stay as they are.
+
+        Its pins, waits and calls go on with that state; what needs another one raises UsageError.
+        """
+        torn = self._parts.pins.after_fork(child=child)
+        if child:
+            self._status.fork(torn=torn)
+            self._parts.listeners.fork()
+            self._parts.connection.package.meter.fork()
 
     def __deepcopy__(self, memo: dict[int, object]) -> Replica:
         """A handle of something that runs: the copy of a model that carries it has the same."""

@@ -165,6 +165,10 @@ class Meter:
         """Since this meter was made."""
         return time.monotonic() - self._begin
 
+    def fork(self) -> None:
+        """This is the child of a fork, where nobody holds the lock."""
+        self._lock = threading.Lock()
+
     def rate(self) -> float:
         """Bytes per second over the last seconds."""
         now = time.monotonic()

@@ -101,6 +101,11 @@ class Connections:
             for manager in self._managers.values():
                 manager.clear()
 
+    def fork(self) -> None:
+        """This is the child of a fork: the parent goes on with these connections."""
+        self._lock = threading.Lock()
+        self._managers = {}
+
     def _manager(self, url: str) -> urllib3.PoolManager:
         which = proxy_for(url), urlsplit(url).scheme
         with self._lock:

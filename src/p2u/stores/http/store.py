@@ -13,6 +13,7 @@ from urllib3.exceptions import ProxyError as Urllib3ProxyError
 from urllib3.exceptions import TimeoutError as Urllib3TimeoutError
 
 from p2u.errors import P2UError, StoreError, UsageError
+from p2u.one_process import OneProcess
 from p2u.package.paths import MANIFEST_KEY, check_path
 from p2u.stores.base import (
     PIECE,
@@ -47,7 +48,7 @@ _REDIRECTS = frozenset({301, 302, 303, 307, 308})
 _NETWORK = (HTTPError, HTTPException, OSError, ValueError)
 
 
-class HttpStore(Store):
+class HttpStore(Store, OneProcess):
     """Keys below a URL. Only GET is used: presigned URLs reject HEAD.
 
     Args:
@@ -75,6 +76,14 @@ class HttpStore(Store):
         self._seen: dict[str, Version] = {}
         self._ranges = True
         self._announced = False
+        self.register_forks()
+
+    def after_fork(self, *, child: bool) -> None:
+        """See `OneProcess.after_fork`: a child opens connections of its own."""
+        if child:
+            self._lock = threading.Lock()
+            self._dog.fork()
+            self._connections.fork()
 
     @property
     def remote(self) -> bool:

@@ -84,6 +84,12 @@ class Watchdog:
             self._fire(list(self._watches))
             self._woken.notify()
 
+    def fork(self) -> None:
+        """This is the child of a fork: the calls, their sockets and the thread are the parent's."""
+        self._lock = threading.Lock()
+        self._woken = threading.Condition(self._lock)
+        self._watches, self._thread = set(), None
+
     def _fire(self, watches: list[Watch]) -> None:
         for watch in watches:
             watch.fired = True
