@@ -8,9 +8,18 @@ from pathlib import Path
 import pytest
 from nginx import Nginx, find_nginx
 from store_contract import StoreContract, objects
+from writing_contract import Reopen, WritingContract
 
 from p2u.serve import make_server
-from p2u.stores import Forwarding, LocalStore, RateLimiter, Store, ThrottledStore, open_store
+from p2u.stores import (
+    Forwarding,
+    LocalStore,
+    RateLimiter,
+    Store,
+    ThrottledStore,
+    open_store,
+    open_writable,
+)
 from p2u.stores.http.store import HttpStore
 
 __all__ = ["objects"]
@@ -30,12 +39,16 @@ def nginx(objects: Path) -> Iterator[Nginx]:
         yield server
 
 
-class TestLocal(StoreContract):
+class TestLocal(WritingContract):
     @pytest.fixture
     def store(self, objects: Path) -> Iterator[Store]:
         with open_store(objects) as store:
             assert isinstance(store, LocalStore)
             yield store
+
+    @pytest.fixture
+    def reopen(self, tmp_path: Path) -> Reopen:
+        return lambda: open_writable(tmp_path / "new" / "package")
 
 
 class TestForwarding(StoreContract):

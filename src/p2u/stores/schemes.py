@@ -6,10 +6,12 @@ import os
 import re
 from collections.abc import Mapping
 from importlib import import_module
+from typing import Any
 
 from p2u.errors import UnsupportedError
 from p2u.stores.base import Store, StoreOptions
-from p2u.stores.local import LocalStore
+from p2u.stores.local import LocalStore, create_folder, path_of
+from p2u.stores.writable import WritableStore
 
 #: Scheme, in lower case, to ``module:name`` of what opens its URLs: a class or function that is
 #: called with the URL and `StoreOptions`, and returns a `Store` before it asks for anything.
@@ -71,3 +73,30 @@ def open_store(
     opener = getattr(import_module(module), name)
     store: Store = opener(text, StoreOptions(connect_timeout, stall_timeout, headers))
     return store
+
+
+def open_writable(target: str | os.PathLike[str], **options: Any) -> WritableStore:
+    """Open the place of a package to write to it; a folder is made if there is none.
+
+    Args:
+        target: As for `open_store`.
+        options: See `open_store`.
+
+    Raises:
+        UnsupportedError: Packages at such a URL can only be read.
+        DiskError: The folder cannot be made.
+        The errors of `open_store`.
+    """
+    scheme = scheme_of(target)
+    if scheme in (None, "file"):
+        text = os.fspath(target)
+        return create_folder(text if scheme is None else path_of(text))
+    store = open_store(target, **options)
+    if isinstance(store, WritableStore):
+        return store
+    store.close()
+    raise UnsupportedError(
+        "a package at this URL can only be read",
+        file=store.url,
+        hint="Write to a folder or to a URL of another kind (see docs/stores.md), which it serves",
+    )
