@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 from nginx import Nginx, find_nginx
+from servers import missing
 from store_contract import StoreContract, objects
 from writing_contract import Reopen, WritingContract
 
@@ -34,7 +35,7 @@ def dev_url(objects: Path) -> Iterator[str]:
 @pytest.fixture(scope="module")
 def nginx(objects: Path) -> Iterator[Nginx]:
     if find_nginx() is None:
-        pytest.skip("nginx is not installed (Debian: apt-get install nginx-light)")
+        missing("nginx", "Debian: apt-get install nginx-light")
     with Nginx(objects) as server:
         yield server
 

@@ -53,11 +53,11 @@ def _aws() -> Settings:
 def _aws_profile() -> dict[str, str]:
     """What the files of the AWS command line say for the profile in use."""
     profile = os.environ.get("AWS_PROFILE") or os.environ.get("AWS_DEFAULT_PROFILE") or "default"
-    home = Path.home() / ".aws"
+    folder = Path.home() / ".aws"
     found: dict[str, str] = {}
     for variable, path, section in (
-        ("AWS_CONFIG_FILE", home / "config", f"profile {profile}"),
-        ("AWS_SHARED_CREDENTIALS_FILE", home / "credentials", profile),
+        ("AWS_CONFIG_FILE", folder / "config", f"profile {profile}"),
+        ("AWS_SHARED_CREDENTIALS_FILE", folder / "credentials", profile),
     ):
         parser = configparser.RawConfigParser()
         try:

@@ -16,9 +16,12 @@ from p2u.stores.writable import WritableStore
 #: Scheme, in lower case, to ``module:name`` of what opens its URLs: a class or function that is
 #: called with the URL and `StoreOptions`, and returns a `Store` before it asks for anything.
 SCHEMES: dict[str, str] = {
+    "az": "p2u.stores.cloud:CloudStore",
     "file": "p2u.stores.local:open_file_url",
+    "gs": "p2u.stores.cloud:CloudStore",
     "http": "p2u.stores.http.store:HttpStore",
     "https": "p2u.stores.http.store:HttpStore",
+    "s3": "p2u.stores.cloud:CloudStore",
 }
 
 #: Two letters at least: "C:\\models" is a path.
