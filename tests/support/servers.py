@@ -102,12 +102,8 @@ class ServerProcess:
         raise RuntimeError(f"the server did not start: {said}")
 
     def close(self) -> None:
-        self.process.terminate()
-        try:
-            self.process.wait(20)
-        except subprocess.TimeoutExpired:
-            self.process.kill()
-            self.process.wait()
+        self.process.kill()  # nothing of it is wanted any more
+        self.process.wait()
         self._log.close()
         self._folder.cleanup()
 
