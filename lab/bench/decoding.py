@@ -7,6 +7,8 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 
+import numpy as np
+
 from p2u.codec import chunk as codec
 from p2u.package.geometry import Chunk, all_spans, chunk_spans
 from p2u.package.index import parse_index
@@ -56,7 +58,7 @@ def read_manifest(package: Path) -> Manifest:
     return parse_manifest((package / MANIFEST_KEY).read_bytes())
 
 
-def decoder(package: Path, parent: Path | None = None, threads: int = 1) -> Callable[[], bytearray]:
+def decoder(package: Path, parent: Path | None = None, threads: int = 1) -> Callable[[], memoryview]:
     """What decodes all updates of a package of one file, straight to its last state.
 
     Args:
@@ -105,9 +107,9 @@ def decoder(package: Path, parent: Path | None = None, threads: int = 1) -> Call
     else:
         rounds = [(step.same, level(step)) for step in steps]
 
-    def run() -> bytearray:
-        out = bytearray(size)
-        view = memoryview(out)
+    def run() -> memoryview:
+        # Not cleared: every byte is written.
+        view = memoryview(np.empty(size, np.uint8))
 
         def apply(work: Sequence[tuple[Step, Chunk]]) -> None:
             for step, chunk in work:
@@ -125,6 +127,6 @@ def decoder(package: Path, parent: Path | None = None, threads: int = 1) -> Call
                         apply(work)
                 else:
                     list(pool.map(apply, works))
-        return out
+        return view
 
     return run

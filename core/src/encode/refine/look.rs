@@ -62,7 +62,8 @@ pub fn is_sparse<F: Format>(src: &Source) -> bool {
     zeros * 256 > seen
 }
 
-/// Whether coding the first two halvings saves more than a 2000th of the original.
+/// Whether coding the first two halvings saves more than a fiftieth of a bit per weight: decoding their
+/// symbols takes about as long as all other parts of a refinement.
 pub fn pays_to_code<F: Format>(src: &Source, e: &[i16], cur: &[u8]) -> bool {
     let mut counts = [[0u32; 4]; 15];
     let mut seen = 0u64;
@@ -81,7 +82,7 @@ pub fn pays_to_code<F: Format>(src: &Source, e: &[i16], cur: &[u8]) -> bool {
     });
     let plain: u64 = counts.iter().map(|c| sum(c) * 512).sum();
     let saved = plain - counts.iter().map(|c| coded(c)).sum::<u64>().min(plain);
-    saved * 2000 > seen * 256 * 8 * F::BYTES as u64
+    saved * 50 > seen * 256
 }
 
 /// About so many elements of a chunk are looked at.
