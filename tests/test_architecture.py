@@ -26,7 +26,7 @@ LAYERS = (
     ("client.routes",),
     ("client.folder", "client.live"),
     ("packing.report", "packing.recipe"),
-    ("packing.settings",),
+    ("packing.settings", "packing.pulled"),
     ("packing.chunking",),
     ("packing.rounding",),
     ("packing.levels",),

@@ -97,7 +97,12 @@ def bench(folder: str, bits: list[float] | None, levels: list[str], work: Path) 
                 options = {"calibration": work / "file", "thrift": thrift}
             start = time.perf_counter()
             made = p2u.pack(
-                cache_dir() / folder, work / "package", bits=target, levels=levels, **options
+                cache_dir() / folder,
+                work / "package",
+                bits=target,
+                levels=levels,
+                replace=True,
+                **options,
             )
             took = time.perf_counter() - start
             p2u.pull(work / "package", work / "model", until="base")
@@ -138,9 +143,9 @@ def steps(d: int) -> tuple[float, float, float]:
         few = timed(lambda: p2u.torch.calibrate(layer, [inputs[:8]], work / "few"))
         all_ = timed(lambda: p2u.torch.calibrate(layer, [inputs], work / "all"))
         forward = timed(lambda: layer(inputs))
-        plain = timed(lambda: p2u.pack(work / WEIGHTS, work / "plain", **options))
+        plain = timed(lambda: p2u.pack(work / WEIGHTS, work / "plain", replace=True, **options))
         options["calibration"] = work / "all"
-        fed = timed(lambda: p2u.pack(work / WEIGHTS, work / "fed", **options))
+        fed = timed(lambda: p2u.pack(work / WEIGHTS, work / "fed", replace=True, **options))
     return (all_ - forward - few) * 1000 / len(inputs), few, fed - plain
 
 

@@ -62,16 +62,20 @@ def test_directory(tmp_path: Path) -> None:
         (tmp_path / hidden).mkdir(parents=True)
         (tmp_path / hidden / "x.safetensors").write_bytes(b"not a model")
     (tmp_path / ".gitattributes").write_text("*.safetensors filter=lfs")
+    (tmp_path / ".draft.safetensors").write_bytes(b"is carried, and not read")
 
     model = scan_model(str(tmp_path))
 
     assert [(file.path, len(file.spans)) for file in model.files] == [
+        (".draft.safetensors", 0),
+        (".gitattributes", 0),
         ("1_Pooling/config.json", 0),
         ("config.json", 0),
         ("empty", 0),
         ("model.safetensors", 1),
         ("model2.safetensors", 1),
     ]
+    assert model.left_out == (".cache/", ".git/")
     assert [file.size for file in model.files] == [
         Path(model.locate(file.path)).stat().st_size for file in model.files
     ]

@@ -43,9 +43,9 @@ def test_an_older_package_is_replaced_at_the_end(model: Path, tmp_path: Path) ->
     pack(model, dst, bits=3)
     before = snapshot(dst)
     with pytest.raises(KeyboardInterrupt):
-        pack(model, dst, progress=stop("publish"))
+        pack(model, dst, replace=True, progress=stop("publish"))
     assert snapshot(dst) == before
-    pack(model, dst)
+    pack(model, dst, replace=True)
     assert snapshot(dst) != before
     check_exact(decode(dst), model)
     assert list(tmp_path.iterdir()) == [dst]
@@ -83,7 +83,7 @@ def test_foreign_directories_are_left_alone(model: Path, tmp_path: Path) -> None
         (model.parent, "outside"),
     ]:
         with pytest.raises(UsageError, match=match):
-            pack(model, dst)
+            pack(model, dst, replace=True)
     assert sorted(tmp_path.rglob("*")) == before
     assert not (model / "sub").exists()
 

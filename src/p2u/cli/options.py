@@ -11,6 +11,13 @@ from p2u.errors import UsageError
 Jobs = Annotated[Optional[int], typer.Option("--jobs", "-j", help="Number of threads.", min=1)]  # noqa: UP045
 Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="Print only errors.")]
 Json = Annotated[bool, typer.Option("--json", help="Print JSON.")]
+Force = Annotated[
+    bool,
+    typer.Option(
+        "--force",
+        help="Accept a model that is not exact, another model, or the same files once more.",
+    ),
+]
 Levels = Annotated[
     str,
     typer.Option(

@@ -9,6 +9,7 @@ import typer
 
 from p2u.cli.options import (
     BlobSize,
+    Force,
     Jobs,
     Json,
     Levels,
@@ -106,6 +107,11 @@ def pack(
             show_default="unless there is a parent",
         ),
     ] = None,
+    replace: Annotated[
+        bool,
+        typer.Option("--replace", help="Replace the package that is there, with all its versions."),
+    ] = False,
+    force: Force = False,
     jobs: Jobs = None,
     blob_size: BlobSize = "24MiB",
     as_json: Json = False,
@@ -121,7 +127,8 @@ def pack(
             base_ratio=base_ratio, tensor_bits=parse_tensor_bits(tensor_bits or []),
             keep=keep or (), sensitivity=sensitivity, calibration=calibration, thrift=thrift,
             levels=parse_labels(levels), jobs=jobs, blob_size=parse_size(blob_size),
-            parent=parent, adopt=adopt, version=version, also_base=also_base, progress=progress,
+            parent=parent, adopt=adopt, version=version, also_base=also_base,
+            replace=replace, force=force, progress=progress,
         )  # fmt: skip
     if as_json or not quiet:
         show.packed(report, dst, json=as_json)

@@ -7,7 +7,17 @@ from typing import Annotated, Optional
 
 import typer
 
-from p2u.cli.options import BlobSize, Jobs, Json, Levels, Name, Quiet, parse_labels, parse_size
+from p2u.cli.options import (
+    BlobSize,
+    Force,
+    Jobs,
+    Json,
+    Levels,
+    Name,
+    Quiet,
+    parse_labels,
+    parse_size,
+)
 
 #: Shown below the options of ``--help``.
 EXAMPLES = (
@@ -46,6 +56,7 @@ def publish(
         typer.Option(help="Average bits per weight of a base, 1 to 6.", show_default="3.5"),
     ] = None,
     levels: Levels = "base,8bit,exact",
+    force: Force = False,
     jobs: Jobs = None,
     blob_size: BlobSize = "24MiB",
     as_json: Json = False,
@@ -59,7 +70,8 @@ def publish(
         report = publish_model(
             src, package, version=version, parent=parent, expect=expect,
             anchor_every=anchor_every, fold=fold, bits=bits, levels=parse_labels(levels),
-            jobs=jobs, blob_size=parse_size(blob_size), progress=progress,
+            jobs=jobs, blob_size=parse_size(blob_size), force=force,
+            progress=progress,
         )  # fmt: skip
     if as_json or not quiet:
         show.packed(report, package, json=as_json)

@@ -44,7 +44,7 @@ def states(manifest: Manifest, original: int, version: str | None = None) -> Non
     print_table(("state", "bytes", "of the original", "bits/weight", "SNR"), rows)
 
 
-def packed(report: PackReport, dst: Path, *, json: bool) -> None:
+def packed(report: PackReport, dst: Path, *, json: bool = False) -> None:
     """Print the result of `pack` or `publish`."""
     m = report.manifest
     if json:

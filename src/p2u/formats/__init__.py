@@ -14,7 +14,7 @@ from p2u.disk.errors import disk_error
 from p2u.errors import DiskError, FormatError
 from p2u.formats import gguf, npy, npz, onnx, pytorch, safetensors, shards
 from p2u.formats.merge import merge
-from p2u.formats.walk import walk_files
+from p2u.formats.walk import ModelFolder, is_hidden, walk_files
 from p2u.package.paths import MANIFEST_KEY
 from p2u.types import ModelFile, Scan, TensorSpan
 
@@ -79,10 +79,14 @@ class ScannedModel:
     Attributes:
         root: The directory that the files' paths are relative to.
         files: All its files, sorted by path; at least one has spans.
+        left_out: What of the folder is no part of it, see `ModelFolder`.
+        links: Files and folders in it that are there twice, see `ModelFolder`.
     """
 
     root: str
     files: tuple[ModelFile, ...]
+    left_out: tuple[str, ...] = ()
+    links: tuple[str, ...] = ()
 
     @property
     def spans(self) -> tuple[TensorSpan, ...]:
@@ -123,14 +127,14 @@ def _no_model(path: str, files: list[str]) -> FormatError:
     return FormatError(f"no model file in it; {found}", file=path, hint=supported())
 
 
-def _scan_directory(root: str) -> tuple[dict[str, int], dict[str, Scan]]:
+def _scan_directory(root: str, content: ModelFolder) -> tuple[dict[str, int], dict[str, Scan]]:
     """The sizes of all files, and what those of a known format hold."""
-    sizes = dict(walk_files(root))
-    gguf.check_splits(sizes)
+    sizes = dict(content.files)
+    gguf.check_splits(file for file in sizes if not is_hidden(file))
     scans = {}
     for file in sizes:
         path = _locate(root, file)
-        if known := _format(path, file):
+        if not is_hidden(file) and (known := _format(path, file)):
             scans[file] = known.scan(path, file)
             sizes[file] = scans[file].size
     if not scans:
@@ -163,7 +167,7 @@ def scan_model(path: str) -> ScannedModel:
 
     Args:
         path: A model file, or a directory with at least one. Of a directory all files belong to
-            the model, but those in hidden folders or with a hidden name do not. To a single file
+            the model but those of tools and of P2U; hidden ones are carried. To a single file
             belong those that it keeps its tensors in.
 
     Returns:
@@ -178,19 +182,22 @@ def scan_model(path: str) -> ScannedModel:
     path = os.fspath(path)
     if os.path.isdir(path):  # noqa: PTH112
         root = path
-        sizes, scans = _scan_directory(root)
+        content = walk_files(root)
+        sizes, scans = _scan_directory(root, content)
     elif os.path.isfile(path):  # noqa: PTH113
         folder, name = os.path.split(path)
         root = folder or os.curdir
+        content = ModelFolder()
         sizes, scans = _scan_file(root, name)
     elif os.path.lexists(path):
         raise FormatError("neither a file nor a folder", file=path, hint=supported())
     else:
         raise DiskError("no such file or directory", file=path, hint="Check the path")
-    model = ScannedModel(root, merge(sizes, scans))
+    left_out, links = tuple(content.left_out), tuple(content.links)
+    model = ScannedModel(root, merge(sizes, scans), left_out, links)
     by_path = {file.path: file for file in model.files}
     for file in by_path:
-        if shards.is_index(file):
+        if shards.is_index(file) and not is_hidden(file):
             shards.check_index(model.locate(file), file, by_path)
     if not any(file.spans for file in model.files):
         raise FormatError("no tensors: the model is empty", file=path, hint=supported())

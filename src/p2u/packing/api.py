@@ -49,6 +49,8 @@ def pack(
     adopt: str | Path | None = None,
     version: str | None = None,
     also_base: bool | None = None,
+    replace: bool = False,
+    force: bool = False,
     progress: Callable[[PackProgress], None] | None = None,
 ) -> PackReport:
     """Pack a model. The package appears when it is complete and verified, or not at all.
@@ -58,8 +60,8 @@ def pack(
 
     Args:
         src: A model file (``.safetensors``, ``.onnx``, ``.gguf``), or a model directory.
-        dst: The package's directory: new, empty, or a package, which is replaced, or with a parent
-            gets another version.
+        dst: The package's directory: new, empty, or with a parent or a file to adopt a package,
+            which gets another version.
         calibration: The file that `p2u.torch.calibrate` wrote: the base's errors then make good
             each other at the outputs of the layers, at a price for the exact state.
         thrift: With a calibration, the dial between the two: a weight leaves its own bin only for
@@ -86,11 +88,15 @@ def pack(
         version: The version's name; by default ``v1``, or the next number.
         also_base: Whether the version gets a base and refinements of its own, too, for those who
             have nothing. By default it does unless it has a parent.
+        replace: Whether a package in ``dst`` gives way, with all its versions.
+        force: Pack also what was pulled to a state before the exact one, and as a version what has
+            hardly anything from its parent, or nothing new.
         progress: Called now and then from the calling thread; what it raises ends packing.
 
     Raises:
-        UsageError: An argument is not valid, ``dst`` holds something else, no base can be as small
-            as the budget, or nothing in the file to adopt is like anything in the model.
+        UsageError: An argument is not valid, ``dst`` holds a package or something else, no base can
+            be as small as the budget, nothing in the file to adopt is like anything in the model,
+            or ``force`` is needed.
         FormatError: ``src`` is not a model, or its file names cannot be kept.
         DiskError: Something could not be read or written.
         IntegrityError: ``src`` changed meanwhile, or what was encoded does not decode to it.
@@ -119,9 +125,15 @@ def pack(
         calibration=calibration,
         thrift=thrift,
         version=version,
+        replace=replace,
+        force=force,
     )
     source, target = os.fspath(src), os.fspath(dst)
     wanted = parent if adopt is None else adopt
+    if wanted is not None and replace:
+        raise UsageError(
+            "a version is added to a package, or replaces it", hint="Leave out --replace"
+        )
     if wanted is not None:
         from p2u.packing.publish import add_version
         from p2u.packing.versions.add_version import VersionRequest
@@ -151,11 +163,13 @@ def publish(
     jobs: int | None = None,
     blob_size: int = BLOB_SIZE,
     name: str | None = None,
+    force: bool = False,
     progress: Callable[[PackProgress], None] | None = None,
 ) -> PackReport:
     """Publish a model: as a new package, or as the next version of one.
 
-    The next version is an update from the newest one. Whoever reads the package sees the old or the
+    The next version is an update from the newest one; if that has the same files, nothing is
+    published, and the report says so. Whoever reads the package sees the old or the
     new one at any moment, and the files of old versions stay until `gc`.
 
     Args:
@@ -176,6 +190,8 @@ def publish(
         jobs: See `pack`.
         blob_size: See `pack`.
         name: See `pack`; of a new package only.
+        force: Publish also what was pulled to a state before the exact one, what has hardly
+            anything from the newest version, and the same files once more.
         progress: See `pack`.
 
     Raises:
@@ -196,7 +212,7 @@ def publish(
         name=name,
         progress=progress,
         version=version,
-        replace=False,
+        force=force,
     )
     from p2u.packing.publish import AnchorPolicy, publish_next
     from p2u.packing.versions.add_version import VersionRequest

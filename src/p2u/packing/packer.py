@@ -13,7 +13,7 @@ from pathlib import Path
 from p2u.codec import plain
 from p2u.disk.errors import UNPUBLISHED, disk_errors
 from p2u.errors import UsageError
-from p2u.formats import scan_model
+from p2u.formats import ScannedModel, scan_model
 from p2u.package.geometry import chunk_spans
 from p2u.package.index import encode_index
 from p2u.package.manifest import (
@@ -45,6 +45,7 @@ from p2u.packing.levels.state_hashes import StateHashes
 from p2u.packing.package_folder.blobs import write_new
 from p2u.packing.package_folder.level_blobs import LevelBlobs
 from p2u.packing.package_folder.new_package import NewPackage, check_target
+from p2u.packing.pulled import check_exact
 from p2u.packing.recipe import check_levels, halvings
 from p2u.packing.report import PackProgress, PackReport, make_report
 from p2u.packing.rounding.plan import CalibrationPlan
@@ -79,7 +80,7 @@ def pack_first(src: str, dst: str, settings: PackSettings) -> PackReport:
     """Pack a model as a package of one version; see `p2u.pack`."""
     packer = Packer(src, settings)
     # Of the file, not of its folder: a package may stand next to the file it is made of.
-    return packer.run(check_target(dst, src))
+    return packer.run(check_target(dst, src, replace=settings.replace))
 
 
 class Packer:
@@ -91,6 +92,10 @@ class Packer:
         self._labels = check_levels(settings.levels)
         scanned = scan_model(src)
         check_paths([file.path for file in scanned.files])
+        self.left_out = scanned.left_out
+        self.notes = _notes(scanned)
+        if not settings.force:
+            check_exact(src, scanned)
         self.model = StoredModel(scanned, make_layout(scanned, settings.recipe.kept))
         self.model.remember()
         self._calibration = None
@@ -119,7 +124,20 @@ class Packer:
             write_new(place.path / MANIFEST_KEY, data)
             place.publish()
             self.report_progress("publish", self.total)
-        return make_report(manifest, built.release.version, self.total, built.offsets)
+        return self.report(manifest, built.release.version, built.offsets)
+
+    def report(
+        self,
+        manifest: Manifest,
+        version: str,
+        offsets: dict[str, int],
+        notes: Sequence[str] = (),
+        *,
+        unchanged: bool = False,
+    ) -> PackReport:
+        """The report on a version of a package that has this model; see `PackReport`."""
+        made = make_report(manifest, version, self.total, offsets, (*self.notes, *notes))
+        return replace(made, left_out=self.left_out, unchanged=unchanged)
 
     def build(self, folder: Path, version: str, prefix: str = "") -> Built:
         """Write the layout and all levels, and verify them.
@@ -286,6 +304,14 @@ def _clear(folder: Path) -> None:
         for path in folder.iterdir():
             if not path.name.startswith(RESERVED):
                 path.unlink()
+
+
+def _notes(scanned: ScannedModel) -> tuple[str, ...]:
+    """Sentences for the report on what a package keeps in another form than the folder."""
+    if not scanned.links:
+        return ()
+    shown = ", ".join(scanned.links[:3]) + (", ..." if len(scanned.links) > 3 else "")
+    return (f"{len(scanned.links)} links are packed as what they lead to: {shown}",)
 
 
 def generator() -> str:

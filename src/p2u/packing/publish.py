@@ -114,6 +114,8 @@ def publish_next(
                 file=dst,
                 hint="Another publisher uses this package: use one of your own",
             )
+        if adder.is_same(newest, replace(request, also_base=policy.anchor is True)):
+            return adder.unchanged(newest)
         parent = _given(adder, newest, at_hand) or adder.parents.decoded(newest)
         also_base = request.also_base or policy.due(package.manifest)
         return adder.add(parent, replace(request, also_base=also_base))

@@ -32,6 +32,8 @@ class PackSettings:
 
     Attributes:
         replace: Whether a package that is in the way gives way.
+        force: Whether doubts about the model are ignored: that it is not exact, not related to the
+            parent, or the same.
         chunk_elements: Most elements of a chunk.
     """
 
@@ -45,6 +47,7 @@ class PackSettings:
     thrift: float
     version: str | None
     replace: bool
+    force: bool
     chunk_elements: int
 
 
@@ -59,7 +62,8 @@ def make_settings(
     calibration: str | Path | None = None,
     thrift: float = 0.2,
     version: str | None = None,
-    replace: bool = True,
+    replace: bool = False,
+    force: bool = False,
     chunk_elements: int = CHUNK_ELEMENTS,
 ) -> PackSettings:
     """Settings for one run; see `p2u.pack` and `PackSettings`.
@@ -91,5 +95,6 @@ def make_settings(
         float(thrift),
         version,
         replace,
+        force,
         chunk_elements,
     )

@@ -173,7 +173,7 @@ def test_two_publishers(tmp_path: Path) -> None:
         # One on another machine, which shares only the package.
         (tmp_path / "other").mkdir()
         nets.save_file({"w": torch.zeros(4)}, tmp_path / "other" / "model.safetensors")
-        p2u.publish(tmp_path / "other", tmp_path / "pkg", version="mine")
+        p2u.publish(tmp_path / "other", tmp_path / "pkg", version="mine", force=True)
         before = steps(tmp_path / "pkg")
         for _ in range(2):
             trainer.train()

@@ -37,7 +37,7 @@ def test_two_publishers(tmp_path: Path, first: Tensors) -> None:
         with pytest.raises(BusyError, match="publishes to this package"):
             publish(two, package)
         with pytest.raises(BusyError):
-            pack(one, package)
+            pack(one, package, replace=True)
         with pytest.raises(BusyError):
             gc(package)
 

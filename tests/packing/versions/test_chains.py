@@ -132,7 +132,13 @@ def test_every_way_ends_at_the_publishers_bytes(
     for n, tensors in enumerate(versions):
         folders.append(model(root / f"{n}", tensors, config=f"{n}" * n))
         publish(
-            folders[-1], package, fold=fold, anchor_every=every, jobs=1, levels=("base", "exact")
+            folders[-1],
+            package,
+            fold=fold,
+            anchor_every=every,
+            jobs=1,
+            levels=("base", "exact"),
+            force=True,  # any models, also such that have nothing to do with each other
         )
         check_pull(package, folders[-1], here)
     check_unchanged_are_free(package, versions)

@@ -55,8 +55,13 @@ def test_an_update_from_the_parent(tmp_path: Path, first: Tensors) -> None:
 def test_nothing_changed_costs_nothing(tmp_path: Path, first: Tensors) -> None:
     one = model(tmp_path / "1", first)
     pack(one, tmp_path / "p")
+    before = {path: path.read_bytes() for path in (tmp_path / "p").iterdir()}
     report = publish(one, tmp_path / "p")
-    assert report.version == "v2"
+    assert (report.version, report.unchanged) == ("v1", True)
+    assert pack(one, tmp_path / "p", parent=tmp_path / "p").unchanged
+    assert {path: path.read_bytes() for path in (tmp_path / "p").iterdir()} == before
+    report = publish(one, tmp_path / "p", force=True)
+    assert (report.version, report.unchanged) == ("v2", False)
     m = manifest_of(tmp_path / "p")
     (update,) = (u for u in m.updates if u.target == "v2@exact")
     assert (update.chunks, update.bytes) == (0, 0)
@@ -246,7 +251,8 @@ def test_a_damaged_parent_is_refused(tmp_path: Path, first: Tensors) -> None:
     data = bytearray(blob.read_bytes())
     data[len(data) // 2] ^= 1
     blob.write_bytes(data)
+    two = model(tmp_path / "2", {**first, "embed": moved(first["embed"], 0.1)})
     with pytest.raises(IntegrityError, match="damaged"):
-        publish(one, package)
+        publish(two, package)
     # But not needed where the files are at hand.
-    publish(one, package, parent=one)
+    publish(two, package, parent=one)

@@ -344,6 +344,7 @@ class Publisher(OneProcess):
                 version=name,
                 parent=last if self._newest is not None else None,
                 expect=self._newest,
+                force=True,  # each step is published, whatever the trainer did
                 progress=self._tick,
                 **self._options,
             )

@@ -132,15 +132,16 @@ class StoredModel:
         starts = (last * k // (RUNS - 1) * RUN for k in range(RUNS))
         return b"".join(self.read_elements(t, start, RUN) for start in starts)
 
+    def hash_file(self, number: int) -> str:
+        """SHA-256 of a file in hex; raises as `read_into`."""
+        digest = hashlib.sha256()
+        size = self.files[number].size
+        for at in range(0, size, PIECE):
+            digest.update(self.read(number, at, min(PIECE, size - at)))
+        return digest.hexdigest()
+
     def hashes(self, jobs: int) -> list[str]:
         """SHA-256 of each file in hex, found in ``jobs`` threads; raises as `read_into`."""
-
-        def one(number: int) -> str:
-            digest = hashlib.sha256()
-            size = self.files[number].size
-            for at in range(0, size, PIECE):
-                digest.update(self.read(number, at, min(PIECE, size - at)))
-            return digest.hexdigest()
-
         numbers = range(len(self.files))
-        return [found for _, found in in_order(numbers, one, lambda _: PIECE, jobs, BUDGET)]
+        found = in_order(numbers, self.hash_file, lambda _: PIECE, jobs, BUDGET)
+        return [digest for _, digest in found]

@@ -19,8 +19,13 @@ from p2u.packing.package_folder.open_package import keys, read_manifest, read_un
 _OTHER = "Choose a new directory, or remove this one"
 
 
-def check_target(dst: str, src: str) -> Path:
-    """The future path of the package: a free path, an empty directory or a package.
+def check_target(dst: str, src: str, *, replace: bool = False) -> Path:
+    """The future path of the package: a free path or an empty directory.
+
+    Args:
+        dst: The path.
+        src: The model.
+        replace: Whether a package may be there.
 
     Raises:
         UsageError: Something else is there, or it lies in the model or the model in it.
@@ -37,11 +42,11 @@ def check_target(dst: str, src: str) -> Path:
         if target.exists() and not target.is_dir():
             raise UsageError("is a file, expected a directory", file=dst, hint=_OTHER)
         if target.is_dir() and any(target.iterdir()):
-            _check_package(target, dst)
+            _check_package(target, dst, replace=replace)
     return target
 
 
-def _check_package(target: Path, dst: str) -> None:
+def _check_package(target: Path, dst: str, *, replace: bool) -> None:
     """Raise UsageError unless a directory is a package and nothing else: it will be removed."""
     try:
         manifest = parse_manifest(read_manifest(target))
@@ -53,6 +58,14 @@ def _check_package(target: Path, dst: str) -> None:
         raise UsageError(
             f"holds a {MANIFEST_KEY} that cannot be read ({error.message})", file=dst, hint=_OTHER
         ) from error
+    if not replace:
+        versions = [release.version for release in manifest.releases if not release.foreign]
+        count = "1 version" if len(versions) == 1 else f"{len(versions)} versions"
+        raise UsageError(
+            f"holds the package {manifest.name!r} with {count}: {', '.join(versions[-5:])}",
+            file=dst,
+            hint="`p2u publish` adds a version; --replace packs a new package in its place",
+        )
     known = keys(manifest) | set(read_unused(target))
     for folder, _, names in os.walk(target):
         for name in names:

@@ -10,6 +10,7 @@ from dataclasses import dataclass, replace
 from p2u.disk.errors import UNPUBLISHED, disk_errors
 from p2u.errors import IntegrityError, UsageError
 from p2u.package.graph import find_path
+from p2u.package.layout import Tensor
 from p2u.package.manifest import (
     LAYOUT_KEY,
     FileEntry,
@@ -25,13 +26,16 @@ from p2u.packing.chunking.stored import StoredModel
 from p2u.packing.package_folder.destination import Destination
 from p2u.packing.packer import Packer, write_object
 from p2u.packing.recipe import EXACT
-from p2u.packing.report import PackReport, make_report
+from p2u.packing.report import PackReport
 from p2u.packing.settings import PackSettings
 from p2u.packing.versions.materialise import read_layout
 from p2u.packing.versions.pairing import Matcher
 from p2u.packing.versions.parent import Parent, Parents
 from p2u.packing.versions.version_update import VersionUpdate, Work
 from p2u.types import BLOCKS, PROGRESSIVE
+
+#: Of another version of a model, at least this part of the bytes has a counterpart in the parent.
+LEAST_RELATED = 0.1
 
 
 @dataclass(frozen=True, slots=True)
@@ -69,7 +73,7 @@ class VersionAdder:
     ) -> None:
         self._destination = destination
         self._packer = packer
-        self._jobs = settings.jobs
+        self._jobs, self._force = settings.jobs, settings.force
         self.parents = Parents(destination, settings.jobs, stack)
         self._work = Work(
             settings.jobs,
@@ -93,6 +97,10 @@ class VersionAdder:
         manifest = self._destination.manifest
         if request.adopt:
             self._check_alike(parent)
+        elif parent.known and self.is_same(parent.state, request):
+            return self.unchanged(parent.state)
+        elif not self._force:
+            self._check_related(parent)
         known = None if request.fresh else self._same(request, parent)
         if known is None:
             release, updates = self._begin(parent, request)
@@ -125,8 +133,44 @@ class VersionAdder:
             )
         self._destination.commit(manifest, self._folder)
         self._packer.report_progress("publish", self._packer.total)
-        version, total = release.version, self._packer.total
-        return make_report(manifest, version, total, self._offsets, self._notes)
+        return self._packer.report(manifest, release.version, self._offsets, self._notes)
+
+    def is_same(self, state: State, request: VersionRequest) -> bool:
+        """Whether a state has the model's files and all that is asked for: nothing is to do."""
+        release = self._destination.manifest.release(state)
+        if self._force or (request.also_base and not self._based(release)):
+            return False
+        number, files = release.number(state), self._packer.model.files
+        if [(f.path, f.size) for f in files] != [(f.path, f.size) for f in release.files]:
+            return False
+        model = self._packer.model
+        # The first file that differs decides.
+        return all(
+            model.hash_file(at) == known.digest(number) for at, known in enumerate(release.files)
+        )
+
+    def unchanged(self, state: State) -> PackReport:
+        """The report that nothing was published, because a state has the same files."""
+        manifest = self._destination.manifest
+        return self._packer.report(manifest, state.version, {}, unchanged=True)
+
+    def _check_related(self, parent: Parent) -> None:
+        """Raise UsageError if hardly anything of the model comes from its parent."""
+        model = self._packer.model
+        pairs = Matcher(model, parent.model).tensors()
+        total = found = count = 0
+        for t, pair in zip(model.tensors, pairs, strict=True):
+            total += t.length
+            if pair is not None and _is_counterpart(t, parent.model.tensors[pair]):
+                found += t.length
+                count += 1
+        if found < LEAST_RELATED * total:
+            raise UsageError(
+                f"is another model than {parent.state.id}: {count} of {len(pairs)} tensors have a "
+                "counterpart there",
+                file=self._packer.name,
+                hint="Pack it into a package of its own; --force adds it all the same",
+            )
 
     def _begin(self, parent: Parent, request: VersionRequest) -> tuple[Release, list[Update]]:
         """A new release: with levels of its own, or without anything yet."""
@@ -295,3 +339,9 @@ class VersionAdder:
                 hint="Choose another name with --version, or leave it out",
             )
         return wanted
+
+
+def _is_counterpart(new: Tensor, old: Tensor) -> bool:
+    """Whether two tensors can be one: as many elements, or more or fewer rows (of a vocabulary)."""
+    same_rows = len(new.shape) > 1 and new.shape[1:] == old.shape[1:]
+    return new.elems == old.elems or same_rows
