@@ -55,6 +55,10 @@ class UnsupportedError(P2UError):
     """The input is well-formed but needs something this version does not have."""
 
 
+class LimitError(P2UError):
+    """A package asks for more memory or disk than the caller allows; nothing was written."""
+
+
 class CoreError(P2UError):
     """The native core is missing, does not fit this version, or failed internally."""
 

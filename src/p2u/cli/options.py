@@ -36,6 +36,12 @@ LimitRate = Annotated[
         "--limit-rate", metavar="RATE", help="Limit the bytes per second: 2MB/s, 16Mbit/s."
     ),
 ]
+MaxBytes = Annotated[
+    Optional[str],  # noqa: UP045
+    typer.Option(
+        "--max-bytes", metavar="SIZE", help="Refuse a model whose files are larger: 20GB."
+    ),
+]
 Repair = Annotated[
     bool, typer.Option("--repair", help="Overwrite files that were changed since the last pull.")
 ]

@@ -7,7 +7,17 @@ from typing import Annotated, Optional
 
 import typer
 
-from p2u.cli.options import DryRun, Jobs, Json, LimitRate, Quiet, Repair, parse_seconds
+from p2u.cli.options import (
+    DryRun,
+    Jobs,
+    Json,
+    LimitRate,
+    MaxBytes,
+    Quiet,
+    Repair,
+    parse_seconds,
+    parse_size,
+)
 
 #: Shown below the options of ``--help``.
 EXAMPLES = (
@@ -53,6 +63,7 @@ def pull(
     ] = None,
     jobs: Jobs = None,
     limit_rate: LimitRate = None,
+    max_bytes: MaxBytes = None,
     in_place: Annotated[
         bool,
         typer.Option(
@@ -73,7 +84,10 @@ def pull(
     from p2u.client.folder.pull_task import PullTask
     from p2u.client.transfer.options import TransferOptions
 
-    options = TransferOptions(jobs=jobs, limit_rate=limit_rate, straight=straight)
+    options = TransferOptions(
+        jobs=jobs, limit_rate=limit_rate, straight=straight,
+        max_bytes=parse_size(max_bytes) if max_bytes else None,
+    )  # fmt: skip
     with show.transfer(quiet or dry_run or as_json) as view:
         # The view only shows the states: nobody waits for those between.
         task = PullTask(

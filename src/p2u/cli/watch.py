@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Optional
 import typer
 
 from p2u.cli import interrupts
-from p2u.cli.options import Jobs, LimitRate, Quiet, Repair, parse_seconds
+from p2u.cli.options import Jobs, LimitRate, MaxBytes, Quiet, Repair, parse_seconds, parse_size
 from p2u.cli.terminal import flush, say
 from p2u.errors import Cancelled
 
@@ -47,6 +47,7 @@ def watch(
     repair: Repair = False,
     jobs: Jobs = None,
     limit_rate: LimitRate = None,
+    max_bytes: MaxBytes = None,
     as_json: Annotated[
         bool, typer.Option("--json", help="Print one line of JSON per event.")
     ] = False,
@@ -56,6 +57,7 @@ def watch(
     _run(
         src, dst, every=parse_seconds(every), until=until, execute=execute, in_place=in_place,
         repair=repair, jobs=jobs, limit_rate=limit_rate, as_json=as_json, quiet=quiet,
+        max_bytes=parse_size(max_bytes) if max_bytes else None,
     )  # fmt: skip
 
 

@@ -17,6 +17,8 @@ Doing = Literal["read", "write"]
 RESUMES = "Free some space and run the command again: it goes on where it was"
 UNPUBLISHED = "Free some disk space; nothing was published"
 TRY_AGAIN = "Free some space and try again"
+#: The remedy where a process has too many files open.
+OPEN_FILES = "Raise the limit of open files: `ulimit -n 4096`, then run the command again"
 
 _FULL = {errno.ENOSPC, getattr(errno, "EDQUOT", errno.ENOSPC)}
 
@@ -39,7 +41,11 @@ def disk_error(
         if doing == "write":
             hint = "Check the permissions of the folder and of its parent"
     elif error.errno in (errno.EXDEV, errno.EBUSY):
-        hint = "The target is a mount point; choose a folder below it"
+        hint = "It is a mount point; mount the folder that it is in instead"
+    elif error.errno in (errno.EMFILE, errno.ENFILE):
+        hint = OPEN_FILES
+    elif error.errno == errno.ELOOP:
+        hint = "It is a link where a file is expected, perhaps somebody else's; remove it"
     else:
         hint = "Check the path and the disk"
     return DiskError(f"cannot {doing}: {error.strerror or error}", file=str(file), hint=hint)

@@ -15,6 +15,10 @@ from typing import Any
 
 #: Bytes read or copied at a time.
 PIECE = 1 << 20
+#: Flags for `os.open`: fail where the name is a link, and do not wait for a FIFO's other end.
+NOFOLLOW = getattr(os, "O_NOFOLLOW", 0)
+_NONBLOCK = getattr(os, "O_NONBLOCK", 0)
+_FOLDER = os.O_RDONLY | getattr(os, "O_DIRECTORY", 0) | NOFOLLOW
 
 
 def lexists(path: Path) -> bool:
@@ -59,6 +63,22 @@ def read_from(path: str | Path, offset: int, out: Any) -> int:
         return read_at(file, offset, out)
 
 
+def read_small(path: Path, limit: int) -> bytes | None:
+    """All of a small regular file; None if there is none. Of a larger one, ``limit`` + 1 bytes.
+
+    Raises:
+        OSError: It cannot be read, or is something else.
+    """
+    try:
+        with open_file(path, "rb") as file:
+            data = bytearray()
+            while piece := file.read(min(PIECE, limit + 1 - len(data))):
+                data += piece
+            return bytes(data)
+    except (FileNotFoundError, NotADirectoryError):
+        return None
+
+
 def write_at(file: io.FileIO, offset: int, data: Any) -> None:
     """Write all of ``data`` at ``offset``.
 
@@ -73,8 +93,17 @@ def write_at(file: io.FileIO, offset: int, data: Any) -> None:
 
 
 def open_file(path: str | Path, mode: str) -> io.FileIO:
-    """A regular file, unbuffered. ``mode``: ``"rb"``, ``"rb+"`` or ``"wb"``."""
-    file = io.FileIO(path, mode)
+    """A regular file, unbuffered; what is written to is never reached by a link.
+
+    Args:
+        path: The file. A FIFO in its place is an error, and nobody waits for its other end.
+        mode: ``"rb"``, ``"rb+"``, ``"ab"`` or ``"wb"``.
+
+    Raises:
+        OSError: It cannot be opened, or is something else.
+    """
+    more = _NONBLOCK if mode == "rb" else _NONBLOCK | NOFOLLOW
+    file = io.FileIO(path, mode, opener=lambda name, flags: os.open(name, flags | more, 0o666))
     if not stat.S_ISREG(os.fstat(file.fileno()).st_mode):
         file.close()
         raise OSError(errno.EINVAL, "not a regular file", str(path))
@@ -113,11 +142,64 @@ def link_or_copy(source: Path, target: Path) -> None:
 
 
 def remove_tree(path: Path) -> None:
-    """Remove a file, link or folder, if it is there."""
-    if path.is_symlink() or path.is_file():
-        path.unlink()
-    elif path.is_dir():
+    """Remove a file, link or folder, if it is there; links are not followed."""
+    try:
+        mode = path.lstat().st_mode
+    except (FileNotFoundError, NotADirectoryError):
+        return
+    if stat.S_ISDIR(mode):
         shutil.rmtree(path)
+    else:
+        path.unlink()
+
+
+def remove_below(root: Path, name: str) -> int:
+    """Remove a file or folder below a root, by descriptor: a link on its way leads nowhere else.
+
+    Args:
+        root: A folder.
+        name: Relative to it, checked by `p2u.package.paths.check_path`.
+
+    Returns:
+        Bytes that were freed; 0 if it is not there, or is reached by a link only.
+
+    Raises:
+        OSError: It cannot be removed.
+    """
+    *folders, last = name.split("/")
+    if os.unlink not in os.supports_dir_fd:  # Windows, where links need a right of their own
+        size = allocated_bytes(root / name)
+        if not any((root / "/".join(folders[:n])).is_symlink() for n in range(1, len(folders) + 1)):
+            remove_tree(root / name)
+        return size
+    at = os.open(root, os.O_RDONLY | getattr(os, "O_DIRECTORY", 0))
+    try:
+        for part in folders:
+            inner = os.open(part, _FOLDER, dir_fd=at)
+            os.close(at)
+            at = inner
+        return _remove_at(at, last)
+    except OSError as error:
+        if error.errno in (errno.ENOENT, errno.ENOTDIR, errno.ELOOP):
+            return 0
+        error.filename = str(root / name)
+        raise
+    finally:
+        os.close(at)
+
+
+def _remove_at(folder: int, name: str) -> int:
+    found = os.stat(name, dir_fd=folder, follow_symlinks=False)
+    if not stat.S_ISDIR(found.st_mode):
+        os.unlink(name, dir_fd=folder)
+        return found.st_size
+    inner = os.open(name, _FOLDER, dir_fd=folder)
+    try:
+        freed = sum([_remove_at(inner, entry) for entry in os.listdir(inner)])  # noqa: PTH208
+    finally:
+        os.close(inner)
+    os.rmdir(name, dir_fd=folder)
+    return freed
 
 
 def free_bytes(path: Path) -> int:

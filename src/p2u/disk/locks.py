@@ -14,6 +14,7 @@ import json
 import math
 import os
 import socket
+import stat
 import sys
 import time
 from dataclasses import asdict, dataclass
@@ -21,11 +22,22 @@ from pathlib import Path
 
 from p2u.disk.errors import RESUMES, disk_errors
 from p2u.disk.mounts import shares_locks
+from p2u.disk.own_folder import make_own
 from p2u.errors import BusyError
 from p2u.one_process import OneProcess
 
 #: Windows hides locked bytes from other processes: we lock one far behind the text.
 _FAR = 1 << 30
+#: Times that another process may remove the file between our open and our lock.
+_TRIES = 100
+#: A name that leads to another file is an error, and nobody waits for the other end of a FIFO.
+_FLAGS = (
+    os.O_RDWR
+    | os.O_CREAT
+    | getattr(os, "O_CLOEXEC", 0)
+    | getattr(os, "O_NOFOLLOW", 0)
+    | getattr(os, "O_NONBLOCK", 0)
+)
 #: Bytes of a holder's text.
 _LIMIT = 4096
 #: The file system has no locks.
@@ -97,8 +109,8 @@ class FileLock(OneProcess):
         message: Of the BusyError; ``{owner}`` in it is replaced by the holder.
         hint: Of the BusyError.
         file: What the BusyError calls the locked thing; the lock file if it is None.
-        make_folder: Whether to make the folder that the file is in. Another process may remove it
-            at any time.
+        make_folder: Whether to make the folder that the file is in, see `make_own`. Another process
+            may remove it at any time.
         full: The remedy if the disk is full.
     """
 
@@ -134,7 +146,9 @@ class FileLock(OneProcess):
             DiskError: The file cannot be made.
         """
         with disk_errors(self.path, "write", self._full):
-            while self._fd is None:
+            for _ in range(_TRIES):
+                if self._fd is not None:
+                    return
                 fd = self._open()
                 if fd is None:
                     continue
@@ -145,19 +159,25 @@ class FileLock(OneProcess):
                 finally:
                     if self._fd is None:
                         os.close(fd)
+            if self._fd is None:
+                raise self._busy(None, self._hint)
 
     def _open(self) -> int | None:
         """Open the lock file; None if its folder was removed just now."""
         if self._make_folder:
-            self.path.parent.mkdir(parents=True, exist_ok=True)
-        # A link is none of ours: it would let us write elsewhere.
-        flags = os.O_RDWR | os.O_CREAT | getattr(os, "O_CLOEXEC", 0) | getattr(os, "O_NOFOLLOW", 0)
+            make_own(self.path.parent)
         try:
-            return os.open(self.path, flags, 0o666)
+            fd = os.open(self.path, _FLAGS, 0o666)
         except FileNotFoundError:
             if self._make_folder:
                 return None
             raise
+        found = os.fstat(fd)
+        # The text would replace the content of another file that has this name, too.
+        if not stat.S_ISREG(found.st_mode) or found.st_nlink > 1:
+            os.close(fd)
+            raise OSError(errno.ELOOP, "not a lock file of its own", str(self.path))
+        return fd
 
     def _take(self, fd: int) -> bool:
         """Make an open file ours; False if the name leads to another one now."""
@@ -199,7 +219,7 @@ class FileLock(OneProcess):
     def _is_named(self, fd: int) -> bool:
         """Whether the file's name leads to an open file."""
         try:
-            return os.path.samestat(self.path.stat(), os.fstat(fd))
+            return os.path.samestat(self.path.lstat(), os.fstat(fd))
         except FileNotFoundError:
             return False
 

@@ -20,9 +20,12 @@ _RENAME_SWAP = 2
 
 #: The system or this file system does not have the call.
 _LACKING = {errno.ENOSYS, errno.EINVAL, errno.ENOTSUP, errno.EOPNOTSUPP}
+#: The folder cannot be moved: a mount point, another file system, a layer of a container's image,
+#: a parent that is closed to us.
+FIXED = {errno.EBUSY, errno.EXDEV, errno.EPERM, errno.EACCES, errno.EROFS}
 
 
-def replace_folder(new: Path, target: Path, aside: Path) -> Path | None:
+def replace_folder(new: Path, target: Path, aside: Path, *, sync: bool = True) -> Path | None:
     """Put a folder, which is complete and on the disk, in the place of another one.
 
     Where the system cannot exchange folders there is a moment without one: a process killed then
@@ -32,6 +35,7 @@ def replace_folder(new: Path, target: Path, aside: Path) -> Path | None:
         new: The new folder.
         target: Its place, on the same file system; there need not be anything.
         aside: A free path, for the old folder.
+        sync: Whether to bring the change to the disk.
 
     Returns:
         Where the old folder is now, ``new`` or ``aside``; None if there was none.
@@ -41,7 +45,8 @@ def replace_folder(new: Path, target: Path, aside: Path) -> Path | None:
     """
     if not lexists(target):
         new.rename(target)
-        sync_folder(target.parent)
+        if sync:
+            sync_folder(target.parent)
         return None
     if exchange(str(new), str(target)):
         left = new
@@ -53,7 +58,8 @@ def replace_folder(new: Path, target: Path, aside: Path) -> Path | None:
             aside.rename(target)
             raise
         left = aside
-    sync_folder(target.parent)
+    if sync:
+        sync_folder(target.parent)
     return left
 
 

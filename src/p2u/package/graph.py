@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import heapq
 from collections.abc import Callable, Container, Iterable, Sequence
-from typing import Protocol, TypeVar
+from dataclasses import dataclass
+from typing import Generic, Protocol, TypeVar
 
 from p2u.errors import UsageError
 
@@ -54,41 +55,64 @@ def find_path(
         UsageError: No updates lead there.
     """
     # Dijkstra over pairs: bytes of the route, and of its beginning up to the first state; the count
-    # keeps the rest in the order of the updates.
+    # keeps the rest in the order of the updates. Routes are linked from their ends: manifests come
+    # from strangers, and may have long ones.
+    leaving = _by_source(updates)
     held = [*({} if have is None else {have: None}), *also]
-    heap: list[tuple[int, int, int, str | None, tuple[U, ...]]] = [
-        (0 if state == want else start(state), 0, number, state, ())
+    heap: list[tuple[int, int, int, str | None, _Link[U] | None]] = [
+        (0 if state == want else start(state), 0, number, state, None)
         for number, state in enumerate(held)
     ]
     count = len(heap)
-    heap.append((0, 0, count, None, ()))
+    heap.append((0, 0, count, None, None))
     heapq.heapify(heap)
     seen: set[str | None] = set()
     while heap:
         size, first, _, state, route = heapq.heappop(heap)
         if state == want:
-            return route
+            return _unlink(route)
         if state in seen:
             continue
         seen.add(state)
-        for update in updates:
-            if update.source == state and update.target not in seen and update not in without:
+        for update in leaving.get(state, ()):
+            if update.target not in seen and update not in without:
                 count += 1
                 more = size + cost(update)
                 begin = more if state is None else first
-                heapq.heappush(heap, (more, begin, count, update.target, (*route, update)))
+                heapq.heappush(heap, (more, begin, count, update.target, _Link(update, route)))
     raise UsageError(f"no update leads to the state {want!r}", hint="Choose another state")
+
+
+@dataclass(frozen=True, slots=True)
+class _Link(Generic[U]):
+    """The last update of a route, and the route before it."""
+
+    update: U
+    before: _Link[U] | None
+
+
+def _unlink(route: _Link[U] | None) -> tuple[U, ...]:
+    found: list[U] = []
+    while route is not None:
+        found.append(route.update)
+        route = route.before
+    return tuple(reversed(found))
+
+
+def _by_source(updates: Iterable[U]) -> dict[str | None, list[U]]:
+    found: dict[str | None, list[U]] = {}
+    for update in updates:
+        found.setdefault(update.source, []).append(update)
+    return found
 
 
 def leads_to(updates: Iterable[Edge], first: str, second: str) -> bool:
     """Whether ``second`` is ``first`` or can be reached from it: it is as good or better."""
-    edges = [(u.source, u.target) for u in updates]
-    reached = {first}
-    grown = True
-    while grown:
-        grown = False
-        for source, target in edges:
-            if source in reached and target not in reached:
-                reached.add(target)
-                grown = True
+    leaving = _by_source(updates)
+    reached, left = {first}, [first]
+    while left:
+        for update in leaving.get(left.pop(), ()):
+            if update.target not in reached:
+                reached.add(update.target)
+                left.append(update.target)
     return second in reached

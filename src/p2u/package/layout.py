@@ -9,7 +9,7 @@ from typing import Any, Protocol
 
 from p2u.errors import FormatError
 from p2u.package.manifest import HINT, LAYOUT_KEY, MAX_LAYOUT, MAX_SIZE, FileEntry, Release
-from p2u.package.strict_json import is_int, is_text, parse_object
+from p2u.package.strict_json import MAX_NODES, is_int, is_text, parse_object
 from p2u.types import ITEMSIZE
 
 #: Most elements a row, and a chunk, may have.
@@ -18,6 +18,11 @@ MAX_ELEMENTS = 1 << 24
 MAX_ITEM = 16
 MAX_DTYPE = 64
 MAX_DIMS = 1 << 10
+
+#: Bytes of text, and values in it, that a layout may have whatever its size, and for each byte of
+#: its zstd frame. Real layouts have a tenth of that; a frame of 1 kB could hold 256 MiB.
+LEAST, BYTES_PER_BYTE = 1 << 20, 1000
+LEAST_NODES, NODES_PER_BYTE = 1 << 16, 100
 
 #: Of zstd; the layout is small compared with the weights and read once.
 LEVEL = 19
@@ -172,8 +177,9 @@ def parse_layout(data: bytes, release: Release) -> Layout:
     Raises:
         FormatError: It is malformed or does not fit the files.
     """
-    text = decompress(data, MAX_LAYOUT, LAYOUT_KEY)
-    tree = parse_object(text, file=LAYOUT_KEY, hint=HINT)
+    text = decompress(data, min(MAX_LAYOUT, max(LEAST, BYTES_PER_BYTE * len(data))), LAYOUT_KEY)
+    nodes = min(MAX_NODES, max(LEAST_NODES, NODES_PER_BYTE * len(data)))
+    tree = parse_object(text, file=LAYOUT_KEY, hint=HINT, nodes=nodes)
     entries = tree.get("tensors")
     if not isinstance(entries, list):
         raise FormatError("expected a list of tensors", file=LAYOUT_KEY, hint=HINT)

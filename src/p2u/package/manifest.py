@@ -19,10 +19,12 @@ LAYOUT_KEY = "layout.json.zst"
 
 #: Limits in bytes; whatever is larger is refused before it is read into memory.
 MAX_MANIFEST = 64 << 20
-MAX_LAYOUT = 256 << 20
+MAX_LAYOUT = 64 << 20
 MAX_INDEX = 1 << 30
 MAX_SIZE = 2**53 - 1
 MAX_STATES = 1000
+#: Of all releases together: files times states, each of which is a line of a state's digest.
+MAX_LINES = 1 << 20
 MAX_NAME = 1000
 
 HINT = "The package is damaged, incomplete or hostile: fetch or publish it again"

@@ -16,6 +16,7 @@ from p2u.package.manifest import (
     HINT,
     MAX_INDEX,
     MAX_LAYOUT,
+    MAX_LINES,
     MAX_MANIFEST,
     MAX_NAME,
     MAX_SIZE,
@@ -196,6 +197,9 @@ def _check(manifest: Manifest) -> None:
         raise _wrong("two releases have the same version")
     if all(release.foreign for release in manifest.releases):
         raise _wrong("it delivers nothing: all its releases are foreign")
+    lines = sum(len(release.files) * len(release.states) for release in manifest.releases)
+    if lines > MAX_LINES:
+        raise _wrong(f"its files times its states are {lines}, at most {MAX_LINES} are allowed")
     for release in manifest.releases:
         _check_release(release)
     # Releases may share a layout, if they say the same of it.

@@ -43,8 +43,22 @@ def is_int(value: object, least: int = 0, most: int = 2**64 - 1) -> TypeGuard[in
     return type(value) is int and least <= value <= most
 
 
+#: Values of a text whose caller knows no better limit: some 100 bytes of memory each.
+MAX_NODES = 4 << 20
+
+
+def count_nodes(raw: bytes) -> int:
+    """An upper bound of the number of values in a JSON text, without parsing it."""
+    return 1 + raw.count(b",") + raw.count(b"[") + raw.count(b"{")
+
+
 def parse_object(
-    raw: bytes, *, file: str, what: str | None = None, hint: str | None = None
+    raw: bytes,
+    *,
+    file: str,
+    what: str | None = None,
+    hint: str | None = None,
+    nodes: int = MAX_NODES,
 ) -> dict[str, Any]:
     """Parse a JSON object.
 
@@ -53,11 +67,19 @@ def parse_object(
         file: For messages.
         what: The part of the file that is parsed, for messages (``"header"``); None: all of it.
         hint: For messages.
+        nodes: Most values that it may have: an empty list of two bytes takes 70 in memory.
 
     Raises:
-        FormatError: Not UTF-8, not JSON, duplicate keys, nested too deeply, or not an object.
+        FormatError: Not UTF-8, not JSON, duplicate keys, nested too deeply, too many values, or not
+            an object.
     """
     subject = f"the {what}" if what else "it"
+    if len(raw) > nodes and count_nodes(raw) > nodes:
+        raise FormatError(
+            f"{subject} has more than {nodes} values, the most that are allowed",
+            file=file,
+            hint=hint,
+        )
     try:
         text = raw.decode("utf-8")
         value = json.loads(text, object_pairs_hook=_no_duplicates, parse_constant=_no_constant)

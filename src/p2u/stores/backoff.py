@@ -19,12 +19,14 @@ class Backoff:
     Attributes:
         base: Seconds to wait after the first failure; doubles each time.
         cap: Most seconds to wait, unless the server asks for more.
+        most_asked: Most seconds that the server can ask for.
         uniform: Draws a number between two others. Each wait is cut by up to a half at random, so
             that a crowd of clients does not come back at the same moment.
     """
 
     base: float = 0.5
     cap: float = 30.0
+    most_asked: float = field(default=MOST_ASKED, kw_only=True)
     uniform: Callable[[float, float], float] = field(
         default=random.uniform, repr=False, compare=False, kw_only=True
     )
@@ -34,15 +36,17 @@ class Backoff:
 
         Args:
             failures: Failures in a row, 1 or more.
-            asked: Seconds that the server asks for, at least; an hour of them counts.
+            asked: Seconds that the server asks for, at least.
         """
         longest = min(self.cap, self.base * 2.0 ** min(failures - 1, _DOUBLINGS))
-        return max(longest * self.uniform(0.5, 1.0), min(asked or 0.0, MOST_ASKED))
+        return max(longest * self.uniform(0.5, 1.0), min(asked or 0.0, self.most_asked))
 
 
 @dataclass(frozen=True, slots=True)
 class Retry(Backoff):
     """When to try again after a failure of the store.
+
+    Where the server asks for more than ``most_asked`` seconds, the error is passed on at once.
 
     Attributes:
         attempts: Tries without any progress after which the error is passed on.

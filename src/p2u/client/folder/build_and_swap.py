@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import contextlib
 import shutil
+import stat
 from collections.abc import Sequence
 from pathlib import Path
 
 from p2u.client.folder import state_file
 from p2u.client.folder.journal import Journal, checksum, read_journal
+from p2u.client.folder.modes import keep_modes
 from p2u.client.folder.target import Opened, Target, journal_header
 from p2u.client.transfer.bundles import Bundle
 from p2u.disk import durable, files
@@ -31,7 +33,7 @@ class BuildAndSwap(Target):
         with disk_errors(self.work.path):
             found = read_journal(self.work.journal)
             again = found is not None and found.header == header
-            if not again:
+            if not again or not all(map(self._is_own, self.changed)):
                 found = None
                 self.work.journal.unlink(missing_ok=True)
                 files.remove_tree(self.work.redo)
@@ -65,10 +67,26 @@ class BuildAndSwap(Target):
         made = state_file.make(self.manifest, state, self.package.url)
         made.with_hints(self.work.target).write(self.work.target)
 
+    def _is_own(self, file: int) -> bool:
+        """Whether writing to a file that an earlier run has left changes no other file."""
+        path = self.result(file)
+        while path != self.work.next:
+            try:
+                found = path.lstat()
+            except (FileNotFoundError, NotADirectoryError):
+                found = None
+            if found is not None:
+                folder = path != self.result(file)
+                kind = stat.S_ISDIR if folder else stat.S_ISREG
+                if not kind(found.st_mode) or (not folder and found.st_nlink > 1):
+                    return False
+            path = path.parent
+        return True
+
     def _make_file(self, file: int) -> None:
         path = self.result(file)
         path.parent.mkdir(parents=True, exist_ok=True)
-        with open(path, "ab") as made:
+        with files.open_file(path, "ab") as made:
             made.truncate(self.release.files[file].size)
 
     def _copy_rest(self) -> None:
@@ -106,8 +124,9 @@ class BuildAndSwap(Target):
         with disk_errors(self.work.path):
             for file in sorted(set(range(len(self.release.files))).difference(self.changed)):
                 self._keep_file(file)
+            keep_modes(self.release, self.work)
             made = state_file.make(self.manifest, self.state, self.package.url)
-            made.with_hints(self.work.next).write(self.work.next)
+            made.with_hints(self.work.next).write_new(self.work.next)
             durable.sync_folders(self.work.next)
             self.log.ready()
             self.work.swap()

@@ -8,6 +8,7 @@ import shutil
 from p2u.client.folder import state_file
 from p2u.client.folder.journal import Header, Journal
 from p2u.client.folder.local import FoundState
+from p2u.client.folder.modes import keep_modes
 from p2u.client.folder.work_folder import WorkFolder, target_prefix
 from p2u.client.transfer.package_reader import PackageReader
 from p2u.disk import durable, files
@@ -38,7 +39,8 @@ def copy_state(package: PackageReader, work: WorkFolder, parent: FoundState) -> 
             if files.hash_file(path, package.stop.check) != file.digest(number):
                 raise IntegrityError("was changed during the copy", file=str(source))
             durable.sync_file(path)
-        state_file.make(manifest, state, package.url).with_hints(work.next).write(work.next)
+        keep_modes(release, work)
+        state_file.make(manifest, state, package.url).with_hints(work.next).write_new(work.next)
         durable.sync_folders(work.next)
         log.ready()
         work.swap()

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import os
+import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
 
+from p2u.client.folder import state_file
 from p2u.client.folder.build_and_swap import BuildAndSwap
 from p2u.client.folder.copied import copy_state
 from p2u.client.folder.in_place import InPlace, LostError
@@ -39,6 +41,9 @@ from p2u.errors import DiskError
 from p2u.package.lookup import find_wanted
 from p2u.package.manifest import Manifest, State, Update
 
+#: Seconds between two readings of the manifest after updates that proved broken.
+RENEW_EVERY = 5.0
+
 
 class FolderTransfer:
     """A pull of a package to a folder.
@@ -62,9 +67,10 @@ class FolderTransfer:
         reopen: Callable[[PackageReader], PackageReader] | None = None,
     ) -> None:
         self.package = package
-        # The work folder is next to the folder itself, not next to a link to it.
-        self.target = Path(target).resolve()
-        self.work = WorkFolder(self.target)
+        # The work folder belongs to the folder itself, not to a link to it.
+        with disk_errors(os.fspath(target), "read"):
+            self.target = Path(target).resolve()
+            self.work = WorkFolder(self.target)
         self.task = task
         self.manifest: Manifest = package.manifest
         self.routes = Routes(self.manifest, find_wanted(self.manifest, task.until), updates)
@@ -76,6 +82,8 @@ class FolderTransfer:
         self._stretch: Stretch | None = None
         #: Ids of the states that were made.
         self._made: set[str] = set()
+        #: When the manifest may be read again, by `time.monotonic`.
+        self._renew_from = 0.0
         #: Whether files at which an update began have proved damaged.
         self._restarted = False
         self._on_state = task.on_state or (lambda label: None)
@@ -177,10 +185,12 @@ class FolderTransfer:
 
     def _stay(self, local: FolderContent) -> str:
         assert local.state is not None
-        if local.recorded is not None and not local.fresh:
-            # So that the next run need not hash the files again.
+        recorded = local.recorded
+        if recorded is not None and not (local.fresh and recorded.state == local.state.id):
+            # So that the next run need not hash the files again, and that it says what is here.
+            made = state_file.make(self.manifest, local.state, self.package.url)
             with disk_errors(self.target):
-                local.recorded.with_hints(self.target).write(self.target)
+                made.with_hints(self.target).write(self.target)
         if self._reached is None:
             self._on_state(self.manifest.title(local.state))
         return self.manifest.title(local.state)
@@ -266,7 +276,9 @@ class FolderTransfer:
         if self._reopen is None:
             raise found.error from None
         self._reconnect(self._reopen)
-        self.package.renew("")
+        if time.monotonic() >= self._renew_from:
+            self.package.renew("")
+            self._renew_from = time.monotonic() + RENEW_EVERY
         if self.package.manifest == self.manifest:
             before = self._made.union(state.id for state in self._have())
             local = self._inspect()
@@ -355,8 +367,9 @@ class FolderTransfer:
         return stretches.all_wanted(self.package, self._straight.choose_ahead(rest))
 
     def _free(self) -> int:
-        with disk_errors(self.work.parent, "read"):
-            return self.task.free_bytes(self.work.parent)
+        folder = self.work.path.parent
+        with disk_errors(folder, "read"):
+            return self.task.free_bytes(folder)
 
     def _disk(self, route: Route, local: FolderContent, *, straight: bool) -> int:
         """Most bytes that the route needs on the disk at any moment, beyond those taken now."""

@@ -81,7 +81,7 @@ class InPlace(Target):
         for file in self.changed:
             path = self.result(file)
             with disk_errors(path, "read"):
-                linked = path.is_symlink() or path.stat().st_nlink > 1
+                linked = path.resolve() != path or path.stat().st_nlink > 1
             if linked:
                 raise UsageError(
                     "is a link: refining it in place would change another file too",

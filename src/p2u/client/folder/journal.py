@@ -15,6 +15,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from p2u.disk.durable import sync
+from p2u.disk.errors import disk_errors
+from p2u.disk.files import read_small
 
 _HEADER = struct.Struct("<4sBB2x32s28s")
 _RECORD = struct.Struct("<BII")
@@ -22,6 +24,8 @@ _CRC = struct.Struct("<I")
 _MAGIC = b"P2UJ"
 _VERSION = 1
 _BUNDLE, _READY = 1, 2
+#: Bytes of a journal that are read: an index has no more chunks.
+_LIMIT = 512 << 20
 
 
 def checksum(parts: Iterable[memoryview | bytes], found: int = 0) -> int:
@@ -76,11 +80,14 @@ class Content:
 
 
 def read_journal(path: Path) -> Content | None:
-    """The valid part of a journal; None if there is none."""
-    try:
-        with open(path, "rb") as file:
-            data = file.read()
-    except FileNotFoundError:
+    """The valid part of a journal; None if there is none.
+
+    Raises:
+        DiskError: It cannot be read, or is no file.
+    """
+    with disk_errors(path, "read"):
+        data = read_small(path, _LIMIT)
+    if data is None:
         return None
     head = data[: _HEADER.size]
     if len(data) < _HEADER_SIZE or _CRC.unpack_from(data, _HEADER.size)[0] != zlib.crc32(head):

@@ -13,6 +13,10 @@ from p2u.disk.errors import disk_errors
 from p2u.disk.files import hash_file, lexists
 from p2u.errors import FormatError, NotFoundError, UsageError
 from p2u.package.manifest import Manifest, Release, State
+from p2u.package.paths import RESERVED
+
+#: In a folder that counts as empty: our work folder, and the lost files of a volume's root.
+_NOT_CONTENT = {RESERVED, "lost+found"}
 
 
 @dataclass(frozen=True, slots=True)
@@ -221,10 +225,15 @@ def _unrecorded(
     folder: Path, manifest: Manifest, repair: bool, check: Callable[[], None]
 ) -> FolderContent:
     """A folder without a state file: empty, a copy of one of the states, or not ours."""
-    if not any(folder.iterdir()):
+    if not any(path.name not in _NOT_CONTENT for path in folder.iterdir()):
         return FolderContent()
-    parent = next(_Candidates(folder, check, own=True).parents(manifest), None)
-    if parent is not None:
+    found = list(_Candidates(folder, check, own=True).parents(manifest))
+    if found:
+        parent = found[0]
+        for other in found[1:]:
+            # A version that only removes files is in the folder of the one before, too.
+            if set(other.paths) > set(parent.paths):
+                parent = other
         return FolderContent(parent)
     if repair and any(
         all(_size(folder, file.path) == file.size for file in release.files)
@@ -281,8 +290,10 @@ def _size(folder: Path, path: str) -> int:
 
 
 def _match(manifest: Manifest, digests: dict[str, str]) -> State | None:
-    """The latest state whose files have these digests."""
+    """The latest state whose files are exactly those with these digests."""
     for release in reversed(manifest.releases):
+        if len(release.files) != len(digests):
+            continue
         for number, state in reversed(tuple(enumerate(release.states))):
             if all(digests.get(f.path) == f.digest(number) for f in release.files):
                 return state

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from p2u.client.folder.folder_transfer import FolderTransfer
 from p2u.client.folder.pull_task import PlannedUpdate, PullPlan, PullTask
 from p2u.client.transfer.checking import EXACT
-from p2u.client.transfer.control import Progress
+from p2u.client.transfer.control import Progress, Stop
 from p2u.client.transfer.options import TransferOptions
 from p2u.client.transfer.package_reader import PackageReader
 from p2u.stores import Store
@@ -57,6 +57,7 @@ def pull(
     progress: Callable[[Progress], None] | None = None,
     on_state: Callable[[str], None] | None = None,
     retry: Retry | None = None,
+    max_bytes: int | None = None,
 ) -> PullResult:
     """Pull a package to a folder; go on where an earlier run, even a killed one, ended.
 
@@ -82,6 +83,7 @@ def pull(
         jobs: Threads; see `p2u.TransferOptions`.
         limit_rate: Most bytes per second; see `p2u.TransferOptions`.
         retry: When to try again; see `p2u.TransferOptions`.
+        max_bytes: Most bytes of the model's files; see `p2u.TransferOptions`.
         in_place: Refine files where they are instead of copies: needs little free space. (Not where
             a version has other tensors or files than the one before.) Readers
             then see valid files whose rows are of either state, and a row being written may be a
@@ -103,6 +105,7 @@ def pull(
         UsageError: An argument is wrong, or the folder holds something else; nothing is changed.
         StoreError: The package could not be read. Chunks that came are kept for the next run.
         IntegrityError, FormatError, UnsupportedError: The package is damaged or not one.
+        LimitError: The model has more than ``max_bytes``; nothing was written.
         DiskError: No space, no permission.
         BusyError: Another process pulls to the same folder.
     """
@@ -110,7 +113,9 @@ def pull(
         until=until, origin=origin, in_place=in_place, repair=repair, deadline=deadline,
         progress=progress, on_state=on_state, each_state=on_state is not None, check=check,
     )  # fmt: skip
-    options = TransferOptions(jobs=jobs, limit_rate=limit_rate, retry=retry, straight=straight)
+    options = TransferOptions(
+        jobs=jobs, limit_rate=limit_rate, retry=retry, straight=straight, max_bytes=max_bytes
+    )
     return run_pull(source, target, task, options, dry_run=dry_run)
 
 
@@ -121,12 +126,13 @@ def run_pull(
     options: TransferOptions,
     *,
     dry_run: bool = False,
+    new_stop: Callable[[], Stop] = Stop,
 ) -> PullResult:
-    """Do what `pull` does, for a task and options."""
+    """Do what `pull` does, for a task and options; ``new_stop`` makes each attempt's `Stop`."""
     kept = KeepOpen(source) if isinstance(source, Store) else source
 
     def connect(known: PackageReader | None = None) -> PackageReader:
-        return PackageReader(kept, options, known=known)
+        return PackageReader(kept, options, known=known, stop=new_stop())
 
     package = connect()
     transfer = None

@@ -13,7 +13,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from p2u.disk import durable
+from p2u.disk import durable, files
 from p2u.errors import FormatError
 from p2u.package.manifest import Manifest, State
 from p2u.package.paths import check_paths
@@ -74,6 +74,14 @@ class StateFile:
 
     def write(self, folder: Path) -> None:
         """Write it into a folder and bring it to the disk, in one step."""
+        durable.replace_file(folder / NAME, self._to_bytes(), folder / PART)
+
+    def write_new(self, folder: Path) -> None:
+        """Write it into a folder that is in the making; its name may still be lost."""
+        files.remove_tree(folder / NAME)
+        durable.write_file(folder / NAME, self._to_bytes(), new=True)
+
+    def _to_bytes(self) -> bytes:
         tree = {
             "format": _FORMAT,
             "version": _VERSION,
@@ -84,8 +92,7 @@ class StateFile:
             "refining": self.refining,
             "files": [[f.path, f.size, f.sha256, f.mtime, f.inode] for f in self.files],
         }
-        text = json.dumps(tree, ensure_ascii=False, indent=1)
-        durable.replace_file(folder / NAME, text.encode() + b"\n", folder / PART)
+        return json.dumps(tree, ensure_ascii=False, indent=1).encode() + b"\n"
 
     def without_hints(self) -> StateFile:
         """The same without them, so that the next run reads the files."""
@@ -93,19 +100,19 @@ class StateFile:
 
     def with_hints(self, folder: Path) -> StateFile:
         """The same with the times and inodes that the files have now."""
-        files = []
+        entries = []
         for entry in self.files:
             found = (folder / entry.path).stat()
-            files.append(replace(entry, mtime=found.st_mtime_ns, inode=found.st_ino))
-        return replace(self, files=tuple(files))
+            entries.append(replace(entry, mtime=found.st_mtime_ns, inode=found.st_ino))
+        return replace(self, files=tuple(entries))
 
 
 def make(manifest: Manifest, state: State, source: str) -> StateFile:
     """The state file of a state, without hints."""
     release = manifest.release(state)
     number = release.number(state)
-    files = tuple(RecordedFile(f.path, f.size, f.digest(number)) for f in release.files)
-    return StateFile(manifest.name, source, state.id, state.digest, files)
+    entries = tuple(RecordedFile(f.path, f.size, f.digest(number)) for f in release.files)
+    return StateFile(manifest.name, source, state.id, state.digest, entries)
 
 
 def read(folder: Path) -> StateFile | None:
@@ -116,10 +123,8 @@ def read(folder: Path) -> StateFile | None:
         OSError: It cannot be read.
     """
     path = folder / NAME
-    try:
-        with open(path, "rb") as file:
-            data = file.read(_LIMIT + 1)
-    except (FileNotFoundError, NotADirectoryError):
+    data = files.read_small(path, _LIMIT)
+    if data is None:
         return None
     hint = "Remove it: the next pull recognises the model by its files"
     found = None
@@ -133,18 +138,18 @@ def read(folder: Path) -> StateFile | None:
 
 def _parse(tree: Mapping[str, Any]) -> StateFile | None:
     texts = [tree.get(key) for key in ("name", "source", "state", "digest")]
-    refining, files = tree.get("refining"), tree.get("files")
+    refining, listed = tree.get("refining"), tree.get("files")
     if (
         tree.get("format") != _FORMAT
         or tree.get("version") != _VERSION
         or not all(isinstance(text, str) for text in texts)
         or not isinstance(refining, str | None)
-        or not isinstance(files, list)
-        or not all(_is_entry(entry) for entry in files)
+        or not isinstance(listed, list)
+        or not all(_is_entry(entry) for entry in listed)
     ):
         return None
     name, source, state, digest = (str(text) for text in texts)
-    entries = tuple(RecordedFile(*entry) for entry in files)
+    entries = tuple(RecordedFile(*entry) for entry in listed)
     return StateFile(name, source, state, digest, entries, refining)
 
 

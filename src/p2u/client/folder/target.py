@@ -9,7 +9,6 @@ import threading
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import ExitStack
 from functools import partial
 from pathlib import Path
 
@@ -31,17 +30,20 @@ from p2u.package.geometry import Chunk, Countdown, Span, all_spans, chunk_spans
 from p2u.package.manifest import Manifest, State, changed_files
 from p2u.package.mapping import identity
 
+#: Files that one thread has open at a time.
+MOST_OPEN = 8
+
 
 def journal_header(manifest: Manifest, stretch: Stretch, *, in_place: bool) -> Header:
     """The journal's header for a stretch: all that gives its bundles their meaning."""
-    digests = {state.id: state.digest for state in manifest.states}
-    source = digests[stretch.source] if stretch.source is not None else "nothing"
+    source = "nothing" if stretch.source is None else manifest.state(stretch.source).digest
+    target = manifest.state(stretch.target).digest
     ends = [state for state in (stretch.source, stretch.target) if state is not None]
     layouts = [manifest.release(state).layout.sha256 for state in ends]
     indices = [update.index.sha256 for update in stretch.updates]
-    text = " ".join((source, digests[stretch.target], *layouts, *indices))
+    text = " ".join((source, target, *layouts, *indices))
     identity = hashlib.sha256(text.encode()).digest()
-    return Header(in_place, identity, target_prefix(digests[stretch.target]))
+    return Header(in_place, identity, target_prefix(target))
 
 
 class Target(ABC):
@@ -288,6 +290,9 @@ class Target(ABC):
 class Opened:
     """Files opened when first asked for, by their number, and closed together.
 
+    A chunk may be of hundreds of files, and a process may have few open (256 on macOS): the one
+    that was opened first is closed when there are too many.
+
     Args:
         path: Where the file with a number is.
         mode: ``"rb"`` or ``"rb+"``.
@@ -297,16 +302,17 @@ class Opened:
         self._path = path
         self._mode = mode
         self._files: dict[int, io.FileIO] = {}
-        self._stack = ExitStack()
 
     def __getitem__(self, file: int) -> io.FileIO:
         if file not in self._files:
-            found = open_file(self._path(file), self._mode)
-            self._files[file] = self._stack.enter_context(found)
+            if len(self._files) == MOST_OPEN:
+                self._files.pop(next(iter(self._files))).close()
+            self._files[file] = open_file(self._path(file), self._mode)
         return self._files[file]
 
     def __enter__(self) -> Opened:
         return self
 
     def __exit__(self, *error: object) -> None:
-        self._stack.close()
+        for file in self._files.values():
+            file.close()

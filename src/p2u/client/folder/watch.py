@@ -15,7 +15,7 @@ from pathlib import Path
 from p2u.client.folder import state_file
 from p2u.client.folder.pull import run_pull
 from p2u.client.folder.pull_task import PullTask
-from p2u.client.transfer.control import Progress
+from p2u.client.transfer.control import Progress, Stop
 from p2u.client.transfer.options import TransferOptions
 from p2u.errors import (
     BusyError,
@@ -23,6 +23,7 @@ from p2u.errors import (
     DiskError,
     FormatError,
     IntegrityError,
+    LimitError,
     P2UError,
     StoreError,
     UnsupportedError,
@@ -31,7 +32,7 @@ from p2u.errors import (
 from p2u.package.manifest import MAX_MANIFEST
 from p2u.package.paths import MANIFEST_KEY
 from p2u.stores import Store, open_store
-from p2u.stores.backoff import Backoff
+from p2u.stores.backoff import Backoff, Retry
 
 __all__ = ["Watched", "watch"]
 
@@ -42,7 +43,17 @@ _GRACE = 5.0
 
 #: Errors that pass, or that the publisher can mend. Usage errors are among them once there was a
 #: version: the newest one may lack a state that the one before has.
-_PASSING = (StoreError, IntegrityError, FormatError, UnsupportedError, DiskError, BusyError)
+_PASSING = (
+    StoreError,
+    IntegrityError,
+    FormatError,
+    UnsupportedError,
+    LimitError,
+    DiskError,
+    BusyError,
+)
+#: Seconds that a server may ask for within a pull; after more of them the watch waits itself.
+_PATIENCE = 5.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -84,6 +95,7 @@ def watch(
     repair: bool = False,
     jobs: int | None = None,
     limit_rate: float | str | None = None,
+    max_bytes: int | None = None,
     on_event: Callable[[Watched], None] | None = None,
     stop: threading.Event | None = None,
     output: int | None = None,
@@ -107,6 +119,7 @@ def watch(
         repair: Overwrite files that were changed since.
         jobs: Threads; see `p2u.TransferOptions`.
         limit_rate: Most bytes per second; see `p2u.TransferOptions`.
+        max_bytes: Most bytes of a version's files; see `p2u.TransferOptions`.
         on_event: Called with what happened, in this thread.
         stop: Set it to end, from another thread; within a second.
         output: File descriptor for the hook's standard output.
@@ -117,13 +130,15 @@ def watch(
     """
     if not every > 0:
         raise UsageError(f"every is {every:g} s", hint="It is in seconds, above 0")
-    options = TransferOptions(jobs=jobs, limit_rate=limit_rate)
+    retry = Retry(most_asked=_PATIENCE)
+    options = TransferOptions(jobs=jobs, limit_rate=limit_rate, max_bytes=max_bytes, retry=retry)
     watcher = _Watcher(source, Path(target), execute, on_event, stop, output)
     task = PullTask(
         until=until, in_place=in_place, repair=repair,
         progress=watcher.progress, on_state=watcher.committed, each_state=execute is not None,
     )  # fmt: skip
-    watcher.run(every, lambda: run_pull(source, target, task, options).warnings)
+    new_stop = watcher.new_stop
+    watcher.run(every, lambda: run_pull(source, target, task, options, new_stop=new_stop).warnings)
 
 
 class _Watcher:
@@ -145,6 +160,8 @@ class _Watcher:
         self._stop = stop or threading.Event()
         self._output = output
         self._store: Store | None = None
+        self._transfer: Stop | None = None
+        self._ended = threading.Event()
         self._state = self._find_state()
         self._begin = time.monotonic()
         self._done = self._before = 0
@@ -153,7 +170,9 @@ class _Watcher:
         """Look, pull, wait."""
         mark, due, failures, said = "", True, 0, ""
         passing: tuple[type[P2UError], ...] = _PASSING
-        backoff = Backoff(every, max(_LONGEST, every))
+        longest = max(_LONGEST, every)
+        backoff = Backoff(every, longest, most_asked=longest)
+        threading.Thread(target=self._guard, daemon=True, name="p2u-watch").start()
         try:
             while not self._stop.is_set():
                 wait = every
@@ -167,6 +186,8 @@ class _Watcher:
                         due, passing = False, (*_PASSING, UsageError)
                     failures, said = 0, ""
                 except passing as error:
+                    if self._stop.is_set():
+                        return
                     failures += 1
                     asked = error.retry_after if isinstance(error, StoreError) else None
                     wait = backoff.delay(failures, asked)
@@ -177,7 +198,26 @@ class _Watcher:
                     return
                 self._stop.wait(wait)
         finally:
+            self._ended.set()
             self._close()
+
+    def new_stop(self) -> Stop:
+        """The cancellation of the next transfer; it is called when the watch is to end."""
+        stop = self._transfer = Stop()
+        if self._stop.is_set():
+            stop.call()
+        return stop
+
+    def _guard(self) -> None:
+        """End what this watch waits for when it is to end: a server may be silent for long."""
+        while not self._stop.wait(0.2):
+            if self._ended.is_set():
+                return
+        if self._transfer is not None:
+            self._transfer.call()
+        store = self._store
+        if store is not None:
+            store.close()
 
     def _poll(self, mark: str) -> tuple[bool, str]:
         """Whether the manifest has changed."""
@@ -233,6 +273,10 @@ class _Watcher:
         with ThreadPoolExecutor(1, "p2u-hook") as pool:
             try:
                 status = pool.submit(self._run_hook, command, names, ended).result()
+            except OSError as error:
+                message = f"the command could not be started: {error.strerror or error}"
+                self._report(Watched("error", state, message=message))
+                return
             finally:
                 ended.set()
         if status is None:

@@ -1,4 +1,4 @@
-"""The work folder ``.<name>.p2u`` next to a target: lock, journal, next state, small cache.
+"""The work folder of a target: lock, journal, next state, small cache; see `place` for where it is.
 
 Crash-safe by construction: `settle` finishes or undoes whatever a killed process left behind,
 without knowing the package.
@@ -10,14 +10,17 @@ import contextlib
 import os
 from pathlib import Path
 
-from p2u.client.folder import state_file
+from p2u.client.folder import place, state_file
 from p2u.client.folder.journal import Content, read_journal
-from p2u.disk import files
+from p2u.client.folder.replacing import adopt, give_files, move_files
+from p2u.disk import access, files, swap
+from p2u.disk.durable import sync_folder
 from p2u.disk.errors import disk_errors
 from p2u.disk.files import lexists
 from p2u.disk.locks import FileLock
-from p2u.disk.swap import replace_folder
-from p2u.errors import FormatError
+from p2u.disk.own_folder import expect
+from p2u.disk.swap import FIXED, replace_folder
+from p2u.errors import DiskError, FormatError
 
 
 def target_prefix(digest: str) -> bytes:
@@ -30,12 +33,19 @@ class WorkFolder:
 
     Args:
         target: The target folder, without symbolic links; it need not exist.
+
+    Attributes:
+        path: The folder; only we may use it.
+        inside: Whether it is in the target, whose files are replaced one by one then.
+
+    Raises:
+        OSError: The target's place cannot be looked at.
     """
 
     def __init__(self, target: Path) -> None:
         self.target = target
-        self.parent = target.parent
-        self.path = target.with_name(f".{target.name}.p2u")
+        self.path = place.choose(target)
+        self.inside = self.path.parent == target
         self.next = self.path / "next"
         self.old = self.path / "old"
         self._gone = self.path / "gone"
@@ -52,33 +62,53 @@ class WorkFolder:
 
     def exists(self) -> bool:
         """Whether an earlier run left something behind."""
-        return self.path.is_dir()
+        return lexists(self.path)
 
     def acquire(self) -> None:
         """Make the folder and lock it against other processes; a dead one's lock is void.
 
         Raises:
             BusyError: Another process has it.
-            DiskError: It cannot be made.
+            DiskError: It cannot be made, somebody else's is there, or the target is closed.
         """
+        with disk_errors(self.path):
+            if self.target.is_dir() and not os.access(self.target, os.W_OK | os.X_OK):
+                raise DiskError(
+                    "the folder cannot be written to",
+                    file=str(self.target),
+                    hint="Check its permissions",
+                )
+            if lexists(self.path) and not self.path.is_symlink():
+                expect(self._lock.path, folder=False)
         self._lock.acquire()
+        try:
+            with disk_errors(self.path):
+                expect(self.journal, folder=False)
+                for path in (self.next, self.old, self._gone, self.redo, self.cache):
+                    expect(path, folder=True)
+        except BaseException:
+            self._lock.release(remove=False)
+            raise
 
     def release(self, *, remove: bool) -> None:
-        """Unlock; with ``remove``, nothing of the folder is left."""
+        """Unlock; with ``remove``, nothing of ours is left."""
         if not self._lock.held:
             return
         try:
             if remove:
-                with disk_errors(self.path):
-                    for path in self.path.iterdir():
-                        if path != self._lock.path:
-                            files.remove_tree(path)
+                self.clear()
         finally:
             self._lock.release(remove=remove)
         if remove:
             # Not empty where the next process is waiting already.
             with contextlib.suppress(OSError):
                 self.path.rmdir()
+
+    def clear(self) -> None:
+        """Remove all that is ours, but for the lock."""
+        with disk_errors(self.path):
+            for path in (self.next, self.old, self._gone, self.redo, self.cache, self.journal):
+                files.remove_tree(path)
 
     def settle(self) -> bool:
         """Finish what a killed process had begun to put into place.
@@ -96,8 +126,12 @@ class WorkFolder:
                 self._retire(self.old)
             if content is None or not content.ready or not self.next.is_dir():
                 return False
-            if _holds(self.next, content):
+            if _holds(self.target, self.target, content):
+                self._retire(self.next)
+            elif _holds(self.next, self.next, content):
                 self.swap()
+            elif _holds(self.next, self.target, content):
+                self._move()
             elif lexists(self.target):
                 self._retire(self.next)
             else:  # exchanged, and then the user removed the target
@@ -109,14 +143,40 @@ class WorkFolder:
         """Put ``next``, complete and on the disk, in the target's place; remove what was there.
 
         At any moment the target is the old or the new folder; only where the system cannot exchange
-        folders there is a moment without one, which `settle` ends if we do not.
+        folders there is a moment without one, which `settle` ends if we do not. Where the folder
+        itself cannot move, its files are replaced one by one.
         """
+        if self.inside:
+            self._move()
+            return
         if lexists(self.target):
-            self.next.chmod(self.target.stat().st_mode & 0o7777)
+            access.take_over(self.next, self.target.stat())
             adopt(self.target, self.next)
-        former = replace_folder(self.next, self.target, self.old)
+        try:
+            former = replace_folder(self.next, self.target, self.old, sync=False)
+        except OSError as error:
+            if error.errno not in FIXED or not self.target.is_dir():
+                raise
+            self._move()
+            return
+        if former == self.next:
+            self._give_back()
+        sync_folder(self.target.parent)
         if former is not None:
             self._retire(former)
+
+    def _move(self) -> None:
+        move_files(self.next, self.target)
+        files.remove_tree(self.next)
+
+    def _give_back(self) -> None:
+        """After an exchange, let the target be the folder that it was, with the new files.
+
+        Shells, mounts and containers refer to the folder, not to its name.
+        """
+        with contextlib.suppress(OSError, FormatError):  # no links here: the new folder stays
+            give_files(self.target, self.next)
+            swap.exchange(str(self.next), str(self.target))
 
     def _retire(self, folder: Path) -> None:
         """Remove a former target, but nothing of it that is not the package's."""
@@ -127,8 +187,11 @@ class WorkFolder:
         files.remove_tree(self._gone)
 
 
-def _holds(folder: Path, content: Content) -> bool:
-    """Whether a folder is the one that this journal was about; a former target is not."""
+def _holds(folder: Path, also: Path, content: Content) -> bool:
+    """Whether the state that a journal was about is in a folder, or some of its files in another.
+
+    A former target, or one that is being refined in place, holds another state.
+    """
     try:
         found = state_file.read(folder)
     except FormatError:
@@ -137,26 +200,5 @@ def _holds(folder: Path, content: Content) -> bool:
         found is not None
         and target_prefix(found.digest) == content.header.target
         and found.refining is None
-        and all(entry.fits(folder) for entry in found.files)
+        and all(entry.fits(folder) or entry.fits(also) for entry in found.files)
     )
-
-
-def adopt(source: Path, target: Path) -> None:
-    """Give ``target`` all files of ``source`` that belong to no package and that it lacks."""
-    try:
-        recorded = state_file.read(source)
-    except FormatError:
-        recorded = None
-    ours = {state_file.NAME, state_file.PART}
-    if recorded is not None:
-        ours |= {entry.path for entry in recorded.files}
-    for name, folders, names in os.walk(source):
-        folder = Path(name)
-        below = folder.relative_to(source)
-        links = [name for name in folders if (folder / name).is_symlink()]
-        for path in (below / name for name in (*names, *links)):
-            if path.as_posix() not in ours and not lexists(target / path):
-                (target / path).parent.mkdir(parents=True, exist_ok=True)
-                files.link_or_copy(source / path, target / path)
-        if not folders and not names:
-            (target / below).mkdir(parents=True, exist_ok=True)

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Collection
 from dataclasses import dataclass
 
+from p2u.client.routes.routes import MOST_BROKEN
 from p2u.client.transfer.package_reader import PackageReader
 from p2u.errors import UnsupportedError, UsageError
 from p2u.package.graph import find_path, leads_to
@@ -79,16 +80,13 @@ def first_route(package: PackageReader, until: str) -> tuple[Update, ...]:
 def _memory_route(package: PackageReader, want: State) -> tuple[Update, ...]:
     manifest, updates = package.manifest, list(package.manifest.updates)
     why = ""
-    while True:
+    for _ in range(MOST_BROKEN):
         try:
             route = find_path(updates, None, want.id, cost=manifest.cost)
         except UsageError:
             if not why:
                 raise
-            raise UnsupportedError(
-                f"there is no route to {want.id} in memory: {why}",
-                hint="Pull it to a folder, and load the folder",
-            ) from None
+            break
         for update in route:
             if not manifest.crosses(update):
                 continue
@@ -100,6 +98,10 @@ def _memory_route(package: PackageReader, want: State) -> tuple[Update, ...]:
                 break
         else:
             return route
+    raise UnsupportedError(
+        f"there is no route to {want.id} in memory: {why}",
+        hint="Pull it to a folder, and load the folder",
+    )
 
 
 def find_live_route(
@@ -125,7 +127,7 @@ def find_live_route(
             f"{want.version} cannot take the place of {have.version}: {why}", hint=HINT
         )
     misfits: set[str] = set()
-    while True:
+    for _ in range(MOST_BROKEN):
         updates = [
             update
             for update in manifest.updates
@@ -135,10 +137,7 @@ def find_live_route(
         try:
             route = find_path(updates, here.id if here else None, want.id, cost=manifest.cost)
         except UsageError:
-            raise UnsupportedError(
-                f"no usable update of this package leads from {have.id} to {want.id}",
-                hint=HINT,
-            ) from None
+            break
         found = {
             release.version
             for release in (manifest.release(update.target) for update in route)
@@ -147,6 +146,9 @@ def find_live_route(
         if not found:
             return _live_route(manifest, route, here, want)
         misfits |= found
+    raise UnsupportedError(
+        f"no usable update of this package leads from {have.id} to {want.id}", hint=HINT
+    )
 
 
 def _ends(manifest: Manifest, update: Update) -> list[Release]:

@@ -22,6 +22,9 @@ from p2u.package.manifest import Manifest, State, Update
 
 _log = logging.getLogger("p2u")
 
+#: Updates that may prove broken before a package is given up: each costs requests.
+MOST_BROKEN = 16
+
 
 @dataclass(frozen=True, slots=True)
 class Route:
@@ -129,9 +132,11 @@ class Routes:
         """Avoid an update from now on.
 
         Raises:
-            P2UError: The error itself, if there is no other route.
+            P2UError: The error itself, if there is no other route, or too many were broken.
         """
         self._broken.add(update)
+        if len(self._broken) > MOST_BROKEN:
+            raise error
         try:
             self.find(have)
         except UsageError:

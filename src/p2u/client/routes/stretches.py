@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import deque
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
@@ -9,6 +10,9 @@ from p2u.client.transfer.bundles import Bundle, Wanted, common_bundles, single_b
 from p2u.client.transfer.package_reader import PackageReader
 from p2u.package.geometry import chunk_spans
 from p2u.package.manifest import Manifest, Update
+
+#: Stretches that a journal is compared with. A package of a stranger's may have far more.
+MOST_STRETCHES = 1 << 14
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,18 +57,19 @@ def longest(manifest: Manifest, route: Sequence[Update]) -> Stretch:
 
 
 def all_stretches(manifest: Manifest) -> Iterator[Stretch]:
-    """Every stretch that a route may have."""
-    for first in manifest.updates:
-        yield from _continued(manifest, (first,))
-
-
-def _continued(manifest: Manifest, updates: tuple[Update, ...]) -> Iterator[Stretch]:
-    yield Stretch(updates)
-    if manifest.crosses(updates[0]):
-        return
+    """Every stretch that a route may have, short ones first; not more than `MOST_STRETCHES`."""
+    leaving: dict[str, list[Update]] = {}
     for update in manifest.updates:
-        if update.source == updates[-1].target and not manifest.crosses(update):
-            yield from _continued(manifest, (*updates, update))
+        if update.source is not None and not manifest.crosses(update):
+            leaving.setdefault(update.source, []).append(update)
+    left: deque[tuple[Update, ...]] = deque((update,) for update in manifest.updates)
+    for _ in range(MOST_STRETCHES):
+        if not left:
+            return
+        updates = left.popleft()
+        yield Stretch(updates)
+        if len(left) < MOST_STRETCHES and not manifest.crosses(updates[0]):
+            left.extend((*updates, after) for after in leaving.get(updates[-1].target, ()))
 
 
 def bundles(package: PackageReader, stretch: Stretch) -> tuple[Bundle, ...] | None:

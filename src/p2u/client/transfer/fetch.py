@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import contextlib
 import hashlib
+import logging
+import time
 from collections.abc import Callable
 from itertools import cycle
 from threading import Event, Lock, Thread
@@ -19,6 +21,10 @@ from p2u.stores.backoff import Retry
 
 #: Bytes of payloads that all threads of a run together hold; a single larger bundle may exceed it.
 IN_FLIGHT = 12 << 20
+
+#: Seconds between two reports of failures after which it is tried again.
+REPORT_EVERY = 5.0
+_log = logging.getLogger("p2u.retry")
 
 #: Gives what the next run will probably fetch.
 Following = Callable[[], Wanted]
@@ -48,6 +54,8 @@ class Fetcher:
         self._following: Following | None = None
         self._ahead: Run | None = None
         self._threads: list[Thread] = []
+        #: When the next failure may be reported, by `time.monotonic`.
+        self._report_from = 0.0
         #: Memory for payloads. A run must not wait for what the one begun ahead of it holds.
         self._pools = cycle([Buffers(IN_FLIGHT, stop), Buffers(IN_FLIGHT, stop)])
 
@@ -119,7 +127,21 @@ class Fetcher:
         self.stop.check()
         if not error.retryable or failures >= self.retry.attempts:
             raise error
-        self.stop.sleep(self.retry.delay(failures, error.retry_after))
+        if (error.retry_after or 0.0) > self.retry.most_asked:
+            raise error
+        seconds = self.retry.delay(failures, error.retry_after)
+        self._report(error, failures, seconds)
+        self.stop.sleep(seconds)
+
+    def _report(self, error: StoreError, failures: int, seconds: float) -> None:
+        """Log a failure that a try follows: the first one, and now and then one of those after."""
+        now = time.monotonic()
+        with self._lock:
+            if now < self._report_from:
+                return
+            self._report_from = now + REPORT_EVERY
+        of = f"{failures} of {self.retry.attempts - 1}"
+        _log.warning("%s; trying again in %.1f s (%s)", error, seconds, of)
 
     def run(
         self,

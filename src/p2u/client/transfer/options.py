@@ -20,8 +20,8 @@ LINK_THREADS = 4
 class TransferOptions:
     """The options of a transfer.
 
-    Functions that fetch take ``jobs``, ``limit_rate``, ``retry`` and ``straight``, or those that
-    apply to them, by keyword and make one of these; all that is below them passes it on as it is.
+    Functions that fetch take the first five, or those of them that apply, by keyword and make one
+    of these; all that is below them passes it on as it is.
 
     Attributes:
         jobs: Threads that fetch, check and decode, 1 or more. None: as many as there are
@@ -32,22 +32,27 @@ class TransferOptions:
         straight: True: fetch all levels of a range of rows together and make only the last state
             wanted; False: make each state on the way. None: straight where the line is fast and
             nobody waits for an earlier state.
+        max_bytes: Most bytes that a version's files together may have, and each of the objects that
+            describe it. A package's few bytes can announce any number; None: no limit.
         request_sizes: How many bytes to ask for at a time.
 
     Raises:
-        UsageError: ``jobs`` or ``limit_rate`` is not valid.
+        UsageError: ``jobs``, ``limit_rate`` or ``max_bytes`` is not valid.
     """
 
     jobs: int | None = None
     limit_rate: float | str | None = None
     retry: Retry | None = None
     straight: bool | None = None
+    max_bytes: int | None = None
     request_sizes: RequestSizes = DEFAULT_SIZES
 
     def __post_init__(self) -> None:
         """Check what was given."""
         if self.jobs is not None and self.jobs < 1:
             raise UsageError(f"jobs must be at least 1, not {self.jobs}")
+        if self.max_bytes is not None and self.max_bytes < 0:
+            raise UsageError(f"max_bytes must be at least 0, not {self.max_bytes}")
         self.limiter()
 
     def threads(self, *, remote: bool) -> int:

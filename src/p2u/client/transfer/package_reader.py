@@ -15,6 +15,7 @@ from p2u.client.transfer.fetch import Fetcher, Following
 from p2u.client.transfer.options import DEFAULT_OPTIONS, TransferOptions
 from p2u.disk.durable import replace_file
 from p2u.disk.errors import disk_errors
+from p2u.errors import LimitError
 from p2u.package.index import Index, parse_index
 from p2u.package.layout import Layout, ReleaseLayout, parse_layout
 from p2u.package.manifest import MAX_MANIFEST, Manifest, Object, Release, Update
@@ -117,6 +118,8 @@ class PackageReader:
 
     def _read_layout(self, release: Release) -> Layout:
         if release.version not in self._layouts:
+            size = sum(file.size for file in release.files)
+            self._check_limit(size, f"the files of {release.version} have")
             self._layouts[release.version] = parse_layout(self._object(release.layout), release)
         return self._layouts[release.version]
 
@@ -212,7 +215,17 @@ class PackageReader:
             found.append((self.manifest.title(update.target), at))
         return tuple(found)
 
+    def _check_limit(self, size: int, what: str) -> None:
+        most = self.options.max_bytes
+        if most is not None and size > most:
+            raise LimitError(
+                f"{what} {size} bytes, at most {most} are allowed",
+                file=self.url,
+                hint="If you trust the package, raise --max-bytes (max_bytes=)",
+            )
+
     def _object(self, wanted: Object) -> bytes:
+        self._check_limit(wanted.size, f"{wanted.key} has")
         coming = self._coming.pop(wanted.sha256, None)
         data = self._kept.get(wanted.sha256)
         if data is None:

@@ -9,26 +9,25 @@ from __future__ import annotations
 
 import contextlib
 import json
-import shutil
 import time
 from collections.abc import Collection
 from contextlib import ExitStack
 from pathlib import Path
-from typing import Any
 
 from p2u.disk.durable import replace_file, sync_folder
 from p2u.disk.errors import UNPUBLISHED, disk_errors
-from p2u.disk.files import remove_tree
+from p2u.disk.files import read_small, remove_below, remove_tree
 from p2u.disk.scratch import ScratchFolder, remove_abandoned
-from p2u.errors import ConflictError, UsageError
+from p2u.errors import ConflictError, FormatError, UsageError
 from p2u.package.manifest import MAX_MANIFEST, MAX_STATES, Manifest
 from p2u.package.manifest_parse import parse_manifest
 from p2u.package.paths import MANIFEST_KEY, check_path
+from p2u.package.strict_json import MAX_NODES, count_nodes, parse_object
 from p2u.stores.package_lock import package_lock
 
 STAGE, PARENTS, UNUSED = ".p2u-stage", ".p2u-parents", ".p2u-unused.json"
-#: Of the list of unused files, bytes; a longer one is none of ours.
-_LIMIT = 256 << 20
+#: Of the list of unused files, bytes and values; a longer one is none of ours.
+_LIMIT, _NODES = 256 << 20, 4 << 20
 
 
 def read_manifest(folder: Path) -> bytes:
@@ -56,13 +55,14 @@ def read_unused(folder: Path) -> dict[str, float]:
     Returns:
         Each one's path in the package, and from when on it can be removed (seconds since 1970).
     """
+    path = folder / UNUSED
     try:
-        with open(folder / UNUSED, "rb") as stream:
-            tree: Any = json.loads(stream.read(_LIMIT))
-    except (OSError, ValueError):
+        data = read_small(path, _LIMIT)
+        tree = parse_object(data or b"{}", file=str(path), nodes=_NODES)
+    except (OSError, FormatError):
         return {}
     found: dict[str, float] = {}
-    for name, due in tree.items() if isinstance(tree, dict) else ():
+    for name, due in tree.items():
         if isinstance(due, int | float):
             check_path(name)  # it says what to remove
             found[name] = float(due)
@@ -139,6 +139,7 @@ class OpenPackage:
         """
         data = manifest.to_bytes()
         full = len(manifest.states) > MAX_STATES or len(data) > MAX_MANIFEST
+        full = full or count_nodes(data) > MAX_NODES
         if full or parse_manifest(data) != manifest:
             raise UsageError(
                 f"the package would have {len(manifest.states)} states and a manifest of "
@@ -177,32 +178,26 @@ class OpenPackage:
         with disk_errors(self.folder, "write", UNPUBLISHED):
             self._part.unlink(missing_ok=True)
             for folder in (self.stage, self.parents):
-                shutil.rmtree(folder, ignore_errors=True)
+                with contextlib.suppress(OSError):
+                    remove_tree(folder)
             unused = read_unused(self.folder)
             for name, due in unused.items():
                 if name not in used and due > now:
                     left[name] = due
                 elif name not in used:
-                    freed += self._remove(name)
+                    # A file, or a folder that was moved here but never published.
+                    freed += remove_below(self.folder, name)
             self._drop_empty(unused)
         if unused:
             self._note(left)
         return freed
 
-    def _remove(self, name: str) -> int:
-        """Remove a file, or a folder that was moved here but never published."""
-        path = self.folder / name
-        if path.is_symlink() or path.is_file():
-            size = path.lstat().st_size
-        else:
-            size = sum(p.lstat().st_size for p in path.rglob("*") if p.is_file())
-        remove_tree(path)
-        return size
-
     def _drop_empty(self, names: Collection[str]) -> None:
         for parent in {name.rpartition("/")[0] for name in names} - {""}:
+            path = self.folder / parent
             with contextlib.suppress(OSError):
-                (self.folder / parent).rmdir()  # not while there is anything in it
+                if path.resolve() == path:  # the list may be somebody else's, and lead elsewhere
+                    path.rmdir()  # not while there is anything in it
 
     def _note(self, unused: dict[str, float]) -> None:
         path = self.folder / UNUSED

@@ -87,6 +87,7 @@ def status_error(
         return _not_satisfiable(headers, file)
     if status in _RETRYABLE:
         wait = parse_retry_after(headers.get("Retry-After"))
+        answer += f" and asks to wait {wait:.0f} s" if wait else ""
         hint = "The server is busy or down; try again later"
         return StoreError(answer, file=file, hint=hint, retryable=True, retry_after=wait)
     return StoreError(answer, file=file, hint="Check the URL and the server")

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import errno
+import os
 import threading
 import time
 from collections.abc import Generator
@@ -12,6 +14,7 @@ from urllib3.exceptions import HTTPError, NameResolutionError, SSLError
 from urllib3.exceptions import ProxyError as Urllib3ProxyError
 from urllib3.exceptions import TimeoutError as Urllib3TimeoutError
 
+from p2u.disk.errors import OPEN_FILES
 from p2u.errors import P2UError, StoreError, UsageError
 from p2u.one_process import OneProcess
 from p2u.package.paths import MANIFEST_KEY, check_path
@@ -388,4 +391,7 @@ def network_error(error: Exception, host: str, name: str) -> StoreError:
     else:
         what = f"the connection to {host} broke ({type(cause).__name__})"
     via = " (through a proxy)" if isinstance(error, Urllib3ProxyError) else ""
-    return StoreError(what + via, file=name, hint="Check the network and the URL", retryable=True)
+    hint = "Check the network and the URL"
+    if any(os.strerror(code) in str(cause) for code in (errno.EMFILE, errno.ENFILE)):
+        what, hint = "no connection: too many files are open", OPEN_FILES
+    return StoreError(what + via, file=name, hint=hint, retryable=True)
