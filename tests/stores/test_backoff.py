@@ -32,3 +32,7 @@ def test_retry_is_a_backoff_with_an_end():
     retry = Retry(base=1.0, cap=2.0, attempts=3, uniform=longest)
     assert (retry.attempts, retry.delay(5)) == (3, 2)
     assert Retry() == Retry(uniform=longest)
+
+
+def test_a_caller_may_have_less_patience():
+    assert Backoff(1.0, most_asked=5.0, uniform=longest).delay(1, 60.0) == 5

@@ -23,8 +23,9 @@ from waiting import until
 
 import p2u
 from p2u.client.folder.watch import Watched, watch
+from p2u.client.transfer.backoff import Backoff
 from p2u.errors import UsageError
-from p2u.serve import Server, make_server
+from p2u.serve import FolderApp, Server, make_server
 
 
 @pytest.fixture
@@ -214,6 +215,65 @@ def test_a_version_without_the_state_wanted_has_a_better_one(
         until(lambda: "v2@exact" in commits(events))
         p2u.publish(models["v3"], package, anchor=True)
         until(lambda: "v3@8bit" in commits(events))
+
+
+class BusyApp(FolderApp):
+    """The development server's application; asks for a day's patience while ``busy``."""
+
+    busy = False
+
+    def __call__(self, environ, start_response):
+        if self.busy and not environ["PATH_INFO"].endswith("p2u.json"):
+            start_response("503 Busy", [("Retry-After", "86400"), ("Content-Length", "0")])
+            return [b""]
+        return super().__call__(environ, start_response)
+
+
+def test_a_server_cannot_put_it_to_sleep(package: Path, models, tmp_path: Path) -> None:
+    """It says at once that the server is busy, looks again by its own clock, and can be ended."""
+    app = BusyApp(package)
+    with Server(app, "127.0.0.1", 0, quiet=True) as server:
+        with watching(server.url, tmp_path / "got") as events:
+            until(lambda: "v1@exact" in commits(events))
+            app.busy = True
+            later.add(package, models["v2"], "v2")
+            until(lambda: any("503" in event.message for event in events))
+            begin = time.monotonic()
+        assert time.monotonic() - begin < 3
+        assert "asks to wait 86400 s" in events[-1].message
+    assert Backoff(5.0, 60.0, most_asked=60.0).delay(1, 86400.0) == 60
+
+
+@pytest.mark.parametrize("key", ["p2u.json", "base-000.bin", "layout.json.zst"])
+def test_it_ends_while_a_server_is_silent(package: Path, tmp_path: Path, key: str) -> None:
+    server, app = kit.counting_server(package)
+    app.hold_back(key=key)
+    with server:
+        with watching(server.url, tmp_path / "got") as events:
+            until(app.silent.is_set)
+            begin = time.monotonic()
+        assert time.monotonic() - begin < 5
+        app.reset()
+    assert events == []
+
+
+def test_a_hook_that_cannot_be_started_is_reported(package, models, tmp_path, monkeypatch) -> None:
+    def refuse(*_: object, **__: object) -> None:
+        raise OSError(12, "Cannot allocate memory")
+
+    target = tmp_path / "got"
+    monkeypatch.setattr(subprocess, "Popen", refuse)
+    with watching(package, target, execute="true", until="base") as events:
+        until(lambda: any("could not be started" in event.message for event in events))
+        later.add(package, models["v2"], "v2")
+        p2u.publish(models["v3"], package, anchor=True)
+        until(lambda: any((state or "").startswith("v3") for state in commits(events)))
+
+
+def test_a_version_that_is_too_large_is_left_out(package: Path, tmp_path: Path) -> None:
+    with watching(package, tmp_path / "got", max_bytes=10) as events:
+        until(lambda: any("at most 10" in event.message for event in events))
+    assert not (tmp_path / "got").exists()
 
 
 def test_what_no_time_can_mend(package: Path, tmp_path: Path) -> None:

@@ -25,6 +25,7 @@ from p2u.client.folder.local import (
 from p2u.client.folder.pull_task import PlannedUpdate, PullPlan, PullTask
 from p2u.client.folder.route_progress import RouteProgress
 from p2u.client.folder.space import SLACK, most_bytes
+from p2u.client.folder.state_file import StateFile
 from p2u.client.folder.straight import Straight
 from p2u.client.folder.target import Target, journal_header
 from p2u.client.folder.work_folder import WorkFolder
@@ -36,7 +37,7 @@ from p2u.client.transfer.bundles import Wanted
 from p2u.client.transfer.package_reader import PackageReader
 from p2u.client.transfer.requests import plan_requests
 from p2u.disk.errors import disk_errors
-from p2u.disk.files import allocated_bytes
+from p2u.disk.files import allocated_bytes, lexists
 from p2u.errors import DiskError
 from p2u.package.lookup import find_wanted
 from p2u.package.manifest import Manifest, State, Update
@@ -95,13 +96,16 @@ class FolderTransfer:
         Raises:
             See ``p2u.pull``.
         """
-        local = self._inspect()
-        if self.routes.satisfied(local.state) and not self.work.exists():
-            return self._stay(local)
+        local = None
+        if not self._left_something():
+            local = self._inspect()
+            if self.routes.satisfied(local.state):
+                return self._stay(local)
         self.work.acquire()
         complete = False
         try:
-            if self.work.settle():
+            # A killed run may have moved some of the next state's files to their places.
+            if self.work.settle() or local is None:
                 local = self._inspect()
             if not self.routes.satisfied(local.state):
                 local = self._update(local)
@@ -109,8 +113,13 @@ class FolderTransfer:
         finally:
             # A thread may still be reading ahead.
             self.package.stop_caching()
-            self.work.release(remove=complete)
+            # Without a journal there is nothing that the next run could go on with.
+            self.work.release(remove=complete or not lexists(self.work.journal))
         return self._stay(local)
+
+    def _left_something(self) -> bool:
+        with disk_errors(self.work.path, "read"):
+            return self.work.exists()
 
     def plan(self) -> PullPlan:
         """The updates that `run` would make; nothing is changed."""
@@ -169,10 +178,18 @@ class FolderTransfer:
             found = [p for p in self._parents.values() if not p.own]
             found = found or find_parents(self._origin, self.manifest, check)
         if local.parent is not None:
-            found.append(local.parent)
+            parent = self._named(local.parent, local.recorded)
+            local = replace(local, parent=parent)
+            found.append(parent)
         same = [p for parent in found for p in same_states(parent, self.manifest)]
         self._parents = {parent.state.id: parent for parent in same}
         return local
+
+    def _named(self, parent: FoundState, recorded: StateFile | None) -> FoundState:
+        """The target's state by the best of its names: two versions may have the same files."""
+        name = "" if recorded is None else recorded.state
+        same = same_states(parent, self.manifest)
+        return max(same, key=lambda p: (self.routes.satisfied(p.state), p.state.id == name))
 
     def _is_unfinished(self) -> bool:
         """Whether an earlier run got part of a better state, which is worth keeping."""
