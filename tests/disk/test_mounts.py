@@ -14,7 +14,7 @@ from p2u.disk.mounts import mounts_at
 @pytest.fixture
 def table(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     path = tmp_path / "mountinfo"
-    monkeypatch.setattr(mounts, "_TABLE", path)
+    monkeypatch.setattr(mounts, "_MOUNTS", str(path))
     lines = [
         "22 1 8:1 / / rw,relatime shared:1 - ext4 /dev/sda1 rw",
         r"30 22 8:1 /data /srv/my\040models rw - ext4 /dev/sda1 rw",

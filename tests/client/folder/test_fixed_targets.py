@@ -27,7 +27,7 @@ def fixed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     folder.mkdir()
     table = tmp_path / "mountinfo"
     table.write_text(f"30 22 8:1 /data {folder} rw - ext4 /dev/sda1 rw\n")
-    monkeypatch.setattr(mounts, "_TABLE", table)
+    monkeypatch.setattr(mounts, "_MOUNTS", str(table))
     real = swap.exchange
 
     def exchange(first: str, second: str) -> bool:
@@ -80,7 +80,7 @@ def test_a_mount_point_within_the_target_stays(made, tmp_path, fixed):
     """The folder above a mount point is not exchanged either: the mount would move with it."""
     dst = tmp_path / "dst"
     pull(made.package, dst, until="base")
-    mounts._TABLE.write_text(f"30 22 8:1 /data {dst / 'cache'} rw - ext4 /dev/sda1 rw\n")
+    Path(mounts._MOUNTS).write_text(f"30 22 8:1 /data {dst / 'cache'} rw - ext4 /dev/sda1 rw\n")
     assert place.choose(dst) == dst / ".p2u"
     pull(made.package, dst)
     assert tree(dst) == tree(made.model)
@@ -132,7 +132,7 @@ def test_an_interrupted_run_within_is_gone_on_with(made, tmp_path, fixed):
     interrupted(made, fixed, 12)
     assert (fixed / ".p2u").is_dir()
     # The next run has another view: the container's volume is a folder of the host.
-    mounts._TABLE.write_text("")
+    Path(mounts._MOUNTS).write_text("")
     assert place.choose(fixed) == fixed / ".p2u"
     pull(made.package, fixed)
     assert tree(fixed) == tree(made.model)

@@ -23,9 +23,9 @@ from waiting import until
 
 import p2u
 from p2u.client.folder.watch import Watched, watch
-from p2u.client.transfer.backoff import Backoff
 from p2u.errors import UsageError
 from p2u.serve import FolderApp, Server, make_server
+from p2u.stores.backoff import Backoff
 
 
 @pytest.fixture
