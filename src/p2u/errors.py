@@ -85,6 +85,7 @@ class StoreError(P2UError):
     Attributes:
         retryable: The same request may succeed later (time-out, reset, 429, 5xx).
         retry_after: Seconds the server asked us to wait, if it did.
+        status: HTTP status that a server answered with, if that was the reason.
     """
 
     def __init__(
@@ -95,10 +96,12 @@ class StoreError(P2UError):
         hint: str | None = None,
         retryable: bool = False,
         retry_after: float | None = None,
+        status: int | None = None,
     ) -> None:
         super().__init__(message, file=file, hint=hint)
         self.retryable = retryable
         self.retry_after = retry_after
+        self.status = status
 
 
 class NotFoundError(StoreError):

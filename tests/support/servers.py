@@ -217,3 +217,33 @@ class Azurite(ServerProcess):
             },
         )
         urllib.request.urlopen(request, timeout=10).close()
+
+
+class Registry(ServerProcess):
+    """An OCI registry.
+
+    Args:
+        auth: The part ``auth`` of its configuration: one more block of YAML.
+        files: Files in its folder, by name; ``{work}`` in ``auth`` is the folder.
+
+    Attributes:
+        host: ``127.0.0.1:port``.
+    """
+
+    def __init__(self, auth: str = "", files: dict[str, bytes] | None = None) -> None:
+        program = find_program("docker-registry") or find_program("registry")
+        if program is None:
+            missing("an OCI registry", "Debian: apt-get install docker-registry")
+        self._auth, self._files = auth, files or {}
+        super().__init__([program, "serve", "{work}/config.yml"], "/v2/")
+        self.host = self.url.removeprefix("http://")
+
+    def prepare(self) -> None:
+        for name, content in self._files.items():
+            (self.work / name).write_bytes(content)
+        (self.work / "config.yml").write_text(
+            "version: 0.1\nlog: {level: error, accesslog: {disabled: true}}\n"
+            f"storage:\n  filesystem: {{rootdirectory: {self.work}/data}}\n"
+            f"http: {{addr: '127.0.0.1:{self.ports['port']}'}}\n"
+            + self._auth.replace("{work}", str(self.work))
+        )

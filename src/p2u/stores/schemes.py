@@ -21,6 +21,7 @@ SCHEMES: dict[str, str] = {
     "gs": "p2u.stores.cloud:CloudStore",
     "http": "p2u.stores.http.store:HttpStore",
     "https": "p2u.stores.http.store:HttpStore",
+    "oci": "p2u.stores.oci:OciStore",
     "s3": "p2u.stores.cloud:CloudStore",
 }
 

@@ -9,7 +9,7 @@ import sys
 import threading
 from collections.abc import Callable
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, BinaryIO
 from urllib.parse import unquote, urlsplit
 
 import urllib3
@@ -79,15 +79,22 @@ class Connections:
         self._managers: dict[tuple[str | None, str], urllib3.PoolManager] = {}
 
     def get(self, url: str, headers: dict[str, str]) -> urllib3.BaseHTTPResponse:
-        """Send a GET and return the response with its body not read; redirects are not followed.
+        """Send a GET; see `send`."""
+        return self.send("GET", url, headers)
+
+    def send(
+        self, method: str, url: str, headers: dict[str, str], body: bytes | BinaryIO | None = None
+    ) -> urllib3.BaseHTTPResponse:
+        """Send a request and return the response with its body not read; follow no redirects.
 
         Raises:
             urllib3.exceptions.HTTPError, OSError, http.client.HTTPException: No response.
             UnsupportedError, UsageError: The environment's proxy or authorities cannot be used.
         """
         return self._manager(url).request(
-            "GET",
+            method,
             url,
+            body=body,
             headers=headers,
             preload_content=False,
             decode_content=False,

@@ -48,7 +48,7 @@ MAX_REDIRECTS = 10
 _WORTH_DRAINING = 64 << 10
 _REDIRECTS = frozenset({301, 302, 303, 307, 308})
 #: Errors of the network and of urllib3. ValueError: e.g. a header that cannot be encoded.
-_NETWORK = (HTTPError, HTTPException, OSError, ValueError)
+NETWORK = (HTTPError, HTTPException, OSError, ValueError)
 
 
 class HttpStore(Store, OneProcess):
@@ -244,7 +244,9 @@ class HttpStore(Store, OneProcess):
                 return body
             body.discard()
             if status not in _REDIRECTS:
-                raise status_error(status, body.response.reason, body.response.headers, name)
+                error = status_error(status, body.response.reason, body.response.headers, name)
+                error.status = status
+                raise error
             url = redirect_target(url, body.response.headers.get("Location"), name)
         raise StoreError(
             f"was redirected more than {MAX_REDIRECTS} times",
@@ -263,7 +265,7 @@ class HttpStore(Store, OneProcess):
             response = self._connections.get(url, sent)
         except P2UError:  # the proxy setting
             raise
-        except _NETWORK as error:
+        except NETWORK as error:
             if self._dog.ended:
                 raise closed_error(name) from None
             raise network_error(error, split_url(url).hostname or "", name) from error
@@ -303,7 +305,7 @@ class Body:
             with self._dog.watch(self._limit, self.response.shutdown) as watch:
                 # read1: what there is. read would wait for all, however slowly it drips.
                 piece = self.response.read1(min(most, PIECE), decode_content=False) or b""
-        except _NETWORK as error:
+        except NETWORK as error:
             self.close()
             if self._dog.ended:
                 raise closed_error(self.name) from None
