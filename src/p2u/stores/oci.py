@@ -99,7 +99,12 @@ class OciStore(WritableStore):
         self._reference = f"{self._base}/manifests/{self._digest or tag}"
         self._access = RegistryAccess(self._root, host, repository)
         self._blobs = AddressedStore(
-            self.url, self._root, options, self._address, lambda: self._access.headers(self._blobs)
+            self.url,
+            self._root,
+            options,
+            self._address,
+            lambda: self._access.headers(self._blobs),
+            f"Log in: docker login {host}",
         )
         self._lock = threading.RLock()
         self._known: Layers | None = None

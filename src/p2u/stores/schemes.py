@@ -19,6 +19,7 @@ SCHEMES: dict[str, str] = {
     "az": "p2u.stores.cloud:CloudStore",
     "file": "p2u.stores.local:open_file_url",
     "gs": "p2u.stores.cloud:CloudStore",
+    "hf": "p2u.stores.hf:HubStore",
     "http": "p2u.stores.http.store:HttpStore",
     "https": "p2u.stores.http.store:HttpStore",
     "oci": "p2u.stores.oci:OciStore",

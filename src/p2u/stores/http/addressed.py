@@ -10,7 +10,6 @@ from typing import BinaryIO
 from p2u.errors import P2UError, StoreError
 from p2u.package.paths import check_path
 from p2u.stores.base import StoreOptions, closed_error
-from p2u.stores.http.connection import Connections
 from p2u.stores.http.headers import status_error
 from p2u.stores.http.store import NETWORK, Body, HttpStore, network_error
 from p2u.stores.http.urls import BaseUrl, display_url, origin, split_url
@@ -56,7 +55,8 @@ class AddressedStore(HttpStore):
         options: See `HttpStore`.
         address: The URL of a key.
         renew: After the server refused access: the headers to try again with, once; None if there
-            are no others. Its argument is the refusal.
+            are no others.
+        denied: The remedy where access is refused.
     """
 
     def __init__(
@@ -66,16 +66,14 @@ class AddressedStore(HttpStore):
         options: StoreOptions,
         address: Callable[[str], str],
         renew: Callable[[], Mapping[str, str] | None] = lambda: None,
+        denied: str | None = None,
     ) -> None:
         super().__init__(root, options)
         self.url = url
+        self.options = options
         self._base = _Addresses(url, root, "", None, address)
         self._renew = renew
-
-    @property
-    def connections(self) -> Connections:
-        """The connections, for requests that are not about an object."""
-        return self._connections
+        self._denied = denied
 
     def authorize(self, headers: Mapping[str, str]) -> None:
         """Send more headers with each request, to the origin only."""
@@ -86,8 +84,16 @@ class AddressedStore(HttpStore):
             return super()._get(key, headers)
         except StoreError as error:
             if error.status != 401 or not self._renewed():
-                raise
-        return super()._get(key, headers)
+                raise self._explained(error) from None
+        try:
+            return super()._get(key, headers)
+        except StoreError as error:
+            raise self._explained(error) from None
+
+    def _explained(self, error: StoreError) -> StoreError:
+        if error.status in (401, 403) and self._denied:
+            error.hint = self._denied
+        return error
 
     def _renewed(self) -> bool:
         found = self._renew()
@@ -127,7 +133,7 @@ class AddressedStore(HttpStore):
             return answer
         error = status_error(answer.status, None, answer.headers, name)
         error.status = answer.status
-        raise error
+        raise self._explained(error)
 
     def _call(
         self, method: str, url: str, headers: Mapping[str, str], content: Content | None, name: str
