@@ -20,7 +20,7 @@ from p2u.stores.schemes import scheme_of
         ("HTTPS://h/p", "https"),
         ("file:///p", "file"),
         ("file:/p", "file"),
-        ("s3://bucket/p", "s3"),  # no store has it, but it is no path
+        ("smb://server/p", "smb"),  # no store has it, but it is no path
         ("model", None),
         ("./http://odd", None),
         ("C:\\models", None),

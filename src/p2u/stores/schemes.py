@@ -72,7 +72,7 @@ def open_store(
         raise UnsupportedError(
             f"no store for {scheme}:// URLs",
             file=text.split("?")[0] if "@" not in text else f"{scheme}://...",
-            hint="Use a path or an http(s) URL; buckets give presigned https URLs",
+            hint=f"Use a path, or a URL that begins with {', '.join(sorted(SCHEMES))}",
         )
     module, _, name = SCHEMES[scheme].partition(":")
     opener = getattr(import_module(module), name)

@@ -205,7 +205,7 @@ def test_open_store_chooses(tmp_path: Path) -> None:
         assert isinstance(open_store(source), LocalStore)
     assert open_store(str(tmp_path / "p2u.json")).read("p2u.json", limit=9) == b"{}"
     assert isinstance(open_store("HTTPS://h/p"), HttpStore)
-    for url in ("s3://bucket/p", "ftp://u:pw@h/p"):
+    for url in ("smb://server/p", "ftp://u:pw@h/p"):
         with pytest.raises(UnsupportedError, match="https") as caught:
             open_store(url)
         assert "pw" not in str(caught.value)
