@@ -58,7 +58,9 @@ def read_manifest(package: Path) -> Manifest:
     return parse_manifest((package / MANIFEST_KEY).read_bytes())
 
 
-def decoder(package: Path, parent: Path | None = None, threads: int = 1) -> Callable[[], memoryview]:
+def decoder(
+    package: Path, parent: Path | None = None, threads: int = 1
+) -> Callable[[], memoryview]:
     """What decodes all updates of a package of one file, straight to its last state.
 
     Args:
