@@ -343,6 +343,33 @@ def etag_becomes_strong(request: Request) -> None:
     request.partial(ETag='W/"1"' if request.count == 1 else '"1"')
 
 
+PAGE = b"\n  <!DOCTYPE HTML>\n<html><body>Please log in</body></html>"
+
+
+@fault
+def login_page(request: Request) -> None:
+    """As a captive portal answers everything."""
+    request.head("200 OK", Content_Type="text/html; charset=utf-8", Content_Length=len(PAGE))
+    request.send(PAGE)
+
+
+@fault
+def login_page_as_bytes(request: Request) -> None:
+    request.head("200 OK", Content_Length=len(PAGE))
+    request.send(PAGE)
+
+
+@fault
+def redirect_to_login(request: Request) -> None:
+    request.head("302 Found", Location="/login-page/object", Content_Length=0)
+
+
+@fault
+def wrong_type(request: Request) -> None:
+    """The file itself, with the type that some servers give to all they do not know."""
+    request.partial(Content_Type="text/html")
+
+
 @fault
 def size_changes(request: Request) -> None:
     first, last = request.range()

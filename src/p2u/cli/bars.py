@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
@@ -11,7 +12,7 @@ from rich.live import Live
 from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn, TimeRemainingColumn
 from rich.text import Text
 
-from p2u.cli.terminal import console, has_signs, say, shown
+from p2u.cli.terminal import console, has_signs, say, shown, warn
 
 if TYPE_CHECKING:
     from p2u.client.transfer.control import Progress as Transfer
@@ -134,5 +135,24 @@ def transfer(quiet: bool) -> Iterator[TransferView]:
     if quiet:
         yield TransferView(stream, None)
         return
-    with Live(console=stream, refresh_per_second=8, transient=True) as live:
+    with (
+        retries_reported(),
+        Live(console=stream, refresh_per_second=8, transient=True) as live,
+    ):
         yield TransferView(stream, live)
+
+
+@contextmanager
+def retries_reported() -> Iterator[None]:
+    """Print failures that a try follows, to stderr: nobody waits in front of a silent terminal."""
+    log, handler = logging.getLogger("p2u.retry"), _Printed()
+    log.addHandler(handler)
+    try:
+        yield
+    finally:
+        log.removeHandler(handler)
+
+
+class _Printed(logging.Handler):
+    def emit(self, record: logging.LogRecord) -> None:
+        warn(record.getMessage())

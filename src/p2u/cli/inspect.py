@@ -25,10 +25,11 @@ def inspect(
     as_json: Json = False,
 ) -> None:
     """Show the contents of a package: states, sizes, quality, tensors."""
+    from p2u.cli.bars import retries_reported
     from p2u.client.transfer.package_reader import PackageReader
 
     reader = PackageReader(package)
-    with reader.store:
+    with reader.store, retries_reported():
         manifest = reader.manifest
         layout = reader.layout(manifest.latest).tensors if tensors else ()
     if as_json:

@@ -111,8 +111,8 @@ class Store(ABC):
         for; nothing at all when ``length`` is 0.
 
         Raises:
-            The errors of `read`; UsageError for a negative range; IntegrityError when the object
-            was seen to change since an earlier request.
+            The errors of `read`; UsageError for a negative range. What responses say of an object
+            (ETag, size) is not compared: digests show whether its bytes are the right ones.
         """
 
     @property

@@ -10,7 +10,6 @@ import contextlib
 import hashlib
 import json
 import re
-import threading
 from collections.abc import Generator, Iterable, Iterator
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
@@ -18,7 +17,6 @@ from urllib.parse import unquote, urlsplit
 
 from p2u.errors import (
     FormatError,
-    IntegrityError,
     NotFoundError,
     StoreError,
     UnsupportedError,
@@ -102,8 +100,6 @@ class CloudStore(WritableStore):
         self._obstore = obstore
         self._store = _connect(self._scheme, parts.netloc, options, self.url)
         self._closed = False
-        self._lock = threading.Lock()
-        self._seen: dict[str, tuple[str | None, int]] = {}
 
     @property
     def remote(self) -> bool:
@@ -224,7 +220,6 @@ class CloudStore(WritableStore):
             raise too_short(self._name(key), here.size, start, length) from error
         assert found is not None
         size = found.meta["size"]
-        self._remember(key, found.meta["e_tag"], size)
         if size < start + length:
             raise too_short(self._name(key), size, start, length)
         left = length
@@ -250,18 +245,6 @@ class CloudStore(WritableStore):
                 return self._obstore.get(self._store, path, options=options)  # type: ignore[arg-type]
         except _NotModified:
             return None
-
-    def _remember(self, key: str, etag: str | None, size: int) -> None:
-        """Note which content of the object this is; raises IntegrityError if it is another one."""
-        with self._lock:
-            was = self._seen.setdefault(key, (etag, size))
-        if was != (etag, size):
-            raise IntegrityError(
-                f"changed while downloading: it had {was[1]} bytes and ETag {was[0]}, now {size} "
-                f"and {etag}",
-                file=self._name(key),
-                hint="The package was replaced in the bucket; run the same command again",
-            )
 
     def _path(self, key: str) -> str:
         check_path(key, "key")

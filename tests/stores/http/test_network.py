@@ -12,6 +12,7 @@ from pathlib import Path
 
 import pytest
 from fault_server import DATA, FaultServer
+from urllib3.exceptions import NewConnectionError, SSLError
 
 from p2u.errors import FormatError, StoreError, UnsupportedError, UsageError
 from p2u.stores import LocalStore, open_store
@@ -19,11 +20,10 @@ from p2u.stores.http.connection import proxy_for
 from p2u.stores.http.headers import (
     MAX_RETRY_AFTER,
     ContentRange,
-    Version,
     content_length,
     parse_retry_after,
 )
-from p2u.stores.http.store import HttpStore
+from p2u.stores.http.store import HttpStore, network_error
 from p2u.stores.http.urls import BaseUrl, redirect_target
 
 PROXY_VARIABLES = ("http_proxy", "https_proxy", "all_proxy", "no_proxy")
@@ -109,6 +109,30 @@ def test_http_spoken_on_a_tls_port_and_the_other_way_round(tls_server: FaultServ
         for url in (tls_server.url.replace("https", "http"), plain.url.replace("http", "https")):
             with open_store(f"{url}/good", stall_timeout=1) as store, pytest.raises(StoreError):
                 store.read("object", limit=len(DATA))
+
+
+@pytest.mark.parametrize(
+    ("text", "passes"),
+    [
+        ("[SSL: UNEXPECTED_EOF_WHILE_READING] EOF occurred in violation of protocol", True),
+        ("The read operation timed out", True),
+        ("[SSL: DECRYPTION_FAILED_OR_BAD_RECORD_MAC] decryption failed", True),
+        ("[SSL: WRONG_VERSION_NUMBER] wrong version number (_ssl.c:1000)", False),
+        ("[SSL: UNSUPPORTED_PROTOCOL] unsupported protocol", False),
+        ("[SSL: TLSV1_ALERT_PROTOCOL_VERSION] tlsv1 alert protocol version", False),
+        ("[SSL: SSLV3_ALERT_HANDSHAKE_FAILURE] sslv3 alert handshake failure", False),
+    ],
+)
+def test_failures_of_tls_that_may_pass(text: str, passes: bool) -> None:
+    error = network_error(SSLError(ssl.SSLError(1, text)), "h", "https://h/p2u.json")
+    assert error.retryable is passes
+    assert ("is it http://?" in str(error)) == ("WRONG_VERSION" in text)
+
+
+def test_too_many_open_files_are_called_so() -> None:
+    cause = OSError(24, "Too many open files")
+    error = network_error(NewConnectionError(None, f"Failed: {cause}"), "h", "http://h/p2u.json")
+    assert "ulimit -n" in str(error) and error.retryable
 
 
 def test_a_proxy_is_used(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -293,12 +317,6 @@ def test_content_length() -> None:
     for bad in ("", "-1", "1_0", "0x1", "٣", "1, 1", "9" * 30):
         assert content_length({"Content-Length": bad}) is None
     assert content_length({}) is None
-
-
-def test_only_strong_etags_go_into_if_range() -> None:
-    assert Version('"abc"', 1).strong_etag == '"abc"'
-    for etag in ('W/"abc"', "abc", '"a"b"', '"a\nb"', "", None):
-        assert Version(etag, 1).strong_etag is None
 
 
 def test_keys_are_checked_before_they_become_urls() -> None:

@@ -15,7 +15,7 @@ from p2u.client.transfer.fetch import Fetcher, Following
 from p2u.client.transfer.options import DEFAULT_OPTIONS, TransferOptions
 from p2u.disk.durable import replace_file
 from p2u.disk.errors import disk_errors
-from p2u.errors import LimitError
+from p2u.errors import FormatError, LimitError
 from p2u.package.index import Index, parse_index
 from p2u.package.layout import Layout, ReleaseLayout, parse_layout
 from p2u.package.manifest import MAX_MANIFEST, Manifest, Object, Release, Update
@@ -93,8 +93,17 @@ class PackageReader:
     def manifest(self) -> Manifest:
         """The manifest, read when it is first asked for."""
         if self._manifest is None:
-            self._manifest = parse_manifest(self.fetcher.read(MANIFEST_KEY, MAX_MANIFEST))
+            self._manifest = self._parse(self.fetcher.read(MANIFEST_KEY, MAX_MANIFEST))
         return self._manifest
+
+    def _parse(self, data: bytes) -> Manifest:
+        """The manifest in a text; errors name its URL."""
+        try:
+            return parse_manifest(data)
+        except FormatError as error:
+            if error.file == MANIFEST_KEY:
+                error.file = f"{self.url}/{MANIFEST_KEY}"
+            raise
 
     @property
     def known_manifest(self) -> Manifest | None:
@@ -105,7 +114,7 @@ class PackageReader:
         """Read the manifest again unless it is still the one of a mark; returns the next mark."""
         data, mark = self.fetcher.poll(MANIFEST_KEY, MAX_MANIFEST, mark)
         if data is not None:
-            manifest = parse_manifest(data)
+            manifest = self._parse(data)
             if manifest != self._manifest:
                 self._manifest = manifest
                 self._layouts = {}  # versions may have other ones; objects stay, by digest

@@ -10,7 +10,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from email.utils import parsedate_to_datetime
 
-from p2u.errors import IntegrityError, NotFoundError, StoreError
+from p2u.errors import NotFoundError, StoreError
 
 #: Request headers that a server may answer with 304.
 CONDITIONS = frozenset({"If-None-Match", "If-Modified-Since"})
@@ -23,6 +23,8 @@ MAX_RETRY_AFTER = 86_400.0
 
 _RETRYABLE = frozenset({408, 421, 425, 429, 500, 502, 503, 504, 507, 509, 520, 521, 522, 523, 524})
 _CONTENT_RANGE = re.compile(r"bytes (?:(\d{1,19})-(\d{1,19})|\*)/(\d{1,19}|\*)", re.IGNORECASE)
+#: Beginnings of web pages, the longest first.
+_PAGE = (b"<!doctype html", b"<html", b"<head", b"<body", b"<title")
 _SHOWN_REASON = re.compile(r"[^\x20-\x7e]")
 
 
@@ -117,40 +119,21 @@ def check_encoding(headers: Mapping[str, str], file: str) -> None:
         )
 
 
-def _opaque(etag: str) -> str:
-    return etag.strip().removeprefix("W/")
+def check_page(headers: Mapping[str, str], lead: bytes, file: str) -> None:
+    """Raises StoreError if a whole object is a web page: nothing of a package begins like one.
 
-
-@dataclass(frozen=True)
-class Version:
-    """The identity of one version of an object; None: the server did not say."""
-
-    etag: str | None
-    size: int | None
-
-    @property
-    def strong_etag(self) -> str | None:
-        """The ETag if it may be used in If-Range."""
-        strong = self.etag and re.fullmatch(r'"[\x21\x23-\x7e]*"', self.etag)
-        return self.etag if strong else None
-
-    def joined(self, newer: Version) -> Version:
-        """This, with what it does not know taken from a newer response."""
-        return Version(self.etag or newer.etag, self.size if self.size is not None else newer.size)
-
-    def check_same(self, newer: Version, file: str) -> None:
-        """Raises IntegrityError if both are known and not the same."""
-        # Weak comparison: servers switch between W/"x" and "x" for the same bytes.
-        if self.etag and newer.etag and _opaque(self.etag) != _opaque(newer.etag):
-            was, now = f"ETag {self.etag}", newer.etag
-        elif None not in (self.size, newer.size) and self.size != newer.size:
-            was, now = f"{self.size} bytes", f"{newer.size}"
-        else:
-            return
-        raise IntegrityError(
-            _SHOWN_REASON.sub("?", f"changed while downloading: it had {was}, now {now}"),
+    Args:
+        headers: The response's.
+        lead: The first bytes of its body.
+        file: For messages.
+    """
+    kind = headers.get("Content-Type", "").partition(";")[0].strip().lower()
+    if lead.lstrip()[: len(_PAGE[0])].lower().startswith(_PAGE):
+        said = f" ({_SHOWN_REASON.sub('?', kind)[:40]})" if kind else ""
+        raise StoreError(
+            f"the server sent a web page{said}, not a file of a package",
             file=file,
-            hint="The package was replaced on the server; run the same command again",
+            hint="A login page, or a proxy's? Log in, or check the URL",
         )
 
 

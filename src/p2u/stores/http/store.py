@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import errno
 import os
-import threading
+import re
 import time
 from collections.abc import Generator
 from http.client import HTTPException
@@ -32,8 +32,8 @@ from p2u.stores.http.headers import (
     CONDITIONS,
     ContentRange,
     Mark,
-    Version,
     check_encoding,
+    check_page,
     content_length,
     status_error,
 )
@@ -46,6 +46,10 @@ MAX_REDIRECTS = 10
 
 #: Left-over bytes that are cheaper to read than a new connection.
 _WORTH_DRAINING = 64 << 10
+#: Bytes of a body by which a web page is known.
+LEAD = 512
+#: Failures of TLS that a network causes, and not a server's or our own settings.
+_PASSING_TLS = re.compile(r"EOF|timed out|reset|BAD_RECORD_MAC|DECRYPTION_FAILED", re.IGNORECASE)
 _REDIRECTS = frozenset({301, 302, 303, 307, 308})
 #: Errors of the network and of urllib3. ValueError: e.g. a header that cannot be encoded.
 NETWORK = (HTTPError, HTTPException, OSError, ValueError)
@@ -75,8 +79,6 @@ class HttpStore(Store, OneProcess):
         self._origin = origin(self._base.request_url(MANIFEST_KEY))
         self._dog = Watchdog()
         self._connections = Connections(self._dog, options.connect_timeout, options.stall_timeout)
-        self._lock = threading.Lock()
-        self._seen: dict[str, Version] = {}
         self._ranges = True
         self._announced = False
         self.register_forks()
@@ -84,7 +86,6 @@ class HttpStore(Store, OneProcess):
     def after_fork(self, *, child: bool) -> None:
         """See `OneProcess.after_fork`: a child opens connections of its own."""
         if child:
-            self._lock = threading.Lock()
             self._dog.fork()
             self._connections.fork()
 
@@ -129,6 +130,7 @@ class HttpStore(Store, OneProcess):
                 data += piece
                 if len(data) > limit:
                     raise too_large(body.name, limit)
+            check_page(body.response.headers, bytes(data[:LEAD]), body.name)
             if body.response.headers.get("Accept-Ranges", "").strip().lower() == "bytes":
                 self._announced = True
             return bytes(data)
@@ -164,24 +166,21 @@ class HttpStore(Store, OneProcess):
 
     def _open_range(self, key: str, start: int, end: int) -> tuple[Body, int]:
         """A body that stands at byte ``start``, and how many bytes it has of the range."""
-        headers = {}
-        known = self._seen.get(key, Version(None, None))
-        if self._ranges:
-            headers["Range"] = f"bytes={start}-{end - 1}"
-            if known.strong_etag:
-                headers["If-Range"] = known.strong_etag
+        # Never If-Range: the servers of one package may have different ETags for the same bytes,
+        # and the digests of chunks say whether they are the right ones.
+        headers = {"Range": f"bytes={start}-{end - 1}"} if self._ranges else {}
         body = self._get(key, headers)
         try:
             if body.response.status == 206:
-                return body, self._check_partial(key, body, start, end)
-            self._check_whole(key, body, start, end)
+                return body, self._check_partial(body, start, end)
+            self._check_whole(body, start, end)
             body.skip(start)
             return body, end - start
         except BaseException:
             body.close()
             raise
 
-    def _check_partial(self, key: str, body: Body, start: int, end: int) -> int:
+    def _check_partial(self, body: Body, start: int, end: int) -> int:
         """Check the Content-Range of a 206 and return how many bytes of the range it has."""
         header = body.response.headers.get("Content-Range")
         found = ContentRange.parse(header)
@@ -195,7 +194,6 @@ class HttpStore(Store, OneProcess):
                 # Without any framing the header itself was cut off on the way.
                 retryable=header is None and body.size is None and not body.chunked,
             )
-        self._remember(key, body, found.size)
         have = (found.last or 0) + 1 - start
         if found.size is not None and found.size < end:
             raise too_short(body.name, found.size, start, end - start)
@@ -207,21 +205,13 @@ class HttpStore(Store, OneProcess):
             )
         return have
 
-    def _check_whole(self, key: str, body: Body, start: int, end: int) -> None:
-        """A 200: either the object changed, or ranges are ignored, or it is all of the object."""
-        self._remember(key, body, body.size)
+    def _check_whole(self, body: Body, start: int, end: int) -> None:
+        """A 200: either ranges are ignored, or it is all of the object."""
+        check_page(body.response.headers, body.peek(), body.name)
         if body.size is not None and body.size < end:
             raise too_short(body.name, body.size, start, end - start)
         if start != 0 or body.size != end:
             self._ranges = False
-
-    def _remember(self, key: str, body: Body, size: int | None) -> None:
-        """Note which version of the object this is; raises IntegrityError if it is another one."""
-        newer = Version(body.response.headers.get("ETag"), size)
-        with self._lock:
-            known = self._seen.get(key, newer)
-            known.check_same(newer, body.name)
-            self._seen[key] = known.joined(newer)
 
     def _get(self, key: str, headers: dict[str, str]) -> Body:
         """Send a GET, follow redirects; the response has status 200 or 206 and identity bytes.
@@ -291,6 +281,7 @@ class Body:
         self._dog = dog
         self._limit = stall_timeout
         self._received = 0
+        self._ahead = b""
         self._waited = 0.0
         self._window = 0
 
@@ -300,6 +291,9 @@ class Body:
         Raises:
             StoreError: Retryable: the connection broke or stalled. Not: the store was closed.
         """
+        if self._ahead:
+            piece, self._ahead = self._ahead[:most], self._ahead[most:]
+            return piece
         begun = time.monotonic()
         try:
             with self._dog.watch(self._limit, self.response.shutdown) as watch:
@@ -318,6 +312,11 @@ class Body:
         self._received += len(piece)
         self._check_pace(len(piece), time.monotonic() - begun)
         return piece
+
+    def peek(self) -> bytes:
+        """The first bytes, some of them, which `read` returns again. Before all other calls."""
+        self._ahead = self.read(LEAD)
+        return self._ahead
 
     def skip(self, count: int) -> None:
         """Read and drop ``count`` bytes."""
@@ -371,6 +370,12 @@ class Body:
         )
 
 
+def _reason(error: Exception) -> str:
+    """What OpenSSL says, without the place in its source."""
+    found = re.search(r"\[SSL: (\w+)\]", str(error))
+    return found[1].lower().replace("_", " ") if found else str(error)[:200]
+
+
 def network_error(error: Exception, host: str, name: str) -> StoreError:
     """Our error for one of urllib3, http.client or the socket. ``host`` is for the message."""
     cause = error
@@ -381,6 +386,15 @@ def network_error(error: Exception, host: str, name: str) -> StoreError:
             f"the TLS certificate of {host} could not be verified",
             file=name,
             hint="Check the clock and the URL; set SSL_CERT_FILE for a private authority",
+        )
+    if isinstance(cause, SSLError) and not _PASSING_TLS.search(str(cause)):
+        plain = "WRONG_VERSION_NUMBER" in str(cause) or "HTTP_REQUEST" in str(cause)
+        return StoreError(
+            f"no secure connection to {host}: {_reason(cause)}",
+            file=name,
+            hint="It does not seem to speak TLS on this port; is it http://?"
+            if plain
+            else "Check the URL, and the server's TLS settings",
         )
     if isinstance(cause, ValueError) and not isinstance(cause, (HTTPError, OSError)):
         raise UsageError("a URL or header is not valid", file=name) from error
