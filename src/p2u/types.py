@@ -150,11 +150,14 @@ class Scan:
         size: Of the file, bytes.
         spans: Its tensors. Those whose bytes lie in another file of the model name that file.
         checks: Checksums that it keeps of its own bytes.
+        obstacle: If tensors are in it that are only carried, what they are, and what could be done:
+            a sentence without an end.
     """
 
     size: int
     spans: tuple[TensorSpan, ...]
     checks: tuple[Check, ...] = ()
+    obstacle: str = field(default="", compare=False)
 
 
 @dataclass(frozen=True, slots=True)

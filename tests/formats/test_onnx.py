@@ -220,9 +220,9 @@ def test_missing_external_data(tmp_path: Path) -> None:
     with pytest.raises(DiskError, match=r"gone\.bin"):
         scan_model(str(path))
     (tmp_path / "gone.bin").rmdir()
-    # Hidden files are no part of a model directory.
-    (tmp_path / ".w.bin").write_bytes(bytes(200))
-    external(tmp_path, ".w.bin")
+    # What is left out is no part of a model directory.
+    (tmp_path / "._w.bin").write_bytes(bytes(200))
+    external(tmp_path, "._w.bin")
     with pytest.raises(FormatError, match="not a file of the model"):
         scan_model(str(tmp_path))
 

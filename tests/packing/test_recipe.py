@@ -4,10 +4,13 @@ from __future__ import annotations
 
 import math
 import re
+from pathlib import Path
 from typing import Any
 
 import pytest
+from packing_kit import decode, model, weights
 
+from p2u import pack
 from p2u.errors import UsageError
 from p2u.packing.recipe import LEVELS, Recipe, check_levels, halvings
 
@@ -93,3 +96,44 @@ def test_levels_that_cannot_be(levels: str, match: str) -> None:
 
 def test_the_default_levels() -> None:
     assert check_levels(LEVELS) == ("base", "8bit", "exact")
+
+
+def test_patterns_with_a_file(tmp_path: Path) -> None:
+    """Pipelines have tensors of the same name in several files."""
+    for folder in ("unet", "vae"):
+        model(tmp_path / "m" / folder, {"conv.weight": weights("F32", 64, 64)})
+    src = tmp_path / "m"
+
+    def kept(*patterns: str) -> list[str]:
+        package = tmp_path / "-".join(patterns).replace("/", "_").replace("*", "x")
+        pack(src, package, keep=patterns)
+        opened = decode(package)
+        files = [file.path for file in opened.manifest.latest.files]
+        return [
+            file
+            for number, file in enumerate(files)
+            if opened.states[0][number] == (src / file).read_bytes()
+        ]
+
+    vae, unet = (f"{folder}/model.safetensors" for folder in ("vae", "unet"))
+    assert kept("vae/*:conv.weight") == [vae]
+    assert kept("unet/model.safetensors:*") == [unet]
+    assert kept("conv.*") == [unet, vae]
+    # Without a colon a pattern is for names alone.
+    with pytest.raises(UsageError, match=r"no tensor matches 'vae/\*'"):
+        pack(src, tmp_path / "p", keep=["vae/*"])
+    pack(src, tmp_path / "q", tensor_bits={"*:conv.weight": 5, "vae/*:*": 2})
+    first, second = (report_bits(tmp_path / "q", file) for file in (unet, vae))
+    assert first > 1.5 * second
+
+
+def report_bits(package: Path, file: str) -> int:
+    """Bytes of the base's chunks of a file."""
+    opened = decode(package)
+    number = [entry.path for entry in opened.manifest.latest.files].index(file)
+    layout = opened.layout
+    return sum(
+        chunk.length
+        for chunk in opened.chunks[0]
+        if any(layout.tensors[segment.tensor].file == number for segment in chunk.segments)
+    )

@@ -10,11 +10,9 @@ type's name (``Q4_K``). Big-endian files and version 1 are refused. Each file of
 
 from __future__ import annotations
 
-import re
 import struct
-from collections.abc import Iterable
 
-from p2u.errors import FormatError, UnsupportedError
+from p2u.errors import UnsupportedError
 from p2u.formats.reader import Reader, reading
 from p2u.types import ELEMENT_TYPES, Scan, TensorSpan
 
@@ -43,8 +41,6 @@ UINT32, STRING, ARRAY = 4, 8, 9
 
 #: By ``ggml_type``.
 TYPES = {t.ggml: t for t in ELEMENT_TYPES if t.ggml is not None}
-
-SPLIT = re.compile(r"(.*)-([0-9]{5})-of-([0-9]{5})\.gguf\Z", re.ASCII | re.DOTALL)
 
 
 class _GgufWalk:
@@ -236,27 +232,3 @@ def scan(path: str, file: str) -> Scan:
             dtype = TYPES[kind].name if kind in TYPES else f"GGML_{kind}"
             spans.append(TensorSpan(name, dtype, shape, file, start + offset, length))
         return Scan(reader.size, tuple(spans))
-
-
-def check_splits(files: Iterable[str]) -> None:
-    """Check that all files of each split model are there.
-
-    Args:
-        files: All files of the model directory.
-
-    Raises:
-        FormatError: Some are missing.
-    """
-    groups: dict[tuple[str, int], set[int]] = {}
-    for file in files:
-        if match := SPLIT.match(file):
-            groups.setdefault((match[1], int(match[3])), set()).add(int(match[2]))
-    for (stem, count), held in sorted(groups.items()):
-        missing = [n for n in range(1, count + 1) if n not in held]
-        if missing:
-            raise FormatError(
-                f"{len(missing)} of the {count} files of the model are missing, the first "
-                f"is number {missing[0]}",
-                file=f"{stem}-{min(held):05}-of-{count:05}.gguf",
-                hint="Fetch the missing files into the same folder",
-            )

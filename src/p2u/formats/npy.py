@@ -141,7 +141,7 @@ def scan(path: str, file: str) -> Scan:
     with reading(path, file) as reader:
         found = parse(reader.read(0, min(reader.size, HEAD)), reader.size, file)
     if found is None:
-        return Scan(reader.size, ())
+        return Scan(reader.size, (), obstacle="its elements are no plain numbers")
     name = file.rpartition("/")[2].removesuffix(".npy")
     span = TensorSpan(name, found.dtype, found.shape, file, found.offset, found.length)
     return Scan(reader.size, (span,))

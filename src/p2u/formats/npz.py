@@ -24,16 +24,27 @@ def scan(path: str, file: str) -> Scan:
     """
     spans = []
     checks = []
+    deflated = others = 0
     with reading(path, file) as reader:
         for member in Archive(reader).members:
-            if not member.stored or not member.name.endswith(npy.SUFFIXES):
+            if not member.name.endswith(npy.SUFFIXES):
+                continue
+            if not member.stored:
+                deflated += 1
                 continue
             head = reader.read(member.start, min(member.size, npy.HEAD))
             found = npy.parse(head, member.size, f"{file}: {member.name}")
+            if found is None:
+                others += 1
             if found is None or not found.length:
                 continue
             name = member.name.removesuffix(".npy")
             start = member.start + found.offset
             spans.append(TensorSpan(name, found.dtype, found.shape, file, start, found.length))
             checks.append(member.check)
-        return Scan(reader.size, tuple(spans), tuple(checks))
+        obstacle = ""
+        if deflated:
+            obstacle = f"{deflated} of its arrays are compressed: save them with numpy.savez"
+        elif others:
+            obstacle = f"{others} of its arrays are no plain numbers"
+        return Scan(reader.size, tuple(spans), tuple(checks), obstacle)

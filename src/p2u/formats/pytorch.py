@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import re
 from bisect import bisect_left
+from collections.abc import Mapping
 from contextlib import suppress
 
 from p2u.formats.pickles import MAX_PICKLE, Pickle, PickledObject, UnknownPickleError, named_tensors
@@ -29,6 +30,7 @@ _LEGACY_VERSION = 1001
 
 #: A pickle, and the folder of the storages that it names.
 _PARTS = (("data.pkl", "data"), ("constants.pkl", "constants"))
+_COMPRESSED = "its members are compressed: load it with torch, and save it again with torch.save"
 #: Bytes of an older file that are read at first: few have longer pickles.
 _FIRST = 1 << 20
 
@@ -50,19 +52,30 @@ def scan(path: str, file: str) -> Scan:
     with reading(path, file) as reader:
         if reader.read(0, min(reader.size, len(MAGIC))) == MAGIC:
             return _scan_archive(reader)
-        return Scan(reader.size, _scan_stream(reader))
+        spans = _scan_stream(reader)
+        obstacle = "" if spans else "its pickles have objects that are not known here"
+        return Scan(reader.size, spans, obstacle=obstacle)
 
 
 def _scan_archive(reader: Reader) -> Scan:
     archive = Archive(reader)
     members = {member.name: member for member in archive.members}
     root = next((n[:-8] for n in members if re.fullmatch(r"[^/]+/data\.pkl", n)), None)
-    if root is None or not _is_little(reader, members.get(f"{root}byteorder")):
-        return Scan(reader.size, ())
+    if root is None:
+        return Scan(reader.size, (), obstacle=_other_archive(members))
+    order = members.get(f"{root}byteorder")
+    if order is not None and not order.stored:
+        return Scan(reader.size, (), obstacle=_COMPRESSED)
+    if not _is_little(reader, order):
+        return Scan(reader.size, (), obstacle="its numbers are big-endian: save it again on a PC")
+    obstacle = ""
     spans: list[TensorSpan] = []
     for pickle, folder in _PARTS:
         member = members.get(root + pickle)
-        if member is None or not member.stored or member.size > MAX_PICKLE:
+        if member is None:
+            continue
+        if not member.stored or member.size > MAX_PICKLE:
+            obstacle = _COMPRESSED if not member.stored else f"its {pickle} is too long to be read"
             continue
         prefix = f"{root}{folder}/"
         records = {
@@ -70,20 +83,30 @@ def _scan_archive(reader: Reader) -> Scan:
             for name, found in members.items()
             if name.startswith(prefix) and found.stored
         }
+        if any(name.startswith(prefix) and not found.stored for name, found in members.items()):
+            obstacle = _COMPRESSED
         pickled = Pickle(reader.read(member.start, member.size))
         try:
             tensors = list(named_tensors(pickled.load()))
         except UnknownPickleError:
+            obstacle = obstacle or f"its {pickle} has objects that are not known here"
             continue
         spans += list_spans(reader.file, folder, records, pickled.storages, tensors)
-    return Scan(reader.size, tuple(spans), tuple(_checks(archive, spans)))
+    return Scan(reader.size, tuple(spans), tuple(_checks(archive, spans)), obstacle)
+
+
+def _other_archive(members: Mapping[str, Member]) -> str:
+    """What a zip archive is that has no pickle of tensors."""
+    if any(name.endswith("/archive_format") for name in members):
+        return "it is an archive of torch.export: save the state_dict of its module instead"
+    return "it is a zip archive, but none that torch.save writes"
 
 
 def _is_little(reader: Reader, member: Member | None) -> bool:
     """Whether numbers are little-endian; files of PyTorch before 2.1 do not say."""
     if member is None:
         return True
-    return member.stored and reader.read(member.start, min(member.size, 8)) == b"little"
+    return reader.read(member.start, min(member.size, 8)) == b"little"
 
 
 def _checks(archive: Archive, spans: list[TensorSpan]) -> list[Check]:

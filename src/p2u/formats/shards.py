@@ -11,7 +11,7 @@ from p2u.package.strict_json import parse_object
 from p2u.types import ModelFile
 
 #: With a variant, too: ``model.safetensors.index.fp16.json``.
-INDEX_NAME = re.compile(r"\.safetensors\.index(?:\.[^./]+)?\.json\Z")
+INDEX_NAME = re.compile(r"\.(safetensors|bin|pt|pth)\.index(?:\.[^./]+)?\.json\Z")
 #: Bytes.
 MAX_INDEX = 100_000_000
 #: How many missing names a message lists.
@@ -61,6 +61,9 @@ def read_weight_map(path: str, file: str) -> dict[str, str]:
 def check_index(path: str, index: str, files: Mapping[str, ModelFile]) -> None:
     """Check that all shards and tensors that an index names are there.
 
+    An index of PyTorch's files may be left over from a repository that has the model twice: it
+    counts if one of its shards is there. Its tensors can have other names in the files.
+
     Args:
         path: Where the index is.
         index: Its path in the model directory.
@@ -77,12 +80,16 @@ def check_index(path: str, index: str, files: Mapping[str, ModelFile]) -> None:
     # Shards lie next to their index; one that lies elsewhere is as good as missing.
     located = {shard: files.get(f"{folder}/{shard}" if folder else shard) for shard in tensors}
     missing = sorted(shard for shard, file in located.items() if file is None)
-    if missing:
+    match = INDEX_NAME.search(index)
+    strict = match is not None and match[1] == "safetensors"
+    if missing and (strict or len(missing) < len(tensors)):
         raise FormatError(
             f"{len(missing)} of {len(tensors)} shards are missing: {_listed(missing)}",
             file=index,
             hint=f"Fetch the missing files into {folder or 'the model directory'}",
         )
+    if not strict:
+        return
     absent = []
     for shard, file in located.items():
         held = {span.name for span in file.spans} if file else set()

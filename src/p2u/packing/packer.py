@@ -103,7 +103,9 @@ class Packer:
             self._calibration = CalibrationPlan(
                 settings.calibration, settings.thrift, self.model.layout
             )
-        self._allocation = Allocation(self.model.layout, settings.recipe)
+        self._allocation = Allocation(
+            self.model.layout, settings.recipe, [file.path for file in scanned.files]
+        )
         jobs = cut(self.model, self._allocation.grades, settings.chunk_elements)
         self._jobs = self._allocation.ordered(self.model.layout, jobs)
         self.total = self.model.size
@@ -309,9 +311,10 @@ def _clear(folder: Path) -> None:
 def _notes(scanned: ScannedModel) -> tuple[str, ...]:
     """Sentences for the report on what a package keeps in another form than the folder."""
     if not scanned.links:
-        return ()
+        return scanned.notes
     shown = ", ".join(scanned.links[:3]) + (", ..." if len(scanned.links) > 3 else "")
-    return (f"{len(scanned.links)} links are packed as what they lead to: {shown}",)
+    links = f"{len(scanned.links)} links are packed as what they lead to: {shown}"
+    return (*scanned.notes, links)
 
 
 def generator() -> str:

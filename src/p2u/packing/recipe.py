@@ -88,6 +88,10 @@ def check_bits(bits: float) -> None:
         raise UsageError(f"{bits:g} bits per weight", hint=f"Choose from {BITS[0]} to {BITS[1]}")
 
 
+#: A tensor's file and its name: several files may have tensors of the same name.
+FileTensor = tuple[str, str]
+
+
 @dataclass(frozen=True, slots=True)
 class Recipe:
     """The request for a base. At most one of `bits`, `budget` and `ratio` is set.
@@ -96,7 +100,8 @@ class Recipe:
         bits: Average bits per weight of the tensors that have levels and no bits of their own.
         budget: Most bytes of the base state, index, layout and carried files included.
         ratio: The same as a fraction of the model's bytes.
-        own: Glob of tensor names to bits per weight; the last one that matches counts.
+        own: Glob of tensor names, or of ``file:name``, to bits per weight; the last one that
+            matches counts.
         keep: Globs of tensors that are exact from the base on.
         damage: Tensor to ``64 * log2`` of the damage that a squared relative error of 1 does.
     """
@@ -128,36 +133,42 @@ class Recipe:
                     hint=f"Choose from {BITS[0]} to {BITS[1]}, or keep these tensors exact",
                 )
 
-    def kept(self, name: str) -> bool:
+    def kept(self, tensor: FileTensor) -> bool:
         """Whether a tensor is to be exact from the base on."""
-        return any(fnmatchcase(name, pattern) for pattern in self.keep)
+        return any(_matches(pattern, tensor) for pattern in self.keep)
 
-    def rule(self, name: str) -> int | None:
+    def rule(self, tensor: FileTensor) -> int | None:
         """Number of the override that a tensor has, if any."""
-        matching = (n for n, (pattern, _) in enumerate(self.own) if fnmatchcase(name, pattern))
+        matching = (n for n, (pattern, _) in enumerate(self.own) if _matches(pattern, tensor))
         return max(matching, default=None)
 
-    def check_names(self, names: Sequence[str], graded: Sequence[str]) -> None:
+    def check_names(self, tensors: Sequence[FileTensor], graded: Sequence[FileTensor]) -> None:
         """Find what was written in vain.
 
         Args:
-            names: Of all tensors.
+            tensors: All.
             graded: Of those that would have levels.
 
         Raises:
             UsageError: A pattern matches nothing, or no tensor of the sensitivities is there.
         """
         for pattern in self.keep:
-            if not any(fnmatchcase(name, pattern) for name in names):
+            if not any(_matches(pattern, tensor) for tensor in tensors):
                 raise UsageError(f"no tensor matches {pattern!r}", hint=_LOOK)
         for pattern, _ in self.own:
-            if not any(fnmatchcase(name, pattern) for name in graded):
+            if not any(_matches(pattern, tensor) for tensor in graded):
                 raise UsageError(f"no tensor with levels matches {pattern!r}", hint=_LOOK)
-        if self.damage and not any(name in self.damage for name in graded):
+        if self.damage and not any(name in self.damage for _, name in graded):
             raise UsageError(
                 f"the sensitivity file has other tensors: {min(self.damage)!r} is not in the model",
                 hint="Measure it with a model whose parameters have the names of the model file",
             )
+
+
+def _matches(pattern: str, tensor: FileTensor) -> bool:
+    """Whether a glob means a tensor, by its name or, with a colon, by its file and its name."""
+    file, name = tensor
+    return fnmatchcase(name, pattern) or (":" in pattern and fnmatchcase(f"{file}:{name}", pattern))
 
 
 _LOOK = "`p2u inspect PACKAGE --tensors` lists the names; quote the pattern against the shell"

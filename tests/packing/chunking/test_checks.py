@@ -71,7 +71,7 @@ def test_fields_have_the_values_of_each_state(tmp_path: Path) -> None:
     states[0][20:60] = bytes(40)
     states[1][30:45] = bytes(15)
     # Two tensors in one chunk, in the order of a forward pass; one chunk is exact from the base on.
-    grades = Allocation(layout, Recipe()).grades
+    grades = Allocation(layout, Recipe(), [file.path for file in found.files]).grades
     jobs = [job for job in cut(stored, grades, CHUNK_ELEMENTS) if job.pieces]
     jobs.append(Job(Treatment.FULL, "F32", 4, (Seg(1, 0, 1), Seg(0, 0, 1)), 10))
     for job in jobs:

@@ -66,21 +66,26 @@ class Allocation:
     Args:
         layout: The tensors.
         recipe: What is asked.
+        files: Paths of the model's files.
 
     Raises:
         UsageError: The recipe speaks of tensors that are not there.
     """
 
-    def __init__(self, layout: Layout, recipe: Recipe) -> None:
+    def __init__(self, layout: Layout, recipe: Recipe, files: Sequence[str]) -> None:
         tensors = layout.tensors
+        names = [(files[t.file], t.name) for t in tensors]
         self.recipe = recipe
         self._count = len(tensors)
-        how = [treatment(t.dtype, t.shape, t.elems, recipe.kept(t.name)) for t in tensors]
+        how = [
+            treatment(t.dtype, t.shape, t.elems, recipe.kept(name))
+            for t, name in zip(tensors, names, strict=True)
+        ]
         graded = [n for n, h in enumerate(how) if h is Treatment.PROGRESSIVE]
-        recipe.check_names([t.name for t in tensors], [tensors[n].name for n in graded])
+        recipe.check_names(names, [names[n] for n in graded])
         ruled: dict[int | None, list[int]] = {}
         for n in graded:
-            ruled.setdefault(recipe.rule(tensors[n].name), []).append(n)
+            ruled.setdefault(recipe.rule(names[n]), []).append(n)
         self.free = self._group(layout, ruled.pop(None, []), None)
         self.fixed = [self._group(layout, numbers, rule) for rule, numbers in ruled.items()]
         band = _bands(layout, self.free)

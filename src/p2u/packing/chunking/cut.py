@@ -69,15 +69,15 @@ class Job:
         return not self.pieces and self.how is Treatment.PROGRESSIVE
 
 
-def make_layout(model: ScannedModel, kept: Callable[[str], bool]) -> Layout:
+def make_layout(model: ScannedModel, kept: Callable[[tuple[str, str]], bool]) -> Layout:
     """The tensors of a model with their rows, sorted as a layout is.
 
     Args:
         model: The model.
-        kept: Whether a tensor of this name is exact from the base on.
+        kept: Whether the tensor of this file and name is exact from the base on.
     """
     tensors = [
-        _tensor(span, number, kept(span.name))
+        _tensor(span, number, kept((file.path, span.name)))
         for number, file in enumerate(model.files)
         for span in file.spans
     ]
