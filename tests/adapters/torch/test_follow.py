@@ -136,3 +136,33 @@ def test_a_label_is_that_of_the_newest_version(package: Path, models) -> None:
 def test_following_needs_the_background(package: Path) -> None:
     with pytest.raises(UsageError, match="background"):
         p2u.torch.load(package, nets.Net, follow=1.0, background=False)
+
+
+@pytest.mark.parametrize("form", ["more files", "shards", "another name"])
+def test_files_of_another_form_are_followed(package: Path, models, form: str) -> None:
+    """The module's tensors stay where they are; they are paired by name."""
+    model = p2u.torch.load(package, nets.Net, "exact", follow=float("inf")).eval()
+    places = [p.data_ptr() for p in (*model.parameters(), *model.buffers())]
+    new, path = models["v2"], models["v2"] / "model.safetensors"
+    if form == "more files":
+        (new / "README.md").write_text("A second version")
+        (new / "tokenizer.json").write_text("{}")
+    elif form == "another name":
+        path.rename(new / "net.safetensors")
+    else:
+        weights = load_file(path)
+        path.unlink()
+        for number in range(2):
+            part = dict(sorted(weights.items())[number::2])
+            save_file(part, new / f"model-{number + 1:05}-of-00002.safetensors")
+    p2u.publish(new, package)
+    model.p2u.refresh()
+    model.p2u.wait(timeout=20)
+    want = nets.Net().eval()
+    for file in new.glob("*.safetensors"):
+        want.load_state_dict(load_file(file), strict=False)
+    assert model.p2u.version == "v2" and nets.same(model, want)
+    assert [p.data_ptr() for p in (*model.parameters(), *model.buffers())] == places
+    later = p2u.torch.load(package, nets.Net, "exact").eval()
+    assert nets.same(later, want)
+    model.p2u.cancel()

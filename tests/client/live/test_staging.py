@@ -15,6 +15,7 @@ from live_kit import flips_a_bit, open_with
 from store_kit import WrapperStore
 
 import p2u
+from p2u.client.live.low_priority import NICE
 from p2u.client.live.staging.copied import merge
 from p2u.client.live.staging.spool import Spool
 from p2u.client.live.staging.tools import StagingTools, available_memory
@@ -137,7 +138,8 @@ def test_refining_is_done_by_nicer_threads(made: Made) -> None:
     with open_with(made.package, staging="copy", decode=noting) as replica:
         replica.wait()
     assert nice["base"] == {mine}
-    assert all(value > mine for value in nice["8bit"] | nice["exact"])
+    # The tests themselves may be as nice as can be.
+    assert nice["8bit"] | nice["exact"] == {min(19, mine + NICE)}
     nice.clear()
     with open_with(made.package, staging="chunks", decode=noting) as replica:
         replica.wait()

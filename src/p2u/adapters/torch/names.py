@@ -27,24 +27,24 @@ def choose_tensors(files: ModelMemory, weights: str | None) -> dict[str, Tensor]
     Raises:
         UsageError: No file matches, or two files have a tensor of the same name.
     """
-    paths = [file.path for file in files.release.files]
-    holders = sorted({paths[tensor.file] for tensor in files.layout.tensors})
+    tensors = list(files.tensors())
+    holders = sorted({path for path, _ in tensors})
     if weights is not None:
         chosen = [path for path in holders if fnmatch.fnmatchcase(path, weights)]
     else:
         chosen = [path for path in holders if path.endswith(".safetensors")]
         chosen = [path for path in chosen if "/" not in path] or chosen or holders
     found: dict[str, Tensor] = {}
-    for tensor in files.layout.tensors:
-        if paths[tensor.file] not in chosen:
+    places: dict[str, str] = {}
+    for path, tensor in tensors:
+        if path not in chosen:
             continue
         if tensor.name in found:
             raise UsageError(
-                f"tensor {tensor.name!r} is in {paths[found[tensor.name].file]} and in "
-                f"{paths[tensor.file]}",
+                f"tensor {tensor.name!r} is in {places[tensor.name]} and in {path}",
                 hint="Choose the model's files: weights='unet/*.safetensors'",
             )
-        found[tensor.name] = tensor
+        found[tensor.name], places[tensor.name] = tensor, path
     if not found:
         raise UsageError(
             f"no file with tensors matches {weights!r}; there are {', '.join(holders) or 'none'}"

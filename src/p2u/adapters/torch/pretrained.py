@@ -177,7 +177,7 @@ def _write(replica: Replica, folder: str | os.PathLike[str] | None) -> Path:
     else:
         place = Path(folder)
     memory = replica.memory
-    holders = {memory.release.files[tensor.file].path for tensor in memory.layout.tensors}
+    holders = {path for path, _ in memory.tensors()}
     for name, content in replica.files.items():
         if name in holders or len(content) > _LARGEST:
             continue

@@ -27,7 +27,7 @@ def view(files: ModelMemory, tensor: Tensor) -> torch.Tensor:
     if dtype is None:
         raise UnsupportedError(
             f"torch {torch.__version__} has no dtype {tensor.dtype}",
-            file=files.release.files[tensor.file].path,
+            file=files.first.files[tensor.file].path,
             tensor=tensor.name,
             hint="Update torch, or choose other files with weights=",
         )

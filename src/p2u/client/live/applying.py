@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import replace
 from functools import partial
 
 from p2u.client.live.low_priority import LowPriority
@@ -111,11 +110,8 @@ class Applier:
             Cancelled: While pins kept it waiting.
             The errors of `StagedUpdate.commit`, of `StagedUpdate.finish` and of on-commit actions.
         """
-        package, files = self._connection.package, self.files
-
-        def commit() -> None:
-            step.commit()
-            files.model = replace(files.model, release=package.manifest.release(state))
+        package = self._connection.package
+        commit = partial(self._replace, step)
 
         if first or self._eager:
             if not first:
@@ -128,6 +124,21 @@ class Applier:
                     self._listeners.commit(state, commit, waited)
         with self._classified(step, spoils=True):
             step.finish()
+
+    def pass_by(self, step: StagedUpdate) -> None:
+        """Let the memory be a state that nobody is to use.
+
+        Raises:
+            The errors of `StagedUpdate.commit` and of `StagedUpdate.finish`.
+        """
+        with self._classified(step, spoils=False):
+            self._replace(step)
+            step.finish()
+
+    def _replace(self, step: StagedUpdate) -> None:
+        step.commit()
+        step.files.here = step.target
+        self._files = step.files
 
     @contextmanager
     def _classified(self, step: StagedUpdate, *, spoils: bool) -> Iterator[None]:

@@ -5,13 +5,18 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from p2u.client.live.applying import Applier
+from p2u.client.live.memory import ModelMemory
 from p2u.client.live.parts import LiveParts
+from p2u.client.live.places import Placed
 from p2u.client.live.staging.choice import STAGING, choose
+from p2u.client.live.staging.moved import Origin, cross, place
 from p2u.client.live.staging.staged_update import StagedUpdate
 from p2u.client.routes import stretches
 from p2u.client.routes.line import Held, measure, possible
-from p2u.client.routes.live_routes import check_aligned, first_route
+from p2u.client.routes.live_routes import first_route
+from p2u.client.routes.pairing import pair_tensors
 from p2u.client.routes.stretches import Stretch
+from p2u.client.transfer.bundles import single_bundles
 from p2u.package.manifest import Update
 
 #: Seconds in which the last state has to come for those before it to be left out.
@@ -34,6 +39,8 @@ class FirstRoute:
         self._applier = applier
         self._route: tuple[Stretch, ...] | None = None
         self._done = 0
+        #: How many stretches lead to states of other tensors, which nobody can use.
+        self._hidden = 0
         self._step: StagedUpdate | None = None
         #: Payloads with which the line was measured.
         self._held = Held()
@@ -68,9 +75,12 @@ class FirstRoute:
             low_priority = self._plan.low_priority and not first
             held, self._held = self._held, Held()
             self._applier.fetch(step, later, held, low_priority=low_priority)
-            self._applier.commit(step, state, first=first)
+            if self._done < self._hidden:
+                self._applier.pass_by(step)
+            else:
+                self._applier.commit(step, state, first=self._status.state is None)
+                self._listeners.announce(state)
             self._step = None
-            self._listeners.announce(state)
             self._done += 1
         self.drop()
 
@@ -89,20 +99,30 @@ class FirstRoute:
 
     def _find(self) -> tuple[Stretch, ...]:
         package = self._connection.package
-        route = first_route(package, self._plan.until)
+        route = first_route(package.manifest, self._plan.until)
         package.look_ahead(route[0])
+        count = self._unusable(route)
+        usable, skipped = route[count:], [update.target for update in route[:count]]
         # The states that are left out are reached, too: by a better one.
-        ids = [update.target for update in route]
-        marks = [
-            (package.manifest.state(update.target).label, at)
-            for update, (_, at) in zip(route, package.marks(route), strict=True)
-        ]
-        self._status.on_route(self._status.route.begin(ids, tuple(marks)))
+        ends = dict(zip((u.target for u in route), package.marks(route), strict=True))
+        ids = [update.target for update in usable]
+        marks = [(package.manifest.state(id_).label, ends[id_][1]) for id_ in ids]
+        self._status.on_route(self._status.route.begin(ids, tuple(marks), skipped))
         found = self._stretches(route)
         targets = {stretch.target for stretch in found}
+        self._hidden = sum(stretch.target not in ids for stretch in found)
         kept = [mark for state, mark in zip(ids, marks, strict=True) if state in targets]
-        self._status.on_route(self._status.route.begin(ids, tuple(kept)))
+        self._status.on_route(self._status.route.begin(ids, tuple(kept), skipped))
         return found
+
+    def _unusable(self, route: Sequence[Update]) -> int:
+        """How many updates lead to states whose tensors are others than those at the end."""
+        package, count = self._connection.package, 0
+        for number, update in enumerate(route):
+            source = package.source(update) if package.manifest.crosses(update) else None
+            if source is not None and isinstance(pair_tensors(source, package.target(update)), str):
+                count = number
+        return count
 
     def _stretches(self, route: Sequence[Update]) -> tuple[Stretch, ...]:
         """The route in stretches."""
@@ -134,18 +154,43 @@ class FirstRoute:
 
     def _begin(self, stretch: Stretch) -> StagedUpdate:
         package, plan = self._connection.package, self._plan
-        manifest = package.manifest
-        check_aligned(package, stretch.updates[0])
+        if package.manifest.crosses(stretch.updates[0]):
+            return self._cross(stretch.updates[0])
         bundles = stretches.bundles(package, stretch)
         assert bundles is not None
-        files = self._applier.allocate(manifest.release(stretch.target))
+        model = package.target(stretch.updates[0])
+        files = self._applier.allocate(model.release)
+        target = Placed(model, files.here.places)
         staging = plan.staging
-        if stretch.source is None or plan.mode == "eager":
+        if plan.choose is not None:
+            staging = plan.choose(model.layout)
+        if stretch.source is None or plan.mode == "eager" or self._done < self._hidden:
             staging = "direct"
-        elif manifest.crosses(stretch.updates[0]):
+        if staging == "direct" and not target.places.straight:
             staging = "copy"
-        elif plan.choose is not None:
-            staging = plan.choose(files.layout)
         if staging == "auto":
-            staging = choose(bundles, files.layout, plan.tools.free_memory())
-        return STAGING[staging](files, stretch, bundles, plan.check, plan.tools)
+            staging = choose(bundles, model.layout, plan.tools.free_memory())
+        return STAGING[staging](files, target, stretch, bundles, plan.check, plan.tools)
+
+    def _cross(self, update: Update) -> StagedUpdate:
+        """The step from one version to the next."""
+        package, files = self._connection.package, self._applier.files
+        index, model = package.index(update), package.target(update)
+        origin = Origin(files.here, files.regions)
+        if isinstance(pair_tensors(files.here.model, model), str):
+            # Nobody uses the memory of states with other tensors.
+            files = ModelMemory(package, model.release)
+            files.spare_nothing()
+        return cross(
+            files,
+            update,
+            index,
+            place(files, model, origin.placed, index),
+            origin=origin,
+            bundles=single_bundles(index.chunks),
+            check=self._plan.check,
+            tools=self._plan.tools,
+            source=update.source,
+            before={},
+            checked=True,
+        )

@@ -7,11 +7,12 @@ from dataclasses import dataclass, field
 
 from p2u.client.live.applying import Applier
 from p2u.client.live.parts import LiveParts
-from p2u.client.live.staging.chained import ChainedUpdate, Ranges
+from p2u.client.live.places import Placed, Ranges
+from p2u.client.live.staging.chained import ChainedUpdate
+from p2u.client.live.staging.moved import Origin, cross, place
 from p2u.client.routes.live_routes import (
     LiveRoute,
     candidates,
-    check_aligned,
     find_live_route,
     same_state,
 )
@@ -39,12 +40,14 @@ class _Chain:
         number: Place on it of the update that is being fetched.
         step: That update; None until it is begun.
         covered: Bytes that the updates before have brought.
+        reached: The release that they have led to; None before the first one.
     """
 
     route: LiveRoute
     number: int = 0
     step: ChainedUpdate | None = None
     covered: Ranges = field(default_factory=dict)
+    reached: Placed | None = None
 
     @property
     def update(self) -> Update:
@@ -185,7 +188,7 @@ class Follower:
         why: UnsupportedError | None = None
         for want in wanted:
             try:
-                mine = self._applier.files.model
+                mine = self._applier.files.here.model
                 route = find_live_route(package, mine, have, want, self._bad.keys() | missing)
             except UnsupportedError as error:
                 why = why or error
@@ -217,7 +220,7 @@ class Follower:
             self._applier.fetch(step, later, low_priority=True)
             if not chain.later:
                 break
-            chain.covered = step.covered
+            chain.covered, chain.reached = step.covered, step.target
             chain.step = None
             chain.number += 1
         target = chain.route.target
@@ -228,13 +231,18 @@ class Follower:
         self._listeners.announce(target)
 
     def _begin(self, package: PackageReader, chain: _Chain) -> ChainedUpdate:
-        check_aligned(package, chain.update)
-        return ChainedUpdate(
-            self._applier.files,
-            chain.update,
-            single_bundles(package.index(chain.update).chunks),
-            self._plan.check,
-            self._plan.tools,
+        files, update = self._applier.files, chain.update
+        index = package.index(update)
+        origin = None if update.source is None else (chain.reached or files.here)
+        return cross(
+            files,
+            update,
+            index,
+            place(files, package.target(update), origin, index),
+            origin=None if origin is None else Origin(origin, files.regions),
+            bundles=single_bundles(index.chunks),
+            check=self._plan.check,
+            tools=self._plan.tools,
             source=chain.route.source,
             before=chain.covered,
             checked=self._check_each or not chain.later,

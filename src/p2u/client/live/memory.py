@@ -6,12 +6,13 @@ import contextlib
 import hashlib
 import mmap
 from collections import Counter
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from typing import TYPE_CHECKING, Any
 
+from p2u.client.live.places import Placed, first_places
 from p2u.client.transfer.package_reader import PackageReader
 from p2u.errors import IntegrityError
-from p2u.package.layout import Layout, Tensor
+from p2u.package.layout import Tensor
 from p2u.package.manifest import Release, State
 from p2u.types import NUMPY_NAMES
 
@@ -50,43 +51,70 @@ def allocate(size: int) -> memoryview:
 
 
 class ModelMemory:
-    """All bytes of all files of a release.
+    """All bytes of all files of a state; tensors stay where they are when another one comes.
 
     Args:
         package: Open.
-        release: The one whose states come first; others may follow that are aligned with it.
+        release: The one that comes first; others of the same tensors may follow.
         memory: Of its files, in order; by default new.
+
+    Attributes:
+        manifest: The one that the state is of.
+        first: The release that came first, with its tensors.
+        regions: The memory, by number; those of the first release's files have the files' numbers.
+        here: The release of the state that the memory holds, with the places of its bytes.
     """
 
     def __init__(
         self, package: PackageReader, release: Release, memory: list[memoryview] | None = None
     ) -> None:
         self.manifest = package.manifest
-        #: Of the state that the memory holds.
-        self.model = package.model(release)
+        self.first = package.model(release)
+        self.here = Placed(self.first, first_places(self.first))
         # Anonymous memory: pages exist from their first write on.
-        self.memory = memory or [allocate(file.size) for file in release.files]
-        self._spare: list[memoryview] | None = None
+        files = memory or [allocate(file.size) for file in release.files]
+        self.regions = dict(enumerate(files))
+        self._spare: dict[int, memoryview] = {}
+        self._count = len(files)
 
     @property
     def release(self) -> Release:
         """The release of the state that the memory holds."""
-        return self.model.release
+        return self.here.model.release
 
-    @property
-    def layout(self) -> Layout:
-        """The tensors, where all these releases have them."""
-        return self.model.layout
+    def tensors(self) -> Iterator[tuple[str, Tensor]]:
+        """The path of each tensor's file in the state here, and the tensor, to give `bytes_of`."""
+        model, places = self.here.model, self.here.places
+        for tensor, number in zip(model.tensors, places.tensors, strict=True):
+            yield model.files[tensor.file].path, self.first.tensors[number]
 
-    def spare(self) -> list[memoryview]:
-        """Memory like ``memory``, of any content, for the next state; there until `drop_spare`."""
-        if self._spare is None:
-            self._spare = [allocate(file.size) for file in self.release.files]
+    def add_region(self, size: int) -> int:
+        """New zeroed memory for bytes between tensors; returns the number of the region."""
+        number, self._count = self._count, self._count + 1
+        self._spare[number] = self.regions[number] = allocate(size)
+        return number
+
+    def spare(self, regions: Iterable[int]) -> dict[int, memoryview]:
+        """Memory like these regions, of any content, for the next state; until `drop_spare`."""
+        for number in regions:
+            if number not in self._spare:
+                self._spare[number] = allocate(len(self.regions[number]))
         return self._spare
 
+    def spare_nothing(self) -> None:
+        """Nobody uses the memory yet: the next state is made where it will be."""
+        self._spare = dict(self.regions)
+
     def drop_spare(self) -> None:
-        """Free what `spare` gave, as soon as nobody uses it."""
-        self._spare = None
+        """Free what `spare` gave, and regions that nothing is in, as soon as nobody uses them."""
+        self._spare = {}
+        used = self.here.places.regions | {tensor.file for tensor in self.first.tensors}
+        self.regions = {n: memory for n, memory in self.regions.items() if n in used}
+
+    def parts(self, file: int) -> Iterator[memoryview]:
+        """The bytes of a file of the state here, in order."""
+        for part in self.here.places.files[file]:
+            yield self.regions[part.region][part.at : part.at + part.size]
 
     def check(self, file: int, state: State, parts: Iterable[memoryview]) -> None:
         """Compare a file with what the manifest states.
@@ -124,25 +152,25 @@ class ModelMemory:
     def holds(self, state: State) -> bool:
         """Whether all files are those of a state, by their digests."""
         try:
-            for file, memory in enumerate(self.memory):
-                self.check(file, state, [memory])
+            for file in range(len(self.release.files)):
+                self.check(file, state, self.parts(file))
         except IntegrityError:
             return False
         return True
 
     def named(self) -> dict[str, Tensor]:
         """All tensors by name; one that several files have is preceded by the file and a colon."""
-        tensors = self.layout.tensors
+        tensors = self.first.tensors
         counts = Counter(tensor.name for tensor in tensors)
         found = {}
         for tensor in tensors:
-            path = self.release.files[tensor.file].path
+            path = self.first.files[tensor.file].path
             found[tensor.name if counts[tensor.name] == 1 else f"{path}:{tensor.name}"] = tensor
         return found
 
     def bytes_of(self, tensor: Tensor) -> memoryview:
-        """A tensor's memory, writable."""
-        return self.memory[tensor.file][tensor.offset : tensor.offset + tensor.length]
+        """The memory of a tensor of the first release, writable."""
+        return self.regions[tensor.file][tensor.offset : tensor.offset + tensor.length]
 
     def arrays(self, *, writable: bool) -> dict[str, np.ndarray[Any, Any]]:
         """All tensors as views of the memory, by the names of `named`.
@@ -163,8 +191,26 @@ class ModelMemory:
         array.flags.writeable = writable
         return array
 
-    def carried(self) -> Mapping[str, memoryview]:
-        """The bytes of each file by path, read-only."""
-        files = self.release.files
-        pairs = zip(files, self.memory, strict=True)
-        return {file.path: memory.toreadonly() for file, memory in pairs}
+    def files(self) -> Mapping[str, memoryview]:
+        """The bytes of each file of the state here by path, read-only."""
+        return _FileBytes(self)
+
+
+class _FileBytes(Mapping[str, memoryview]):
+    """The files of a state: views, or copies of those that are in several places."""
+
+    def __init__(self, memory: ModelMemory) -> None:
+        here, self._regions = memory.here, memory.regions
+        paths = (file.path for file in here.model.files)
+        self._parts = dict(zip(paths, here.places.files, strict=True))
+
+    def __getitem__(self, path: str) -> memoryview:
+        parts = [self._regions[p.region][p.at : p.at + p.size] for p in self._parts[path]]
+        whole = parts[0] if len(parts) == 1 else memoryview(b"".join(parts))
+        return whole.toreadonly()
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._parts)
+
+    def __len__(self) -> int:
+        return len(self._parts)

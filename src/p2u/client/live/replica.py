@@ -127,10 +127,13 @@ class Replica(OneProcess):
     def files(self) -> Mapping[str, memoryview]:
         """Path to the bytes of each file of the model, read-only; configuration, tokenizer.
 
+        A file whose tensors moved within it, or came from another one, is copied when it is asked
+        for.
+
         Raises:
             UsageError: No state is complete yet.
         """
-        return self.memory.carried()
+        return self.memory.files()
 
     @property
     def memory(self) -> ModelMemory:

@@ -15,6 +15,7 @@ class RouteStates:
 
     Attributes:
         labels: Label of each state by its id, in order; empty until the manifest is here.
+        skipped: Ids of states before them that nobody can use, since their tensors are others.
         first: Ids of the states on the first route, from nothing to the state wanted.
         wanted: Id of the state wanted; None until it is known.
         marks: Of the route that is under way; see `PackageReader.marks`.
@@ -22,14 +23,16 @@ class RouteStates:
     """
 
     labels: Mapping[str, str] = field(default_factory=dict)
+    skipped: tuple[str, ...] = ()
     first: tuple[str, ...] = ()
     wanted: str | None = None
     marks: Marks = ()
     target: str | None = None
 
-    def begin(self, ids: Sequence[str], marks: Marks) -> RouteStates:
+    def begin(self, ids: Sequence[str], marks: Marks, skipped: Sequence[str] = ()) -> RouteStates:
         """With the states of the first route."""
-        return replace(self._with(ids), first=tuple(ids), wanted=ids[-1], marks=marks)
+        known = self._with(ids)
+        return replace(known, skipped=tuple(skipped), first=tuple(ids), wanted=ids[-1], marks=marks)
 
     def shorten(self, count: int) -> RouteStates:
         """With a first route of as many states as have been reached."""
@@ -64,7 +67,9 @@ class RouteStates:
         versions = [_version(id_) for id_ in ids]
         if name in versions:
             return len(versions) - 1 - versions[::-1].index(name)
-        return None
+        # The first state that can be used is better.
+        better = any(name in (id_, _label(id_), _version(id_)) for id_ in self.skipped)
+        return 0 if better else None
 
     def one_version(self) -> bool:
         """Whether all states are of the same version, so that labels are enough to name them."""

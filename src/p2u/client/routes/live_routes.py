@@ -1,15 +1,16 @@
-"""Choose the route of a live model to the newest state: one along which no tensor moves."""
+"""Choose the route of a live model to the newest state, along releases of the same tensors."""
 
 from __future__ import annotations
 
 from collections.abc import Collection
 from dataclasses import dataclass
 
+from p2u.client.routes.pairing import pair_tensors
 from p2u.client.routes.routes import MOST_BROKEN
 from p2u.client.transfer.package_reader import PackageReader
 from p2u.errors import UnsupportedError, UsageError
 from p2u.package.graph import find_path, leads_to
-from p2u.package.layout import ReleaseLayout, Tensor
+from p2u.package.layout import ReleaseLayout
 from p2u.package.lookup import find_wanted
 from p2u.package.manifest import Manifest, Release, State, Update
 
@@ -62,46 +63,18 @@ def same_state(manifest: Manifest, have: State) -> State | None:
     return next((state for state in found if state.id == have.id), found[-1] if found else None)
 
 
-def first_route(package: PackageReader, until: str) -> tuple[Update, ...]:
-    """The cheapest route from nothing to a state along which no tensor moves.
+def first_route(manifest: Manifest, until: str) -> tuple[Update, ...]:
+    """The cheapest route from nothing to a state.
 
     Args:
-        package: Open.
+        manifest: The package's.
         until: Id, version or label; see `find_wanted`.
 
     Raises:
-        UsageError: There is no such state.
-        UnsupportedError: Versions on the route have other tensors.
-        The errors of reading layouts.
+        UsageError: There is no such state, or no route to it.
     """
-    return _memory_route(package, find_wanted(package.manifest, until))
-
-
-def _memory_route(package: PackageReader, want: State) -> tuple[Update, ...]:
-    manifest, updates = package.manifest, list(package.manifest.updates)
-    why = ""
-    for _ in range(MOST_BROKEN):
-        try:
-            route = find_path(updates, None, want.id, cost=manifest.cost)
-        except UsageError:
-            if not why:
-                raise
-            break
-        for update in route:
-            if not manifest.crosses(update):
-                continue
-            source, target = package.source(update), package.target(update)
-            found = None if source is None else difference(source, target)
-            if found is not None:
-                why = f"from {update.source} to {update.target}, {found}"
-                updates.remove(update)
-                break
-        else:
-            return route
-    raise UnsupportedError(
-        f"there is no route to {want.id} in memory: {why}",
-        hint="Pull it to a folder, and load the folder",
-    )
+    want = find_wanted(manifest, until)
+    return find_path(manifest.updates, None, want.id, cost=manifest.cost)
 
 
 def find_live_route(
@@ -121,8 +94,8 @@ def find_live_route(
         The errors of reading layouts.
     """
     manifest, here = package.manifest, same_state(package.manifest, have)
-    why = difference(mine, package.model(manifest.release(want)))
-    if why is not None:
+    why = pair_tensors(mine, package.model(manifest.release(want)))
+    if isinstance(why, str):
         raise UnsupportedError(
             f"{want.version} cannot take the place of {have.version}: {why}", hint=HINT
         )
@@ -141,7 +114,7 @@ def find_live_route(
         found = {
             release.version
             for release in (manifest.release(update.target) for update in route)
-            if difference(mine, package.model(release)) is not None
+            if isinstance(pair_tensors(mine, package.model(release)), str)
         }
         if not found:
             return _live_route(manifest, route, here, want)
@@ -164,46 +137,3 @@ def _live_route(
     passed = tuple(release.states[-1].id for release in between if not release.foreign)
     cost = sum(manifest.cost(update) for update in route)
     return LiveRoute(route, here.id if here else None, want, passed, cost)
-
-
-def check_aligned(package: PackageReader, update: Update) -> None:
-    """Make sure that an update moves no tensor.
-
-    Raises:
-        UnsupportedError: It moves some.
-    """
-    if package.manifest.crosses(update) and not package.aligned(update):
-        raise UnsupportedError(
-            f"the update from {update.source} to {update.target} moves tensors",
-            file=update.index.key,
-            hint=HINT,
-        )
-
-
-def difference(old: ReleaseLayout, new: ReleaseLayout) -> str | None:
-    """The reason why two releases cannot use the same memory; None if they can."""
-    if old.release is new.release:
-        return None
-    mine, theirs = ({(t.file, t.name): t for t in model.tensors} for model in (old, new))
-    for key in [*mine, *theirs]:
-        was, now = (_shape(found.get(key)) for found in (mine, theirs))
-        if was != now:
-            return f"tensor {key[1]!r} was {was}, now {now}"
-    before, after = ({f.path: f.size for f in model.files} for model in (old, new))
-    for path in [*before, *after]:
-        if before.get(path) != after.get(path):
-            was, now = (_size(found.get(path)) for found in (before, after))
-            return f"the file {path} was {was}, now {now}"
-    if list(before) != list(after) or old.layout != new.layout:
-        return "its tensors lie elsewhere in the files"
-    return None
-
-
-def _shape(tensor: Tensor | None) -> str:
-    if tensor is None:
-        return "not there"
-    return f"{tensor.dtype} {' x '.join(map(str, tensor.shape)) or 'scalar'}"
-
-
-def _size(size: int | None) -> str:
-    return "not there" if size is None else f"{size} bytes"

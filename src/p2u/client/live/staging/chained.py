@@ -6,15 +6,13 @@ from collections.abc import Iterator, Sequence
 from dataclasses import replace
 
 from p2u.client.live.memory import ModelMemory
+from p2u.client.live.places import Placed, Ranges
 from p2u.client.live.staging.copied import CopiedUpdate, copy, merge
 from p2u.client.live.staging.tools import StagingTools
 from p2u.client.routes.stretches import Stretch
 from p2u.client.transfer.bundles import Bundle
 from p2u.package.geometry import Span
 from p2u.package.manifest import Update
-
-#: By file, sorted ranges of bytes ``(start, end)``.
-Ranges = dict[int, list[tuple[int, int]]]
 
 
 class ChainedUpdate(CopiedUpdate):
@@ -25,6 +23,7 @@ class ChainedUpdate(CopiedUpdate):
 
     Args:
         files: The memory.
+        target: The release that the update leads to, and the places of its bytes.
         update: The update.
         bundles: All of it.
         check: Which files are compared with their digests before the commit.
@@ -40,6 +39,7 @@ class ChainedUpdate(CopiedUpdate):
     def __init__(
         self,
         files: ModelMemory,
+        target: Placed,
         update: Update,
         bundles: Sequence[Bundle],
         check: str,
@@ -51,7 +51,7 @@ class ChainedUpdate(CopiedUpdate):
     ) -> None:
         # Which files are others than before the chain.
         whole = Stretch((replace(update, source=source),))
-        super().__init__(files, whole, bundles, check, tools)
+        super().__init__(files, target, whole, bundles, check, tools)
         self.stretch = Stretch((update,))
         self._before = before
         self._checked = checked
@@ -59,14 +59,14 @@ class ChainedUpdate(CopiedUpdate):
         old = [(file, a, b - a) for file, ranges in before.items() for a, b in ranges]
         self.covered: Ranges = merge([*own, *old])
         self._ranges = self.covered
-        self._unchecked |= self.covered.keys()
+        self._unchecked |= target.places.touched(self.covered)
 
     def take(self, bundle: Bundle, payloads: Sequence[memoryview]) -> None:
         """See `StagedUpdate.take`."""
         if self.stretch.source is not None:
             for s in self.spans(bundle):
                 for start, end in gaps(s, self._before):
-                    copy(self._spare[s.file][start:end], self.files.memory[s.file][start:end])
+                    copy(self._spare[s.file][start:end], self.files.regions[s.file][start:end])
         self.decode(bundle, payloads, self._spare)
 
     def complete(self, file: int) -> None:

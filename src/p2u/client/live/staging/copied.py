@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 from collections.abc import Iterable, Iterator, Sequence
 
+from p2u.client.live.places import Ranges
 from p2u.client.live.staging.staged_update import StagedUpdate, in_threads
 from p2u.client.transfer.bundles import Bundle
 
@@ -21,39 +22,41 @@ class CopiedUpdate(StagedUpdate):
 
     def begin(self) -> None:
         """See `StagedUpdate.begin`."""
-        self._spare = self.files.spare()
         spans = (span for bundle in self.bundles for span in self.spans(bundle))
         self._ranges = merge((s.file, s.offset, s.size) for s in spans)
+        self._spare = self.files.spare(self._ranges)
 
     def take(self, bundle: Bundle, payloads: Sequence[memoryview]) -> None:
         """See `StagedUpdate.take`."""
         for s in self.spans(bundle):
             end = s.offset + s.size
-            copy(self._spare[s.file][s.offset : end], self.files.memory[s.file][s.offset : end])
+            copy(self._spare[s.file][s.offset : end], self.files.regions[s.file][s.offset : end])
         self.decode(bundle, payloads, self._spare)
 
-    def parts(self, file: int) -> Iterator[memoryview]:
+    def bytes_at(self, region: int, start: int, stop: int) -> Iterator[memoryview]:
         """Bytes that bundles bring are in the spare memory, the rest stays as it is."""
-        live, spare = self.files.memory[file], self._spare[file]
-        at = 0
-        for start, end in self._ranges.get(file, ()):
-            yield live[at:start]
-            yield spare[start:end]
-            at = end
-        yield live[at:]
+        live = self.files.regions[region]
+        for first, last in self._ranges.get(region, ()):
+            if last <= start or first >= stop:
+                continue
+            yield live[start:first]
+            yield self._spare[region][max(start, first) : min(stop, last)]
+            start = last
+        yield live[start:stop]
 
     def commit(self) -> None:
         """See `StagedUpdate.commit`."""
         pieces = [
             (file, at, min(at + _STRIDE, end))
             for file, ranges in self._ranges.items()
+            if self.files.regions[file] is not self._spare[file]  # else it is there
             for start, end in ranges
             for at in range(start, end, _STRIDE)
         ]
 
         def run(piece: tuple[int, int, int]) -> None:
             file, start, end = piece
-            copy(self.files.memory[file][start:end], self._spare[file][start:end])
+            copy(self.files.regions[file][start:end], self._spare[file][start:end])
 
         in_threads(run, pieces, min(_COPIERS, os.cpu_count() or 1))
 
@@ -67,9 +70,9 @@ def copy(target: memoryview, source: memoryview) -> None:
     np.copyto(np.frombuffer(target, np.uint8), np.frombuffer(source, np.uint8))
 
 
-def merge(spans: Iterable[tuple[int, int, int]]) -> dict[int, list[tuple[int, int]]]:
-    """By file, the sorted ranges ``(start, end)`` that spans ``(file, offset, size)`` cover."""
-    found: dict[int, list[tuple[int, int]]] = {}
+def merge(spans: Iterable[tuple[int, int, int]]) -> Ranges:
+    """The sorted ranges ``(start, end)`` that spans ``(file, offset, size)`` cover, by file."""
+    found: Ranges = {}
     for file, offset, size in sorted(spans):
         ranges = found.setdefault(file, [])
         if ranges and ranges[-1][1] >= offset:

@@ -41,7 +41,7 @@ class SpooledUpdate(StagedUpdate):
 
         def run(bundle: Bundle) -> None:
             payloads = [self._spool.get(key) for key in self._keys(bundle)]
-            self.decode(bundle, payloads, self.files.memory)
+            self.decode(bundle, payloads, self.files.regions)
 
         in_threads(run, self.bundles, os.cpu_count() or 1)
 

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import threading
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 from typing import Any, ClassVar
 
 from p2u.client.live.memory import ModelMemory
+from p2u.client.live.places import Placed
 from p2u.client.live.staging.tools import StagingTools
 from p2u.client.routes.stretches import Stretch
 from p2u.client.transfer.bundles import Bundle
@@ -28,6 +29,7 @@ class StagedUpdate(ABC):
 
     Args:
         files: The memory.
+        target: The release that the updates lead to, and the places of its bytes.
         stretch: The updates.
         bundles: All of them.
         check: Which files are compared with their digests, see `is_checked`.
@@ -44,12 +46,14 @@ class StagedUpdate(ABC):
     def __init__(
         self,
         files: ModelMemory,
+        target: Placed,
         stretch: Stretch,
         bundles: Sequence[Bundle],
         check: str,
         tools: StagingTools,
     ) -> None:
         self.files = files
+        self.target = target
         self.stretch = stretch
         self.bundles = bundles
         self.broken = False
@@ -61,20 +65,21 @@ class StagedUpdate(ABC):
         self._unchecked: set[int] = set()
         for update in stretch.updates:
             self._unchecked.update(changed_files(files.manifest, update))
-        self._left = Countdown(files.layout, (bundle.chunks[0] for bundle in bundles))
+        self._left = Countdown(target.model.layout, (bundle.chunks[0] for bundle in bundles))
         self.begin()
 
     def begin(self) -> None:  # noqa: B027 - nothing to do where bundles are applied at once
         """Make room for the bundles."""
 
     def spans(self, bundle: Bundle) -> list[Span]:
-        """The places of a bundle's bytes."""
-        return chunk_spans(bundle.chunks[0], self.files.layout)
+        """The places of a bundle's bytes; ``file`` of each is its region."""
+        found = chunk_spans(bundle.chunks[0], self.target.model.layout)
+        return [self.target.places.span(span) for span in found]
 
     def decode(
-        self, bundle: Bundle, payloads: Sequence[memoryview], memory: list[memoryview]
+        self, bundle: Bundle, payloads: Sequence[memoryview], memory: Mapping[int, memoryview]
     ) -> None:
-        """Decode a bundle into some memory like that of the files."""
+        """Decode a bundle into some memory like the regions."""
         spans = self.spans(bundle)
         buffers = [memory[s.file][s.offset : s.offset + s.size] for s in spans]
         for place, chunk, payload in zip(bundle.updates, bundle.chunks, payloads, strict=True):
@@ -82,7 +87,7 @@ class StagedUpdate(ABC):
             key = update.blobs[chunk.blob].key
             crosses = self.files.manifest.crosses(update)
             check_kind(chunk, payload, key, begins=update.source is None, crosses=crosses)
-            self.tools.decode(chunk, payload, self.files.layout, spans, buffers, key)
+            self.tools.decode(chunk, payload, self.target.model.layout, spans, buffers, key)
 
     def apply(self, bundle: Bundle, payloads: Sequence[memoryview]) -> None:
         """Take a bundle whose digests are right; in any thread.
@@ -119,7 +124,12 @@ class StagedUpdate(ABC):
 
     def parts(self, file: int) -> Iterable[memoryview]:
         """The bytes of a file of the next state."""
-        return [self.files.memory[file]]
+        for part in self.target.places.files[file]:
+            yield from self.bytes_at(part.region, part.at, part.at + part.size)
+
+    def bytes_at(self, region: int, start: int, stop: int) -> Iterable[memoryview]:
+        """Some bytes of a region in the next state."""
+        return [self.files.regions[region][start:stop]]
 
     def check(self, file: int) -> None:
         """Compare a complete file with what the manifest states, if it is to be checked."""
@@ -134,7 +144,7 @@ class StagedUpdate(ABC):
 
 
 class DirectUpdate(StagedUpdate):
-    """Bundles are decoded where the model lies, as they come."""
+    """Bundles are decoded where the model lies, as they come; each file is a region of its own."""
 
     name = "direct"
 
@@ -146,16 +156,16 @@ class DirectUpdate(StagedUpdate):
                 ranges.setdefault(span.file, []).append((span.offset, span.size))
         self._digests = {
             file: RunningDigest(len(memory), ranges[file], partial(_parts, memory))
-            for file, memory in enumerate(self.files.memory)
+            for file, memory in self.files.regions.items()
             if file in ranges and self.is_checked(file)
         }
 
     def take(self, bundle: Bundle, payloads: Sequence[memoryview]) -> None:
         """See `StagedUpdate.take`."""
-        self.decode(bundle, payloads, self.files.memory)
+        self.decode(bundle, payloads, self.files.regions)
         for s in self.spans(bundle):
             if s.file in self._digests:
-                part = self.files.memory[s.file][s.offset : s.offset + s.size]
+                part = self.files.regions[s.file][s.offset : s.offset + s.size]
                 self._digests[s.file].written(s.offset, part)
 
     def check(self, file: int) -> None:
