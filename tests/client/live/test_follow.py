@@ -319,7 +319,7 @@ def test_the_network_dies_and_comes_back(package: Path, models, caplog) -> None:
         later.add(package, models["v2"], "v2")
         with pytest.raises(TimeoutError):
             replica.wait("v2", timeout=0.2)
-        assert caplog.text.count("trying again") == 1
+        assert caplog.text.count("following http") == 1
         with Server(app, "127.0.0.1", port, quiet=True):
             replica.wait("v2", timeout=30)
             replica.wait(timeout=20)
