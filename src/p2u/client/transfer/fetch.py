@@ -56,6 +56,8 @@ class Fetcher:
         self._threads: list[Thread] = []
         #: When the next failure may be reported, by `time.monotonic`.
         self._report_from = 0.0
+        #: Not `_lock`: its holder may wait for what a thread reads that has a failure to report.
+        self._report_lock = Lock()
         #: Memory for payloads. A run must not wait for what the one begun ahead of it holds.
         self._pools = cycle([Buffers(IN_FLIGHT, stop), Buffers(IN_FLIGHT, stop)])
 
@@ -136,7 +138,7 @@ class Fetcher:
     def _report(self, error: StoreError, failures: int, seconds: float) -> None:
         """Log a failure that a try follows: the first one, and now and then one of those after."""
         now = time.monotonic()
-        with self._lock:
+        with self._report_lock:
             if now < self._report_from:
                 return
             self._report_from = now + REPORT_EVERY
