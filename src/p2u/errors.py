@@ -40,7 +40,7 @@ class P2UError(Exception):
 
 
 class UsageError(P2UError, ValueError):
-    """An argument is not valid; nothing was read or written."""
+    """An argument is not valid, by itself or for what it is about; nothing was changed."""
 
 
 class FormatError(P2UError):

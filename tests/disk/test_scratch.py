@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 
+from p2u.disk.locks import FileLock
 from p2u.disk.scratch import (
     LOCK,
     HeldFolder,
@@ -92,6 +93,29 @@ def test_a_held_folder_is_moved_to_its_place(tmp_path: Path) -> None:
         held.move(tmp_path / "model")
     assert names(tmp_path) == ["model"]
     assert names(tmp_path / "model") == ["file"]
+
+
+def test_a_held_folder_can_be_read_like_any_other(tmp_path: Path) -> None:
+    (tmp_path / "usual").mkdir()
+    with HeldFolder(tmp_path / "model") as held:
+        assert held.path.stat().st_mode == (tmp_path / "usual").stat().st_mode
+
+
+def test_somebody_removes_it_before_it_is_locked(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    acquire, met = FileLock.acquire, []
+
+    def removed_first(self: FileLock) -> None:
+        if not met:
+            met.append(self.path.parent)
+            self.path.parent.rmdir()
+        acquire(self)
+
+    monkeypatch.setattr(FileLock, "acquire", removed_first)
+    with HeldFolder(tmp_path / "model") as held:
+        assert held.path != met[0]
+        assert names(tmp_path) == [held.path.name]
 
 
 def test_a_held_folder_is_gone_after_an_error(tmp_path: Path) -> None:

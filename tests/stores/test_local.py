@@ -109,7 +109,7 @@ def test_where_it_is(tmp_path: Path) -> None:
     with pytest.raises(NotFoundError, match="no such folder"):
         LocalStore(tmp_path / "absent" / "p2u.json")
     (tmp_path / "model.safetensors").write_bytes(b"")
-    with pytest.raises(UsageError, match="is a file"):
+    with pytest.raises(FormatError, match="is a file"):
         LocalStore(tmp_path / "model.safetensors")
     with pytest.raises(UsageError):
         LocalStore("a\0b")

@@ -24,6 +24,8 @@ from p2u.cli import (
 app = typer.Typer(
     name="p2u",
     help="Progressive precision updates for model files: usable first, bit-exact at the end.",
+    epilog="Exit statuses: 0 done, 1 something stands in the way, 2 the command is wrong, 130 "
+    "interrupted; docs/errors.md has all of them.",
     no_args_is_help=True,
     add_completion=False,
     rich_markup_mode="rich",

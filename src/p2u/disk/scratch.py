@@ -76,7 +76,7 @@ class HeldFolder:
         path: The folder, or its place once it is there.
 
     Raises:
-        DiskError: It cannot be made.
+        OSError, DiskError: It cannot be made.
     """
 
     def __init__(self, target: Path) -> None:
@@ -85,16 +85,23 @@ class HeldFolder:
 
     def _take_path(self) -> None:
         self.path = scratch_path(self._target, MAKING)
-        self._lock = _lock(self.path, make_folder=True)
+        self._lock = _lock(self.path)
 
     def __enter__(self) -> HeldFolder:
         while True:
+            # With the usual mode: it is what others will read.
+            self.path.mkdir(parents=True)
+            # Until it is locked, somebody may take it for an abandoned one and remove it.
             try:
                 self._lock.acquire()
-            except BusyError:  # before it was locked, somebody took it for an abandoned one
-                self._take_path()
-            else:
                 return self
+            except BusyError:
+                pass
+            except DiskError:
+                if self.path.exists():
+                    shutil.rmtree(self.path, ignore_errors=True)
+                    raise
+            self._take_path()
 
     def move(self, place: Path) -> None:
         """Rename the folder to a free place or an empty folder; the lock is held until then.
@@ -142,7 +149,7 @@ def _is_ours(entry: os.DirEntry[str]) -> bool:
 
 
 def _remove_unheld(path: Path, target: Path) -> None:
-    lock = _lock(path, make_folder=False)
+    lock = _lock(path)
     with contextlib.suppress(BusyError, DiskError, OSError), lock:
         # Another name first, or somebody who has just made it would find some of it gone.
         if os.name != "posix":
@@ -153,5 +160,5 @@ def _remove_unheld(path: Path, target: Path) -> None:
         shutil.rmtree(gone, ignore_errors=True)
 
 
-def _lock(path: Path, *, make_folder: bool) -> FileLock:
-    return FileLock(path / LOCK, "{owner} uses this folder", "Wait", make_folder=make_folder)
+def _lock(path: Path) -> FileLock:
+    return FileLock(path / LOCK, "{owner} uses this folder", "Wait")

@@ -143,7 +143,7 @@ def _no_model(path: str, files: list[str], foreign: list[str]) -> FormatError:
         hint = None if ":" in text else supported()
         return FormatError(f"no model file in it; {text}", file=path, hint=hint)
     others = [name for name in files if name.endswith(suffixes())]
-    found = f"it has {len(files)} other files"
+    found = f"it has {len(files)} other files" if files else "it is empty"
     if others:
         found = f"{', '.join(others[:3])} only has the name of one"
     return FormatError(f"no model file in it; {found}", file=path, hint=supported())

@@ -251,9 +251,9 @@ def gc(
         dry_run: Change nothing.
 
     Raises:
-        UsageError: There is no package, or a number is not valid.
+        UsageError: A number is not valid.
         BusyError, ConflictError: Somebody else publishes to it.
-        FormatError, DiskError: It cannot be read or written.
+        FormatError, DiskError: There is no package, or it cannot be read or written.
     """
     if keep < 1:
         raise UsageError(f"keep is {keep}", hint="Use 1 or more")

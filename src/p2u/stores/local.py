@@ -54,7 +54,7 @@ class LocalStore(WritableStore):
 
     Raises:
         NotFoundError: There is no such folder.
-        UsageError: It is a file of another name.
+        FormatError: It is a file of another name.
     """
 
     def __init__(self, path: str | os.PathLike[str]) -> None:
@@ -71,7 +71,7 @@ class LocalStore(WritableStore):
                 return
             is_file = self._root.exists()
         if is_file:
-            raise UsageError(
+            raise FormatError(
                 f"is a file, expected a package folder or its {MANIFEST_KEY}", file=self.url
             )
         raise NotFoundError("no such folder", file=self.url, hint="Check the path")
@@ -317,6 +317,12 @@ def _disk_errors(name: str) -> Iterator[None]:
     try:
         yield
     except OSError as error:
+        if error.errno in _MISSING and Path(name).name == MANIFEST_KEY:
+            raise NotFoundError(
+                f"is not a package: it has no {MANIFEST_KEY}",
+                file=str(Path(name).parent),
+                hint="`p2u pack` makes a package of a model; if it is one, copy it again",
+            ) from error
         if error.errno in _MISSING:
             raise NotFoundError(
                 f"not found ({error.strerror or error})",

@@ -10,7 +10,7 @@ from kit import STATES
 from pulling import flip
 
 from p2u.client.folder.verify import verify
-from p2u.errors import IntegrityError, NotFoundError, P2UError, UsageError
+from p2u.errors import FormatError, IntegrityError, NotFoundError, P2UError
 
 
 def test_verify_a_package(made):
@@ -41,7 +41,7 @@ def test_verify_a_directory(made, tmp_path):
 
 
 def test_verify_what_is_neither(tmp_path):
-    with pytest.raises(UsageError, match="neither"):
+    with pytest.raises(FormatError, match="neither"):
         verify(tmp_path)
     with pytest.raises(NotFoundError):
         verify(tmp_path / "nothing")

@@ -21,7 +21,7 @@ from packing_kit import (
 )
 
 from p2u import gc, pack, publish, pull
-from p2u.errors import FormatError, UsageError
+from p2u.errors import DiskError, FormatError, UsageError
 from p2u.names.gguf import gguf_name
 
 gguf = pytest.importorskip("gguf")
@@ -260,7 +260,7 @@ def test_what_does_not_fit(tmp_path: Path) -> None:
     text.write_text("no model")
     with pytest.raises(FormatError):
         pack(src, tmp_path / "p", adopt=text)
-    with pytest.raises(UsageError, match="no such"):
+    with pytest.raises(DiskError, match="no such"):
         pack(src, tmp_path / "p", adopt=tmp_path / "none.gguf")
     with pytest.raises(UsageError, match="both"):
         pack(src, tmp_path / "p", adopt=other, parent=src)

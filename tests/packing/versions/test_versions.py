@@ -20,7 +20,7 @@ from packing_kit import (
 )
 
 from p2u import gc, pack, publish, pull
-from p2u.errors import IntegrityError, UsageError
+from p2u.errors import DiskError, IntegrityError, UsageError
 from p2u.package.paths import MANIFEST_KEY
 
 
@@ -179,7 +179,7 @@ def test_other_packages_as_parents(tmp_path: Path, first: Tensors) -> None:
     assert m.releases[1].version == "v2"
     with pytest.raises(UsageError, match="no state"):
         pack(two, tmp_path / "q", parent=f"{tmp_path / 'p'}@v7")
-    with pytest.raises(UsageError, match="no such"):
+    with pytest.raises(DiskError, match="no such"):
         pack(two, tmp_path / "q", parent=tmp_path / "r")
 
 

@@ -19,7 +19,7 @@ from p2u.client.transfer.options import TransferOptions
 from p2u.client.transfer.package_reader import PackageReader
 from p2u.disk.errors import disk_errors
 from p2u.disk.files import hash_file, remove_tree
-from p2u.errors import IntegrityError, NotFoundError, UsageError
+from p2u.errors import FormatError, IntegrityError, NotFoundError
 from p2u.package.manifest import costs
 from p2u.package.paths import MANIFEST_KEY
 from p2u.stores.backoff import Retry
@@ -73,8 +73,7 @@ def verify(
 
     Raises:
         IntegrityError: Bytes do not have the size or the SHA-256 stated.
-        FormatError, UnsupportedError: Not a package or malformed.
-        UsageError: A directory that is neither a package nor was pulled.
+        FormatError, UnsupportedError: It is malformed, or neither a package nor was pulled.
         StoreError, DiskError: It could not be read.
     """
     options = TransferOptions(jobs=jobs, limit_rate=limit_rate, retry=retry)
@@ -143,10 +142,11 @@ def _directory(folder: Path, progress: Callable[[Progress], None] | None) -> Ver
     with disk_errors(folder, "read"):
         recorded = state_file.read(folder)
     if recorded is None:
-        raise UsageError(
+        raise FormatError(
             f"is neither a package (no {MANIFEST_KEY}) nor a directory that was pulled (no "
             f"{state_file.NAME})",
             file=str(folder),
+            hint="`p2u pack` makes a package of a model",
         )
     if recorded.refining is not None:
         raise IntegrityError(

@@ -82,8 +82,7 @@ class OpenPackage:
 
     Raises:
         BusyError: Somebody else publishes to it.
-        UsageError: It is no package.
-        FormatError, UnsupportedError: Its manifest cannot be read.
+        FormatError, UnsupportedError: It is no package, or its manifest cannot be read.
         DiskError: No permission, no space.
     """
 
@@ -97,10 +96,10 @@ class OpenPackage:
     def __enter__(self) -> OpenPackage:
         with ExitStack() as stack:
             if not (self.folder / MANIFEST_KEY).is_file():
-                raise UsageError(
+                raise FormatError(
                     f"is not a package: it has no {MANIFEST_KEY}",
                     file=str(self.folder),
-                    hint="Publish a first version",
+                    hint="`p2u publish` makes one of a model",
                 )
             stack.enter_context(package_lock(self.folder))
             self._data = read_manifest(self.folder)

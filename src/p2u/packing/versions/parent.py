@@ -10,7 +10,7 @@ from pathlib import Path
 
 from p2u.disk.errors import UNPUBLISHED, disk_errors
 from p2u.disk.scratch import ScratchFolder
-from p2u.errors import UsageError
+from p2u.errors import DiskError, UsageError
 from p2u.formats import scan_model
 from p2u.package.lookup import find_state
 from p2u.package.manifest import (
@@ -86,7 +86,7 @@ class Parents:
                 state of this package.
 
         Raises:
-            UsageError: There is no such thing.
+            UsageError: It has no such state.
             FormatError, IntegrityError, DiskError: It cannot be read.
         """
         path, state = wanted, ""
@@ -95,7 +95,7 @@ class Parents:
                 return self.decoded(self._manifest.state(wanted))
             path, _, state = wanted.rpartition("@")
             if not path or not os.path.lexists(path):
-                raise UsageError(
+                raise DiskError(
                     "no such package or model",
                     file=wanted,
                     hint="Name a package, a model directory or a model file",
