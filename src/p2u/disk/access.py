@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import os
 import stat
+from collections.abc import Iterable
 from pathlib import Path
 
 #: Bits of a mode that say who may do what.
@@ -34,6 +35,22 @@ def restrict(path: Path, bits: int) -> None:
     """Take all bits but these from a file's mode; its owner keeps theirs."""
     mode = stat.S_IMODE(path.lstat().st_mode)
     set_mode(path, mode & (bits | stat.S_IRWXU))
+
+
+def common_bits(paths: Iterable[str | Path]) -> int:
+    """The bits of a mode that all of these files have; those that are missing do not count."""
+    bits = _BITS
+    for path in paths:
+        with contextlib.suppress(FileNotFoundError):
+            bits &= stat.S_IMODE(Path(path).stat().st_mode)
+    return bits
+
+
+def restrict_all(folder: Path, bits: int) -> None:
+    """`restrict` all files below a folder."""
+    for name, _, files in os.walk(folder):
+        for file in files:
+            restrict(Path(name, file), bits)
 
 
 def set_mode(path: Path, mode: int) -> None:

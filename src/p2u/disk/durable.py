@@ -10,6 +10,8 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import IO
 
+from p2u.disk.access import take_over
+
 Bytes = bytes | bytearray | memoryview
 
 #: A folder cannot be synced on this file system (CIFS, FUSE).
@@ -134,7 +136,7 @@ def replace_file(path: Path, data: bytes, part: Path | None = None) -> None:
 
 
 class FileReplacement:
-    """A file in the making that takes the place of another one when it is complete.
+    """A file in the making that takes the place of another one, and its mode, when it is complete.
 
     Args:
         path: The file's place.
@@ -160,6 +162,8 @@ class FileReplacement:
     def commit(self) -> None:
         """Bring the file to the disk and to its place."""
         with self._own_name():
+            with contextlib.suppress(FileNotFoundError):
+                take_over(self._part, self._path.stat())
             sync(self._file)
             self._file.close()
             self._part.replace(self._path)

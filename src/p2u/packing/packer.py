@@ -11,6 +11,7 @@ from importlib import metadata
 from pathlib import Path
 
 from p2u.codec import plain
+from p2u.disk.access import common_bits
 from p2u.disk.errors import UNPUBLISHED, disk_errors
 from p2u.errors import UsageError
 from p2u.formats import ScannedModel, scan_model
@@ -93,6 +94,8 @@ class Packer:
         scanned = scan_model(src)
         check_paths([file.path for file in scanned.files])
         self.left_out = scanned.left_out
+        #: A package is as private as the most private of its model's files.
+        self.bits = common_bits(scanned.locate(file.path) for file in scanned.files)
         self.notes = _notes(scanned)
         if not settings.force:
             check_exact(src, scanned)
@@ -117,7 +120,9 @@ class Packer:
         with ExitStack() as stack:
             if (target / MANIFEST_KEY).exists():
                 stack.enter_context(package_lock(target))
-            place = stack.enter_context(NewPackage(target, replace=self._settings.replace))
+            place = stack.enter_context(
+                NewPackage(target, replace=self._settings.replace, bits=self.bits)
+            )
             built = self.build(place.path, self._settings.version or FIRST_VERSION)
             manifest = with_costs(Manifest(self.name, (built.release,), built.updates, generator()))
             data = manifest.to_bytes()

@@ -49,7 +49,7 @@ def add_version(
             destination = stack.enter_context(OpenPackage(target))
         else:
             target = check_target(dst, src)
-            package = stack.enter_context(NewPackage(target, replace=False))
+            package = stack.enter_context(NewPackage(target, replace=False, bits=packer.bits))
             empty = Manifest(packer.name, (), (), generator())
             destination = NewDestination(target, empty, package)
         adder = VersionAdder(destination, packer, settings, stack)

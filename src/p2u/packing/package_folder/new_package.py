@@ -7,6 +7,7 @@ import os
 import shutil
 from pathlib import Path
 
+from p2u.disk.access import restrict_all
 from p2u.disk.durable import sync_folder, sync_folders
 from p2u.disk.errors import UNPUBLISHED, disk_errors
 from p2u.disk.scratch import FORMER, HeldFolder, remove_abandoned
@@ -84,6 +85,7 @@ class NewPackage(HeldFolder):
     Args:
         target: The package's place.
         replace: Whether a package that is there gives way.
+        bits: Those of modes that its files may have, for others than their owner.
 
     Attributes:
         path: The folder, for the files of the package.
@@ -92,8 +94,9 @@ class NewPackage(HeldFolder):
         DiskError: The folder cannot be made.
     """
 
-    def __init__(self, target: Path, *, replace: bool = True) -> None:
+    def __init__(self, target: Path, *, replace: bool = True, bits: int = 0o7777) -> None:
         super().__init__(target)
+        self._bits = bits
         self._replace = replace
 
     def __enter__(self) -> NewPackage:
@@ -112,6 +115,7 @@ class NewPackage(HeldFolder):
         """
         target = self._target
         with disk_errors(target, "write", UNPUBLISHED):
+            restrict_all(self.path, self._bits)
             sync_folders(self.path)
             if target.exists() and any(target.iterdir()):
                 if not self._replace:

@@ -14,6 +14,7 @@ from collections.abc import Collection
 from contextlib import ExitStack
 from pathlib import Path
 
+from p2u.disk.access import common_bits, restrict_all
 from p2u.disk.durable import replace_file, sync_folder
 from p2u.disk.errors import UNPUBLISHED, disk_errors
 from p2u.disk.files import read_small, remove_below, remove_tree
@@ -160,6 +161,8 @@ class OpenPackage:
         self._note(unused)
         with disk_errors(self.folder, "write", UNPUBLISHED):
             if folder is not None:
+                # Whoever may read the package may read its new version.
+                restrict_all(self.stage, common_bits([self.folder / MANIFEST_KEY]))
                 sync_folder(self.stage)
                 self.stage.rename(self.folder / folder)
                 sync_folder(self.folder)
