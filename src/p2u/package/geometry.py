@@ -98,6 +98,11 @@ def all_spans(chunks: Iterable[ChunkContent], layout: Layout) -> Iterator[Span]:
         yield from chunk_spans(chunk, layout)
 
 
+def span_bytes(chunk: ChunkContent, layout: Layout) -> int:
+    """Bytes of all files that a chunk brings."""
+    return sum(span.size for span in chunk_spans(chunk, layout))
+
+
 class Countdown:
     """Counts the missing bytes of each file, so that it is checked as soon as it is complete.
 

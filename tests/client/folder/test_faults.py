@@ -14,9 +14,11 @@ from kit import QUICK, tree
 from pulling import flip, pull_with
 from store_kit import CountingStore, FlakyStore, WrapperStore
 
+from p2u.client.folder.folder_transfer import FolderTransfer
 from p2u.client.folder.pull import pull
+from p2u.client.folder.space import SLACK
 from p2u.client.transfer.requests import RequestSizes
-from p2u.disk import files
+from p2u.disk import durable, files
 from p2u.errors import (
     DiskError,
     FormatError,
@@ -205,10 +207,38 @@ def test_too_little_space_is_said_first(made, tmp_path):
     pull(made.package, dst, until="base")
     size = sum(f.size for f in made.manifest.latest.files)
     store = CountingStore(LocalStore(made.package))
-    with pytest.raises(DiskError, match=r"MiB of free space are needed.*--in-place"):
-        pull_with(store, dst, free_bytes=lambda path: size // 2)
+    free = SLACK + size // 2
+    with pytest.raises(DiskError, match=r"MiB of free space are needed.*--in-place, which needs"):
+        pull_with(store, dst, free_bytes=lambda path: free)
+    with pytest.raises(DiskError, match=r"needed.*another disk$"):  # where that would not do either
+        pull_with(made.package, dst, free_bytes=lambda path: SLACK)
+    with pytest.raises(DiskError, match=r"needed.*another disk$"):  # from nothing
+        pull_with(made.package, tmp_path / "new", free_bytes=lambda path: free)
     assert store.ranges == []
-    assert pull(made.package, dst, dry_run=True).plan.disk > size // 2
+    assert pull(made.package, dst, dry_run=True).plan.disk > free
+    planned = pull_with(made.package, dst, dry_run=True, in_place=True).plan.disk
+    assert planned <= free
+    pull_with(made.package, dst, free_bytes=lambda path: planned, in_place=True)
+    assert tree(dst) == tree(made.model)
+
+
+@pytest.mark.parametrize("free", [0, 100_000, 1 << 30])
+def test_in_place_takes_what_a_chunk_takes(made, tmp_path, monkeypatch, free):
+    dst = tmp_path / "dst"
+    pull(made.package, dst, until="base")
+    real, seen = durable.write_file, []
+
+    def write_file(path, *parts, **options):
+        real(path, *parts, **options)
+        seen.append(sum(file.stat().st_size for file in path.parent.iterdir()))
+
+    monkeypatch.setattr(durable, "write_file", write_file)
+    monkeypatch.setattr(FolderTransfer, "_check_disk", lambda *_: None)
+    pull_with(made.package, dst, in_place=True, jobs=4, free_bytes=lambda path: free)
+    assert tree(dst) == tree(made.model)
+    largest = 4 * kit.CHUNK + 4
+    assert 0 < max(seen) <= max(free // 2 + 4 * len(seen), largest)
+    assert (max(seen) > 10 * largest) == (free == 1 << 30)
 
 
 @pytest.mark.parametrize("in_place", [False, True])

@@ -38,7 +38,9 @@ from p2u.client.transfer.package_reader import PackageReader
 from p2u.client.transfer.requests import plan_requests
 from p2u.disk.errors import disk_errors
 from p2u.disk.files import allocated_bytes, lexists
-from p2u.errors import DiskError
+from p2u.errors import DiskError, P2UError
+from p2u.package.geometry import span_bytes
+from p2u.package.index import MAX_DECODED
 from p2u.package.lookup import find_wanted
 from p2u.package.manifest import Manifest, State, Update
 
@@ -230,11 +232,13 @@ class FolderTransfer:
             return False
         return all(map(self.routes.usable, stretch.updates))
 
-    def _is_in_place(self, route: Route, number: int) -> bool:
+    def _is_in_place(self, route: Route, number: int, *, allowed: bool | None = None) -> bool:
+        """Whether an update is made in place; ``allowed``: as if ``--in-place`` were given."""
         if number == 0 and route.resume:
             return True
         update = route.updates[number]
-        if not self.task.in_place or update.source is None:
+        allowed = self.task.in_place if allowed is None else allowed
+        if not allowed or update.source is None:
             return False
         return (number > 0 or self._parents[update.source].own) and self.package.aligned(update)
 
@@ -365,6 +369,8 @@ class FolderTransfer:
         kind: type[Target] = InPlace if self._is_in_place(route, number) else BuildAndSwap
         parent = self._parent(route, number)
         target = kind(self.package, self.work, stretch, parent, self.task.check)
+        if isinstance(target, InPlace):
+            target.room = min(target.room, self._free() // 2)
         rest = route.updates[number + len(stretch.updates) :]
         try:
             wanted = stretches.wanted(self.package, stretch, target.prepare(), held)
@@ -388,7 +394,14 @@ class FolderTransfer:
         with disk_errors(folder, "read"):
             return self.task.free_bytes(folder)
 
-    def _disk(self, route: Route, local: FolderContent, *, straight: bool) -> int:
+    def _disk(
+        self,
+        route: Route,
+        local: FolderContent,
+        *,
+        straight: bool,
+        in_place: bool | None = None,
+    ) -> int:
         """Most bytes that the route needs on the disk at any moment, beyond those taken now."""
         if not route.updates:
             if self.routes.satisfied(local.state):
@@ -401,11 +414,22 @@ class FolderTransfer:
             stretch = stretches.longest(self.manifest, rest) if straight else Stretch(rest[:1])
             own = number > 0 or route.resume is not None or stretch.source is None
             own = own or self._parents[stretch.source or ""].own
-            planned.append((stretch, self._is_in_place(route, number), own))
+            refines = self._is_in_place(route, number, allowed=in_place)
+            planned.append((stretch, self._largest(stretch) if refines else None, own))
             number += len(stretch.updates)
         there = local.state is not None or local.recorded is not None
         allocated = allocated_bytes(self.work.next)
         return most_bytes(self.manifest, planned, there=there, allocated=allocated)
+
+    def _largest(self, stretch: Stretch) -> int:
+        """Decoded bytes of the largest chunk of a stretch."""
+        first = stretch.updates[0]
+        try:
+            layout = self.package.target(first).layout
+            chunks = self.package.index(first).chunks
+        except P2UError:  # whoever needs the index meets the error again
+            return MAX_DECODED
+        return max((span_bytes(chunk, layout) for chunk in chunks), default=0)
 
     def _check_disk(self, route: Route, local: FolderContent) -> None:
         straight = self.package.options.straight
@@ -416,8 +440,10 @@ class FolderTransfer:
         if needed <= free:
             return
         hint = "Free some space or choose another disk"
-        if not self.task.in_place and any(u.source is not None for u in route.updates):
-            hint = f"{hint}, or use --in-place, which does not need room for two states"
+        if not self.task.in_place:
+            less = self._disk(route, local, straight=straight is True, in_place=True)
+            if less <= free:
+                hint = f"{hint}, or use --in-place, which needs {_mib(less)}"
         raise DiskError(
             f"{_mib(needed)} of free space are needed, {_mib(free)} are available",
             file=str(self.target),

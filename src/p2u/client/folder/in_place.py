@@ -9,6 +9,7 @@ written may be a mixture of both.
 from __future__ import annotations
 
 import struct
+import threading
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -20,6 +21,7 @@ from p2u.client.folder.target import Opened, Target, journal_header
 from p2u.client.folder.work_folder import WorkFolder
 from p2u.client.routes.stretches import Stretch
 from p2u.client.transfer.bundles import Bundle
+from p2u.client.transfer.control import wait_briefly
 from p2u.client.transfer.package_reader import PackageReader
 from p2u.disk import durable, files
 from p2u.disk.errors import disk_errors
@@ -48,8 +50,13 @@ class InPlace(Target):
         check: str,
     ) -> None:
         super().__init__(package, work, stretch, parent, check)
+        #: Bytes that redo files may have here; a single one may have more.
+        self.room = REDO_LIMIT
         #: Bundles whose redo file is still needed, and its bytes.
         self._redone: dict[int, int] = {}
+        #: Bytes of all redo files, those in the making included.
+        self._used = 0
+        self._changed = threading.Condition()
 
     def result_folder(self) -> Path:
         """The target itself."""
@@ -124,12 +131,15 @@ class InPlace(Target):
                 at += span.size
         self.log.done(number, found)
         self._redone[number] = len(data)
+        self._used += len(data)
         return found
 
     def write(self, bundle: Bundle, spans: Sequence[Span], buffers: Sequence[memoryview]) -> None:
         """See `Target.write`: to the redo file and on the disk first, then in place."""
         assert self.log is not None
         number, found = bundle.number, checksum(buffers)
+        size = sum(span.size for span in spans)
+        self._make_room(size)
         with disk_errors(self.work.target):
             durable.write_file(self.work.redo / str(number), _CLAIM.pack(found), *buffers)
             durable.sync_folder(self.work.redo)
@@ -137,16 +147,27 @@ class InPlace(Target):
                 for span, buffer in zip(spans, buffers, strict=True):
                     files.write_at(opened[span.file], span.offset, buffer)
             self.log.done(number, found)
-            with self._lock:
-                self._redone[number] = sum(span.size for span in spans)
-                full = sum(self._redone.values()) > REDO_LIMIT
-                redone, self._redone = (self._redone, {}) if full else ({}, self._redone)
-            self._checkpoint(redone)
+        with self._changed:
+            self._redone[number] = size
+            self._changed.notify_all()
+
+    def _make_room(self, size: int) -> None:
+        """Wait until a redo file of so many bytes fits among the others, or is the only one."""
+        while True:
+            with self._changed:
+                self.package.stop.check()
+                if not self._used or self._used + size <= self.room:
+                    self._used += size
+                    return
+                redone, self._redone = self._redone, {}
+                if not redone:  # all are in the making
+                    wait_briefly(self._changed)
+                    continue
+            with disk_errors(self.work.target):
+                self._checkpoint(redone)
 
     def _checkpoint(self, redone: dict[int, int]) -> None:
         """Make these bundles durable in place; their redo files have served then."""
-        if not redone:
-            return
         assert self.log is not None
         chunks = (self.bundles[number].chunks[0] for number in redone)
         spans = all_spans(chunks, self.layout)
@@ -155,6 +176,9 @@ class InPlace(Target):
         self.log.sync()
         for number in redone:
             (self.work.redo / str(number)).unlink(missing_ok=True)
+        with self._changed:
+            self._used -= sum(redone.values())
+            self._changed.notify_all()
 
     def finish(self) -> None:
         """See `Target.finish`."""

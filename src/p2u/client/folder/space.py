@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from p2u.client.folder.in_place import REDO_LIMIT
 from p2u.client.routes.stretches import Stretch
 from p2u.package.manifest import FileEntry, Manifest, changed_files
 
@@ -23,7 +22,7 @@ def changed_by(manifest: Manifest, stretch: Stretch) -> list[FileEntry]:
 
 def most_bytes(
     manifest: Manifest,
-    planned: Sequence[tuple[Stretch, bool, bool]],
+    planned: Sequence[tuple[Stretch, int | None, bool]],
     *,
     there: bool,
     allocated: int,
@@ -32,17 +31,17 @@ def most_bytes(
 
     Args:
         manifest: The package.
-        planned: The stretches in order; for each, whether it is made in place, and whether it
-            begins at the target's own files or at nothing.
+        planned: The stretches in order; for each, the decoded bytes of its largest chunk if it is
+            made in place, else None; and whether it begins at the target's own files or at nothing.
         there: Whether the target holds a state now.
         allocated: Bytes that an earlier run has taken for the first stretch.
     """
     taken = peak = 0
-    for stretch, in_place, own in planned:
+    for stretch, largest, own in planned:
         files = manifest.release(stretch.target).files
         size = sum(file.size for file in (changed_by(manifest, stretch) if own else files))
-        if in_place:
-            peak = max(peak, taken + min(size, 2 * REDO_LIMIT))
+        if largest is not None:
+            peak = max(peak, taken + min(size, largest))
             continue
         peak = max(peak, taken + size)
         # The former files go when the new ones are in their place.
