@@ -23,6 +23,7 @@ from p2u.client.folder.local import (
     same_states,
 )
 from p2u.client.folder.pull_task import PlannedUpdate, PullPlan, PullTask
+from p2u.client.folder.repair import Repair, repair
 from p2u.client.folder.route_progress import RouteProgress
 from p2u.client.folder.space import SLACK, most_bytes
 from p2u.client.folder.state_file import StateFile
@@ -30,7 +31,7 @@ from p2u.client.folder.straight import Straight
 from p2u.client.folder.target import Target, journal_header
 from p2u.client.folder.work_folder import WorkFolder
 from p2u.client.routes import stretches
-from p2u.client.routes.line import Held
+from p2u.client.routes.line import Held, possible
 from p2u.client.routes.routes import BrokenUpdateError, Route, Routes, broken
 from p2u.client.routes.stretches import Stretch
 from p2u.client.transfer.bundles import Wanted
@@ -40,6 +41,7 @@ from p2u.disk.errors import disk_errors
 from p2u.disk.files import allocated_bytes, lexists
 from p2u.errors import DiskError, P2UError
 from p2u.package.geometry import span_bytes
+from p2u.package.graph import find_path
 from p2u.package.index import MAX_DECODED
 from p2u.package.lookup import find_wanted
 from p2u.package.manifest import Manifest, State, Update
@@ -87,6 +89,8 @@ class FolderTransfer:
         self._made: set[str] = set()
         #: When the manifest may be read again, by `time.monotonic`.
         self._renew_from = 0.0
+        #: Whether damaged files were made anew.
+        self._repaired = False
         #: Whether files at which an update began have proved damaged.
         self._restarted = False
         self._on_state = task.on_state or (lambda label: None)
@@ -256,6 +260,10 @@ class FolderTransfer:
             self.package.cache = self.work.cache
             self._stretch = None
             try:
+                if local.damaged is not None and self._repair(*local.damaged):
+                    local = self._inspect()
+                    if self.routes.satisfied(local.state):
+                        return local
                 route = self._route(local)
                 self._check_disk(route, local)
                 if route.updates:
@@ -276,6 +284,30 @@ class FolderTransfer:
                 else:
                     self._avoid(found)
                 local = self._inspect()
+
+    def _repair(self, state: State, damaged: tuple[int, ...]) -> bool:
+        """Make only the damaged files of a state anew, if that is possible and fetches less."""
+        updates = self.manifest.updates
+        route = find_path(updates, None, state.id, cost=self.manifest.cost)
+        stretch = stretches.longest(self.manifest, route) if route else None
+        if stretch is None or len(stretch.updates) < len(route) or self._repaired:
+            return False
+        self._repaired = True
+        with broken(route[0]):
+            if possible(self.package, stretch) != stretch:
+                return False
+            parent = parent_in(self.target, self.manifest, state)
+            target = Repair(self.package, self.work, stretch, parent, damaged)
+            rest = find_path(updates, state.id, self.routes.want.id, cost=self.manifest.cost)
+            anew = find_path(updates, None, self.routes.want.id, cost=self.manifest.cost)
+            if target.missing + sum(map(self.manifest.cost, rest)) > sum(
+                map(self.manifest.cost, anew)
+            ):
+                return False
+            progress = RouteProgress(self.package, self.task, route, None)
+            progress.begin(stretch)
+            repair(target, progress.tick)
+        return True
 
     def _is_straight(self) -> bool:
         """Whether the present stretch leaves states out."""

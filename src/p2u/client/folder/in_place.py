@@ -56,7 +56,7 @@ class InPlace(Target):
         self._redone: dict[int, int] = {}
         #: Bytes of all redo files, those in the making included.
         self._used = 0
-        self._changed = threading.Condition()
+        self._room_changed = threading.Condition()
 
     def result_folder(self) -> Path:
         """The target itself."""
@@ -147,21 +147,21 @@ class InPlace(Target):
                 for span, buffer in zip(spans, buffers, strict=True):
                     files.write_at(opened[span.file], span.offset, buffer)
             self.log.done(number, found)
-        with self._changed:
+        with self._room_changed:
             self._redone[number] = size
-            self._changed.notify_all()
+            self._room_changed.notify_all()
 
     def _make_room(self, size: int) -> None:
         """Wait until a redo file of so many bytes fits among the others, or is the only one."""
         while True:
-            with self._changed:
+            with self._room_changed:
                 self.package.stop.check()
                 if not self._used or self._used + size <= self.room:
                     self._used += size
                     return
                 redone, self._redone = self._redone, {}
                 if not redone:  # all are in the making
-                    wait_briefly(self._changed)
+                    wait_briefly(self._room_changed)
                     continue
             with disk_errors(self.work.target):
                 self._checkpoint(redone)
@@ -176,9 +176,9 @@ class InPlace(Target):
         self.log.sync()
         for number in redone:
             (self.work.redo / str(number)).unlink(missing_ok=True)
-        with self._changed:
+        with self._room_changed:
             self._used -= sum(redone.values())
-            self._changed.notify_all()
+            self._room_changed.notify_all()
 
     def finish(self) -> None:
         """See `Target.finish`."""

@@ -62,12 +62,15 @@ class FolderContent:
         recorded: The folder's state file, if it has one.
         refining: Digest of the state that an interrupted ``--in-place`` was on its way to.
         fresh: Whether the hints of the state file fit.
+        damaged: The state of which some files are still there, and the numbers of those that are
+            not, or were changed. None if it is not known, or nothing is left.
     """
 
     parent: FoundState | None = None
     recorded: StateFile | None = None
     refining: str | None = None
     fresh: bool = False
+    damaged: tuple[State, tuple[int, ...]] | None = None
 
     @property
     def state(self) -> State | None:
@@ -280,8 +283,32 @@ def _recorded(
                 hint="To fetch it again and overwrite it, use --repair (repair=True); to keep it, "
                 "move it away first",
             )
-        return FolderContent(None, recorded, None, fresh)
+        damaged = _damaged(folder, manifest, recorded, digests, check)
+        return FolderContent(None, recorded, None, fresh, damaged)
     return FolderContent(parent_in(folder, manifest, state), recorded, None, fresh)
+
+
+def _damaged(
+    folder: Path,
+    manifest: Manifest,
+    recorded: StateFile,
+    digests: dict[str, str],
+    check: Callable[[], None],
+) -> tuple[State, tuple[int, ...]] | None:
+    """See `FolderContent.damaged`. All files are read: where one is damaged, others may be."""
+    state = next((s for s in manifest.states if s.digest == recorded.digest), None)
+    if state is None:
+        return None
+    release = manifest.release(state)
+    number = release.number(state)
+    wrong = []
+    for place, file in enumerate(release.files):
+        found = digests.get(file.path)
+        if found == file.digest(number):
+            found = hash_file(folder / file.path, check)
+        if found != file.digest(number):
+            wrong.append(place)
+    return (state, tuple(wrong)) if len(wrong) < len(release.files) else None
 
 
 def _size(folder: Path, path: str) -> int:

@@ -90,11 +90,12 @@ class Target(ABC):
         written = {span.file for span in all_spans(self.chunks, self.layout)}
         for update in stretch.updates:
             written.update(changed_files(self.manifest, update))
-        self.changed = sorted(written)
-        number = self.release.number(self.state)
+        self._number = number = self.release.number(self.state)
+        self.changed: list[int] = []
+        self._changed: set[int] = set()
         #: Numbers of the files that are compared with their digest.
-        self._checked = {n for n in self.changed if is_checked(check, self.release, n, number)}
-        self._number = number
+        self._checked: set[int] = set()
+        self.make({n: is_checked(check, self.release, n, number) for n in written})
         self._lock = threading.Lock()
         self._left = Countdown(self.layout)
         self._complete: set[int] = set()
@@ -117,6 +118,11 @@ class Target(ABC):
     @abstractmethod
     def write(self, bundle: Bundle, spans: Sequence[Span], buffers: Sequence[memoryview]) -> None:
         """Write a decoded bundle, and note it in the journal."""
+
+    def make(self, files: dict[int, bool]) -> None:
+        """Make these files anew; for each, whether it is compared with its digest."""
+        self.changed, self._changed = sorted(files), set(files)
+        self._checked = {file for file, checked in files.items() if checked}
 
     def discard(self) -> None:
         """The result is wrong: let the next run begin anew.
@@ -184,13 +190,19 @@ class Target(ABC):
                 # Chunks may be refused because of the bytes that they are applied to.
                 self.doubt()
                 raise
-            self.write(bundle, decoding.spans, buffers)
-            for span, buffer in zip(decoding.spans, buffers, strict=True):
+            made = [(s, b) for s, b in zip(decoding.spans, buffers, strict=True) if self.makes(s)]
+            self.write(bundle, [span for span, _ in made], [buffer for _, buffer in made])
+            for span, buffer in made:
                 self._early.wrote(self.result(span.file), span.size)
                 if span.file in self._checked:
                     self._digests[span.file].written(span.offset, buffer)
         for file in self._left.done(bundle.chunks[0]):
-            self.complete(file)
+            if file in self._changed:
+                self.complete(file)
+
+    def makes(self, span: Span) -> bool:
+        """Whether a span is of a file that is made anew."""
+        return span.file in self._changed
 
     def _decoding(self, bundle: Bundle, payloads: Sequence[memoryview]) -> ChunkDecoding:
         # Pieces are whole in each update: only the last one's count.

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import tempfile
 from collections.abc import Callable
@@ -164,6 +165,8 @@ def _directory(folder: Path, progress: Callable[[Progress], None] | None) -> Ver
         with disk_errors(path, "read"):
             found = hash_file(path, lambda: None)
         if found != entry.sha256:
+            with contextlib.suppress(OSError):  # the next pull is to see it, too
+                recorded.without_hints().write(folder)
             raise IntegrityError(
                 f"SHA-256 {found}, expected {entry.sha256}",
                 file=str(path),
