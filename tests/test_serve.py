@@ -256,6 +256,21 @@ def test_ipv6(folder: Path) -> None:
         assert Answer(server.url, "/p2u.json").status == 200
 
 
+def test_the_log_is_plain_text(folder: Path, caplog: pytest.LogCaptureFixture) -> None:
+    """Also of status codes that Werkzeug colours, and of requests with escape sequences."""
+    caplog.set_level("INFO")
+    with make_server(folder) as server:
+        port = int(server.url.rpartition(":")[2])
+        for target in ("/p2u.json", "/no-such", "/\x1b]0;PWNED\x07"):
+            with socket.create_connection(("127.0.0.1", port), timeout=10) as client:
+                client.sendall(f"GET {target} HTTP/1.0\r\n\r\n".encode())
+                while client.recv(65536):
+                    pass
+    assert "no-such" in caplog.text
+    assert "\x1b" not in caplog.text
+    assert "\x07" not in caplog.text
+
+
 def test_requests_are_logged_unless_quiet(folder: Path, caplog: pytest.LogCaptureFixture) -> None:
     caplog.set_level("INFO")
     for quiet in (True, False):

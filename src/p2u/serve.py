@@ -31,7 +31,8 @@ try:
 except ImportError as error:
     raise UnsupportedError(
         "the development server needs the library Werkzeug",
-        hint="Install it: pip install 'p2u-models[serve]'; any other web server works, too",
+        hint="Install it: pip install 'p2u-models[serve]', in a clone '.[serve]'; any other web "
+        "server works, too",
     ) from error
 
 if TYPE_CHECKING:

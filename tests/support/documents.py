@@ -27,10 +27,15 @@ URL = "http://127.0.0.1:8000"
 HOOK = '#!/bin/sh\necho "$P2U_STATE" >> "{folder}/reloaded"\n'
 
 
+def shell_lines(text: str) -> list[str]:
+    """The lines of all shell blocks, in order."""
+    blocks = re.findall(r"```sh\n(.*?)```", text, re.S)
+    return [line for block in blocks for line in block.splitlines() if line]
+
+
 def commands(text: str) -> list[list[str]]:
     """The words of each ``p2u`` command, in order, without ``p2u``."""
-    blocks = re.findall(r"```sh\n(.*?)```", text, re.S)
-    lines = [line for block in blocks for line in block.splitlines() if line.startswith("p2u ")]
+    lines = [line for line in shell_lines(text) if line.startswith("p2u ")]
     return [shlex.split(line, comments=True)[1:] for line in lines]
 
 

@@ -26,6 +26,7 @@ from p2u.codec.chunk import apply_chunk
 from p2u.errors import Cancelled, IntegrityError, NotFoundError, StoreError, UsageError
 from p2u.stores import LocalStore
 from p2u.stores.backoff import Retry
+from p2u.stores.forwarding import Forwarding
 
 
 def raw(folder: Path) -> dict[str, bytes]:
@@ -389,3 +390,24 @@ def test_public_names_are_what_they_say():
     with pytest.raises(AttributeError, match="nothing"):
         _ = p2u.nothing  # type: ignore[attr-defined]
     assert "p2u" in sys.modules
+
+
+def test_a_wait_that_is_too_long_says_what_went_wrong(made):
+    """The time limit of a wait must not hide that the server does not answer."""
+
+    class Refusing(Forwarding):
+        down = True
+
+        def read(self, key: str, *, limit: int) -> bytes:
+            if self.down:
+                raise StoreError("the host refused the connection", file=key, retryable=True)
+            return super().read(key, limit=limit)
+
+    store = Refusing(LocalStore(made.package))
+    patient = Retry(attempts=1000, base=0.01, cap=0.01)
+    with open_replica(store, retry=patient) as replica:
+        with pytest.raises(TimeoutError, match=r"'base' not reached.*refused") as caught:
+            replica.wait("base", timeout=0.3)
+        assert isinstance(caught.value.__cause__, StoreError)
+        store.down = False
+        replica.wait("exact", timeout=60)

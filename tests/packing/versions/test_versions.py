@@ -69,6 +69,16 @@ def test_nothing_changed_costs_nothing(tmp_path: Path, first: Tensors) -> None:
     check_pull(tmp_path / "p", one, tmp_path / "out")
 
 
+def test_the_progress_of_an_update_ends_at_the_end(tmp_path: Path, first: Tensors) -> None:
+    """Though hardly anything of the model is coded."""
+    package, seen = tmp_path / "p", {}
+    publish(model(tmp_path / "1", first), package)
+    two = model(tmp_path / "2", {**first, "embed": moved(first["embed"], 0.001)})
+    publish(two, package, progress=lambda p: seen.update({p.phase: (p.done, p.total)}))
+    assert seen.keys() == {"encode", "verify", "publish"}
+    assert all(done == total for done, total in seen.values())
+
+
 def test_what_moves_costs_nothing(tmp_path: Path, first: Tensors) -> None:
     one = model(tmp_path / "1", first, config="{}", tokenizer="x" * 100_000)
     # Other names, another order, another file, and all tensors at another offset.

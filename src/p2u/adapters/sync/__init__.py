@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from p2u._lazy import lazy_names
+from p2u.adapters.extras import adapter_names
 
 if TYPE_CHECKING:
     from p2u.adapters.sync.publisher import Published, Publisher
@@ -12,11 +12,13 @@ if TYPE_CHECKING:
 
 __all__ = ["Published", "Publisher", "Subscriber"]
 
-__getattr__, __dir__ = lazy_names(
+__getattr__, __dir__ = adapter_names(
     __name__,
     {
         "Published": ("p2u.adapters.sync.publisher", "Published"),
         "Publisher": ("p2u.adapters.sync.publisher", "Publisher"),
         "Subscriber": ("p2u.adapters.sync.subscriber", "Subscriber"),
     },
+    library="torch",
+    extra="torch",
 )

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from p2u._lazy import lazy_names
+from p2u.adapters.extras import adapter_names
 
 if TYPE_CHECKING:
     from p2u.adapters.torch.damage import sensitivity
@@ -14,7 +14,7 @@ if TYPE_CHECKING:
 
 __all__ = ["calibrate", "from_pretrained", "load", "replica", "sensitivity"]
 
-__getattr__, __dir__ = lazy_names(
+__getattr__, __dir__ = adapter_names(
     __name__,
     {
         "calibrate": ("p2u.adapters.torch.moments", "calibrate"),
@@ -23,4 +23,6 @@ __getattr__, __dir__ = lazy_names(
         "replica": ("p2u.adapters.torch.loading", "replica"),
         "sensitivity": ("p2u.adapters.torch.damage", "sensitivity"),
     },
+    library="torch",
+    extra="torch",
 )

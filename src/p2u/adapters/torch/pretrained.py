@@ -164,7 +164,7 @@ def _transformers() -> Any:
     except ImportError as error:
         raise UnsupportedError(
             "from_pretrained needs the library transformers",
-            hint="Install it: pip install transformers; p2u.torch.load works without",
+            hint="Install it: pip install 'p2u-models[torch]'; p2u.torch.load works without",
         ) from error
     return transformers
 

@@ -67,7 +67,17 @@ class Waiting:
                     )
                 look = _SHORT_LOOK if name == BEST else LOOK
                 if not wait_briefly(status.changed, end, look):
-                    raise TimeoutError(f"state {name!r} not reached in {timeout} s")
+                    raise self._too_late(name, timeout)
+
+    def _too_late(self, name: str, timeout: float | None) -> TimeoutError:
+        """The error of a wait that took too long, with what has gone wrong meanwhile."""
+        fault = self._status.fault
+        cause = fault.error if fault is not None else self._connection.package.fetcher.failure
+        late = TimeoutError(
+            f"state {name!r} not reached in {timeout} s{f'; {cause}' if cause else ''}"
+        )
+        late.__cause__ = cause
+        return late
 
     def _finished(self) -> bool:
         """Whether the last state that was asked for is here."""

@@ -54,6 +54,8 @@ class Fetcher:
         self._following: Following | None = None
         self._ahead: Run | None = None
         self._threads: list[Thread] = []
+        #: The last failure, and the bytes that had come until then.
+        self._failure: tuple[StoreError, int] | None = None
         #: When the next failure may be reported, by `time.monotonic`.
         self._report_from = 0.0
         #: Not `_lock`: its holder may wait for what a thread reads that has a failure to report.
@@ -127,6 +129,7 @@ class Fetcher:
     def pause(self, error: StoreError, failures: int) -> None:
         """Sleep before the next try; raises the error when there is to be none."""
         self.stop.check()
+        self._failure = error, self.meter.received
         if not error.retryable or failures >= self.retry.attempts:
             raise error
         if (error.retry_after or 0.0) > self.retry.most_asked:
@@ -134,6 +137,13 @@ class Fetcher:
         seconds = self.retry.delay(failures, error.retry_after)
         self._report(error, failures, seconds)
         self.stop.sleep(seconds)
+
+    @property
+    def failure(self) -> StoreError | None:
+        """The failure after which nothing has come yet."""
+        if self._failure is None or self._failure[1] != self.meter.received:
+            return None
+        return self._failure[0]
 
     def _report(self, error: StoreError, failures: int, seconds: float) -> None:
         """Log a failure that a try follows: the first one, and now and then one of those after."""

@@ -107,6 +107,7 @@ class VersionUpdate:
         finally:
             results.close()
             self._writer.close()
+        self._work.report_progress("encode", self._new.size)  # what is not coded is equal
         index = encode_index([chunk for _, chunk in self._made], self._map)
         if len(index) > MAX_INDEX:
             raise UsageError("the model is too large for one package", file=target)
@@ -134,13 +135,15 @@ class VersionUpdate:
         hashes = StateHashes(self._new.files, [1] * len(self._new.files))
         for number, job in enumerate(written.jobs):
             hashes.expect(number, chunk_spans(job, self._new.layout))
-        return hashes.finish(
+        digests = hashes.finish(
             written.decode,
             written.cost,
             self._work.jobs,
             self._work.budget,
             lambda done: self._work.report_progress("verify", done),
         )
+        self._work.report_progress("verify", self._new.size)
+        return digests
 
     def bits(self) -> int:
         """Bits of the chunks of floats."""
