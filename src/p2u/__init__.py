@@ -35,6 +35,7 @@ if TYPE_CHECKING:
     from p2u.client.live.replica import Replica
     from p2u.client.transfer.options import TransferOptions
     from p2u.packing.api import gc, pack, publish
+    from p2u.replication.mirror import mirror, push
     from p2u.stores.backoff import Retry
 
 __all__ = [
@@ -56,11 +57,13 @@ __all__ = [
     "UsageError",
     "gc",
     "load",
+    "mirror",
     "onnx",
     "open",
     "pack",
     "publish",
     "pull",
+    "push",
     "sync",
     "torch",
     "verify",
@@ -75,11 +78,13 @@ __getattr__, __dir__ = lazy_names(
         "TransferOptions": ("p2u.client.transfer.options", "TransferOptions"),
         "gc": ("p2u.packing.api", "gc"),
         "load": ("p2u.client.live.opening", "load"),
+        "mirror": ("p2u.replication.mirror", "mirror"),
         "onnx": ("p2u.adapters.onnx", None),
         "open": ("p2u.client.live.opening", "open_replica"),
         "pack": ("p2u.packing.api", "pack"),
         "publish": ("p2u.packing.api", "publish"),
         "pull": ("p2u.client.folder.pull", "pull"),
+        "push": ("p2u.replication.mirror", "push"),
         "sync": ("p2u.adapters.sync", None),
         "torch": ("p2u.adapters.torch", None),
         "verify": ("p2u.client.folder.verify", "verify"),

@@ -16,9 +16,11 @@ SHOWN = {"help", "quiet", "as_json"}
 
 API = {
     "gc": p2u.gc,
+    "mirror": p2u.mirror,
     "pack": p2u.pack,
     "publish": p2u.publish,
     "pull": p2u.pull,
+    "push": p2u.push,
     "serve": make_server,
     "verify": p2u.verify,
     "watch": p2u.watch,

@@ -19,16 +19,10 @@ from p2u.stores.hf import HubPlace, find_token
 _numbers = itertools.count(1)
 
 
-@pytest.fixture
-def hub(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[Hub]:
-    for name in ("HF_TOKEN_PATH", "HF_TOKEN", "HUGGING_FACE_HUB_TOKEN"):
-        monkeypatch.delenv(name, raising=False)
-    monkeypatch.setenv("HF_HOME", str(tmp_path / "no-hf-home"))
-    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_DISABLE_XET", True)
-    with Hub() as hub:
-        monkeypatch.setenv("HF_ENDPOINT", hub.url)
-        hub.add("org/contract", {f"a b/{key}": data for key, data in OBJECTS.items()})
-        yield hub
+@pytest.fixture(autouse=True)
+def contract(hub: Hub) -> None:
+    """Have a repository with the objects of the contract."""
+    hub.add("org/contract", {f"a b/{key}": data for key, data in OBJECTS.items()})
 
 
 class TestHub(WritingContract):

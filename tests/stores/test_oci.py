@@ -27,18 +27,9 @@ from p2u.stores.oci_access import Login, find_login
 _numbers = itertools.count(1)
 
 
-@pytest.fixture(scope="module")
-def registry() -> Iterator[Registry]:
-    with Registry() as server:
-        yield server
-
-
 @pytest.fixture(autouse=True)
-def no_logins(tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPatch) -> None:
+def no_logins(no_credentials: None) -> None:
     """Have no credentials of this machine."""
-    monkeypatch.setenv("DOCKER_CONFIG", str(tmp_path_factory.mktemp("docker")))
-    monkeypatch.delenv("REGISTRY_AUTH_FILE", raising=False)
-    monkeypatch.delenv("XDG_RUNTIME_DIR", raising=False)
 
 
 def fresh(registry: Registry) -> str:

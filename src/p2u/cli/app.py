@@ -12,6 +12,7 @@ from p2u.cli import (
     failures,
     gc,
     inspect,
+    mirror,
     pack,
     publish,
     pull,
@@ -57,6 +58,8 @@ def _root(
 app.command(epilog=pack.EXAMPLES)(pack.pack)
 app.command(epilog=inspect.EXAMPLES)(inspect.inspect)
 app.command(epilog=verify.EXAMPLES)(verify.verify)
+app.command(epilog=mirror.PUSH_EXAMPLES)(mirror.push)
+app.command(epilog=mirror.EXAMPLES)(mirror.mirror)
 app.command(epilog=pull.EXAMPLES)(pull.pull)
 app.command(epilog=serve.EXAMPLES)(serve.serve)
 app.command(epilog=watch.EXAMPLES)(watch.watch)

@@ -17,6 +17,7 @@ from p2u.cli.terminal import console, has_signs, say, shown, warn
 if TYPE_CHECKING:
     from p2u.client.transfer.control import Progress as Transfer
     from p2u.packing.report import PackProgress
+    from p2u.replication.mirror import MirrorProgress
 
 #: Widest and narrowest bar, in columns.
 _WIDTH, _LEAST = 44, 8
@@ -34,8 +35,8 @@ def human(count: float) -> str:
 
 
 @contextmanager
-def phases(quiet: bool) -> Iterator[Callable[[PackProgress], None] | None]:
-    """One bar per phase of packing, on stderr; nothing is drawn where that is not a terminal."""
+def phases(quiet: bool) -> Iterator[Callable[[PackProgress | MirrorProgress], None] | None]:
+    """One bar per phase of packing or copying, on stderr if that is a terminal."""
     stream = console(stderr=True)
     if quiet or not stream.is_terminal:
         yield None
@@ -49,7 +50,7 @@ def phases(quiet: bool) -> Iterator[Callable[[PackProgress], None] | None]:
     with Progress(*columns, console=stream) as bars:
         tasks: dict[str, Any] = {}
 
-        def update(p: PackProgress) -> None:
+        def update(p: PackProgress | MirrorProgress) -> None:
             if p.phase not in tasks:
                 tasks[p.phase] = bars.add_task(p.phase, total=p.total)
             bars.update(tasks[p.phase], completed=p.done, total=p.total)

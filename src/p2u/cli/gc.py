@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from pathlib import Path
 from typing import Annotated, Optional
 
 import typer
@@ -17,7 +16,7 @@ EXAMPLES = (
 
 
 def gc(
-    package: Annotated[Path, typer.Argument(help="A package on this machine.")],
+    package: Annotated[str, typer.Argument(help="Path or URL of a package.")],
     keep: Annotated[
         int, typer.Option(metavar="N", help="Number of newest versions to keep.", min=1)
     ] = 5,

@@ -22,13 +22,16 @@ from p2u.cli.options import (
 #: Shown below the options of ``--help``.
 EXAMPLES = (
     "Examples:\n\n  p2u publish ./checkpoint ./model.p2u   # a package, later a version\n\n"
-    "  p2u publish ./checkpoint ./model.p2u --anchor-every 20 --fold 0.8 --version step1200"
+    "  p2u publish ./checkpoint ./model.p2u --anchor-every 20 --fold 0.8 --version step1200\n\n"
+    "  p2u publish ./checkpoint s3://bucket/model.p2u"
 )
 
 
 def publish(
     src: Annotated[Path, typer.Argument(help="A model file or directory.")],
-    package: Annotated[Path, typer.Argument(help="The package; created if it does not exist.")],
+    package: Annotated[
+        str, typer.Argument(help="Path or URL of the package; created if it does not exist.")
+    ],
     version: Name = None,
     parent: Annotated[
         Optional[Path],  # noqa: UP045

@@ -44,7 +44,7 @@ def states(manifest: Manifest, original: int, version: str | None = None) -> Non
     print_table(("state", "bytes", "of the original", "bits/weight", "SNR"), rows)
 
 
-def packed(report: PackReport, dst: Path, *, json: bool = False) -> None:
+def packed(report: PackReport, dst: str | Path, *, json: bool = False) -> None:
     """Print the result of `pack` or `publish`."""
     m = report.manifest
     if json:
@@ -78,7 +78,7 @@ def packed(report: PackReport, dst: Path, *, json: bool = False) -> None:
         say(("left out", "yellow"), f": {', '.join(report.left_out)}")
 
 
-def collected(report: GcReport, package: Path, *, dry_run: bool, json: bool) -> None:
+def collected(report: GcReport, package: str, *, dry_run: bool, json: bool) -> None:
     """Print the versions that `gc` removed, or with ``dry_run`` would remove."""
     if json:
         as_json(package=str(package), dry_run=dry_run, **asdict(report))

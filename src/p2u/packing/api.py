@@ -17,6 +17,7 @@ from p2u.packing.allocation.damage import parse_damage, quantise
 from p2u.packing.recipe import LEVELS, Recipe
 from p2u.packing.report import PackProgress, PackReport, StateRow
 from p2u.packing.settings import BLOB_SIZE, make_settings
+from p2u.stores.schemes import scheme_of
 
 if TYPE_CHECKING:
     from p2u.packing.report import GcReport
@@ -106,6 +107,10 @@ def pack(
     if parent is not None and adopt is not None:
         raise UsageError(
             "a parent and a file to adopt were both given", hint="Make one version of each"
+        )
+    if scheme_of(dst) is not None:
+        raise UsageError(
+            "a package is packed to a folder", file=os.fspath(dst), hint="See p2u publish, p2u push"
         )
     recipe = Recipe(
         None if bits is None else float(bits),

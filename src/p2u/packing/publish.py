@@ -10,16 +10,19 @@ from pathlib import Path
 
 from p2u.errors import ConflictError, DiskError, FormatError, UsageError
 from p2u.package.graph import find_path
+from p2u.package.keys import keys
 from p2u.package.manifest import Manifest, Release, State, Update, with_costs
 from p2u.package.paths import MANIFEST_KEY
 from p2u.packing.package_folder.destination import Destination, NewDestination
 from p2u.packing.package_folder.new_package import NewPackage, check_target
-from p2u.packing.package_folder.open_package import OpenPackage, keys
+from p2u.packing.package_folder.open_package import OpenPackage
+from p2u.packing.package_store.store_package import StorePackage
 from p2u.packing.packer import Packer, generator
 from p2u.packing.report import GcReport, PackReport
 from p2u.packing.settings import PackSettings
 from p2u.packing.versions.add_version import VersionAdder, VersionRequest
 from p2u.packing.versions.parent import Parent
+from p2u.stores.schemes import scheme_of
 
 #: A version gets a base of its own, too, if the route to it would have this many times the bytes of
 #: that to the last version that has one.
@@ -97,15 +100,15 @@ def publish_next(
 ) -> PackReport:
     """Publish a first version, or the next one; see `p2u.publish`."""
     packer = Packer(src, settings)
-    target = Path(os.path.realpath(dst))
-    if not (target / MANIFEST_KEY).is_file():
-        if expect is not None:
-            raise ConflictError(
-                f"there is no package, but its newest state was expected to be {expect}", file=dst
-            )
-        return packer.run(check_target(dst, src))
     with ExitStack() as stack:
-        package = stack.enter_context(OpenPackage(target))
+        package = _open(dst, stack)
+        if package is None or (isinstance(package, StorePackage) and not package.exists):
+            if expect is not None:
+                raise ConflictError(
+                    f"there is no package, but its newest state was expected to be {expect}",
+                    file=dst,
+                )
+            return _first(packer, src, dst, package)
         adder = VersionAdder(package, packer, settings, stack)
         newest = adder.parents.newest()
         if expect is not None and newest.id != expect:
@@ -121,6 +124,25 @@ def publish_next(
         return adder.add(parent, replace(request, also_base=also_base))
 
 
+def _open(dst: str, stack: ExitStack) -> OpenPackage | StorePackage | None:
+    """The package at a path or URL; None if there is no package in a folder."""
+    if scheme_of(dst) is not None:
+        return stack.enter_context(StorePackage(dst))
+    target = Path(os.path.realpath(dst))
+    if not (target / MANIFEST_KEY).is_file():
+        return None
+    return stack.enter_context(OpenPackage(target))
+
+
+def _first(packer: Packer, src: str, dst: str, package: StorePackage | None) -> PackReport:
+    """Publish a first version."""
+    if package is None:
+        return packer.run(check_target(dst, src))
+    reports: list[PackReport] = []
+    package.commit_first(lambda folder: reports.append(packer.run(folder)))
+    return reports[0]
+
+
 def _given(adder: VersionAdder, newest: State, path: str | None) -> Parent | None:
     """The newest state from a directory, if that is what it holds."""
     if path is None:
@@ -134,15 +156,12 @@ def _given(adder: VersionAdder, newest: State, path: str | None) -> Parent | Non
 
 def collect(dst: str, keep: int, old_anchors: int | None, grace: float, dry_run: bool) -> GcReport:
     """Drop old versions; see `p2u.gc`."""
-    target = Path(os.path.realpath(dst))
-    with OpenPackage(target) as package:
+    with ExitStack() as stack:
+        package = _open(dst, stack) or stack.enter_context(OpenPackage(Path(os.path.realpath(dst))))
         before = package.manifest
         after = without_old(before, keep, old_anchors)
         gone = keys(before) - keys(after)
-        size = 0
-        for key in gone:
-            path = target / key
-            size += path.lstat().st_size if path.is_file() else 0
+        size = package.size_of(gone)
         versions = [release.version for release in after.releases]
         dropped = [r.version for r in before.releases if r.version not in versions]
         report = GcReport(

@@ -14,6 +14,7 @@ import threading
 from collections.abc import Generator, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
+from importlib import import_module
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 from urllib.parse import quote, unquote, urljoin
@@ -440,6 +441,8 @@ def _library(url: str) -> Any:
             file=url,
             hint="Install it: pip install 'p2u-models[hub]'",
         ) from error
+    # Bars of our own show the whole upload; these would be one for each object.
+    import_module("huggingface_hub.utils").disable_progress_bars()
     return huggingface_hub
 
 

@@ -192,6 +192,11 @@ class LocalStore(WritableStore):
                     with contextlib.suppress(OSError):  # not empty
                         parent.rmdir()
 
+    def locate(self, key: str) -> Path:
+        """The regular file of a key, with no link in its path; raises as `open`."""
+        with self.open(key):
+            return Path(os.path.realpath(self._root.joinpath(*key.split("/"))))
+
     def close(self) -> None:
         """Transfers under way end with a StoreError at their next piece."""
         self._closed = True

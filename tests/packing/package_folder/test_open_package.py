@@ -6,7 +6,6 @@ import json
 import os
 import shutil
 import socket
-import sys
 import time
 from pathlib import Path
 
@@ -152,7 +151,7 @@ def test_a_publisher_that_dies(
 
 
 def test_a_package_that_is_full(tmp_path: Path, first: Tensors, monkeypatch) -> None:
-    monkeypatch.setattr(sys.modules["p2u.packing.package_folder.open_package"], "MAX_STATES", 4)
+    monkeypatch.setattr("p2u.package.keys.MAX_STATES", 4)
     for number in (1, 2):
         publish(model(tmp_path / str(number), first, config=f"{number}"), tmp_path / "p")
     three = model(tmp_path / "3", first, config="3")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Protocol
 
@@ -17,19 +18,24 @@ class Destination(Protocol):
     """The place of a version; `OpenPackage` is the one of a package that grows.
 
     Attributes:
-        manifest: The package as it is.
         folder: The package's folder.
         stage: An empty folder for new files.
         parents: A free path, for the folder with decoded parents.
     """
 
-    manifest: Manifest
     folder: Path
     stage: Path
     parents: Path
 
+    @property
+    def manifest(self) -> Manifest:
+        """The package as it is."""
+
     def folder_for(self, name: str) -> str:
         """The future name of the staged files' folder."""
+
+    def bring(self, wanted: Iterable[str]) -> None:
+        """Have files of the package in its folder, which are asked for before they are read."""
 
     def commit(self, manifest: Manifest, folder: str | None) -> None:
         """Publish the staged files."""
@@ -46,15 +52,23 @@ class NewDestination:
 
     def __init__(self, target: Path, manifest: Manifest, package: NewPackage) -> None:
         self.folder = target
-        self.manifest = manifest
+        self._manifest = manifest
         self.stage = package.path / STAGE
         self.parents = package.path / PARENTS
         self._package = package
         self.stage.mkdir()
 
+    @property
+    def manifest(self) -> Manifest:
+        """See `Destination`."""
+        return self._manifest
+
     def folder_for(self, name: str) -> str:
         """See `Destination`."""
         return name
+
+    def bring(self, wanted: Iterable[str]) -> None:
+        """See `Destination`: there are none."""
 
     def commit(self, manifest: Manifest, folder: str | None) -> None:
         """See `Destination`."""

@@ -13,9 +13,10 @@ from p2u.disk.errors import UNPUBLISHED, disk_errors
 from p2u.disk.scratch import FORMER, HeldFolder, remove_abandoned
 from p2u.disk.swap import replace_folder
 from p2u.errors import ConflictError, DiskError, P2UError, UsageError
+from p2u.package.keys import keys
 from p2u.package.manifest_parse import parse_manifest
 from p2u.package.paths import MANIFEST_KEY, RESERVED
-from p2u.packing.package_folder.open_package import keys, read_manifest, read_unused
+from p2u.packing.package_folder.open_package import read_manifest, read_unused
 
 _OTHER = "Choose a new directory, or remove this one"
 

@@ -10,7 +10,7 @@ from __future__ import annotations
 import contextlib
 import json
 import time
-from collections.abc import Collection
+from collections.abc import Collection, Iterable
 from contextlib import ExitStack
 from pathlib import Path
 
@@ -20,10 +20,11 @@ from p2u.disk.errors import UNPUBLISHED, disk_errors
 from p2u.disk.files import read_small, remove_below, remove_tree
 from p2u.disk.scratch import ScratchFolder, remove_abandoned
 from p2u.errors import ConflictError, FormatError, UsageError
-from p2u.package.manifest import MAX_MANIFEST, MAX_STATES, Manifest
+from p2u.package.keys import checked_bytes, keys
+from p2u.package.manifest import MAX_MANIFEST, Manifest
 from p2u.package.manifest_parse import parse_manifest
 from p2u.package.paths import MANIFEST_KEY, check_path
-from p2u.package.strict_json import MAX_NODES, count_nodes, parse_object
+from p2u.package.strict_json import parse_object
 from p2u.stores.package_lock import package_lock
 
 STAGE, PARENTS, UNUSED = ".p2u-stage", ".p2u-parents", ".p2u-unused.json"
@@ -40,14 +41,6 @@ def read_manifest(folder: Path) -> bytes:
     path = folder / MANIFEST_KEY
     with disk_errors(path, "read"), open(path, "rb") as stream:
         return stream.read(MAX_MANIFEST + 1)
-
-
-def keys(manifest: Manifest) -> set[str]:
-    """All files of a package."""
-    found = {MANIFEST_KEY, *(release.layout.key for release in manifest.releases)}
-    for update in manifest.updates:
-        found |= {update.index.key, *(blob.key for blob in update.blobs)}
-    return found
 
 
 def read_unused(folder: Path) -> dict[str, float]:
@@ -124,6 +117,14 @@ class OpenPackage:
             number += 1
         return found
 
+    def bring(self, wanted: Iterable[str]) -> None:
+        """Does nothing: all files are there."""
+
+    def size_of(self, gone: Iterable[str]) -> int:
+        """Bytes of some files of the package."""
+        paths = [self.folder / key for key in gone]
+        return sum(path.lstat().st_size for path in paths if path.is_file())
+
     def commit(self, manifest: Manifest, folder: str | None, grace: float = 0.0) -> None:
         """Publish: move the staged files to their folder, then replace the manifest.
 
@@ -137,16 +138,7 @@ class OpenPackage:
             UsageError: The package would have too many files.
             DiskError: The package is as it was.
         """
-        data = manifest.to_bytes()
-        full = len(manifest.states) > MAX_STATES or len(data) > MAX_MANIFEST
-        full = full or count_nodes(data) > MAX_NODES
-        if full or parse_manifest(data) != manifest:
-            raise UsageError(
-                f"the package would have {len(manifest.states)} states and a manifest of "
-                f"{len(data)} bytes; {MAX_STATES} and {MAX_MANIFEST} are the limits",
-                file=str(self.folder),
-                hint="Remove old versions with `p2u gc`",
-            )
+        data = checked_bytes(manifest, str(self.folder))
         if read_manifest(self.folder) != self._data:
             raise ConflictError(
                 f"its {MANIFEST_KEY} was replaced while this version was made",

@@ -111,6 +111,7 @@ class VersionAdder:
         foreign = () if parent.known else (self._named(parent),)
         model = self._packer.model
         if known is not None:
+            self._destination.bring([known.layout.key])
             model = model.with_layout(read_layout(self._destination.folder, known))
         update, release = self._lead(parent, release, model)
         self._packer.report_progress("publish", 0)

@@ -12,6 +12,7 @@ from p2u.disk.errors import UNPUBLISHED, disk_errors
 from p2u.disk.scratch import ScratchFolder
 from p2u.errors import DiskError, UsageError
 from p2u.formats import scan_model
+from p2u.package.keys import keys_to
 from p2u.package.lookup import find_state
 from p2u.package.manifest import (
     LAYOUT_KEY,
@@ -62,6 +63,7 @@ class Parents:
 
     def __init__(self, destination: Destination, jobs: int, stack: ExitStack) -> None:
         self._package = destination.folder
+        self._bring = destination.bring
         self._manifest = destination.manifest
         self._temporary = destination.parents
         self._decoded = 0
@@ -117,6 +119,8 @@ class Parents:
             UsageError: It cannot be reached from nothing.
             IntegrityError, FormatError, DiskError: The package is damaged, or there is no space.
         """
+        self._check_delivered(self._manifest, state, self._package)
+        self._bring(keys_to(self._manifest, state))
         model = self._materialise(self._package, self._manifest, state)
         return Parent(state, self._manifest.release(state), model, known=True)
 
@@ -141,6 +145,7 @@ class Parents:
         for state in self._manifest.states:
             if state.digest == digest:
                 release = self._manifest.release(state)
+                self._bring([release.layout.key])
                 layout = read_layout(self._package, release)
                 return Parent(state, release, model.with_layout(layout), known=True)
         return None
@@ -159,13 +164,16 @@ class Parents:
         state = replace(found, version=version, bytes=None)
         return Parent(state, _foreign(version, files, state), model, known=False)
 
-    def _materialise(self, package: Path, manifest: Manifest, state: State) -> StoredModel:
+    def _check_delivered(self, manifest: Manifest, state: State, package: Path) -> None:
         if manifest.release(state).foreign or state.bytes is None:
             raise UsageError(
                 f"{state.id} cannot be decoded with this package alone",
                 file=str(package),
                 hint="Give its files: a model directory or file",
             )
+
+    def _materialise(self, package: Path, manifest: Manifest, state: State) -> StoredModel:
+        self._check_delivered(manifest, state, package)
         # In the package's folder and under its lock: the next publisher removes what a killed one
         # leaves, and a folder for temporary files may be too small for a model.
         path = self._temporary / str(self._decoded)

@@ -1,0 +1,1 @@
+"""A package in a store, while versions are added to it."""

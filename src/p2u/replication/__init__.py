@@ -1,0 +1,1 @@
+"""Copies of a package in stores: published, mirrored, rid of what no version needs."""
