@@ -20,7 +20,7 @@ from p2u.stores import LocalStore, open_store, open_writable
 from p2u.stores.backoff import Retry
 
 Place = Callable[[str], str]
-FAST = Retry(0.001, 0.002)
+FAST = Retry(0.001, 0.002, attempts=40)
 
 
 @pytest.mark.parametrize("scheme", WRITABLE)

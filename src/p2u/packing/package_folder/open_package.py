@@ -19,7 +19,7 @@ from p2u.disk.durable import replace_file, sync_folder
 from p2u.disk.errors import UNPUBLISHED, disk_errors
 from p2u.disk.files import read_small, remove_below, remove_tree
 from p2u.disk.scratch import ScratchFolder, remove_abandoned
-from p2u.errors import ConflictError, FormatError, UsageError
+from p2u.errors import ConflictError, FormatError
 from p2u.package.keys import checked_bytes, keys
 from p2u.package.manifest import MAX_MANIFEST, Manifest
 from p2u.package.manifest_parse import parse_manifest
