@@ -16,6 +16,7 @@ class ElementType:
         elems: Elements of a block; 1 for a plain dtype.
         ggml: Its number in GGUF files (``ggml_type``), if it has one.
         numpy: NumPy's name of the dtype, or that of ml_dtypes; it is torch's name, too.
+        packed: Torch's name of the dtype whose elements are such blocks of less than a byte each.
         float_code: Number that the core knows a dtype with levels by.
         block_code: Number that the core knows a type by that floats are predicted from; of block
             types that of ggml.
@@ -26,8 +27,14 @@ class ElementType:
     elems: int = 1
     ggml: int | None = None
     numpy: str | None = None
+    packed: str | None = None
     float_code: int | None = None
     block_code: int | None = None
+
+    @property
+    def torch(self) -> str | None:
+        """Torch's name of the dtype; None if torch has none, in any release that is known."""
+        return self.numpy or self.packed
 
 
 def _adoptable(name: str, elems: int, size: int, ggml: int) -> ElementType:
@@ -47,6 +54,8 @@ ELEMENT_TYPES = (
     ElementType("F8_E4M3", 1, numpy="float8_e4m3fn", block_code=64),
     ElementType("F8_E5M2", 1, numpy="float8_e5m2", block_code=65),
     ElementType("F8_E8M0", 1, numpy="float8_e8m0fnu"),
+    ElementType("F8_E4M3FNUZ", 1, numpy="float8_e4m3fnuz"),
+    ElementType("F8_E5M2FNUZ", 1, numpy="float8_e5m2fnuz"),
     ElementType("I64", 8, ggml=27, numpy="int64"),
     ElementType("I32", 4, ggml=26, numpy="int32"),
     ElementType("I16", 2, ggml=25, numpy="int16"),
@@ -57,6 +66,9 @@ ELEMENT_TYPES = (
     ElementType("U8", 1, numpy="uint8"),
     ElementType("BOOL", 1, numpy="bool"),
     ElementType("C64", 8, numpy="complex64"),
+    ElementType("F4", 1, 2, packed="float4_e2m1fn_x2"),
+    ElementType("F6_E2M3", 3, 4),
+    ElementType("F6_E3M2", 3, 4),
     _adoptable("Q4_0", 32, 18, 2),
     _adoptable("Q4_1", 32, 20, 3),
     _adoptable("Q5_0", 32, 22, 6),
@@ -91,6 +103,9 @@ ITEMSIZE = {t.name: t.size for t in ELEMENT_TYPES if t.numpy is not None}
 #: NumPy's names of the plain dtypes; those that NumPy lacks are of ml_dtypes.
 NUMPY_NAMES = {t.name: t.numpy for t in ELEMENT_TYPES if t.numpy is not None}
 
+#: Elements per byte, or per few bytes, of types that safetensors packs: elements and bytes.
+PACKED = {t.name: (t.elems, t.size) for t in ELEMENT_TYPES if t.elems > 1 and t.ggml is None}
+
 #: The dtypes that have progressive levels; every other dtype is exact from the base on.
 PROGRESSIVE = tuple(t.name for t in ELEMENT_TYPES if t.float_code is not None)
 
@@ -101,6 +116,14 @@ BLOCKS = {
     for t in sorted(ELEMENT_TYPES, key=lambda t: t.block_code or 0)
     if t.block_code is not None
 }
+
+
+def packed_shape(dtype: str, shape: tuple[int, ...]) -> tuple[int, ...]:
+    """A shape in units of whole bytes: the last dimension is divided where elements are packed."""
+    elems, _ = PACKED.get(dtype, (1, 1))
+    if not shape or shape[-1] % elems:
+        return shape
+    return (*shape[:-1], shape[-1] // elems)
 
 
 @dataclass(frozen=True, slots=True)

@@ -45,15 +45,15 @@ _NAMES = {
     14: "C64",
     16: "BF16",
     17: "F8_E4M3",
+    18: "F8_E4M3FNUZ",
     19: "F8_E5M2",
+    20: "F8_E5M2FNUZ",
     24: "F8_E8M0",
 }
 #: Name and bits of an element. Others are opaque.
 DTYPES: dict[int, tuple[str, int]] = {
     **{number: (name, 8 * ITEMSIZE[name]) for number, name in _NAMES.items()},
     15: ("C128", 128),
-    18: ("F8_E4M3FNUZ", 8),
-    20: ("F8_E5M2FNUZ", 8),
     21: ("U4", 4),
     22: ("I4", 4),
     23: ("F4", 4),

@@ -16,7 +16,7 @@ from p2u.disk.errors import disk_error
 from p2u.errors import FormatError
 from p2u.formats.reader import DAMAGED, GIT_LFS
 from p2u.package.strict_json import is_int, is_text, parse_object
-from p2u.types import ITEMSIZE, Scan, TensorSpan
+from p2u.types import ITEMSIZE, PACKED, Scan, TensorSpan
 
 SUFFIXES: tuple[str, ...] = (".safetensors",)
 #: Bytes; the official library's limit.
@@ -27,11 +27,7 @@ MAX_SIZE = 2**64 - 1
 #: Bits per element where known. Elements of less than a byte are packed.
 BITS: dict[str, int] = {
     **{dtype: 8 * size for dtype, size in ITEMSIZE.items()},
-    "F8_E4M3FNUZ": 8,
-    "F8_E5M2FNUZ": 8,
-    "F6_E2M3": 6,
-    "F6_E3M2": 6,
-    "F4": 4,
+    **{dtype: 8 * size // elems for dtype, (elems, size) in PACKED.items()},
 }
 
 

@@ -28,10 +28,10 @@ _KINDS = {
     "QUInt8Storage": "quint8",
     "QInt32Storage": "qint32",
 }
+_FLOAT8 = ("F8_E4M3", "F8_E5M2", "F8_E8M0", "F8_E4M3FNUZ", "F8_E5M2FNUZ")
 #: The element types of tensors in storages of bytes, by PyTorch's names.
 _UNTYPED = {
-    NUMPY_NAMES[dtype]: dtype
-    for dtype in ("U16", "U32", "U64", "F8_E4M3", "F8_E5M2", "F8_E8M0", "F64", *PROGRESSIVE)
+    NUMPY_NAMES[dtype]: dtype for dtype in ("U16", "U32", "U64", *_FLOAT8, "F64", *PROGRESSIVE)
 }
 _ITEMS = {**ITEMSIZE, "complex128": 16, "qint8": 1, "quint8": 1, "qint32": 4}
 

@@ -18,7 +18,7 @@ import nets  # noqa: E402
 from nets import Net, Packed, gated, nn, same, through_all_states  # noqa: E402
 
 import p2u  # noqa: E402
-from p2u.errors import P2UError, UnsupportedError, UsageError  # noqa: E402
+from p2u.errors import P2UError, UsageError  # noqa: E402
 
 
 @pytest.mark.parametrize("options", [{}, {"mode": "eager"}, {"staging": "chunks"}])
@@ -179,19 +179,6 @@ def test_all_dtypes_and_misaligned_tensors(tmp_path) -> None:
                         live[name].tobytes()
                     )
                     assert value.shape == live[name].shape
-
-
-def test_a_dtype_that_torch_lacks(net: Packed, tmp_path) -> None:
-    kit.write_safetensors(tmp_path / "m.safetensors", [("w", "F4", (4,), b"ab")])
-    p2u.pack(tmp_path / "m.safetensors", tmp_path / "pkg")
-
-    class One(nn.Module):
-        def __init__(self) -> None:
-            super().__init__()
-            self.register_buffer("w", torch.empty(2))
-
-    with pytest.raises(UnsupportedError, match="F4"):
-        p2u.torch.load(tmp_path / "pkg", One)
 
 
 def test_failures_leave_no_threads(net: Packed, tmp_path) -> None:

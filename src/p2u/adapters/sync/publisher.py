@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any
 from p2u.adapters.sync.sidecar_files import of_model, read_folder
 from p2u.adapters.sync.snapshot import Snapshot, tensors_of
 from p2u.adapters.sync.steps import step_of, version_name
+from p2u.adapters.torch.dtypes import floating_dtype
 from p2u.client.folder.pull import pull
 from p2u.client.live.low_priority import lower_priority
 from p2u.disk.errors import disk_errors
@@ -129,7 +130,7 @@ class Publisher(OneProcess):
         self._options = {"anchor_every": anchor_every, "name": self._package.name, **options}
         self._keep, self._grace = keep, grace
         self._files = None if files is None else read_folder(files)
-        self._dtype = _dtype(dtype)
+        self._dtype = floating_dtype(dtype)
         self._wait = when_busy == "wait"
         self._report = on_published
         self._work = self._package.with_name(f".{self._package.name}.sync")
@@ -413,14 +414,3 @@ def _cost(manifest: Manifest, version: str) -> int:
     source = None if before is None else f"{before}@exact"
     route = find_path(manifest.updates, source, f"{version}@exact", cost=manifest.cost)
     return sum(manifest.cost(update) for update in route)
-
-
-def _dtype(wanted: torch.dtype | str | None) -> torch.dtype | None:
-    if wanted is None:
-        return None
-    import torch
-
-    found = getattr(torch, wanted, None) if isinstance(wanted, str) else wanted
-    if not (isinstance(found, torch.dtype) and found.is_floating_point):
-        raise UsageError(f"dtype must be one of torch's floating-point dtypes, not {wanted!r}")
-    return found

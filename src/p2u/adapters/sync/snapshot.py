@@ -7,16 +7,17 @@ snapshots of one model differ only in their tensors' bytes.
 from __future__ import annotations
 
 import json
+import math
 import re
 import struct
 from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from p2u.adapters.torch.dtypes import file_types
 from p2u.adapters.torch.tensors import synchronizer
 from p2u.disk.errors import disk_errors
 from p2u.errors import UnsupportedError, UsageError
-from p2u.types import ITEMSIZE, NUMPY_NAMES
 
 if TYPE_CHECKING:
     import torch
@@ -113,21 +114,23 @@ class Snapshot:
     def _allocate(self, shape: dict[str, tuple[torch.dtype, tuple[int, ...]]], pin: bool) -> None:
         import torch
 
-        names = {getattr(torch, name): dtype for dtype, name in NUMPY_NAMES.items() if _has(name)}
+        types = file_types()
         for name, (dtype, _) in shape.items():
-            if dtype not in names:
-                raise UnsupportedError(f"a safetensors file cannot hold {dtype}", tensor=name)
-        order = sorted(shape, key=lambda name: (-ITEMSIZE[names[shape[name][0]]], name))
+            if dtype not in types:
+                raise UnsupportedError(
+                    f"safetensors files, which are published, have no dtype for {dtype}",
+                    tensor=name,
+                    hint="Publish it as another dtype, or leave it out",
+                )
+        order = sorted(shape, key=lambda name: (-types[shape[name][0]].size, name))
         header: dict[str, Any] = {"__metadata__": {"format": "pt"}}
         at = 0
         for name in order:
-            dtype, dims = shape[name]
-            size = ITEMSIZE[names[dtype]]
-            for dim in dims:
-                size *= dim
-            header[name] = {
-                "dtype": names[dtype], "shape": list(dims), "data_offsets": [at, at + size]
-            }  # fmt: skip
+            kind, sizes = types[shape[name][0]], list(shape[name][1])
+            size = kind.size * math.prod(sizes)
+            if kind.elems > 1 and sizes:
+                sizes[-1] *= kind.elems  # packed: the file counts single ones
+            header[name] = {"dtype": kind.name, "shape": sizes, "data_offsets": [at, at + size]}
             at += size
         text = json.dumps(header, separators=(",", ":"), ensure_ascii=False).encode()
         text += b" " * (-len(text) % 8)
@@ -152,9 +155,3 @@ class Snapshot:
             file.write(self._header)
             if self._memory.numel():
                 file.write(memoryview(self._memory.numpy()))
-
-
-def _has(name: str) -> bool:
-    import torch
-
-    return hasattr(torch, name)

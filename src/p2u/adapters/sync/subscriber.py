@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from p2u.adapters.sync.steps import step_of
+from p2u.adapters.torch.dtypes import torch_shape
 from p2u.adapters.torch.names import choose_tensors, rename
 from p2u.adapters.torch.tensors import synchronizer, view
 from p2u.client.folder import state_file
@@ -355,10 +356,10 @@ def _load(model: Any, files: ModelMemory, weights: str | None) -> None:
             hint="Give the model, or the part of its tensors, that was published",
         )
     for name in given:
-        if tuple(own[name].shape) != found[name].shape:
+        shape = torch_shape(found[name])
+        if tuple(own[name].shape) != shape:
             raise UsageError(
-                f"the package has the shape {found[name].shape}, the model "
-                f"{tuple(own[name].shape)}",
+                f"the package has the shape {shape}, the model {tuple(own[name].shape)}",
                 tensor=name,
                 hint="Make the model from the configuration of this version",
             )

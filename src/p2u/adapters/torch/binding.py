@@ -8,6 +8,7 @@ from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
+from p2u.adapters.torch.dtypes import torch_shape
 from p2u.adapters.torch.tensors import shares, synchronizer, view
 from p2u.client.live.memory import ModelMemory
 from p2u.errors import UnsupportedError, UsageError
@@ -92,7 +93,7 @@ class Binding:
                     raise _lost(slot, "has no such parameter any more")
             elif found.is_meta:
                 raise _lost(slot, "keeps it on the meta device, without values")
-            elif tuple(found.shape) != slot.tensor.shape:
+            elif tuple(found.shape) != torch_shape(slot.tensor):
                 shape = " x ".join(map(str, found.shape))
                 raise _lost(slot, f"has it with another shape now, {shape}")
             elif slot.version not in (None, _version(found)) and shares(

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 from p2u.adapters.torch import hooks, plain
 from p2u.adapters.torch.binding import Binding
 from p2u.adapters.torch.build import build, fill
+from p2u.adapters.torch.dtypes import floating_dtype
 from p2u.adapters.torch.names import choose_tensors, rename, tied_names
 from p2u.adapters.torch.tensors import all_copied, own_or_view
 from p2u.client.live.plan import LivePlan
@@ -147,11 +148,7 @@ class Options:
         """The dtype for floating-point tensors (None: unchanged), and the device of all tensors."""
         import torch
 
-        wanted = self.dtype
-        found = getattr(torch, wanted, None) if isinstance(wanted, str) else wanted
-        if wanted is not None and not (isinstance(found, torch.dtype) and found.is_floating_point):
-            raise UsageError(f"dtype must be one of torch's floating-point dtypes, not {wanted!r}")
-        return found, torch.device(self.device or "cpu")
+        return floating_dtype(self.dtype), torch.device(self.device or "cpu")
 
 
 def start(source: str | os.PathLike[str] | Store, options: Options) -> Replica:

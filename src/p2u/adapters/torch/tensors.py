@@ -5,10 +5,10 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
+from p2u.adapters.torch.dtypes import torch_dtype, torch_shape
 from p2u.client.live.memory import ModelMemory
-from p2u.errors import UnsupportedError
 from p2u.package.layout import Layout, Tensor
-from p2u.types import NUMPY_NAMES, PROGRESSIVE
+from p2u.types import NUMPY_NAMES, PACKED, PROGRESSIVE
 
 if TYPE_CHECKING:
     import torch
@@ -18,27 +18,20 @@ def view(files: ModelMemory, tensor: Tensor) -> torch.Tensor:
     """A tensor over the memory; a copy where its place does not suit its dtype.
 
     Raises:
-        UnsupportedError: Torch has no such dtype.
+        UnsupportedError: See `torch_dtype`.
     """
     import torch
 
-    # Older releases of torch lack some.
-    dtype = getattr(torch, NUMPY_NAMES.get(tensor.dtype, ""), None)
-    if dtype is None:
-        raise UnsupportedError(
-            f"torch {torch.__version__} has no dtype {tensor.dtype}",
-            file=files.first.files[tensor.file].path,
-            tensor=tensor.name,
-            hint="Update torch, or choose other files with weights=",
-        )
+    dtype = torch_dtype(tensor, files.first.files[tensor.file].path)
+    shape = torch_shape(tensor)
     if not tensor.length:
-        return torch.empty(tensor.shape, dtype=dtype)
+        return torch.empty(shape, dtype=dtype)
     memory = files.bytes_of(tensor)
     if tensor.offset % tensor.item:
         # Files lie at the beginning of pages. frombuffer would take it, vector loads might not.
         raw = torch.frombuffer(memory, dtype=torch.uint8).clone()
-        return raw.view(dtype).reshape(tensor.shape)
-    return torch.frombuffer(memory, dtype=dtype).reshape(tensor.shape)
+        return raw.view(dtype).reshape(shape)
+    return torch.frombuffer(memory, dtype=dtype).reshape(shape)
 
 
 def own_or_view(
@@ -53,7 +46,8 @@ def own_or_view(
         device: Where it is to be.
     """
     source = view(files, tensor)
-    wanted = dtype if dtype and source.is_floating_point() else source.dtype
+    cast = dtype is not None and source.is_floating_point() and tensor.dtype not in PACKED
+    wanted = dtype if cast else source.dtype
     if wanted == source.dtype and device.type == "cpu":
         return source
     return source.to(device=device, dtype=wanted, copy=True)

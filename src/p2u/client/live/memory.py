@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import hashlib
+import math
 import mmap
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping
@@ -14,7 +15,7 @@ from p2u.client.transfer.package_reader import PackageReader
 from p2u.errors import IntegrityError
 from p2u.package.layout import Tensor
 from p2u.package.manifest import Release, State
-from p2u.types import NUMPY_NAMES
+from p2u.types import NUMPY_NAMES, packed_shape
 
 if TYPE_CHECKING:
     import numpy as np
@@ -175,7 +176,8 @@ class ModelMemory:
     def arrays(self, *, writable: bool) -> dict[str, np.ndarray[Any, Any]]:
         """All tensors as views of the memory, by the names of `named`.
 
-        A tensor whose dtype NumPy cannot express is its bytes.
+        A tensor whose dtype NumPy cannot express is its bytes; packed ones keep their shape but for
+        the last dimension.
         """
         return {name: self._array(tensor, writable) for name, tensor in self.named().items()}
 
@@ -186,7 +188,10 @@ class ModelMemory:
         dtype = numpy_dtype(tensor.dtype)
         shape: tuple[int, ...] = tensor.shape
         if dtype is None:
-            dtype, shape = np.dtype(np.uint8), (tensor.length,)
+            shape = packed_shape(tensor.dtype, tensor.shape)
+            dtype = np.dtype(np.uint8)
+            if math.prod(shape) != tensor.length:
+                shape = (tensor.length,)
         array: np.ndarray[Any, Any] = np.ndarray(shape, dtype, part if tensor.length else None)
         array.flags.writeable = writable
         return array
