@@ -27,6 +27,7 @@ from p2u.errors import (
 
 if TYPE_CHECKING:
     from p2u.adapters import onnx, sync, torch
+    from p2u.client.folder.clean import clean
     from p2u.client.folder.pull import pull
     from p2u.client.folder.verify import verify
     from p2u.client.folder.watch import watch
@@ -55,6 +56,7 @@ __all__ = [
     "TransferOptions",
     "UnsupportedError",
     "UsageError",
+    "clean",
     "gc",
     "load",
     "mirror",
@@ -76,6 +78,7 @@ __getattr__, __dir__ = lazy_names(
         "Replica": ("p2u.client.live.replica", "Replica"),
         "Retry": ("p2u.stores.backoff", "Retry"),
         "TransferOptions": ("p2u.client.transfer.options", "TransferOptions"),
+        "clean": ("p2u.client.folder.clean", "clean"),
         "gc": ("p2u.packing.api", "gc"),
         "load": ("p2u.client.live.opening", "load"),
         "mirror": ("p2u.replication.mirror", "mirror"),

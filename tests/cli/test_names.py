@@ -15,6 +15,7 @@ from p2u.serve import make_server
 SHOWN = {"help", "quiet", "as_json"}
 
 API = {
+    "clean": p2u.clean,
     "gc": p2u.gc,
     "mirror": p2u.mirror,
     "pack": p2u.pack,

@@ -8,6 +8,7 @@ from typing import Annotated
 import typer
 
 from p2u.cli import (
+    clean,
     extensions,
     failures,
     gc,
@@ -65,6 +66,7 @@ app.command(epilog=serve.EXAMPLES)(serve.serve)
 app.command(epilog=watch.EXAMPLES)(watch.watch)
 app.command(epilog=publish.EXAMPLES)(publish.publish)
 app.command(epilog=gc.EXAMPLES)(gc.gc)
+app.command(epilog=clean.EXAMPLES)(clean.clean)
 app.command("eval", context_settings=extensions.PASS_ON, add_help_option=False)(extensions.evaluate)
 
 

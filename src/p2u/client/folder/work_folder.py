@@ -28,11 +28,17 @@ def target_prefix(digest: str) -> bytes:
     return bytes.fromhex(digest)[:28]
 
 
+#: Names that a work folder has.
+JOURNAL, LOCK = "journal", "lock"
+NAMES = frozenset({JOURNAL, LOCK, "next", "old", "gone", "redo", "cache"})
+
+
 class WorkFolder:
     """The work folder of one target.
 
     Args:
         target: The target folder, without symbolic links; it need not exist.
+        path: The work folder; None: where `place.choose` says.
 
     Attributes:
         path: The folder; only we may use it.
@@ -42,18 +48,18 @@ class WorkFolder:
         OSError: The target's place cannot be looked at.
     """
 
-    def __init__(self, target: Path) -> None:
+    def __init__(self, target: Path, path: Path | None = None) -> None:
         self.target = target
-        self.path = place.choose(target)
+        self.path = path or place.choose(target)
         self.inside = self.path.parent == target
         self.next = self.path / "next"
         self.old = self.path / "old"
         self._gone = self.path / "gone"
-        self.journal = self.path / "journal"
+        self.journal = self.path / JOURNAL
         self.redo = self.path / "redo"
         self.cache = self.path / "cache"
         self._lock = FileLock(
-            self.path / "lock",
+            self.path / LOCK,
             "another process is pulling to this folder",
             "Wait until it has ended",
             file=target,
