@@ -43,6 +43,14 @@ def nothing_is_flushed() -> Iterator[None]:
         yield
 
 
+@pytest.fixture(scope="session", autouse=True)
+def nothing_is_cached() -> Iterator[None]:
+    """What a test fetches is not there for the next one; tests of the cache say where it is."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("P2U_CACHE_SIZE", "0")
+        yield
+
+
 @pytest.fixture(scope="session")
 def made(tmp_path_factory: pytest.TempPathFactory) -> kit.Made:
     """A model, its package and its states; nobody changes them."""

@@ -19,9 +19,11 @@ PACKAGE = ROOT / "src" / "p2u"
 #: own line, never a neighbour on the same line.
 LAYERS = (
     ("errors", "types", "processors", "_lazy"),
+    ("units",),
     ("one_process",),
     ("disk", "package", "names"),
     ("codec", "formats", "stores"),
+    ("cache",),
     ("client.transfer", "replication", "serve"),
     ("client.routes",),
     ("client.folder", "client.live"),

@@ -8,6 +8,7 @@ from typing import Annotated
 import typer
 
 from p2u.cli import (
+    cache,
     clean,
     extensions,
     failures,
@@ -67,6 +68,7 @@ app.command(epilog=watch.EXAMPLES)(watch.watch)
 app.command(epilog=publish.EXAMPLES)(publish.publish)
 app.command(epilog=gc.EXAMPLES)(gc.gc)
 app.command(epilog=clean.EXAMPLES)(clean.clean)
+app.add_typer(cache.app, name="cache")
 app.command("eval", context_settings=extensions.PASS_ON, add_help_option=False)(extensions.evaluate)
 
 

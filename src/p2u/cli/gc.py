@@ -6,7 +6,8 @@ from typing import Annotated, Optional
 
 import typer
 
-from p2u.cli.options import DryRun, Json, Quiet, parse_seconds
+from p2u.cli.options import DryRun, Json, Quiet
+from p2u.units import parse_seconds
 
 #: Shown below the options of ``--help``.
 EXAMPLES = (

@@ -55,29 +55,6 @@ def parse_labels(text: str) -> list[str]:
     return [name.strip() for name in text.split(",")]
 
 
-def parse_size(text: str) -> int:
-    """Bytes of ``24MiB``, ``25MB``, ``1000000``."""
-    number = text.strip().rstrip("iBbKkMmGg")
-    unit = text.strip()[len(number) :].lower()
-    scale = {"": 1, "b": 1, "k": 1000, "m": 1000**2, "g": 1000**3}
-    scale |= {f"{u}b": scale[u] for u in "kmg"}
-    scale |= {f"{u}ib": 1024 ** (i + 1) for i, u in enumerate("kmg")}
-    try:
-        return int(float(number) * scale[unit])
-    except (KeyError, ValueError, OverflowError):
-        raise UsageError(f"{text!r} is not a size", hint="Write it like 24MiB or 25MB") from None
-
-
-def parse_seconds(text: str) -> float:
-    """Seconds of ``2s``, ``500ms``, ``1.5``, ``1m``, ``2h``."""
-    number = text.strip().rstrip("sminh ")
-    unit = text.strip()[len(number) :].strip()
-    try:
-        return float(number) * {"": 1, "s": 1, "ms": 0.001, "m": 60, "min": 60, "h": 3600}[unit]
-    except (KeyError, ValueError):
-        raise UsageError(f"{text!r} is not a time", hint="Write it like 2s or 500ms") from None
-
-
 def parse_tensor_bits(texts: list[str]) -> dict[str, float]:
     """Globs and bits of ``encoder.*=5``."""
     out: dict[str, float] = {}

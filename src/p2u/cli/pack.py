@@ -16,9 +16,9 @@ from p2u.cli.options import (
     Name,
     Quiet,
     parse_labels,
-    parse_size,
     parse_tensor_bits,
 )
+from p2u.units import parse_size
 
 #: Shown below the options of ``--help``.
 EXAMPLES = (

@@ -7,17 +7,8 @@ from typing import Annotated, Optional
 
 import typer
 
-from p2u.cli.options import (
-    BlobSize,
-    Force,
-    Jobs,
-    Json,
-    Levels,
-    Name,
-    Quiet,
-    parse_labels,
-    parse_size,
-)
+from p2u.cli.options import BlobSize, Force, Jobs, Json, Levels, Name, Quiet, parse_labels
+from p2u.units import parse_size
 
 #: Shown below the options of ``--help``.
 EXAMPLES = (

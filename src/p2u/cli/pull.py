@@ -7,17 +7,8 @@ from typing import Annotated, Optional
 
 import typer
 
-from p2u.cli.options import (
-    DryRun,
-    Jobs,
-    Json,
-    LimitRate,
-    MaxBytes,
-    Quiet,
-    Repair,
-    parse_seconds,
-    parse_size,
-)
+from p2u.cli.options import DryRun, Jobs, Json, LimitRate, MaxBytes, Quiet, Repair
+from p2u.units import parse_seconds, parse_size
 
 #: Shown below the options of ``--help``.
 EXAMPLES = (
@@ -70,6 +61,9 @@ def pull(
             "--in-place", help="Change the files themselves, to need no room for two copies."
         ),
     ] = False,
+    cache: Annotated[
+        bool, typer.Option("--cache", help="Take from the cache what it has, and keep what comes.")
+    ] = False,
     repair: Repair = False,
     dry_run: DryRun = False,
     as_json: Json = False,
@@ -86,7 +80,7 @@ def pull(
 
     options = TransferOptions(
         jobs=jobs, limit_rate=limit_rate, straight=straight,
-        max_bytes=parse_size(max_bytes) if max_bytes else None,
+        max_bytes=parse_size(max_bytes) if max_bytes else None, cache=cache,
     )  # fmt: skip
     with show.transfer(quiet or dry_run or as_json) as view:
         # The view only shows the states: nobody waits for those between.

@@ -13,9 +13,10 @@ from typing import TYPE_CHECKING, Annotated, Any, Optional
 import typer
 
 from p2u.cli import interrupts
-from p2u.cli.options import Jobs, LimitRate, MaxBytes, Quiet, Repair, parse_seconds, parse_size
+from p2u.cli.options import Jobs, LimitRate, MaxBytes, Quiet, Repair
 from p2u.cli.terminal import flush, say
 from p2u.errors import Cancelled
+from p2u.units import parse_seconds, parse_size
 
 if TYPE_CHECKING:
     from p2u.client.folder.watch import Watched

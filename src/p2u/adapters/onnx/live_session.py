@@ -377,6 +377,7 @@ def session(
     jobs: int | None = None,
     limit_rate: float | str | None = None,
     retry: Retry | None = None,
+    cache: bool | str | os.PathLike[str] = True,
     sess_options: SessionOptions | Callable[[], SessionOptions] | None = None,
     **ort_options: Any,
 ) -> Session:
@@ -398,6 +399,8 @@ def session(
         jobs: Threads; see `p2u.TransferOptions`.
         limit_rate: Most bytes per second; see `p2u.TransferOptions`.
         retry: When to try again; see `p2u.TransferOptions`.
+        cache: Keep what comes for the next start; see `p2u.TransferOptions`. Not needed with a
+            ``directory``.
         sess_options: For every session; or a function that makes them, where one object cannot
             serve several.
         **ort_options: Of ``onnxruntime.InferenceSession``: ``providers``, ``provider_options``...
@@ -415,7 +418,9 @@ def session(
         make = lambda: sess_options  # noqa: E731
     settings = _SessionSettings(
         task=PullTask(until=until, deadline=deadline, each_state=state != until),
-        transfer=TransferOptions(jobs=jobs, limit_rate=limit_rate, retry=retry),
+        transfer=TransferOptions(
+            jobs=jobs, limit_rate=limit_rate, retry=retry, cache=directory is None and cache
+        ),
         directory=directory, file=file, weights=weights, sess_options=make, options=ort_options,
     )  # fmt: skip
     made = Session(source, settings)

@@ -55,6 +55,7 @@ def load(
     retry: Retry | None = None,
     straight: bool | None = None,
     follow: float | None = None,
+    cache: bool | str | os.PathLike[str] = True,
 ) -> torch.nn.Module:
     """Load a package into a module; return as soon as a state is there.
 
@@ -91,6 +92,7 @@ def load(
             where ``state`` is the last one.
         check: Which whole files to check, see ``p2u.open``.
         follow: Go on to newer versions as they are published, see ``p2u.open``.
+        cache: Keep what comes for the next start, see ``p2u.open``.
 
     Raises:
         UsageError: An argument is wrong, or tensors of the model would be left without values.
@@ -104,7 +106,7 @@ def load(
         staging=staging, patience=patience, dtype=dtype, device=device, strict=strict,
         weights=weights, timeout=timeout, check=check, follow=follow,
         transfer=TransferOptions(
-            jobs=jobs, limit_rate=limit_rate, retry=retry, straight=straight
+            jobs=jobs, limit_rate=limit_rate, retry=retry, straight=straight, cache=cache
         ),
     )  # fmt: skip
     return attach(start(source, options), model_or_factory, options)

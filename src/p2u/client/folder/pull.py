@@ -58,6 +58,7 @@ def pull(
     on_state: Callable[[str], None] | None = None,
     retry: Retry | None = None,
     max_bytes: int | None = None,
+    cache: bool | str | os.PathLike[str] = False,
 ) -> PullResult:
     """Pull a package to a folder; go on where an earlier run, even a killed one, ended.
 
@@ -84,6 +85,7 @@ def pull(
         limit_rate: Most bytes per second; see `p2u.TransferOptions`.
         retry: When to try again; see `p2u.TransferOptions`.
         max_bytes: Most bytes of the model's files; see `p2u.TransferOptions`.
+        cache: Take from the cache what it has, and keep what comes; see `p2u.TransferOptions`.
         in_place: Refine files where they are instead of copies: needs little free space. (Not where
             a version has other tensors or files than the one before.) Readers
             then see valid files whose rows are of either state, and a row being written may be a
@@ -114,8 +116,9 @@ def pull(
         progress=progress, on_state=on_state, each_state=on_state is not None, check=check,
     )  # fmt: skip
     options = TransferOptions(
-        jobs=jobs, limit_rate=limit_rate, retry=retry, straight=straight, max_bytes=max_bytes
-    )
+        jobs=jobs, limit_rate=limit_rate, retry=retry, straight=straight, max_bytes=max_bytes,
+        cache=cache,
+    )  # fmt: skip
     return run_pull(source, target, task, options, dry_run=dry_run)
 
 

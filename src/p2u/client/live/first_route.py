@@ -128,7 +128,12 @@ class FirstRoute:
         """The route in stretches."""
         package, found = self._connection.package, []
         straight = self._plan.straight
-        if straight is None:
+        if straight is None and (count := self._cached(route)):
+            # The best state that is here comes first, and the line decides nothing about the rest.
+            found.append(possible(package, Stretch(tuple(route[:count]))))
+            route = route[len(found[0].updates) :]
+            straight = False
+        elif straight is None:
             straight = self._is_fast(route)
         while route:
             stretch = Stretch(tuple(route[:1]))
@@ -138,12 +143,25 @@ class FirstRoute:
             route = route[len(stretch.updates) :]
         return tuple(found)
 
+    def _cached(self, route: Sequence[Update]) -> int:
+        """How many updates at the beginning of a route are in the cache and can be one stretch."""
+        package = self._connection.package
+        if package.cached is None or route[0].source is not None:
+            return 0
+        updates = stretches.longest(package.manifest, route).updates
+        count = 0
+        while count < len(updates) and package.is_cached(updates[count]):
+            count += 1
+        return count
+
     def _is_fast(self, route: Sequence[Update]) -> bool:
         """Whether the first state would come hardly sooner than the last one of its version."""
         package = self._connection.package
         whole = stretches.longest(package.manifest, route)
         if not package.store.remote or not whole.straight or route[0].source is not None:
             return False
+        if package.is_cached(route[0]) is None:
+            return False  # what is measured would be the disk
         size = sum(update.bytes for update in whole.updates)
 
         def is_enough(rate: float) -> bool:

@@ -30,6 +30,7 @@ def open_replica(
     retry: Retry | None = None,
     straight: bool | None = None,
     follow: float | None = None,
+    cache: bool | str | os.PathLike[str] = True,
 ) -> Replica:
     """Open a package as a live model in memory; returns at once.
 
@@ -59,12 +60,16 @@ def open_replica(
         follow: Look for a newer version as often, in seconds, and go on to it; see
             `Replica.refresh`. What keeps it away is in `Replica.error`, and tried again. Needs
             atomic mode.
+        cache: Of a package on another machine: keep what comes, and begin with the best state that
+            is there; see `p2u.TransferOptions`.
 
     Raises:
         UsageError: An argument is wrong. `Replica.wait` raises later errors.
         NotFoundError: A local package that does not exist.
     """
-    options = TransferOptions(jobs=jobs, limit_rate=limit_rate, retry=retry, straight=straight)
+    options = TransferOptions(
+        jobs=jobs, limit_rate=limit_rate, retry=retry, straight=straight, cache=cache
+    )
     early = ask_early(source)
     # Later than the first request: together these take as long as its answer.
     from p2u.client.live.plan import LivePlan
@@ -84,6 +89,7 @@ def load(
     jobs: int | None = None,
     limit_rate: float | str | None = None,
     retry: Retry | None = None,
+    cache: bool | str | os.PathLike[str] = True,
 ) -> dict[str, np.ndarray[Any, Any]]:
     """The tensors of one state of a package, by name, writable; no other state is made.
 
@@ -93,6 +99,7 @@ def load(
         jobs: See `p2u.TransferOptions`.
         limit_rate: See `p2u.TransferOptions`.
         retry: See `p2u.TransferOptions`.
+        cache: See `p2u.TransferOptions`.
 
     Raises:
         P2UError: See ``p2u.pull``.
@@ -100,7 +107,7 @@ def load(
     from p2u.client.live.plan import LivePlan
     from p2u.client.live.replica import Replica
 
-    options = TransferOptions(jobs=jobs, limit_rate=limit_rate, retry=retry)
+    options = TransferOptions(jobs=jobs, limit_rate=limit_rate, retry=retry, cache=cache)
     plan = LivePlan(
         until=state, mode="eager", low_priority=False, each_state=False, transfer=options
     )

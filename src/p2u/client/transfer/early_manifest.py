@@ -9,6 +9,7 @@ import os
 from concurrent.futures import Future
 from threading import Lock, Thread
 
+from p2u.cache.settings import is_offline
 from p2u.package.paths import MANIFEST_KEY
 from p2u.stores import Forwarding, Store, open_store
 
@@ -55,7 +56,7 @@ def ask_early(source: str | os.PathLike[str] | Store) -> EarlyManifest | None:
     Raises:
         The errors of `open_store`.
     """
-    if isinstance(source, Store):
+    if isinstance(source, Store) or is_offline():
         return None
     store = open_store(source)
     return EarlyManifest(store) if store.remote else None

@@ -10,11 +10,13 @@ from collections.abc import Callable
 from itertools import cycle
 from threading import Event, Lock, Thread
 
+from p2u.cache.store import CachedStore
 from p2u.client.transfer.bundles import Wanted
 from p2u.client.transfer.control import Buffers, Meter, Stop
 from p2u.client.transfer.options import TransferOptions
 from p2u.client.transfer.run import HINT, Apply, Run
 from p2u.errors import IntegrityError, StoreError
+from p2u.package.geometry import Chunk
 from p2u.package.manifest import Object
 from p2u.stores import Store
 from p2u.stores.backoff import Retry
@@ -223,6 +225,16 @@ class Fetcher:
                     return None
             self._ahead.enter()
             return self._ahead
+
+    def keep(self, chunk: Chunk, payload: memoryview) -> None:
+        """A payload has the digest of its chunk."""
+        if isinstance(self.store, CachedStore):
+            self.store.keep(chunk.sha256.hex(), payload)
+
+    def forget(self, chunk: Chunk) -> None:
+        """A payload does not have the digest of its chunk."""
+        if isinstance(self.store, CachedStore):
+            self.store.forget(chunk.sha256.hex())
 
     def next_pool(self) -> Buffers:
         """The memory for the payloads of the next run."""

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import os
 from dataclasses import dataclass
 
+from p2u.cache.cache import Cache
 from p2u.client.transfer.requests import DEFAULT_SIZES, RequestSizes
 from p2u.errors import UsageError
 from p2u.processors import processors
@@ -35,6 +37,8 @@ class TransferOptions:
         max_bytes: Most bytes that a version's files together may have, and each of the objects that
             describe it. A package's few bytes can announce any number; None: no limit.
         request_sizes: How many bytes to ask for at a time.
+        cache: Of a package on another machine: keep what comes, and begin with what is there. True
+            for the usual folder (docs/cache.md), or a folder.
 
     Raises:
         UsageError: ``jobs``, ``limit_rate`` or ``max_bytes`` is not valid.
@@ -46,6 +50,7 @@ class TransferOptions:
     straight: bool | None = None
     max_bytes: int | None = None
     request_sizes: RequestSizes = DEFAULT_SIZES
+    cache: bool | str | os.PathLike[str] | Cache = False
 
     def __post_init__(self) -> None:
         """Check what was given."""

@@ -9,6 +9,8 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
 from threading import Lock, Thread
 
+from p2u.cache.cache import open_cache
+from p2u.cache.store import CachedRange, CachedStore
 from p2u.client.transfer.bundles import Wanted
 from p2u.client.transfer.control import Buffers, Meter, Stop
 from p2u.client.transfer.fetch import Fetcher, Following
@@ -65,6 +67,11 @@ class PackageReader:
         if limiter is not None:
             self.stop.on_call(limiter.cancel)
             store = ThrottledStore(store, limiter)
+        #: Where the cache keeps what comes; None: it keeps nothing of this package.
+        self.cached: CachedStore | None = None
+        cache = open_cache(options.cache) if store.remote else None
+        if cache is not None:
+            store = self.cached = CachedStore(store, cache)
         self.stop.on_call(store.close)
         self.store = store
         self.fetcher = Fetcher(store, options, self.stop, self.meter)
@@ -97,13 +104,16 @@ class PackageReader:
         return self._manifest
 
     def _parse(self, data: bytes) -> Manifest:
-        """The manifest in a text; errors name its URL."""
+        """The manifest in a text, which the cache keeps; errors name its URL."""
         try:
-            return parse_manifest(data)
+            manifest = parse_manifest(data)
         except FormatError as error:
             if error.file == MANIFEST_KEY:
                 error.file = f"{self.url}/{MANIFEST_KEY}"
             raise
+        if self.cached is not None and not self.cached.cache.offline:
+            self.cached.cache.manifests.put(self.url, data)
+        return manifest
 
     @property
     def known_manifest(self) -> Manifest | None:
@@ -155,7 +165,28 @@ class PackageReader:
             while len(self._indices) >= INDICES:
                 del self._indices[next(iter(self._indices))]
             self._indices[update.index.sha256] = found
+            self._describe(update, found)
             return found
+
+    def _describe(self, update: Update, index: Index) -> None:
+        """Name the digests of an update's payloads to the cache."""
+        if self.cached is None:
+            return
+        ranges: dict[int, list[CachedRange]] = {}
+        for c in index.chunks:
+            found = CachedRange(c.start, c.start + c.length, c.sha256.hex())
+            ranges.setdefault(c.blob, []).append(found)
+        for blob, held in ranges.items():
+            self.cached.describe(update.blobs[blob].key, held)
+
+    def is_cached(self, update: Update) -> bool | None:
+        """Whether the cache has all payloads of an update; None: it has some of them."""
+        if self.cached is None:
+            return False
+        objects = self.cached.cache.objects
+        chunks = self.index(update).chunks
+        count = sum(objects.has(chunk.sha256.hex()) for chunk in chunks)
+        return None if 0 < count < len(chunks) else count > 0
 
     def aligned(self, update: Update) -> bool:
         """Whether all bytes are at the same place before and after an update."""
@@ -250,6 +281,8 @@ class PackageReader:
         return data
 
     def _cache_object(self, wanted: Object, data: bytes) -> None:
+        if self.cached is not None:
+            self.cached.keep(wanted.sha256, data)
         with self._cache_lock:
             if self.cache is None:
                 return
@@ -265,6 +298,10 @@ class PackageReader:
 
     def _cached(self, wanted: Object) -> bytes | None:
         """An object that an earlier run has kept."""
+        if self.cached is not None:
+            found = self.cached.cache.objects.read(wanted.sha256, wanted.size)
+            if found is not None:
+                return found
         cache = self.cache
         if cache is None:
             return None

@@ -294,6 +294,7 @@ class Run:
 
     def _suspect(self, found: _WrongHashError) -> None:
         """Note a wrong chunk; raise IntegrityError if it was wrong before."""
+        self._f.forget(found.chunk)
         key = found.update, found.chunk.number
         if key in self._suspects:
             raise self._wrong(found.update, found.chunk) from None
@@ -398,6 +399,8 @@ class Run:
                 if (update, chunk) in bad:
                     self._count(-sum(left.length for left in complete[number:]))
                     raise _WrongHashError(update, chunk)
+            for _, chunk, memory in received.missing:
+                self._f.keep(chunk, memory)
             self._ready.wait()
             self._check()
             assert self._apply is not None
