@@ -16,9 +16,9 @@ _NO = {"", "0", "false", "no", "off"}
 
 def cache_folder() -> Path:
     """``$P2U_HOME``, or ``p2u`` in ``$XDG_CACHE_HOME`` or ``~/.cache``."""
-    home = os.environ.get("P2U_HOME")
-    if home:
-        return Path(home).expanduser()
+    named = os.environ.get("P2U_HOME")
+    if named:
+        return Path(named).expanduser()
     base = os.environ.get("XDG_CACHE_HOME")
     return (Path(base) if base else Path.home() / ".cache") / "p2u"
 

@@ -13,7 +13,7 @@ from p2u.cache.cache import Cache
 from p2u.cache.claims import Claims
 from p2u.errors import NotFoundError, StoreError
 from p2u.package.paths import MANIFEST_KEY
-from p2u.stores.base import PIECE, Store, closed_error
+from p2u.stores.base import PIECE, Store, check_range, closed_error
 from p2u.stores.forwarding import Forwarding
 
 #: Seconds between two looks for an object that another process fetches.
@@ -87,6 +87,7 @@ class CachedStore(Forwarding):
 
     def stream(self, key: str, start: int, length: int) -> Generator[bytes, None, None]:
         """See `Store.stream`."""
+        check_range(start, length)
         if key not in self._ranges or length <= 0:
             self._check_network(key)
             return self.store.stream(key, start, length)
@@ -94,6 +95,8 @@ class CachedStore(Forwarding):
 
     def _stream(self, key: str, at: int, stop: int) -> Generator[bytes, None, None]:
         while at < stop:
+            if self._closed.is_set():
+                raise closed_error(self.url)
             found = self._range(key, at)
             if found is None:
                 # Between the ranges; the next one may be here.

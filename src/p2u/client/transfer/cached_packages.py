@@ -1,4 +1,4 @@
-"""What the cache has of each package that was read."""
+"""List the packages of which the cache has something."""
 
 from __future__ import annotations
 

@@ -184,6 +184,8 @@ class PackageReader:
         if self.cached is None:
             return False
         objects = self.cached.cache.objects
+        if not objects.has(update.index.sha256):
+            return False
         chunks = self.index(update).chunks
         count = sum(objects.has(chunk.sha256.hex()) for chunk in chunks)
         return None if 0 < count < len(chunks) else count > 0
