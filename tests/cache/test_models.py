@@ -9,6 +9,7 @@ import sys
 from collections.abc import Iterator
 from pathlib import Path
 
+import following
 import kit
 import numpy as np
 import pytest
@@ -38,13 +39,13 @@ def objects(cache: Path) -> list[Path]:
     return [path for path in (cache / "objects").rglob("*") if path.is_file()]
 
 
-def files(url: str, until: str = "exact", **options: object) -> tuple[list[str], list[bytes]]:
+def files(url: str, until: str = "exact", **options: object) -> tuple[list[str], dict[str, bytes]]:
     """The states that a live model had, and its files at the end."""
     states: list[str] = []
     with p2u.open(url, until=until, **options) as replica:  # type: ignore[arg-type]
         replica.on_state(states.append)
         replica.wait()
-        return states, [bytes(memory) for memory in replica.memory.memory]
+        return states, following.files(replica)
 
 
 def test_the_second_start_asks_for_the_manifest_only(cache: Path, server, made: kit.Made) -> None:
