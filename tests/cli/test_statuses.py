@@ -46,7 +46,7 @@ def test_every_kind_of_error_has_the_status_of_the_table(
     [
         (KeyError("x\n"), 70, "internal error: KeyError"),
         (RecursionError(), 70, "internal error"),
-        (OSError(5, "Input/output error"), 70, "Input/output error"),
+        (OSError(28, "No space left on device"), 1, "cannot write the output: No space left"),
         (MemoryError(), 1, "memory"),
     ],
 )

@@ -157,6 +157,18 @@ def test_killed_before_the_lock_was_there(tmp_path: Path) -> None:
     assert names(tmp_path) == []
 
 
+def test_another_target_is_packed_next(tmp_path: Path) -> None:
+    """Its publisher may never come back."""
+    for name in ("one", "two"):
+        left = scratch_path(tmp_path / name, "packing")
+        left.mkdir()
+        if name == "one":  # without a lock it may be anybody's
+            (left / LOCK).write_text("")
+    remove_abandoned(tmp_path / "three")
+    (kept,) = names(tmp_path)
+    assert kept.startswith(".two.")
+
+
 def test_killed_while_removing(tmp_path: Path) -> None:
     gone = scratch_path(tmp_path / "model", "gone")
     gone.mkdir()

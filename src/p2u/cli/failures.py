@@ -16,7 +16,7 @@ STATUSES: tuple[tuple[type[BaseException], int], ...] = (
     (Cancelled, 130),
     (P2UError, 1),
     (MemoryError, 1),
-    (BrokenPipeError, 1),
+    (OSError, 1),
 )
 #: Of the command line framework: words that are no command, option or value.
 WRONG_WORDS = 2
@@ -36,6 +36,8 @@ def report(error: Exception) -> int:
         return _wrong_words(error)
     if isinstance(error, P2UError):
         _say(str(error), error)
+    elif isinstance(error, OSError):  # all others have become one of ours
+        _say(f"cannot write the output: {error.strerror or error}", error)
     elif isinstance(error, MemoryError):
         _say("there is not enough memory; fewer threads need less (--jobs)", error)
     else:

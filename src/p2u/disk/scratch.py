@@ -15,6 +15,9 @@ from p2u.errors import BusyError, DiskError
 
 #: Kinds of scratch folders: one in the making, one that gave way to it, one that is being removed.
 MAKING, FORMER, LEAVING = "packing", "old", "gone"
+_SCRATCH = re.compile(
+    rf"\.(?P<name>.+)\.[0-9a-f]{{8}}\.(?P<kind>{MAKING}|{FORMER}|{LEAVING})\Z", re.DOTALL
+)
 #: The lock in a scratch folder.
 LOCK = ".p2u-lock"
 
@@ -129,16 +132,21 @@ class HeldFolder:
 
 
 def remove_abandoned(target: Path) -> None:
-    """Remove the scratch folders of a target that no process holds any more.
+    """Remove the scratch folders next to a target that no process holds any more.
 
-    A former folder stays as long as nothing is in its place: it may be all that is left.
+    Those of other targets are removed, too, if they have the lock of a holder. A former folder
+    stays as long as nothing is in its place: it may be all that is left.
     """
-    kinds = [MAKING, LEAVING, *([FORMER] if files.lexists(target) else [])]
-    name = re.compile(rf"\.{re.escape(target.name)}\.[0-9a-f]{{8}}\.(?:{'|'.join(kinds)})\Z")
     with contextlib.suppress(OSError), os.scandir(target.parent) as entries:
         for entry in entries:
-            if name.match(entry.name) and _is_ours(entry):
-                _remove_unheld(Path(entry.path), target)
+            found = _SCRATCH.match(entry.name)
+            if found is None or not _is_ours(entry):
+                continue
+            path, place = Path(entry.path), target.with_name(found["name"])
+            if found["kind"] == FORMER and not files.lexists(place):
+                continue
+            if place == target or files.lexists(path / LOCK):
+                _remove_unheld(path, place)
 
 
 def _is_ours(entry: os.DirEntry[str]) -> bool:

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 from p2u.disk.errors import disk_errors
 from p2u.errors import UsageError
 from p2u.formats import npy, npz, suffixes
+from p2u.formats.walk import is_left_out
 
 if TYPE_CHECKING:
     import torch
@@ -29,7 +30,7 @@ def _weight_suffixes() -> tuple[str, ...]:
 
 
 def read_folder(folder: str | os.PathLike[str]) -> dict[str, bytes]:
-    """Path to content of all files of a model directory but its weights.
+    """Path to content of all files of a model directory but its weights and those of tools.
 
     Raises:
         UsageError: It is no folder, or a file is too large.
@@ -43,8 +44,8 @@ def read_folder(folder: str | os.PathLike[str]) -> dict[str, bytes]:
             raise UsageError("is not a folder", file=str(folder), hint="Check files=")
         for path in sorted(top.rglob("*")):
             below = path.relative_to(top)
-            hidden = any(part.startswith(".") for part in below.parts)
-            if hidden or not path.is_file() or path.name.lower().endswith(weights):
+            left_out = any(is_left_out(part) for part in below.parts)
+            if left_out or not path.is_file() or path.name.lower().endswith(weights):
                 continue
             if path.stat().st_size > _LARGEST:
                 raise UsageError(
