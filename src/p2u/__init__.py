@@ -34,6 +34,7 @@ if TYPE_CHECKING:
     from p2u.client.live.opening import load
     from p2u.client.live.opening import open_replica as open  # noqa: A004 - p2u.open() is its name
     from p2u.client.live.replica import Replica
+    from p2u.client.routes.fetch_plan import plan
     from p2u.client.transfer.options import TransferOptions
     from p2u.packing.api import gc, pack, publish
     from p2u.replication.mirror import mirror, push
@@ -63,6 +64,7 @@ __all__ = [
     "onnx",
     "open",
     "pack",
+    "plan",
     "publish",
     "pull",
     "push",
@@ -85,6 +87,7 @@ __getattr__, __dir__ = lazy_names(
         "onnx": ("p2u.adapters.onnx", None),
         "open": ("p2u.client.live.opening", "open_replica"),
         "pack": ("p2u.packing.api", "pack"),
+        "plan": ("p2u.client.routes.fetch_plan", "plan"),
         "publish": ("p2u.packing.api", "publish"),
         "pull": ("p2u.client.folder.pull", "pull"),
         "push": ("p2u.replication.mirror", "push"),

@@ -19,6 +19,7 @@ API = {
     "gc": p2u.gc,
     "mirror": p2u.mirror,
     "pack": p2u.pack,
+    "plan": p2u.plan,
     "publish": p2u.publish,
     "pull": p2u.pull,
     "push": p2u.push,

@@ -16,6 +16,7 @@ from p2u.cli import (
     inspect,
     mirror,
     pack,
+    plan,
     publish,
     pull,
     serve,
@@ -62,6 +63,7 @@ app.command(epilog=inspect.EXAMPLES)(inspect.inspect)
 app.command(epilog=verify.EXAMPLES)(verify.verify)
 app.command(epilog=mirror.PUSH_EXAMPLES)(mirror.push)
 app.command(epilog=mirror.EXAMPLES)(mirror.mirror)
+app.command(epilog=plan.EXAMPLES)(plan.plan)
 app.command(epilog=pull.EXAMPLES)(pull.pull)
 app.command(epilog=serve.EXAMPLES)(serve.serve)
 app.command(epilog=watch.EXAMPLES)(watch.watch)

@@ -181,14 +181,15 @@ class PackageReader:
 
     def is_cached(self, update: Update) -> bool | None:
         """Whether the cache has all payloads of an update; None: it has some of them."""
-        if self.cached is None:
-            return False
-        objects = self.cached.cache.objects
-        if not objects.has(update.index.sha256):
-            return False
-        chunks = self.index(update).chunks
-        count = sum(objects.has(chunk.sha256.hex()) for chunk in chunks)
-        return None if 0 < count < len(chunks) else count > 0
+        here = self.cached_bytes(update)
+        return None if 0 < here < update.bytes else here == update.bytes
+
+    def cached_bytes(self, update: Update) -> int:
+        """How many bytes of an update's payloads the cache has; asks nothing of the store."""
+        if self.cached is None or not self.cached.cache.objects.has(update.index.sha256):
+            return 0
+        has = self.cached.cache.objects.has
+        return sum(c.length for c in self.index(update).chunks if has(c.sha256.hex()))
 
     def aligned(self, update: Update) -> bool:
         """Whether all bytes are at the same place before and after an update."""
