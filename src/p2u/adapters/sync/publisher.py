@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from p2u.adapters.sync.place import PublisherPlace
 from p2u.adapters.sync.sidecar_files import of_model, read_folder
 from p2u.adapters.sync.snapshot import Snapshot, tensors_of
 from p2u.adapters.sync.steps import step_of, version_name
@@ -22,14 +23,12 @@ from p2u.disk.errors import disk_errors
 from p2u.disk.files import remove_tree
 from p2u.disk.locks import FileLock
 from p2u.disk.scratch import make_empty
-from p2u.errors import BusyError, Cancelled, ConflictError, DiskError, UsageError
+from p2u.errors import BusyError, Cancelled, ConflictError, UsageError
 from p2u.one_process import OneProcess
 from p2u.package.graph import find_path
 from p2u.package.lookup import find_state
 from p2u.package.manifest import Manifest
-from p2u.package.manifest_parse import parse_manifest
 from p2u.packing.api import gc, publish
-from p2u.packing.package_folder.open_package import read_manifest
 
 if TYPE_CHECKING:
     import torch
@@ -79,14 +78,16 @@ class Publisher(OneProcess):
     waits for the encoder), or `publish` waits for the encoder (``"wait"``: every one is published).
 
     Memory: two snapshots (``"wait"``: one). Disk: the last version and the one being made, in the
-    folder ``.<name>.sync`` next to the package, which also keeps a second publisher away.
+    folder ``.<name>.sync`` next to the package, which also keeps a second publisher away. For a
+    package at a URL it is in the user's folder for caches; a second publisher on another machine
+    gets a ConflictError.
 
     A publisher that is made again, after whatever end, continues the package from its newest exact
     state. The next call of any method raises an error of the background.
 
     Args:
-        package: The package's folder; made with the first version. Copy it to a bucket in the order
-            new files first, ``p2u.json`` last.
+        package: The package's folder, or its URL in a store that can be written (docs/stores.md);
+            made with the first version.
         anchor_every: After so many versions one gets a base from nothing as well, so that a late
             subscriber has no longer chain of updates to fetch.
         keep: Newest versions that stay; with them stays what leads there from nothing, which are
@@ -96,6 +97,7 @@ class Publisher(OneProcess):
             By default the configuration of a model of transformers.
         dtype: What floating-point tensors are published as (``torch.bfloat16``, or its name).
         when_busy: ``"replace"`` or ``"wait"``.
+        work: The folder to work in, if it is to be another one.
         on_published: Called with each `Published`, in the background thread. The next call
             raises what it raises.
         options: Further ones of ``p2u.publish``: ``levels``, ``bits``, ``jobs``, ``name``.
@@ -105,6 +107,7 @@ class Publisher(OneProcess):
         BusyError: Another publisher has this package.
         FormatError, UnsupportedError: The package that is there cannot be read.
         DiskError: The folder cannot be made.
+        StoreError: The store cannot be reached.
     """
 
     def __init__(
@@ -117,6 +120,7 @@ class Publisher(OneProcess):
         files: str | os.PathLike[str] | None = None,
         dtype: torch.dtype | str | None = None,
         when_busy: str = "replace",
+        work: str | os.PathLike[str] | None = None,
         on_published: Callable[[Published], None] | None = None,
         **options: Any,
     ) -> None:
@@ -126,19 +130,20 @@ class Publisher(OneProcess):
             raise UsageError(f"keep is {keep}", hint="Use 1 or more")
         if when_busy not in ("replace", "wait"):
             raise UsageError(f"when_busy must be 'replace' or 'wait', not {when_busy!r}")
-        self._package = Path(os.path.realpath(package))
-        self._options = {"anchor_every": anchor_every, "name": self._package.name, **options}
+        self._place = PublisherPlace(package, work)
+        self._package = self._place.package
+        self._options = {"anchor_every": anchor_every, "name": self._place.name, **options}
         self._keep, self._grace = keep, grace
         self._files = None if files is None else read_folder(files)
         self._dtype = floating_dtype(dtype)
         self._wait = when_busy == "wait"
         self._report = on_published
-        self._work = self._package.with_name(f".{self._package.name}.sync")
+        self._work = self._place.work
         self._lock = FileLock(
             self._work / "lock",
             "another publisher uses this package",
             "Give each trainer a package of its own",
-            file=self._package,
+            file=Path(self._package) if self._work.parent == Path(self._package).parent else None,
             make_folder=True,
         )
         self._lock.acquire()
@@ -285,7 +290,7 @@ class Publisher(OneProcess):
         if self._forked:
             raise UsageError(
                 "this process was forked from the one that publishes to this package",
-                file=str(self._package),
+                file=self._package,
                 hint="Publish in the process that made the publisher",
             )
         error, self._error = self._error, None
@@ -296,7 +301,7 @@ class Publisher(OneProcess):
 
     def _find_step(self) -> int:
         """The last step that was published; -1 if there is none."""
-        manifest = self._manifest()
+        manifest = self._place.manifest()
         releases = manifest.releases if manifest is not None else ()
         return max((step_of(release.version) or 0 for release in releases), default=-1)
 
@@ -334,7 +339,7 @@ class Publisher(OneProcess):
         begin = time.monotonic()
         last, model = self._work / "last", self._work / "next"
         self._write(job, model)
-        before = self._manifest()
+        before = self._place.manifest()
         if self._newest is None:
             self._newest = self._recover(before, last)
         name = version_name(job.step, before)
@@ -360,7 +365,7 @@ class Publisher(OneProcess):
             remove_tree(last)
             model.rename(last)
         self._newest = f"{name}@exact"
-        after = self._manifest()
+        after = self._place.manifest()
         assert after is not None
         seconds = time.monotonic() - begin
         if self._keep is not None:
@@ -392,15 +397,6 @@ class Publisher(OneProcess):
                 remove_tree(last)
             pull(self._package, last, until=wanted, progress=self._tick)
         return wanted
-
-    def _manifest(self) -> Manifest | None:
-        """The package's, None if there is no package."""
-        try:
-            return parse_manifest(read_manifest(self._package))
-        except DiskError as error:
-            if isinstance(error.__cause__, FileNotFoundError | NotADirectoryError):
-                return None
-            raise
 
     def _tick(self, _: object) -> None:
         if self._cancelled:
