@@ -213,7 +213,8 @@ class _Main(_Handler):
 
     def entry(self, path: str, data: bytes) -> dict[str, Any]:
         digest = hashlib.sha256(data).hexdigest()
-        found: dict[str, Any] = {"type": "file", "path": path, "size": len(data), "oid": "0" * 40}
+        found: dict[str, Any] = {"type": "file", "path": path, "size": len(data), "oid": ""}
+        found["oid"] = hashlib.sha1(b"blob %d\0" % len(data) + data).hexdigest()
         if is_large(path, data):
             found["lfs"] = {"oid": digest, "size": len(data), "pointerSize": 130}
         return found

@@ -99,7 +99,10 @@ def pulled(result: PullResult, dst: Path, *, dry_run: bool, json: bool) -> None:
         return
     for text in result.warnings:
         warn(text)
-    if dry_run:
+    if result.plain_files is not None:
+        done = f"{human(result.fetched)} in {result.seconds:.1f} s"
+        say(f"{dst}: {result.plain_files} plain files, {'to fetch' if dry_run else done}")
+    elif dry_run:
         _planned(result, dst)
     elif result.requests > 1:  # the manifest alone takes one
         speed = human(result.fetched / max(result.seconds, 1e-3))

@@ -362,7 +362,11 @@ class HubStore(WritableStore):
                 continue
             large = item.get("lfs")
             digest = large.get("oid") if isinstance(large, Mapping) else None
-            yield StoredObject(key, size, digest if isinstance(digest, str) else None)
+            if isinstance(digest, str):
+                yield StoredObject(key, size, digest)
+            else:
+                oid = item.get("oid")
+                yield StoredObject(key, size, None, oid if isinstance(oid, str) else None)
 
     def _address(self, key: str, revision: str | None = None) -> str:
         return f"{self._root}/{self.place.resolve(revision)}/{quote(self.place.folder + key)}"

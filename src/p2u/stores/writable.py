@@ -28,11 +28,13 @@ class StoredObject:
         key: Of the object.
         size: Bytes.
         sha256: In hex; None where the store does not know it without reading the object.
+        git_sha1: Git's digest of it as a blob, in hex; None where it is unknown.
     """
 
     key: str
     size: int
     sha256: str | None = None
+    git_sha1: str | None = None
 
 
 class WritableStore(Store):

@@ -7,11 +7,14 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 from p2u.client.folder.folder_transfer import FolderTransfer
+from p2u.client.folder.plain_files import ADVICE, pull_plain_files
 from p2u.client.folder.pull_task import PlannedUpdate, PullPlan, PullTask
 from p2u.client.transfer.checking import EXACT
 from p2u.client.transfer.control import Progress, Stop
 from p2u.client.transfer.options import TransferOptions
 from p2u.client.transfer.package_reader import PackageReader
+from p2u.errors import NotFoundError
+from p2u.package.paths import MANIFEST_KEY
 from p2u.stores import Store
 from p2u.stores.backoff import Retry
 from p2u.stores.forwarding import KeepOpen
@@ -30,6 +33,7 @@ class PullResult:
         seconds: Time taken.
         plan: What would be done; of a dry run only.
         warnings: Updates that were found missing or broken, and gone around.
+        plain_files: Number of files of a repository that is no package.
     """
 
     state: str | None
@@ -38,6 +42,7 @@ class PullResult:
     seconds: float
     plan: PullPlan | None = None
     warnings: tuple[str, ...] = ()
+    plain_files: int | None = None
 
 
 def pull(
@@ -71,6 +76,9 @@ def pull(
     older version, a state of another package, somebody else's file that the package knows. An
     update between versions is used only after every update up to the state wanted was seen to be
     there. Where one turns out missing or broken, the next best route is taken, if there is one.
+
+    A repository of the Hub, or a folder or bucket that lists its files, may be no package: then its
+    plain files are fetched, with the same resuming, and compared with the digests that it states.
 
     Args:
         source: Path or URL of the package, or an open store (which is closed then). It may be
@@ -151,7 +159,24 @@ def run_pull(
         meter = package.meter
         warnings = tuple(transfer.routes.warnings)
         return PullResult(state, meter.received, meter.requests, meter.seconds, plan, warnings)
+    except NotFoundError as error:
+        if not _is_no_package(error, package.url, task) or isinstance(source, Store):
+            raise
+        found = pull_plain_files(
+            source, target, options, task.progress, new_stop(), dry_run=dry_run
+        )
+        if found is None:
+            raise
+        return PullResult(
+            None, found.fetched, found.requests, found.seconds, None, (ADVICE,), found.files
+        )
     finally:
         (transfer.package if transfer is not None else package).close()
         if isinstance(kept, KeepOpen):
             kept.end()
+
+
+def _is_no_package(error: NotFoundError, url: str, task: PullTask) -> bool:
+    """Whether a place has no manifest, and the task needs none."""
+    plain = task.until == EXACT and task.origin is None and task.deadline is None
+    return plain and not task.in_place and error.file == f"{url}/{MANIFEST_KEY}"
