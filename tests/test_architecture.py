@@ -231,10 +231,18 @@ def test_import_loads_nothing_heavy() -> None:
     assert not HEAVY & {name.split(".")[0] for name in names.split()}
 
 
-def test_import_takes_less_than_100_ms() -> None:
-    code = "import time; t = time.process_time(); import p2u; print(time.process_time() - t)"
-    # Processor time, as others may have the machine; the best of five, as caches may be cold.
-    assert min(float(run_python(code)) for _ in range(5)) < 0.1
+def test_import_takes_far_less_than_100_ms() -> None:
+    """At most 0.7 of what the standard library's asyncio takes, which is 70 ms on an old server.
+
+    Both are timed in one process, so that whatever else the machine does slows both down.
+    """
+    code = (
+        "import time\n"
+        "begin = time.process_time(); import p2u; middle = time.process_time()\n"
+        "import asyncio; end = time.process_time()\n"
+        "print((middle - begin) / (end - middle))"
+    )
+    assert min(float(run_python(code)) for _ in range(5)) < 0.7
 
 
 def test_help_loads_only_what_shows_it() -> None:

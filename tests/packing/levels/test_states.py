@@ -280,23 +280,12 @@ def test_a_plain_model_is_packed_without_numpy(tmp_path: Path) -> None:
 @pytest.mark.skipif(sys.platform != "linux", reason="reads /proc")
 @pytest.mark.parametrize("jobs", [2, 8])
 def test_memory_does_not_grow_with_the_model(tmp_path: Path, jobs: int) -> None:
+    """What is in flight is bounded; how full it is depends on what else the machine does."""
     code = "import sys, p2u; p2u.pack(sys.argv[1], sys.argv[2], jobs=int(sys.argv[3]))"
     tensor = weights("F32", 1024, 1024)
-
-    def peak(count: int, run: int) -> float:
-        """MiB that packing so many tensors of 4 MiB takes."""
-        src = tmp_path / f"{count}.safetensors"
-        # Not in the order of a forward pass: 0, 1, 10, ...
-        names = sorted(f"layers.{n}.w" for n in range(count))
-        safetensors(src, dict.fromkeys(names, tensor))
-        found = kit.run_python(code + kit.PRINT_PEAK, src, tmp_path / f"p{count}-{run}", jobs)
-        return int(found) / (1 << 20)
-
-    for run in range(3):
-        # The smaller one fills what is in flight, too. Which threads wait for which, and what the
-        # allocator keeps for them, differs from run to run; what grows with a model always does.
-        small, large = peak(16, run), peak(48, run)
-        if large - small <= 60:
-            break
-    assert large - small <= 60  # of 128 MiB of tensors more
-    assert max(small, large) <= 2 * 4 + 256
+    src = tmp_path / "m.safetensors"
+    # Not in the order of a forward pass: 0, 1, 10, ...
+    names = sorted(f"layers.{n}.w" for n in range(96))
+    safetensors(src, dict.fromkeys(names, tensor))
+    peak = int(kit.run_python(code + kit.PRINT_PEAK, src, tmp_path / "p", jobs)) / (1 << 20)
+    assert peak <= 264  # MiB, with the interpreter; of 384 MiB of tensors
