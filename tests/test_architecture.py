@@ -18,7 +18,7 @@ PACKAGE = ROOT / "src" / "p2u"
 #: Folder = layer, from the ground up. A file may import its own folder and the lines above its
 #: own line, never a neighbour on the same line.
 LAYERS = (
-    ("errors", "types", "processors", "_lazy"),
+    ("errors", "types", "processors", "version", "_lazy"),
     ("units",),
     ("one_process",),
     ("disk", "package", "names"),

@@ -39,6 +39,7 @@ if TYPE_CHECKING:
     from p2u.packing.api import gc, pack, publish
     from p2u.replication.mirror import mirror, push
     from p2u.stores.backoff import Retry
+    from p2u.version import __version__
 
 __all__ = [
     "BusyError",
@@ -57,6 +58,7 @@ __all__ = [
     "TransferOptions",
     "UnsupportedError",
     "UsageError",
+    "__version__",
     "clean",
     "gc",
     "load",
@@ -77,6 +79,7 @@ __all__ = [
 __getattr__, __dir__ = lazy_names(
     __name__,
     {
+        "__version__": ("p2u.version", "__version__"),
         "Replica": ("p2u.client.live.replica", "Replica"),
         "Retry": ("p2u.stores.backoff", "Retry"),
         "TransferOptions": ("p2u.client.transfer.options", "TransferOptions"),

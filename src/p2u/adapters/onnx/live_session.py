@@ -171,6 +171,10 @@ class Session(OneProcess):
         with self._changed:
             if self._forked is not None:
                 raise self._forked
+            ending = self._thread if self._error is not None or self._cancelled else None
+        if ending is not None and ending is not threading.current_thread():
+            ending.join()  # its error is known a moment before it ends
+        with self._changed:
             if self._thread is None:
                 self._error = None
                 self._cancelled = False
@@ -206,6 +210,14 @@ class Session(OneProcess):
         return self
 
     def __exit__(self, *_: object) -> None:
+        self.close()
+
+    def __repr__(self) -> str:
+        found = f"<p2u.onnx.Session of {self._source} at {self.state or 'nothing yet'}"
+        return f"{found}: {self._error}>" if self._error is not None else f"{found}>"
+
+    def close(self) -> None:
+        """End the transfer, and remove the files if they are in a temporary directory."""
         self.cancel()
         if self._scratch is not None:
             self._scratch()

@@ -267,6 +267,12 @@ class Publisher(OneProcess):
         if error is not None:
             raise error
 
+    def __repr__(self) -> str:
+        with self._changed:
+            last = self._published[-1].version if self._published else "nothing yet"
+            ended = ", closed" if self._ended else ""
+        return f"<p2u.sync.Publisher to {self._package}, published: {last}{ended}>"
+
     def __enter__(self) -> Publisher:
         return self
 

@@ -169,6 +169,9 @@ class Subscriber(OneProcess):
         """End what runs; the model stays as it is."""
         self._copy.close()
 
+    def __repr__(self) -> str:
+        return f"<p2u.sync.Subscriber at {self.version or 'nothing yet'}>"
+
     def __enter__(self) -> Subscriber:
         return self
 

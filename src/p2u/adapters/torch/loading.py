@@ -63,7 +63,8 @@ def load(
     updates refine it in place: addresses, and what holds on to them, stay the same. Each call of
     the module sees exactly one state; so does ``generate`` as a whole, and everything within
     ``with model.p2u.pinned():``. ``model.p2u`` is the `Replica`: ``state``, ``wait``, ``pinned``,
-    ``on_state``, ``progress``, ``resume``, ``cancel``.
+    ``on_state``, ``progress``, ``resume``, ``close``. Type checkers do not know attributes that a
+    module gets at run time: ``p2u.torch.replica(model)`` is the same object, with its type.
 
     Args:
         source: Path or URL of a package, or an open store.

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Sequence
 
 from p2u.client.live.applying import Applier
@@ -18,6 +19,8 @@ from p2u.client.routes.pairing import pair_tensors
 from p2u.client.routes.stretches import Stretch
 from p2u.client.transfer.bundles import single_bundles
 from p2u.package.manifest import Update
+
+_log = logging.getLogger("p2u")
 
 #: Seconds in which the last state has to come for those before it to be left out.
 SOON = 1.0
@@ -111,6 +114,8 @@ class FirstRoute:
         found = self._stretches(route)
         targets = {stretch.target for stretch in found}
         self._hidden = sum(stretch.target not in ids for stretch in found)
+        steps = [stretch.target for stretch in found]
+        _log.debug("%s: the route makes %s", package.url, ", ".join(steps))
         kept = [mark for state, mark in zip(ids, marks, strict=True) if state in targets]
         self._status.on_route(self._status.route.begin(ids, tuple(kept), skipped))
         return found

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Set
 from dataclasses import dataclass, field
 
@@ -21,6 +22,8 @@ from p2u.client.transfer.bundles import single_bundles
 from p2u.client.transfer.package_reader import PackageReader
 from p2u.errors import FormatError, IntegrityError, NotFoundError, P2UError, UnsupportedError
 from p2u.package.manifest import Manifest, State, Update
+
+_log = logging.getLogger("p2u")
 
 
 @dataclass(frozen=True, slots=True)
@@ -195,6 +198,7 @@ class Follower:
                 continue
             self._chain = _Chain(route)
             ids = [*route.passed, route.target.id]
+            _log.debug("%s: from %s to %s, %d bytes", package.url, have.id, want.id, route.cost)
             states = self._status.route.follow(ids, package.meter.done + route.cost)
             self._status.on_route(states)
             return self._chain

@@ -99,11 +99,13 @@ class Listeners:
             action(state.label)
         if not first:
             pause = time.monotonic() - begin
+            _log.debug("commit to %s: %.1f ms, after %.3f s", state.id, 1e3 * pause, waited)
             with self._lock:
                 self._commits.append(Commit(state.label, pause, waited, state.id))
 
     def announce(self, state: State) -> None:
         """The state is complete and checked."""
+        _log.debug("%s is here", state.id)
         with self._status.changed:
             self._status.announce(state)
             callbacks = tuple(self._callbacks)

@@ -106,6 +106,7 @@ def load(
     """
     from p2u.client.live.plan import LivePlan
     from p2u.client.live.replica import Replica
+    from p2u.client.live.showing import TensorDict
 
     options = TransferOptions(jobs=jobs, limit_rate=limit_rate, retry=retry, cache=cache)
     plan = LivePlan(
@@ -114,6 +115,6 @@ def load(
     replica = Replica(source, plan)
     try:
         replica.wait()
-        return replica.memory.arrays(writable=True)
+        return TensorDict(replica.memory.arrays(writable=True))
     finally:
         replica.cancel()

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import time
 from collections.abc import Callable, Mapping
-from types import FrameType, MappingProxyType
+from types import FrameType
 from typing import TYPE_CHECKING, Any
 
 from p2u.client.live.listeners import Commit
@@ -14,6 +14,7 @@ from p2u.client.live.memory import ModelMemory
 from p2u.client.live.parts import make_parts
 from p2u.client.live.pins import Pin
 from p2u.client.live.plan import LivePlan
+from p2u.client.live.showing import TensorView, progress_html
 from p2u.client.live.waiting import Waiting
 from p2u.client.transfer.control import Progress
 from p2u.errors import UsageError
@@ -120,7 +121,7 @@ class Replica(OneProcess):
         """
         with self._status.changed:
             if self._arrays is None:
-                self._arrays = MappingProxyType(self.memory.arrays(writable=False))
+                self._arrays = TensorView(self.memory.arrays(writable=False))
             return self._arrays
 
     @property
@@ -255,6 +256,19 @@ class Replica(OneProcess):
         """
         self._transfer.cancel()
 
+    def close(self) -> None:
+        """The same as `cancel`, by the name that other libraries give it."""
+        self.cancel()
+
+    def __repr__(self) -> str:
+        url, phase = self._parts.connection.package.url, self._status.phase.value
+        found = f"<p2u.Replica of {url} at {self.id or 'nothing yet'}, {phase}"
+        return f"{found}: {self.error}>" if self.error is not None else f"{found}>"
+
+    def _repr_html_(self) -> str:
+        """Shown by notebooks."""
+        return progress_html(repr(self), self.progress)
+
     def before_fork(self) -> None:
         """See `OneProcess.before_fork`."""
         self._parts.pins.before_fork()
@@ -279,6 +293,14 @@ class Replica(OneProcess):
 
     def __exit__(self, *_: object) -> None:
         self.cancel()
+
+    async def __aenter__(self) -> Replica:
+        return self
+
+    async def __aexit__(self, *_: object) -> None:
+        import asyncio
+
+        await asyncio.to_thread(self.cancel)
 
 
 class Pinned:
