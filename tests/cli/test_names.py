@@ -46,3 +46,17 @@ def test_an_option_is_called_as_the_keyword_argument_that_it_sets(name):
         if option.name not in SHOWN:
             assert option.name in keywords
             assert "--" + option.name.replace("_", "-") in option.opts
+
+
+def all_commands():
+    """Each command and each command of a group, by what is typed."""
+    for name, command in COMMANDS.items():
+        for sub, found in getattr(command, "commands", {"": command}).items():
+            yield f"{name} {sub}".strip(), found
+
+
+@pytest.mark.parametrize(
+    "command", [pytest.param(c, id=name) for name, c in all_commands() if name != "eval"]
+)
+def test_every_command_has_json_for_scripts(command):
+    assert any("--json" in param.opts for param in command.params)
