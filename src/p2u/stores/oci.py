@@ -18,11 +18,13 @@ from dataclasses import dataclass, field
 from typing import Any
 from urllib.parse import urljoin, urlsplit
 
-from p2u.errors import FormatError, NotFoundError, UsageError
+from p2u.errors import FormatError, NotFoundError, StoreError, UsageError
 from p2u.package.paths import MANIFEST_KEY, check_path
+from p2u.stores.backoff import Retry
 from p2u.stores.base import StoreOptions, check_range, closed_error, too_short
-from p2u.stores.http.addressed import AddressedStore
+from p2u.stores.http.addressed import AddressedStore, Answer
 from p2u.stores.oci_access import RegistryAccess
+from p2u.stores.retrying import with_retries
 from p2u.stores.writable import (
     ABSENT,
     Content,
@@ -38,6 +40,8 @@ ARTIFACT = "application/vnd.cncf.model.manifest.v1+json"
 CONFIG = "application/vnd.cncf.model.config.v1+json"
 WEIGHTS = "application/vnd.cncf.model.weight.v1.raw"
 OTHERS = "application/vnd.cncf.model.weight.config.v1.raw"
+#: When to try one request again: an object takes several, and none of the others is to be repeated.
+STEPS = Retry(0.2, 2.0, attempts=5)
 #: Annotations of a layer that hold its key: ModelPack's, and the one of OCI's own tools.
 KEYS = ("org.cncf.model.filepath", "org.opencontainers.image.title")
 
@@ -134,13 +138,13 @@ class OciStore(WritableStore):
     def read(self, key: str, *, limit: int) -> bytes:
         """See `Store.read`."""
         self._look(key)
-        return self._blobs.read(key, limit=limit)
+        return self._checked(key, limit)
 
     def read_tagged(self, key: str, *, limit: int) -> tuple[bytes, str]:
         """See `WritableStore.read_tagged`; the tag is that of all objects together."""
         check_path(key, "key")
         tag = self._refresh().tag
-        return self._blobs.read(key, limit=limit), tag
+        return self._checked(key, limit), tag
 
     def poll(self, key: str, *, limit: int, mark: str = "") -> tuple[bytes | None, str]:
         """See `Store.poll`: asks the registry's manifest only."""
@@ -149,7 +153,7 @@ class OciStore(WritableStore):
         now = self._entry(key).sha256 or ""
         if now == mark:
             return None, mark
-        return self._blobs.read(key, limit=limit), now
+        return self._checked(key, limit), now
 
     def stream(self, key: str, start: int, length: int) -> Generator[bytes, None, None]:
         """See `Store.stream`."""
@@ -230,6 +234,23 @@ class OciStore(WritableStore):
         if key == MANIFEST_KEY:
             self._refresh()
 
+    def _checked(self, key: str, limit: int) -> bytes:
+        """A small object, compared with its digest."""
+        entry = self._entry(key)
+        data = self._blobs.read(key, limit=limit)
+        if hashlib.sha256(data).hexdigest() != entry.sha256:
+            raise StoreError(
+                "does not have the digest that the registry's manifest states",
+                file=f"{self.url}/{key}",
+                hint="It was damaged on the way, or in the registry",
+                retryable=True,
+            )
+        return data
+
+    def _call(self, method: str, url: str, **options: Any) -> Answer:
+        """One request of several for an object: each has a few tries of its own."""
+        return with_retries(lambda: self._blobs.call(method, url, **options), STEPS)
+
     def _entry(self, key: str) -> StoredObject:
         """The layer of a key; the manifest is read where it is not known, or has it not."""
         with self._lock:
@@ -255,7 +276,7 @@ class OciStore(WritableStore):
         """Read the registry's manifest."""
         if self._closed:
             raise closed_error(self.url)
-        answer = self._blobs.call(
+        answer = self._call(
             "GET",
             self._reference,
             headers={"Accept": MANIFEST},
@@ -270,16 +291,14 @@ class OciStore(WritableStore):
     def _upload(self, entry: StoredObject, content: Content) -> None:
         """Put a blob, unless the repository has it."""
         name, digest = f"{self.url}/{entry.key}", f"sha256:{entry.sha256}"
-        there = self._blobs.call(
-            "HEAD", f"{self._base}/blobs/{digest}", accept=(200, 404), name=name
-        )
+        there = self._call("HEAD", f"{self._base}/blobs/{digest}", accept=(200, 404), name=name)
         if there.status == 200:
             return
-        begun = self._blobs.call(
+        begun = self._call(
             "POST", f"{self._base}/blobs/uploads/", content=b"", accept=(202,), name=name
         )
         place = urljoin(self._base, begun.headers.get("Location", ""))
-        self._blobs.call(
+        self._call(
             "PUT",
             f"{place}{'&' if '?' in place else '?'}digest={digest}",
             headers={"Content-Type": "application/octet-stream"},
@@ -306,7 +325,7 @@ class OciStore(WritableStore):
             entry = StoredObject("config", len(config), hashlib.sha256(config).hexdigest())
             self._upload(entry, config)
             data = _manifest(entry, layers)
-            self._blobs.call(
+            self._call(
                 "PUT", self._reference, headers={"Content-Type": MANIFEST}, content=data, name=name
             )
             if self._refresh().tag != _digest_of(data):

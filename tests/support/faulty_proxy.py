@@ -1,0 +1,140 @@
+"""A proxy in front of a real server that spoils some of its answers."""
+
+from __future__ import annotations
+
+import http.client
+import threading
+from collections.abc import Callable
+from dataclasses import dataclass
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from types import TracebackType
+from typing import Any
+from urllib.parse import urlsplit
+
+#: Headers between two neighbours only.
+_HOP = {"connection", "keep-alive", "transfer-encoding", "te", "trailer", "upgrade"}
+
+
+@dataclass(frozen=True)
+class Request:
+    """A request on its way.
+
+    Attributes:
+        number: How many there were before, of all.
+    """
+
+    method: str
+    path: str
+    number: int
+
+
+#: ``"cut"``, ``"flip"``, a status, or None.
+Fault = int | str | None
+
+
+class FaultyProxy:
+    """The proxy.
+
+    Attributes:
+        url: ``http://127.0.0.1:port``.
+        fault: Asked for each request.
+        faults: How many answers were spoiled.
+    """
+
+    def __init__(self, upstream: str) -> None:
+        self.upstream = urlsplit(upstream).netloc
+        self.fault: Callable[[Request], Fault] = lambda request: None
+        self.faults = 0
+        self.requests = 0
+        self.lock = threading.Lock()
+        self._server = ThreadingHTTPServer(("127.0.0.1", 0), _Handler)
+        self._server.daemon_threads = True
+        self._server.proxy = self  # type: ignore[attr-defined]
+        threading.Thread(target=self._server.serve_forever, args=(0.02,), daemon=True).start()
+        self.url = f"http://127.0.0.1:{self._server.server_address[1]}"
+
+    def ask(self, method: str, path: str) -> Fault:
+        """The fault of a request."""
+        with self.lock:
+            found = self.fault(Request(method, path, self.requests))
+            self.requests += 1
+            self.faults += found is not None
+            return found
+
+    def __enter__(self) -> FaultyProxy:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        self._server.shutdown()
+        self._server.server_close()
+
+
+class _Handler(BaseHTTPRequestHandler):
+    protocol_version = "HTTP/1.1"
+    disable_nagle_algorithm = True
+
+    def log_message(self, format: str, *args: Any) -> None:  # noqa: A002
+        pass
+
+    def forward(self) -> None:
+        proxy: FaultyProxy = self.server.proxy  # type: ignore[attr-defined]
+        body = self.body()
+        fault = proxy.ask(self.command, self.path)
+        if isinstance(fault, int):
+            self.reply(fault, [], b"spoiled on purpose")
+            return
+        upstream = http.client.HTTPConnection(proxy.upstream, timeout=60)
+        try:
+            upstream.putrequest(self.command, self.path, skip_host=True, skip_accept_encoding=True)
+            for name, value in self.headers.items():
+                if name.lower() not in _HOP | {"content-length", "expect"}:
+                    upstream.putheader(name, value)
+            if body or self.command in ("PUT", "POST"):
+                upstream.putheader("Content-Length", str(len(body)))
+            upstream.endheaders(body or None)
+            answer = upstream.getresponse()
+            data = answer.read()
+            self.reply(answer.status, answer.getheaders(), data, fault)
+        finally:
+            upstream.close()
+
+    def body(self) -> bytes:
+        if self.headers.get("Transfer-Encoding", "").lower() == "chunked":
+            data = b""
+            while size := int(self.rfile.readline().split(b";")[0], 16):
+                data += self.rfile.read(size)
+                self.rfile.readline()
+            self.rfile.readline()
+            return data
+        return self.rfile.read(int(self.headers.get("Content-Length") or 0))
+
+    def reply(
+        self, status: int, headers: list[tuple[str, str]], data: bytes, fault: Fault = None
+    ) -> None:
+        self.send_response(status)
+        length = None
+        for name, value in headers:
+            if name.lower() == "content-length":
+                length = value
+            elif name.lower() not in _HOP | {"date", "server"}:
+                self.send_header(name, value)
+        keep = self.command == "HEAD" and length is not None
+        self.send_header("Content-Length", str(length) if keep else str(len(data)))
+        self.end_headers()
+        if self.command == "HEAD":
+            return
+        if fault == "flip" and data:
+            at = len(data) // 2
+            data = data[:at] + bytes([data[at] ^ 8]) + data[at + 1 :]
+        if fault == "cut" and len(data) > 1:
+            self.wfile.write(data[: len(data) // 2])
+            self.close_connection = True
+            return
+        self.wfile.write(data)
+
+    do_GET = do_HEAD = do_PUT = do_POST = do_DELETE = do_PATCH = forward  # noqa: N815
