@@ -144,7 +144,7 @@ def _planned(
 
 
 def _older(manifest: Manifest, release: Release, rate: float) -> list[PlannedVersion]:
-    found = []
+    found: list[PlannedVersion] = []
     for older in reversed(manifest.releases):
         if older is release or len(found) == MOST_VERSIONS:
             continue
