@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import contextlib
+import errno
 import os
 import stat
 from collections.abc import Iterable
 from pathlib import Path
+
+from p2u.disk.lacking import lacks
 
 #: Bits of a mode that say who may do what.
 _BITS = 0o7777
@@ -56,5 +59,8 @@ def restrict_all(folder: Path, bits: int) -> None:
 def set_mode(path: Path, mode: int) -> None:
     """Change a mode, unless it is that already; does nothing where there are none (CIFS, FUSE)."""
     if stat.S_IMODE(path.lstat().st_mode) != mode & _BITS:
-        with contextlib.suppress(PermissionError, NotImplementedError):
+        try:
             path.chmod(mode & _BITS)
+        except OSError as error:
+            if not lacks(error, errno.EPERM, errno.EACCES):
+                raise

@@ -11,35 +11,41 @@ from pathlib import Path
 from typing import IO
 
 from p2u.disk.access import take_over
+from p2u.disk.lacking import lacks
 
 Bytes = bytes | bytearray | memoryview
 
-#: A folder cannot be synced on this file system (CIFS, FUSE).
-_LACKING = {errno.EINVAL, errno.ENOTSUP, errno.EOPNOTSUPP, errno.EBADF}
+
+def _fsync(fd: int, *also: int) -> None:
+    try:
+        os.fsync(fd)
+    except OSError as error:
+        if not lacks(error, *also):
+            raise
 
 
 def sync(stream: IO[bytes]) -> None:
-    """Wait until all bytes written to an open file are on the disk."""
+    """Wait until all bytes written to an open file are on the disk, if that is possible."""
     stream.flush()
-    os.fsync(stream.fileno())
+    _fsync(stream.fileno())
 
 
 def sync_file(path: Path) -> None:
-    """Wait until a file's bytes are on the disk."""
+    """Wait until a file's bytes are on the disk, if that is possible."""
     with open(path, "rb+") as file:
-        os.fsync(file.fileno())
+        _fsync(file.fileno())
 
 
 def sync_folder(path: Path) -> None:
     """Wait until the names in a folder are on the disk; does nothing where that is impossible."""
     if os.name != "posix":
         return
-    fd = os.open(path, os.O_RDONLY)
     try:
-        os.fsync(fd)
-    except OSError as error:
-        if error.errno not in _LACKING:
-            raise
+        fd = os.open(path, os.O_RDONLY)
+    except PermissionError:  # a folder that can be written to, but not be listed
+        return
+    try:
+        _fsync(fd, errno.EBADF)
     finally:
         os.close(fd)
 

@@ -44,6 +44,8 @@ def disk_error(
         hint = "It is a mount point; mount the folder that it is in instead"
     elif error.errno in (errno.EMFILE, errno.ENFILE):
         hint = OPEN_FILES
+    elif error.errno in (errno.ENOSYS, errno.ENOTSUP, errno.EOPNOTSUPP):
+        hint = "This file system lacks something that P2U needs; choose a folder on another one"
     elif error.errno == errno.ELOOP:
         hint = "It is a link where a file is expected, perhaps somebody else's; remove it"
     else:

@@ -9,9 +9,12 @@ import io
 import os
 import shutil
 import stat
+import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
+
+from p2u.disk.lacking import lacks
 
 #: Bytes read or copied at a time.
 PIECE = 1 << 20
@@ -138,7 +141,9 @@ def link_or_copy(source: Path, target: Path) -> None:
     try:
         os.link(source, target, follow_symlinks=False)
     except (OSError, NotImplementedError):
-        shutil.copy2(source, target, follow_symlinks=False)
+        shutil.copyfile(source, target, follow_symlinks=False)
+        with contextlib.suppress(OSError):  # where there are no modes or times
+            shutil.copystat(source, target, follow_symlinks=False)
 
 
 def remove_tree(path: Path) -> None:
@@ -203,10 +208,20 @@ def _remove_at(folder: int, name: str) -> int:
 
 
 def free_bytes(path: Path) -> int:
-    """Free bytes of the file system of an absolute path, or of its nearest parent."""
+    """Free bytes of the file system of an absolute path, or of its nearest parent.
+
+    Where the file system does not know, as many as can be.
+    """
     while not path.exists():
         path = path.parent
-    return shutil.disk_usage(path).free
+    try:
+        usage = shutil.disk_usage(path)
+    except OSError as error:
+        if not lacks(error):
+            raise
+        return sys.maxsize
+    # Some network file systems say that they have no blocks at all.
+    return usage.free if usage.total else sys.maxsize
 
 
 def allocated_bytes(path: Path) -> int:

@@ -21,6 +21,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 
 from p2u.disk.errors import RESUMES, disk_errors
+from p2u.disk.lacking import lacks
 from p2u.disk.mounts import shares_locks
 from p2u.disk.own_folder import make_own
 from p2u.errors import BusyError
@@ -40,8 +41,6 @@ _FLAGS = (
 )
 #: Bytes of a holder's text.
 _LIMIT = 4096
-#: The file system has no locks.
-_LACKING = {errno.ENOSYS, errno.ENOLCK, errno.ENOTSUP, errno.EOPNOTSUPP, errno.EINVAL}
 #: Seconds after which a text does not speak for a process of another machine any more: containers
 #: die and come back under another name.
 LONGEST = 2 * 24 * 3600.0
@@ -73,7 +72,7 @@ def try_lock(fd: int) -> bool | None:
     except OSError as error:
         if error.errno in _HELD:
             return False
-        if error.errno in _LACKING:
+        if lacks(error, errno.ENOLCK, errno.EPERM):
             return None
         raise
     return True

@@ -13,13 +13,12 @@ from pathlib import Path
 
 from p2u.disk.durable import sync_folder
 from p2u.disk.files import lexists
+from p2u.disk.lacking import lacks
 
 _AT_FDCWD = -100
 _RENAME_EXCHANGE = 2
 _RENAME_SWAP = 2
 
-#: The system or this file system does not have the call.
-_LACKING = {errno.ENOSYS, errno.EINVAL, errno.ENOTSUP, errno.EOPNOTSUPP}
 #: The folder cannot be moved: a mount point, another file system, a layer of a container's image,
 #: a parent that is closed to us.
 FIXED = {errno.EBUSY, errno.EXDEV, errno.EPERM, errno.EACCES, errno.EROFS}
@@ -88,6 +87,7 @@ def exchange(first: str, second: str) -> bool:
     if status == 0:
         return True
     code = ctypes.get_errno()
-    if code in _LACKING:
+    error = OSError(code, os.strerror(code), first, None, second)
+    if lacks(error):
         return False
-    raise OSError(code, os.strerror(code), first, None, second)
+    raise error

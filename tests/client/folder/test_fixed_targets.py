@@ -86,6 +86,26 @@ def test_a_mount_point_within_the_target_stays(made, tmp_path, fixed):
     assert tree(dst) == tree(made.model)
 
 
+def test_a_file_that_is_a_mount_point_gets_the_bytes(made, tmp_path, fixed, monkeypatch):
+    """As of `docker -v ./config.json:/models/config.json`."""
+    shutil.copytree(made.states["base"], fixed, dirs_exist_ok=True)
+    mounted = fixed / "model-00001-of-00002.safetensors"
+    before = mounted.stat().st_ino
+    real = Path.replace
+
+    def replace(self, target):
+        if target == mounted:
+            raise OSError(errno.EBUSY, os.strerror(errno.EBUSY))
+        return real(self, target)
+
+    monkeypatch.setattr(Path, "replace", replace)
+    monkeypatch.setattr(os.path, "ismount", lambda path: path == mounted)
+    pull(made.package, fixed)
+    assert tree(fixed) == tree(made.model)
+    assert mounted.stat().st_ino == before
+    assert pull(made.package, fixed).state == "exact"
+
+
 @pytest.mark.parametrize("code", [errno.EXDEV, errno.EBUSY, errno.EPERM, errno.EACCES])
 def test_a_folder_that_proves_fixed_in_the_end(made, tmp_path, monkeypatch, code):
     """A layer of a container's image says so at the rename only."""

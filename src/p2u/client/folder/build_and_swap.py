@@ -78,7 +78,9 @@ class BuildAndSwap(Target):
             if found is not None:
                 folder = path != self.result(file)
                 kind = stat.S_ISDIR if folder else stat.S_ISREG
-                if not kind(found.st_mode) or (not folder and found.st_nlink > 1):
+                if not kind(found.st_mode) or not found.st_mode & stat.S_IWUSR:
+                    return False
+                if found.st_nlink > 1 and not folder:
                     return False
             path = path.parent
         return True

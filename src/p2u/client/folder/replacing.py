@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import errno
 import os
 from pathlib import Path
 
@@ -77,11 +78,30 @@ def move_files(source: Path, target: Path) -> None:
     for path in paths:
         if lexists(source / path):
             (target / path).parent.mkdir(parents=True, exist_ok=True)
-            (source / path).replace(target / path)
+            _move(source / path, target / path)
     _remove(target, set(_paths(target)).difference(paths))
     durable.sync_folders(target)
     (source / state_file.NAME).replace(target / state_file.NAME)
     durable.sync_folder(target)
+
+
+def _move(source: Path, target: Path) -> None:
+    """Move a file; where another one is a mount point itself, give that one its bytes.
+
+    If that is broken off, ``source`` is there still.
+    """
+    try:
+        source.replace(target)
+        return
+    except OSError as error:
+        if error.errno not in (errno.EBUSY, errno.EXDEV) or not os.path.ismount(target):
+            raise
+    size = source.stat().st_size
+    with files.open_file(source, "rb") as old, files.open_file(target, "rb+") as new:
+        files.copy_range(old, 0, new, 0, size)
+        new.truncate(size)
+        durable.sync(new)
+    source.unlink()
 
 
 def _read(folder: Path) -> StateFile | None:
