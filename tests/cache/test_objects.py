@@ -117,3 +117,24 @@ def test_a_shared_cache_has_the_permissions_of_its_folder(tmp_path: Path) -> Non
     folder = objects.path(name).parent
     assert stat.S_IMODE(folder.stat().st_mode) == 0o2775
     assert objects.path(name).stat().st_mode & 0o444 == 0o444
+
+
+def test_nothing_is_removed_behind_a_link(objects: CachedObjects, tmp_path: Path) -> None:
+    """Who shares a cache can plant links and files in it."""
+    theirs = tmp_path / "theirs"
+    theirs.mkdir()
+    (theirs / ("0" * 62)).write_text("years of work")
+    put(objects, b"one")
+    (objects.folder / "ab").symlink_to(theirs)
+    (objects.folder / digest(b"one")[:2] / "thesis.txt").write_text("mine")
+    assert objects.prune(limit=0)[0] == 1
+    assert (theirs / ("0" * 62)).exists()
+    assert (objects.folder / digest(b"one")[:2] / "thesis.txt").exists()
+
+
+@pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="needs FIFOs")
+def test_nobody_waits_for_a_fifo(objects: CachedObjects) -> None:
+    (name,) = put(objects, b"one")
+    objects.path(name).unlink()
+    os.mkfifo(objects.path(name))
+    assert objects.open(name) is None

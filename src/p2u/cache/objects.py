@@ -6,6 +6,7 @@ import contextlib
 import hashlib
 import logging
 import os
+import re
 import secrets
 import shutil
 import stat
@@ -16,7 +17,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from p2u.cache.folders import make_folder
-from p2u.disk.files import NOFOLLOW, hash_file
+from p2u.disk.files import NOFOLLOW, NONBLOCK, hash_file
 
 _log = logging.getLogger("p2u.cache")
 
@@ -28,6 +29,7 @@ _SHARE, _LEFT = 0.05, 0.95
 _NOTED, _DEAD = 600.0, 3600.0
 #: How the names of unfinished files end.
 _PART = ".part"
+_OURS = re.compile(r"([0-9a-f]{62}|[0-9a-f]+\.part)\Z")
 
 
 @dataclass(frozen=True, slots=True)
@@ -75,7 +77,7 @@ class CachedObjects:
         """A descriptor of an object's file, to be closed by the caller; None if it is not here."""
         path = self.path(sha256)
         try:
-            fd = os.open(path, os.O_RDONLY | NOFOLLOW | getattr(os, "O_BINARY", 0))
+            fd = os.open(path, os.O_RDONLY | NOFOLLOW | NONBLOCK | getattr(os, "O_BINARY", 0))
         except OSError:
             return None
         found = os.fstat(fd)
@@ -153,12 +155,15 @@ class CachedObjects:
 
     def _entries(self) -> Iterator[tuple[Path, os.stat_result]]:
         for number in range(256):
+            folder = self.folder / f"{number:02x}"
+            if folder.is_symlink():  # whoever shares the cache could let us remove files elsewhere
+                continue
             try:
-                with os.scandir(self.folder / f"{number:02x}") as entries:
+                with os.scandir(folder) as entries:
                     for entry in entries:
                         with contextlib.suppress(OSError):
                             found = entry.stat(follow_symlinks=False)
-                            if stat.S_ISREG(found.st_mode):
+                            if stat.S_ISREG(found.st_mode) and _OURS.match(entry.name):
                                 yield Path(entry.path), found
             except OSError:
                 continue

@@ -20,7 +20,7 @@ from p2u.disk.lacking import lacks
 PIECE = 1 << 20
 #: Flags for `os.open`: fail where the name is a link, and do not wait for a FIFO's other end.
 NOFOLLOW = getattr(os, "O_NOFOLLOW", 0)
-_NONBLOCK = getattr(os, "O_NONBLOCK", 0)
+NONBLOCK = getattr(os, "ONONBLOCK", 0)
 _FOLDER = os.O_RDONLY | getattr(os, "O_DIRECTORY", 0) | NOFOLLOW
 
 
@@ -105,7 +105,7 @@ def open_file(path: str | Path, mode: str) -> io.FileIO:
     Raises:
         OSError: It cannot be opened, or is something else.
     """
-    more = _NONBLOCK if mode == "rb" else _NONBLOCK | NOFOLLOW
+    more = NONBLOCK if mode == "rb" else NONBLOCK | NOFOLLOW
     file = io.FileIO(path, mode, opener=lambda name, flags: os.open(name, flags | more, 0o666))
     if not stat.S_ISREG(os.fstat(file.fileno()).st_mode):
         file.close()

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 from p2u.client.live.places import Placed, first_places
 from p2u.client.transfer.package_reader import PackageReader
-from p2u.errors import IntegrityError
+from p2u.errors import IntegrityError, LimitError
 from p2u.package.layout import Tensor
 from p2u.package.manifest import Release, State
 from p2u.types import NUMPY_NAMES, packed_shape
@@ -37,7 +37,21 @@ def numpy_dtype(name: str) -> np.dtype[Any] | None:
 
 
 def allocate(size: int) -> memoryview:
-    """Zeroed memory whose pages exist from their first write on."""
+    """Zeroed memory whose pages exist from their first write on.
+
+    Raises:
+        LimitError: There is not as much.
+    """
+    try:
+        return _allocate(size)
+    except (OSError, OverflowError, MemoryError) as error:
+        raise LimitError(
+            f"{size} bytes of memory are needed for one file of the model, and cannot be had",
+            hint="Pull the package to a folder; max_bytes= refuses packages that ask for too much",
+        ) from error
+
+
+def _allocate(size: int) -> memoryview:
     if not size:
         return memoryview(bytearray())
     if not hasattr(mmap, "MAP_PRIVATE"):

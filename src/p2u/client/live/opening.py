@@ -28,6 +28,7 @@ def open_replica(
     limit_rate: float | str | None = None,
     check: str = "exact",
     retry: Retry | None = None,
+    max_bytes: int | None = None,
     straight: bool | None = None,
     follow: float | None = None,
     cache: bool | str | os.PathLike[str] = True,
@@ -54,6 +55,7 @@ def open_replica(
         jobs: Threads; see `p2u.TransferOptions`.
         limit_rate: Most bytes per second; see `p2u.TransferOptions`.
         retry: When to try again; see `p2u.TransferOptions`.
+        max_bytes: Most bytes of the model's files; see `p2u.TransferOptions`.
         straight: True: leave out the states before the last one; False: each of them is usable.
             None: leave them out where the last one of a remote package arrives within about a
             second. Whoever waits for one of them gets the last one.
@@ -68,8 +70,9 @@ def open_replica(
         NotFoundError: A local package that does not exist.
     """
     options = TransferOptions(
-        jobs=jobs, limit_rate=limit_rate, retry=retry, straight=straight, cache=cache
-    )
+        jobs=jobs, limit_rate=limit_rate, retry=retry, straight=straight, max_bytes=max_bytes,
+        cache=cache,
+    )  # fmt: skip
     early = ask_early(source)
     # Later than the first request: together these take as long as its answer.
     from p2u.client.live.plan import LivePlan
@@ -89,6 +92,7 @@ def load(
     jobs: int | None = None,
     limit_rate: float | str | None = None,
     retry: Retry | None = None,
+    max_bytes: int | None = None,
     cache: bool | str | os.PathLike[str] = True,
 ) -> dict[str, np.ndarray[Any, Any]]:
     """The tensors of one state of a package, by name, writable; no other state is made.
@@ -99,6 +103,7 @@ def load(
         jobs: See `p2u.TransferOptions`.
         limit_rate: See `p2u.TransferOptions`.
         retry: See `p2u.TransferOptions`.
+        max_bytes: See `p2u.TransferOptions`.
         cache: See `p2u.TransferOptions`.
 
     Raises:
@@ -108,7 +113,9 @@ def load(
     from p2u.client.live.replica import Replica
     from p2u.client.live.showing import TensorDict
 
-    options = TransferOptions(jobs=jobs, limit_rate=limit_rate, retry=retry, cache=cache)
+    options = TransferOptions(
+        jobs=jobs, limit_rate=limit_rate, retry=retry, max_bytes=max_bytes, cache=cache
+    )
     plan = LivePlan(
         until=state, mode="eager", low_priority=False, each_state=False, transfer=options
     )
