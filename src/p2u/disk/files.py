@@ -20,7 +20,7 @@ from p2u.disk.lacking import lacks
 PIECE = 1 << 20
 #: Flags for `os.open`: fail where the name is a link, and do not wait for a FIFO's other end.
 NOFOLLOW = getattr(os, "O_NOFOLLOW", 0)
-NONBLOCK = getattr(os, "ONONBLOCK", 0)
+NONBLOCK = getattr(os, "O_NONBLOCK", 0)
 _FOLDER = os.O_RDONLY | getattr(os, "O_DIRECTORY", 0) | NOFOLLOW
 
 
