@@ -12,9 +12,9 @@ import kit
 import pytest
 import versions as versions_kit
 from hypothesis import HealthCheck, settings
-from places import azurite, hub, no_credentials, place, registry, seaweed
+from places import azurite, fake_gcs, hub, no_credentials, place, registry, seaweed
 
-__all__ = ["azurite", "hub", "no_credentials", "place", "registry", "seaweed"]
+__all__ = ["azurite", "fake_gcs", "hub", "no_credentials", "place", "registry", "seaweed"]
 
 # Deadlines are off everywhere: the machines that run this are shared, and a slow example is
 # not a wrong one. CI is derandomised so that a red run can be repeated.

@@ -62,6 +62,10 @@ class TestAzure(TestS3):
     SCHEME = "az"
 
 
+class TestGoogle(TestS3):
+    SCHEME = "gs"
+
+
 def test_wrong_credentials(place: Place, monkeypatch: pytest.MonkeyPatch) -> None:
     url = place("s3")
     monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", "wrong")

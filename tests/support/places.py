@@ -8,11 +8,12 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
+from gcs import FakeGcs
 from hub import TOKEN, Hub
 from servers import BUCKET, Azurite, Registry, SeaweedFS
 
 #: The schemes of stores that can be written.
-WRITABLE = ("file", "s3", "az", "oci", "hf")
+WRITABLE = ("file", "s3", "az", "gs", "oci", "hf")
 
 _numbers = itertools.count(1)
 _CLOUDS = ("AWS_", "AZURE_", "GOOGLE_", "STORAGE_EMULATOR_HOST", "HF_", "HUGGING_FACE_", "DOCKER_")
@@ -27,6 +28,12 @@ def seaweed() -> Iterator[SeaweedFS]:
 @pytest.fixture(scope="session")
 def azurite() -> Iterator[Azurite]:
     with Azurite() as server:
+        yield server
+
+
+@pytest.fixture(scope="session")
+def fake_gcs() -> Iterator[FakeGcs]:
+    with FakeGcs() as server:
         yield server
 
 
@@ -77,7 +84,9 @@ def place(
             request.getfixturevalue("hub")
             monkeypatch.setenv("HF_TOKEN", TOKEN)
             return f"hf://org/model-{number}"
-        server = request.getfixturevalue({"s3": "seaweed", "az": "azurite"}[scheme])
+        server = request.getfixturevalue(
+            {"s3": "seaweed", "az": "azurite", "gs": "fake_gcs"}[scheme]
+        )
         for name, value in server.variables.items():
             monkeypatch.setenv(name, value)
         return f"{scheme}://{BUCKET}/{os.getpid()}/no {number}.p2u"
