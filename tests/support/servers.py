@@ -83,6 +83,10 @@ class ServerProcess:
             env={**os.environ, **(environment or {})},
         )
         self._wait_until_up(answer)
+        self.fill()
+
+    def fill(self) -> None:
+        """Give the server what it has from the beginning."""
 
     def prepare(self) -> None:
         """Write what the server reads when it starts."""
@@ -139,6 +143,8 @@ class SeaweedFS(ServerProcess):
                 *("-volume.port={port3}", "-volume.port.grpc={port4}", "-filer.port={port5}"),
                 *("-filer.port.grpc={port6}", "-s3", "-s3.port={port}", "-s3.port.grpc={port7}"),
                 *("-s3.config={work}/s3.json", "-master.volumeSizeLimitMB=64", "-volume.max=30"),
+                *("-s3.port.iceberg=0", "-s3.port.lance=0", "-master.telemetry=false"),
+                *("-filer.localSocket={work}/filer.sock", "-s3.localSocket={work}/s3.sock"),
             ],
         )
         self.variables = {
@@ -147,7 +153,6 @@ class SeaweedFS(ServerProcess):
             "AWS_ENDPOINT_URL": self.url,
             "AWS_REGION": "us-east-1",
         }
-        self._make_bucket()
 
     def prepare(self) -> None:
         (self.work / "s3.json").write_text(
@@ -155,19 +160,26 @@ class SeaweedFS(ServerProcess):
             f'"credentials": [{{"accessKey": "{self.KEY}", "secretKey": "{self.SECRET}"}}]}}]}}'
         )
 
-    def _make_bucket(self) -> None:
-        """A folder of the filer is a bucket."""
+    def close(self) -> None:
+        super().close()
+        for port in self.ports.values():  # its sockets are at a fixed place
+            for path in Path("/tmp").glob(f"seaweedfs-*-{port}.sock"):
+                path.unlink(missing_ok=True)
+
+    def fill(self) -> None:
+        """Make the bucket: a folder of the filer is one."""
         filer = f"http://127.0.0.1:{self.ports['port5']}/buckets/{BUCKET}/"
         deadline = time.monotonic() + 60
-        while True:
+        while self.process.poll() is None and time.monotonic() < deadline:
             try:
                 request = urllib.request.Request(filer, method="POST")
                 urllib.request.urlopen(request, timeout=5).close()
                 return
             except OSError:
-                if time.monotonic() > deadline:
-                    raise
                 time.sleep(0.1)
+        said = (self.work / "log").read_text(errors="replace")[-2000:]
+        self.close()
+        raise RuntimeError(f"the server has no bucket: {said}")
 
 
 class Azurite(ServerProcess):
