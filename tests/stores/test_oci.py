@@ -19,9 +19,9 @@ from servers import Registry, find_program, missing
 from store_contract import BLOB, OBJECTS
 from writing_contract import Reopen, WritingContract, fill
 
-from p2u.errors import NotFoundError, StoreError, UsageError
+from p2u.errors import FormatError, NotFoundError, StoreError, UsageError
 from p2u.stores import ABSENT, Store, open_store, open_writable
-from p2u.stores.oci import MANIFEST
+from p2u.stores.oci import MANIFEST, parse_layers
 from p2u.stores.oci_access import Login, find_login
 
 _numbers = itertools.count(1)
@@ -202,3 +202,56 @@ def test_other_tools_see_a_model(registry: Registry) -> None:
 def test_an_image_is_no_package(registry: Registry) -> None:
     with open_store(fresh(registry)) as store, pytest.raises(NotFoundError):
         store.read("p2u.json", limit=10)
+
+
+def put_manifest(registry: Registry, url: str, data: bytes) -> None:
+    """Put any manifest that the registry accepts."""
+    place = url.removeprefix(f"oci://{registry.host}/").replace(":", "/manifests/")
+    request = urllib.request.Request(
+        f"{registry.url}/v2/{place}", data, {"Content-Type": MANIFEST}, method="PUT"
+    )
+    urllib.request.urlopen(request).close()
+
+
+def test_layers_with_names_that_lead_away_are_no_objects(registry: Registry) -> None:
+    url = fresh(registry)
+    with open_writable(url) as store:
+        fill(store)
+        place = url.removeprefix(f"oci://{registry.host}/").replace(":", "/manifests/")
+        request = urllib.request.Request(f"{registry.url}/v2/{place}", headers={"Accept": MANIFEST})
+        with urllib.request.urlopen(request) as response:
+            tree = json.load(response)
+        for layer in tree["layers"]:
+            if layer["annotations"]["org.cncf.model.filepath"] == BLOB:
+                layer["annotations"] = {"org.cncf.model.filepath": "../../outside"}
+        put_manifest(registry, url, json.dumps(tree).encode())
+        assert {found.key for found in store.list_objects()} == OBJECTS.keys() - {BLOB}
+
+
+@pytest.mark.parametrize(
+    "data",
+    [
+        b"[]",
+        b"not JSON",
+        b'{"layers": 7}',
+        b'{"layers": [7]}',
+        b'{"layers": [{"digest": "md5:1", "size": 1, "annotations": {}}]}',
+        b'{"layers": [{"digest": "sha256:' + b"0" * 64 + b'", "size": -1}]}',
+        b'{"layers": ' + b"[" * 100_000,
+    ],
+)
+def test_what_is_no_manifest(data: bytes) -> None:
+    with pytest.raises(FormatError):
+        parse_layers(data, "oci://host/repo")
+
+
+def test_a_layer_that_is_damaged(registry: Registry) -> None:
+    url = fresh(registry)
+    with open_writable(url) as store:
+        store.put("p2u.json", b"{}", tag=ABSENT)
+        digest = hashlib.sha256(b"{}").hexdigest()
+        path = registry.work / "data/docker/registry/v2/blobs/sha256" / digest[:2] / digest / "data"
+        path.write_bytes(b"[]")
+        with pytest.raises(StoreError, match="digest"):
+            store.read("p2u.json", limit=10)
+        path.write_bytes(b"{}")

@@ -21,7 +21,7 @@ EXAMPLES = (
 
 
 def pull(
-    src: Annotated[str, typer.Argument(help="Path or http(s) URL of a package.")],
+    src: Annotated[str, typer.Argument(help="Path or URL of a package.")],
     dst: Annotated[Path, typer.Argument(help="The model directory to create or update.")],
     until: Annotated[
         str, typer.Option(help="Stop at this state: exact, v1, v1@base.", metavar="STATE")

@@ -31,7 +31,7 @@ EXAMPLES = (
 
 
 def watch(
-    src: Annotated[str, typer.Argument(help="Path or http(s) URL of a package.")],
+    src: Annotated[str, typer.Argument(help="Path or URL of a package.")],
     dst: Annotated[Path, typer.Argument(help="The model directory to keep at the newest version.")],
     every: Annotated[str, typer.Option(metavar="TIME", help="Time between two polls.")] = "5s",
     execute: Annotated[

@@ -26,7 +26,7 @@ from p2u.replication.publication import Publication
 from p2u.stores import Store, open_store, open_writable
 from p2u.stores.backoff import Retry
 from p2u.stores.local import LocalStore
-from p2u.stores.retrying import Retrying, with_retries
+from p2u.stores.retrying import Pause, Retrying, with_retries
 from p2u.stores.schemes import scheme_of
 from p2u.stores.upload import JOBS, upload_one
 from p2u.stores.writable import WritableStore, size_of
@@ -139,7 +139,8 @@ class _Copy:
         progress: Callable[[MirrorProgress], None] | None,
     ) -> None:
         self._local = source if isinstance(source, LocalStore) else None
-        self._source = Retrying(source, retry)
+        self._pause = Pause()
+        self._source = Retrying(source, retry, self._pause)
         self._target = target
         self._retry = retry
         self._progress = progress
@@ -216,6 +217,7 @@ class _Copy:
                 for task in tasks:
                     task.result()
             except BaseException:
+                self._pause.end()
                 for task in tasks:
                     task.cancel()
                 raise
@@ -249,13 +251,13 @@ class _Copy:
         )
 
     def _copy_object(self, wanted: Object) -> None:
-        found = with_retries(lambda: self._target.find(wanted.key), self._retry)
+        found = with_retries(lambda: self._target.find(wanted.key), self._retry, self._pause)
         if found is None or (found.size, found.sha256) != (wanted.size, wanted.sha256):
             self._put(wanted.key, self._object(wanted))
         self._arrived(wanted.size)
 
     def _copy_blob(self, blob: Blob, chunks: list[Chunk], folder: Path) -> None:
-        found = with_retries(lambda: self._target.find(blob.key), self._retry)
+        found = with_retries(lambda: self._target.find(blob.key), self._retry, self._pause)
         there = found is not None and found.size == blob.size
         if there and _is_right(self._target, blob, chunks, self._retry, None):
             self._arrived(blob.size)
@@ -285,7 +287,7 @@ class _Copy:
         )
 
     def _put(self, key: str, content: bytes | Path) -> None:
-        name, put = upload_one(self._target, key, content, self._retry)
+        name, put = upload_one(self._target, key, content, self._retry, self._pause)
         with self._lock:
             if name != key:
                 self._names[key] = name

@@ -164,7 +164,7 @@ class CloudStore(WritableStore):
                 self._store,
                 path,
                 body,
-                attributes={"sha256": sha256_of(body)},
+                attributes=_attributes(key, sha256_of(body)),
                 mode=_mode(tag),
                 use_multipart=not whole,
                 chunk_size=_PART,
@@ -329,6 +329,14 @@ def _connect(scheme: str, bucket: str, options: StoreOptions, url: str) -> Objec
             f"cannot be opened: {_first_line(error)}", file=url, hint=_DENIED
         ) from error
     return made
+
+
+def _attributes(key: str, digest: str) -> Any:
+    """What the store keeps with an object."""
+    found = {"sha256": digest}
+    if key == MANIFEST_KEY:  # the one that is replaced: caches on the way are to ask
+        found["Cache-Control"] = "no-cache"
+    return found
 
 
 def _mode(tag: str | None) -> Any:

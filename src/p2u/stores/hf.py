@@ -129,6 +129,7 @@ class HubStore(WritableStore):
         self._lock = threading.Lock()
         self._pending: dict[str, CommitOperationAdd] = {}
         self._contents: dict[str, StoredObject] = {}
+        self._is_ready = False
         self._closed = False
 
     @property
@@ -305,9 +306,11 @@ class HubStore(WritableStore):
 
     def _ready(self) -> None:
         """Make the repository unless it is there; a new one is private."""
-        self._api.create_repo(
-            self.place.repository, repo_type=self.place.kind[:-1], private=True, exist_ok=True
-        )
+        if not self._is_ready:
+            self._api.create_repo(
+                self.place.repository, repo_type=self.place.kind[:-1], private=True, exist_ok=True
+            )
+            self._is_ready = True
 
     def _head(self) -> str:
         """The commit of the revision."""
@@ -342,7 +345,7 @@ class HubStore(WritableStore):
     def _parsed(self, data: bytes) -> Any:
         try:
             return json.loads(data)
-        except ValueError:
+        except (ValueError, RecursionError):
             raise StoreError(
                 "the Hub's answer is not JSON", file=self.url, hint="Check HF_ENDPOINT"
             ) from None

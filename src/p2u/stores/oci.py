@@ -143,6 +143,8 @@ class OciStore(WritableStore):
     def read_tagged(self, key: str, *, limit: int) -> tuple[bytes, str]:
         """See `WritableStore.read_tagged`; the tag is that of all objects together."""
         check_path(key, "key")
+        # Whoever asks is going to write; some registries hide new repositories from readers.
+        self._access.writes = not self._digest
         tag = self._refresh().tag
         return self._checked(key, limit), tag
 
@@ -283,7 +285,7 @@ class OciStore(WritableStore):
             accept=(200, 404),
             name=self.url,
         )
-        found = Layers() if answer.status == 404 else _parse(answer.data, self.url)
+        found = Layers() if answer.status == 404 else parse_layers(answer.data, self.url)
         with self._lock:
             self._known = found
         return found
@@ -337,7 +339,7 @@ def _digest_of(data: bytes) -> str:
     return f"sha256:{hashlib.sha256(data).hexdigest()}"
 
 
-def _parse(data: bytes, url: str) -> Layers:
+def parse_layers(data: bytes, url: str) -> Layers:
     """The layers of a registry's manifest.
 
     Raises:
@@ -356,7 +358,7 @@ def _parse(data: bytes, url: str) -> Layers:
                 if isinstance(key, str):
                     check_path(key, "key")
                     layers[key] = StoredObject(key, size, digest.removeprefix("sha256:"))
-    except (ValueError, KeyError, TypeError, AttributeError) as error:
+    except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
         raise FormatError(
             "is not the manifest of an OCI artifact with layers",
             file=url,

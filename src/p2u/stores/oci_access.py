@@ -47,7 +47,7 @@ def find_login(host: str) -> Login | None:
     for path in _files():
         try:
             tree: Any = json.loads(path.read_text(encoding="utf-8"))
-        except (OSError, ValueError):
+        except (OSError, ValueError, RecursionError):
             continue
         if isinstance(tree, dict) and (found := _login(tree, host)):
             return found
@@ -169,7 +169,7 @@ class RegistryAccess:
         try:
             tree = json.loads(answer.data)
             token = tree.get("token") or tree["access_token"]
-        except (ValueError, KeyError, AttributeError, TypeError):
+        except (ValueError, KeyError, AttributeError, TypeError, RecursionError):
             raise StoreError(
                 "the token server's answer has no token",
                 file=f"oci://{self._host}/{self._repository}",

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import contextlib
+import threading
 import time
 from collections.abc import Callable, Generator
 from typing import TypeVar
 
-from p2u.errors import StoreError
+from p2u.errors import Cancelled, StoreError
 from p2u.stores.backoff import Retry
 from p2u.stores.base import Store
 from p2u.stores.forwarding import Forwarding
@@ -32,6 +33,22 @@ def with_retries(
             if not error.retryable or failures >= retry.attempts:
                 raise
             sleep(retry.delay(failures, error.retry_after))
+
+
+class Pause:
+    """Waits between tries, in several threads, which somebody can end."""
+
+    def __init__(self) -> None:
+        self._ended = threading.Event()
+
+    def __call__(self, seconds: float) -> None:
+        """Wait; raises Cancelled if `end` is or was called."""
+        if self._ended.wait(seconds):
+            raise Cancelled("the transfer was cancelled")
+
+    def end(self) -> None:
+        """End all waits, now and later."""
+        self._ended.set()
 
 
 class Retrying(Forwarding):

@@ -7,15 +7,16 @@ digest: two publishers cannot spoil each other's objects, and a killed one goes 
 from __future__ import annotations
 
 import hashlib
+import time
 from collections.abc import Callable, Mapping
-from concurrent.futures import FIRST_EXCEPTION, ThreadPoolExecutor, wait
+from concurrent.futures import ThreadPoolExecutor, as_completed
 from contextlib import closing
 from enum import Enum
 from functools import partial
 
 from p2u.errors import ConflictError, NotFoundError
 from p2u.stores.backoff import Retry
-from p2u.stores.retrying import Retrying, with_retries
+from p2u.stores.retrying import Pause, Retrying, with_retries
 from p2u.stores.writable import (
     ABSENT,
     Content,
@@ -51,9 +52,10 @@ def upload(
         StoreError, DiskError: An object cannot be written or read.
     """
     names: dict[str, str] = {}
+    pause = Pause()
 
     def work(key: str, content: Content) -> None:
-        found, _ = upload_one(store, key, content, retry)
+        found, _ = upload_one(store, key, content, retry, pause)
         if found != key:
             names[key] = found
         if report is not None:
@@ -61,28 +63,45 @@ def upload(
 
     with ThreadPoolExecutor(JOBS, thread_name_prefix="p2u-upload") as pool:
         tasks = [pool.submit(work, key, content) for key, content in contents.items()]
-        done, waiting = wait(tasks, return_when=FIRST_EXCEPTION)
-        for task in waiting:
-            task.cancel()
-        for task in done:
-            task.result()
+        try:
+            for task in as_completed(tasks):
+                task.result()
+        except BaseException:
+            pause.end()
+            for task in tasks:
+                task.cancel()
+            raise
     return names
 
 
-def upload_one(store: WritableStore, key: str, content: Content, retry: Retry) -> tuple[str, bool]:
+def upload_one(
+    store: WritableStore,
+    key: str,
+    content: Content,
+    retry: Retry,
+    sleep: Callable[[float], object] = time.sleep,
+) -> tuple[str, bool]:
     """Put one object; see `upload`.
+
+    Args:
+        store: Where to.
+        key: Of the object.
+        content: Its bytes.
+        retry: When to try again.
+        sleep: See `with_retries`.
 
     Returns:
         Its key, and whether it was not there already.
     """
     digest = sha256_of(content)
     for wanted in (key, _renamed(key, digest)):
-        outcome = with_retries(partial(_put_once, store, wanted, content, digest, retry), retry)
+        attempt = partial(_put_once, store, wanted, content, digest, retry)
+        outcome = with_retries(attempt, retry, sleep)
         if outcome is not _Outcome.TAKEN:
             return wanted, outcome is _Outcome.PUT
     # Its name has its digest, but somebody else wrote something else there: only by intent.
     other = _renamed(key, digest)
-    with_retries(lambda: store.put(other, content), retry)
+    with_retries(lambda: store.put(other, content), retry, sleep)
     return other, True
 
 

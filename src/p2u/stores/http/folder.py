@@ -114,7 +114,7 @@ def _of_json(text: str) -> list[tuple[str, int, bool]]:
     """The entries of nginx's ``autoindex_format json``."""
     try:
         tree: Any = json.loads(text)
-    except ValueError:
+    except (ValueError, RecursionError):
         return []
     found = []
     for item in tree if isinstance(tree, list) else ():
