@@ -220,3 +220,32 @@ def test_a_package_at_an_http_url_cannot_be_written(models: list[Path]) -> None:
 def test_a_package_is_packed_to_a_folder_only(models: list[Path]) -> None:
     with pytest.raises(p2u.UsageError, match="p2u publish"):
         p2u.pack(models[0], "s3://bucket/p")
+
+
+@pytest.mark.parametrize("first", [True, False])
+def test_progress_of_the_upload(first: bool, place: Place, models: list[Path], work: Path) -> None:
+    url = place("s3")
+    if not first:
+        p2u.publish(models[0], url)
+    seen: list[p2u.packing.report.PackProgress] = []
+    p2u.publish(models[1], url, blob_size=2000, progress=seen.append)
+    uploads = [p for p in seen if p.phase == "upload"]
+    assert len(uploads) >= 2
+    assert uploads[-1].done == uploads[-1].total
+    assert [p.done for p in uploads] == sorted(p.done for p in uploads)
+
+
+def test_an_upload_that_is_cancelled(place: Place, models: list[Path], work: Path) -> None:
+    url = place("s3")
+    p2u.publish(models[0], url)
+
+    def cancel(progress: p2u.packing.report.PackProgress) -> None:
+        if progress.phase == "upload":
+            raise p2u.Cancelled("enough")
+
+    with pytest.raises(p2u.Cancelled):
+        p2u.publish(models[1], url, blob_size=2000, progress=cancel)
+    assert [r.version for r in manifest_at(url).releases] == ["v1"]
+    p2u.verify(url)
+    assert p2u.publish(models[1], url, blob_size=2000).version == "v2"
+    p2u.verify(url)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from contextlib import ExitStack, suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -18,7 +18,7 @@ from p2u.packing.package_folder.new_package import NewPackage, check_target
 from p2u.packing.package_folder.open_package import OpenPackage
 from p2u.packing.package_store.store_package import StorePackage
 from p2u.packing.packer import Packer, generator
-from p2u.packing.report import GcReport, PackReport
+from p2u.packing.report import GcReport, PackProgress, PackReport
 from p2u.packing.settings import PackSettings
 from p2u.packing.versions.add_version import VersionAdder, VersionRequest
 from p2u.packing.versions.parent import Parent
@@ -101,7 +101,7 @@ def publish_next(
     """Publish a first version, or the next one; see `p2u.publish`."""
     packer = Packer(src, settings)
     with ExitStack() as stack:
-        package = _open(dst, stack)
+        package = _open(dst, stack, settings.progress)
         if package is None or (isinstance(package, StorePackage) and not package.exists):
             if expect is not None:
                 raise ConflictError(
@@ -124,10 +124,12 @@ def publish_next(
         return adder.add(parent, replace(request, also_base=also_base))
 
 
-def _open(dst: str, stack: ExitStack) -> OpenPackage | StorePackage | None:
+def _open(
+    dst: str, stack: ExitStack, progress: Callable[[PackProgress], None] | None = None
+) -> OpenPackage | StorePackage | None:
     """The package at a path or URL; None if there is no package in a folder."""
     if scheme_of(dst) is not None:
-        return stack.enter_context(StorePackage(dst))
+        return stack.enter_context(StorePackage(dst, progress))
     target = Path(os.path.realpath(dst))
     if not (target / MANIFEST_KEY).is_file():
         return None

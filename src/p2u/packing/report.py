@@ -13,7 +13,8 @@ class PackProgress:
     """The progress of packing.
 
     Attributes:
-        phase: ``"measure"``, ``"encode"``, ``"verify"`` or ``"publish"``.
+        phase: ``"measure"``, ``"encode"``, ``"verify"`` or ``"publish"``;
+            ``"upload"``, whose bytes are the package's, where that is at a URL.
         done: Bytes of the source that this phase is through with.
         total: Bytes of the source that it has to do.
     """

@@ -144,7 +144,7 @@ class OciStore(WritableStore):
         """See `WritableStore.read_tagged`; the tag is that of all objects together."""
         check_path(key, "key")
         # Whoever asks is going to write; some registries hide new repositories from readers.
-        self._access.writes = not self._digest
+        self._ask_to_write()
         tag = self._refresh().tag
         return self._checked(key, limit), tag
 
@@ -228,7 +228,13 @@ class OciStore(WritableStore):
                 file=self.url,
                 hint="Write to a tag",
             )
-        self._access.writes = True
+        self._ask_to_write()
+
+    def _ask_to_write(self) -> None:
+        """Have a token that allows writing from now on: some registries refuse others with 403."""
+        if not self._access.writes and not self._digest:
+            self._access.writes = True
+            with_retries(self._blobs.renew, STEPS)
 
     def _look(self, key: str) -> None:
         """Ask the registry again where its manifest may be another one than the one known."""

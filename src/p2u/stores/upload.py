@@ -43,7 +43,7 @@ def upload(
         store: Where to.
         contents: By key.
         retry: When to try again.
-        report: Called with the bytes of each object that is there now, from several threads.
+        report: Called with the bytes of each object that is there now; what it raises ends all.
 
     Returns:
         The keys that had to be other ones: the one wanted, and the one that it became.
@@ -54,18 +54,18 @@ def upload(
     names: dict[str, str] = {}
     pause = Pause()
 
-    def work(key: str, content: Content) -> None:
-        found, _ = upload_one(store, key, content, retry, pause)
+    def work(key: str) -> None:
+        found, _ = upload_one(store, key, contents[key], retry, pause)
         if found != key:
             names[key] = found
-        if report is not None:
-            report(size_of(content))
 
     with ThreadPoolExecutor(JOBS, thread_name_prefix="p2u-upload") as pool:
-        tasks = [pool.submit(work, key, content) for key, content in contents.items()]
+        tasks = {pool.submit(work, key): key for key in contents}
         try:
             for task in as_completed(tasks):
                 task.result()
+                if report is not None:
+                    report(size_of(contents[tasks[task]]))
         except BaseException:
             pause.end()
             for task in tasks:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import tempfile
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack, closing
 from pathlib import Path
@@ -16,6 +16,7 @@ from p2u.package.manifest import Manifest
 from p2u.package.manifest_parse import parse_manifest
 from p2u.package.paths import MANIFEST_KEY, RESERVED, check_path
 from p2u.packing.package_folder.open_package import PARENTS, STAGE, read_manifest
+from p2u.packing.report import PackProgress
 from p2u.replication.publication import Publication
 from p2u.stores import open_writable
 from p2u.stores.retrying import Retrying
@@ -33,6 +34,7 @@ class StorePackage:
 
     Args:
         url: The package.
+        progress: Called as objects are uploaded, in the phase ``upload``; what it raises ends it.
 
     Attributes:
         folder: A folder with those files of the package that were brought.
@@ -46,8 +48,9 @@ class StorePackage:
         DiskError: There is no space for the files.
     """
 
-    def __init__(self, url: str) -> None:
+    def __init__(self, url: str, progress: Callable[[PackProgress], None] | None = None) -> None:
         self.url = url
+        self._progress = progress
         self._stack = ExitStack()
 
     def __enter__(self) -> StorePackage:
@@ -127,7 +130,8 @@ class StorePackage:
     def commit(self, manifest: Manifest, folder: str | None, grace: float = 0.0) -> None:
         """Publish: upload the staged files, then replace the manifest; see `Publication.commit`."""
         contents = {} if folder is None else _files(self.stage, f"{folder}/")
-        self._publication.commit(manifest, contents, grace=grace)
+        report = self._reporter(contents)
+        self._publication.commit(manifest, contents, grace=grace, report=report)
 
     def commit_first(self, pack: Callable[[Path], object]) -> None:
         """Publish a first version: ``pack`` makes the package's folder.
@@ -138,7 +142,24 @@ class StorePackage:
         path = self.work / "first"
         pack(path)
         manifest = parse_manifest(read_manifest(path))
-        self._publication.commit(manifest, _files(path, ""))
+        contents = _files(path, "")
+        self._publication.commit(manifest, contents, report=self._reporter(contents))
+
+    def _reporter(self, contents: Mapping[str, Path]) -> Callable[[int], None] | None:
+        """Counts the bytes that are uploaded."""
+        progress = self._progress
+        if progress is None:
+            return None
+        with disk_errors(self.folder, "read"):
+            total = sum(path.stat().st_size for path in contents.values())
+        done = 0
+
+        def report(size: int) -> None:
+            nonlocal done
+            done += size
+            progress(PackProgress("upload", done, total))
+
+        return report
 
     def size_of(self, gone: Iterable[str]) -> int:
         """Bytes of some files of the package."""
