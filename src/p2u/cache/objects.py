@@ -7,7 +7,6 @@ import hashlib
 import logging
 import os
 import re
-import secrets
 import shutil
 import stat
 import threading
@@ -128,7 +127,7 @@ class CachedObjects:
             mode = make_folder(path.parent, self.folder.parent)
         if shutil.disk_usage(path.parent).free < SPARED + len(data):
             raise OSError(f"less than {SPARED >> 30} GiB of the disk is free")
-        part = path.with_name(f"{secrets.token_hex(8)}{_PART}")
+        part = path.with_name(f"{os.urandom(8).hex()}{_PART}")
         flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | NOFOLLOW | getattr(os, "O_BINARY", 0)
         fd = os.open(part, flags, mode & 0o666)
         try:

@@ -9,7 +9,7 @@ from collections.abc import Generator, Iterable, Sequence
 from contextlib import closing
 from dataclasses import dataclass
 
-from p2u.cache.cache import Cache
+from p2u.cache.cache import Cache, open_cache
 from p2u.cache.claims import Claims
 from p2u.errors import NotFoundError, StoreError
 from p2u.package.paths import MANIFEST_KEY
@@ -51,10 +51,10 @@ class CachedStore(Forwarding):
 
     # ------------------------------------------------ what the reader says
 
-    def describe(self, key: str, ranges: Iterable[CachedRange]) -> None:
-        """The ranges of a key; those of several calls must be the same."""
+    def describe(self, key: str, ranges: Iterable[tuple[int, int, str]]) -> None:
+        """Start, end and SHA-256 of a key's ranges; those of several calls must be the same."""
         if key not in self._ranges:
-            self._ranges[key] = sorted(ranges, key=lambda found: found.start)
+            self._ranges[key] = [CachedRange(*found) for found in sorted(ranges)]
 
     def keep(self, sha256: str, data: bytes | bytearray | memoryview) -> None:
         """Bytes have this digest."""
@@ -180,6 +180,12 @@ class CachedStore(Forwarding):
         self._closed.set()
         super().close()
         self._claims.release_all()
+
+
+def cached_store(store: Store, cache: bool | str | os.PathLike[str] | Cache) -> CachedStore | None:
+    """A store with the cache that a caller asks for, see `open_cache`; None if it is none."""
+    opened = open_cache(cache)
+    return None if opened is None else CachedStore(store, opened)
 
 
 def _read(fd: int, start: int, length: int) -> Generator[bytes, None, None]:

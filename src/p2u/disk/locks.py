@@ -13,7 +13,6 @@ import errno
 import json
 import math
 import os
-import socket
 import stat
 import sys
 import time
@@ -187,6 +186,8 @@ class FileLock(OneProcess):
         # The last holder may have removed the file between our open and our lock.
         if not self._is_named(fd):
             return False
+        import socket  # whoever only reads never needs it
+
         here = socket.gethostname()
         if owner is not None and self._counts(owner, here, fd, void=locked is not None):
             hint = f"{self._hint}; if that process is gone, remove the file {self.path}"

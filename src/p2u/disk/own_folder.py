@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import contextlib
 import os
-import secrets
 import stat
 from pathlib import Path
 
@@ -53,7 +52,7 @@ def _take(path: Path) -> None:
 
 def _uid_here(folder: Path) -> int:
     """The owner of new files in a folder: some file systems know only one (CIFS, FUSE)."""
-    path = folder / f".{secrets.token_hex(8)}"
+    path = folder / f".{os.urandom(8).hex()}"
     fd = os.open(path, os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0o600)
     try:
         return os.fstat(fd).st_uid

@@ -5,7 +5,6 @@ from __future__ import annotations
 import contextlib
 import os
 import re
-import secrets
 import shutil
 from pathlib import Path
 
@@ -24,7 +23,7 @@ LOCK = ".p2u-lock"
 
 def scratch_path(target: Path, kind: str) -> Path:
     """A free path ``.NAME.xxxxxxxx.KIND`` next to a target; names the target if we are killed."""
-    return target.with_name(f".{target.name}.{secrets.token_hex(4)}.{kind}")
+    return target.with_name(f".{target.name}.{os.urandom(4).hex()}.{kind}")
 
 
 def make_empty(path: Path) -> None:

@@ -6,7 +6,6 @@ import contextlib
 import errno
 import hashlib
 import os
-import secrets
 import shutil
 import stat
 import time
@@ -219,7 +218,7 @@ class LocalStore(WritableStore):
 
     def _write(self, path: Path, content: Content, name: str, *, new: bool) -> None:
         """Write a file next to its place, and move it there when it is on the disk."""
-        part = self._root / f"{_PART}{secrets.token_hex(8)}"
+        part = self._root / f"{_PART}{os.urandom(8).hex()}"
         with disk_errors(name, "write", UNPUBLISHED):
             _remove_stale(self._root)
             try:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import html
 from collections.abc import Iterator, Mapping
 from typing import TYPE_CHECKING, Any
 
@@ -54,10 +53,12 @@ def summary(arrays: Mapping[str, np.ndarray[Any, Any]]) -> str:
 
 def progress_html(title: str, progress: Progress) -> str:
     """A bar for notebooks; the last expression of a cell shows it."""
+    from html import escape  # half a megabyte, for notebooks only
+
     done, total = progress.done, max(progress.total, progress.done, 1)
     here = f"{progress.state or 'nothing yet'}"
     if progress.target is not None:
         here += f" \N{RIGHTWARDS ARROW} {progress.target}"
     text = f"{here}, {done / 1e6:.1f} of {total / 1e6:.1f} MB"
     bar = f'<progress value="{done}" max="{total}"></progress>'
-    return f"<div><code>{html.escape(title)}</code> {bar} {html.escape(text)}</div>"
+    return f"<div><code>{escape(title)}</code> {bar} {escape(text)}</div>"

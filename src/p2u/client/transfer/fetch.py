@@ -9,8 +9,8 @@ import time
 from collections.abc import Callable
 from itertools import cycle
 from threading import Event, Lock, Thread
+from typing import TYPE_CHECKING
 
-from p2u.cache.store import CachedStore
 from p2u.client.transfer.bundles import Wanted
 from p2u.client.transfer.control import Buffers, Meter, Stop
 from p2u.client.transfer.options import TransferOptions
@@ -20,6 +20,9 @@ from p2u.package.geometry import Chunk
 from p2u.package.manifest import Object
 from p2u.stores import Store
 from p2u.stores.backoff import Retry
+
+if TYPE_CHECKING:
+    from p2u.cache.store import CachedStore
 
 #: Bytes of payloads that all threads of a run together hold; a single larger bundle may exceed it.
 IN_FLIGHT = 12 << 20
@@ -44,6 +47,8 @@ class Fetcher:
 
     def __init__(self, store: Store, options: TransferOptions, stop: Stop, meter: Meter) -> None:
         self.store = store
+        #: The store, if it is one with a cache.
+        self.cached: CachedStore | None = None
         self.jobs = options.threads(remote=store.remote)
         self.sizes = options.request_sizes
         self.stop = stop
@@ -228,13 +233,13 @@ class Fetcher:
 
     def keep(self, chunk: Chunk, payload: memoryview) -> None:
         """A payload has the digest of its chunk."""
-        if isinstance(self.store, CachedStore):
-            self.store.keep(chunk.sha256.hex(), payload)
+        if self.cached is not None:
+            self.cached.keep(chunk.sha256.hex(), payload)
 
     def forget(self, chunk: Chunk) -> None:
         """A payload does not have the digest of its chunk."""
-        if isinstance(self.store, CachedStore):
-            self.store.forget(chunk.sha256.hex())
+        if self.cached is not None:
+            self.cached.forget(chunk.sha256.hex())
 
     def next_pool(self) -> Buffers:
         """The memory for the payloads of the next run."""

@@ -4,13 +4,16 @@ from __future__ import annotations
 
 import os
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
-from p2u.cache.cache import Cache
 from p2u.client.transfer.requests import DEFAULT_SIZES, RequestSizes
 from p2u.errors import UsageError
 from p2u.processors import processors
 from p2u.stores.backoff import Retry
 from p2u.stores.throttle import RateLimiter, parse_rate
+
+if TYPE_CHECKING:
+    from p2u.cache.cache import Cache
 
 #: Most threads that are used unless more are asked for.
 MOST_THREADS = 8

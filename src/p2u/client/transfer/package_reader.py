@@ -8,9 +8,8 @@ from collections.abc import Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
 from threading import Lock, Thread
+from typing import TYPE_CHECKING
 
-from p2u.cache.cache import open_cache
-from p2u.cache.store import CachedRange, CachedStore
 from p2u.client.transfer.bundles import Wanted
 from p2u.client.transfer.control import Buffers, Meter, Stop
 from p2u.client.transfer.fetch import Fetcher, Following
@@ -25,6 +24,9 @@ from p2u.package.manifest_parse import parse_manifest
 from p2u.package.mapping import aligned
 from p2u.package.paths import MANIFEST_KEY
 from p2u.stores import Store, ThrottledStore, open_store
+
+if TYPE_CHECKING:
+    from p2u.cache.store import CachedStore
 
 #: Bytes of layouts and indices that are kept as they came.
 KEPT = 8 << 20
@@ -69,12 +71,15 @@ class PackageReader:
             store = ThrottledStore(store, limiter)
         #: Where the cache keeps what comes; None: it keeps nothing of this package.
         self.cached: CachedStore | None = None
-        cache = open_cache(options.cache) if store.remote else None
-        if cache is not None:
-            store = self.cached = CachedStore(store, cache)
+        if store.remote and options.cache is not False:
+            from p2u.cache.store import cached_store
+
+            self.cached = cached_store(store, options.cache)
+            store = self.cached or store
         self.stop.on_call(store.close)
         self.store = store
         self.fetcher = Fetcher(store, options, self.stop, self.meter)
+        self.fetcher.cached = self.cached
         #: Memory for decoded chunks on their way to disk.
         self.decoded = Buffers(DECODED, self.stop)
         #: A folder that keeps layout and indices for the next run; their digests are checked.
@@ -172,9 +177,9 @@ class PackageReader:
         """Name the digests of an update's payloads to the cache."""
         if self.cached is None:
             return
-        ranges: dict[int, list[CachedRange]] = {}
+        ranges: dict[int, list[tuple[int, int, str]]] = {}
         for c in index.chunks:
-            found = CachedRange(c.start, c.start + c.length, c.sha256.hex())
+            found = c.start, c.start + c.length, c.sha256.hex()
             ranges.setdefault(c.blob, []).append(found)
         for blob, held in ranges.items():
             self.cached.describe(update.blobs[blob].key, held)
