@@ -277,6 +277,7 @@ def test_publishers_are_killed(
 
 
 @pytest.mark.fuzz
+@pytest.mark.timeout(1800)
 @pytest.mark.parametrize("scheme", ["s3", "az", "oci", "hf"])
 def test_many_publishers_are_killed(
     scheme: str, place: Place, models: list[Path], package: Path, monkeypatch: pytest.MonkeyPatch

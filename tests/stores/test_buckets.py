@@ -6,6 +6,7 @@ import os
 import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from types import ModuleType
 
 import pytest
 from servers import BUCKET
@@ -98,6 +99,34 @@ def test_the_files_of_the_aws_command_line(
         store.put("p2u.json", b"{}", tag=ABSENT)
     with open_store(url) as store:
         assert store.read("p2u.json", limit=10) == b"{}"
+
+
+def test_a_profile_without_keys(
+    place: Place, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Its credentials come from elsewhere, which boto3 knows; here something stands for it."""
+    url = place("s3")
+    keys = {
+        "access_key_id": os.environ["AWS_ACCESS_KEY_ID"],
+        "secret_access_key": os.environ["AWS_SECRET_ACCESS_KEY"],
+        "expires_at": None,
+    }
+    for name in ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY"):
+        monkeypatch.delenv(name)
+    (tmp_path / "config").write_text("[default]\ncredential_process = /bin/keys\n")
+    monkeypatch.setenv("AWS_CONFIG_FILE", str(tmp_path / "config"))
+    monkeypatch.setitem(sys.modules, "obstore.auth.boto3", None)
+    with pytest.raises(UnsupportedError, match="pip install boto3"):
+        open_store(url)
+    library = ModuleType("obstore.auth.boto3")
+    library.Boto3CredentialProvider = lambda: lambda: keys  # type: ignore[attr-defined]
+    monkeypatch.setitem(sys.modules, "obstore.auth.boto3", library)
+    with open_writable(url) as store:
+        store.put("p2u.json", b"{}", tag=ABSENT)
+        assert store.read("p2u.json", limit=10) == b"{}"
+    library.Boto3CredentialProvider = lambda: 1 / 0  # type: ignore[attr-defined]
+    with pytest.raises(UsageError, match="aws sso login"):
+        open_store(url)
 
 
 def test_nobody_listens(monkeypatch: pytest.MonkeyPatch, no_credentials: None) -> None:

@@ -315,6 +315,9 @@ def _connect(scheme: str, bucket: str, options: StoreOptions, url: str) -> Objec
     settings: Any = cloud_settings.of(scheme)
     if cloud_settings.is_plain(settings):
         client["allow_http"] = True
+    given: dict[str, Any] = {}
+    if scheme == "s3" and (provider := cloud_settings.aws_provider(url)) is not None:
+        given["credential_provider"] = provider
     classes: dict[str, Any] = {
         "s3": store.S3Store,
         "gs": store.GCSStore,
@@ -322,7 +325,7 @@ def _connect(scheme: str, bucket: str, options: StoreOptions, url: str) -> Objec
     }
     try:
         made: ObjectStore = classes[scheme](
-            bucket, config=settings, client_options=client, retry_config=retry
+            bucket, config=settings, client_options=client, retry_config=retry, **given
         )
     except (exceptions.BaseError, ValueError, OSError) as error:
         raise UsageError(

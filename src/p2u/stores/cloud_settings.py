@@ -10,7 +10,11 @@ from __future__ import annotations
 import configparser
 import json
 import os
+from importlib import import_module
 from pathlib import Path
+from typing import Any
+
+from p2u.errors import UnsupportedError, UsageError
 
 Settings = dict[str, object]
 
@@ -48,6 +52,39 @@ def _aws() -> Settings:
     if endpoint:
         found["endpoint"] = endpoint
     return found
+
+
+def aws_provider(url: str) -> Any:
+    """What gives credentials for a profile that has none itself: SSO, a role, a program.
+
+    Returns:
+        A provider of obstore's; None where the variables or the files have keys, or nothing.
+
+    Raises:
+        UnsupportedError: boto3, which knows how, is not installed.
+        UsageError: It finds none either.
+    """
+    files = _aws_profile()
+    if os.environ.get("AWS_ACCESS_KEY_ID") or "aws_access_key_id" in files:
+        return None
+    if not files.keys() & {"sso_session", "sso_start_url", "role_arn", "credential_process"}:
+        return None
+    try:
+        auth = import_module("obstore.auth.boto3")
+    except ModuleNotFoundError as error:
+        raise UnsupportedError(
+            "the profile of AWS has no keys, and what it names instead needs the library boto3",
+            file=url,
+            hint="Install it: pip install boto3; or set AWS_ACCESS_KEY_ID",
+        ) from error
+    try:
+        return auth.Boto3CredentialProvider()
+    except Exception as error:
+        raise UsageError(
+            f"boto3 found no credentials ({type(error).__name__})",
+            file=url,
+            hint="Log in: aws sso login",
+        ) from error
 
 
 def _aws_profile() -> dict[str, str]:

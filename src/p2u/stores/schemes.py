@@ -52,9 +52,8 @@ def open_store(
     """Open the package at a path or URL. Nothing is requested from the network yet.
 
     Args:
-        source: A folder, its ``p2u.json``, a ``file://`` URL, an ``http(s)://`` URL of either, or a
-            URL of another scheme in `SCHEMES`; the query of a URL (a presigned one) is kept for
-            every key.
+        source: A folder, its ``p2u.json``, or a URL of either with a scheme in `SCHEMES`; the query
+            of an HTTP URL (a presigned one) is kept for every key.
         connect_timeout: See `StoreOptions`.
         stall_timeout: See `StoreOptions`.
         headers: See `StoreOptions`.
