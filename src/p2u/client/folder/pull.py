@@ -7,7 +7,6 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 from p2u.client.folder.folder_transfer import FolderTransfer
-from p2u.client.folder.plain_files import ADVICE, pull_plain_files
 from p2u.client.folder.pull_task import PlannedUpdate, PullPlan, PullTask
 from p2u.client.transfer.checking import EXACT
 from p2u.client.transfer.control import Progress, Stop
@@ -162,6 +161,8 @@ def run_pull(
     except NotFoundError as error:
         if not _is_no_package(error, package.url, task) or isinstance(source, Store):
             raise
+        from p2u.client.folder.plain_files import ADVICE, pull_plain_files
+
         found = pull_plain_files(
             source, target, options, task.progress, new_stop(), dry_run=dry_run
         )
