@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 
+from p2u.errors import StoreError
 from p2u.stores.base import Store, StoreOptions
 from p2u.stores.schemes import open_store, scheme_of
 from p2u.stores.writable import StoredObject, WritableStore
@@ -27,6 +28,9 @@ def open_listing(source: str | os.PathLike[str]) -> tuple[Store, list[StoredObje
         folder = HttpFolder(os.fspath(source), StoreOptions())
         try:
             return folder, list(folder.list_objects())
+        except StoreError:  # most servers list nothing, and say so with 403 or 404
+            folder.close()
+            return None
         except BaseException:
             folder.close()
             raise

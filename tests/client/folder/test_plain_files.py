@@ -198,6 +198,27 @@ def test_a_folder_with_an_index_page(index_server: str, tmp_path: Path) -> None:
     assert result.plain_files == len(FILES)
 
 
+@pytest.mark.parametrize("status", [403, 404, 500])
+def test_a_server_that_lists_nothing(status: int, tmp_path: Path) -> None:
+    """The error is about the package, not about a page that nobody has asked for."""
+
+    class Handler(SimpleHTTPRequestHandler):
+        def log_message(self, format: str, *args: object) -> None:  # noqa: A002
+            pass
+
+        def do_GET(self) -> None:
+            self.send_error(404 if self.path.endswith((".json", "SUMS")) else status)
+
+    server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
+    threading.Thread(target=server.serve_forever, args=(0.02,), daemon=True).start()
+    url = f"http://127.0.0.1:{server.server_address[1]}/models/x"
+    with pytest.raises(NotFoundError, match=r"models/x/p2u\.json"):
+        p2u.pull(url, tmp_path / "m")
+    assert not (tmp_path / "m").exists()
+    server.shutdown()
+    server.server_close()
+
+
 def test_a_folder_with_digests(folder: Path, tmp_path: Path) -> None:
     lines = [f"{hashlib.sha256(data).hexdigest()}  ./{name}" for name, data in FILES.items()]
     (folder / "SHA256SUMS").write_text("\n".join([*lines, "0" * 64 + "  ../../outside", "# x"]))
