@@ -88,8 +88,15 @@ def test_without_a_network(cache: Path, server, monkeypatch: pytest.MonkeyPatch)
     app.reset()
     monkeypatch.setenv("P2U_OFFLINE", "1")
     assert files(url)[1] == whole and not app.paths
-    with pytest.raises(p2u.NotFoundError, match="P2U_OFFLINE"):
-        p2u.load(f"{url}/another")
+    for attempt in (
+        lambda: p2u.load(f"{url}/another"),
+        lambda: p2u.load(f"{url}/another", cache=False),
+        lambda: p2u.pull(f"{url}/another", cache / "target"),
+    ):
+        with pytest.raises(p2u.NotFoundError, match="P2U_OFFLINE"):
+            attempt()
+    p2u.pull(url, cache / "target")
+    assert not app.paths
 
 
 def test_without_a_network_the_best_state_here_serves(
@@ -105,11 +112,15 @@ def test_without_a_network_the_best_state_here_serves(
         assert replica.state == "base"
 
 
-def test_a_server_that_is_gone(cache: Path, made: kit.Made) -> None:
+def test_a_server_that_is_gone(
+    cache: Path, made: kit.Made, caplog: pytest.LogCaptureFixture
+) -> None:
     served, _ = kit.counting_server(made.package)
     with served:
         whole = files(served.url)[1]
-    assert files(served.url)[1] == whole
+    with caplog.at_level("WARNING", "p2u.cache"):
+        assert files(served.url)[1] == whole
+    assert "going on with the manifest that was read last" in caplog.text
 
 
 def test_damage_on_the_disk_is_fetched_again(cache: Path, server) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import os
 import threading
 from bisect import bisect_right
@@ -15,6 +16,8 @@ from p2u.errors import NotFoundError, StoreError
 from p2u.package.paths import MANIFEST_KEY
 from p2u.stores.base import PIECE, Store, check_range, closed_error
 from p2u.stores.forwarding import Forwarding
+
+_log = logging.getLogger("p2u.cache")
 
 #: Seconds between two looks for an object that another process fetches.
 LOOK = 0.02
@@ -77,6 +80,8 @@ class CachedStore(Forwarding):
             if key == MANIFEST_KEY and (self.cache.offline or error.retryable):
                 kept = self.cache.manifests.get(self.url)
                 if kept is not None and len(kept.data) <= limit:
+                    if not self.cache.offline:
+                        _log.warning("%s; going on with the manifest that was read last", error)
                     return kept.data
             raise
 

@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from p2u.cache.settings import is_offline
 from p2u.client.folder import state_file
 from p2u.client.folder.work_folder import WorkFolder
 from p2u.client.transfer.control import Meter, Progress, Stop
@@ -91,7 +92,7 @@ def pull_plain_files(
     with disk_errors(folder, "read"):
         if state_file.read(folder) is not None:
             return None
-    opened = open_listing(source)
+    opened = None if is_offline() else open_listing(source)
     if opened is None:
         return None
     store, found = opened

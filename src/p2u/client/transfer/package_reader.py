@@ -10,6 +10,7 @@ from pathlib import Path
 from threading import Lock, Thread
 from typing import TYPE_CHECKING
 
+from p2u.cache.settings import is_offline
 from p2u.client.transfer.bundles import Wanted
 from p2u.client.transfer.control import Buffers, Meter, Stop
 from p2u.client.transfer.fetch import Fetcher, Following
@@ -71,10 +72,10 @@ class PackageReader:
             store = ThrottledStore(store, limiter)
         #: Where the cache keeps what comes; None: it keeps nothing of this package.
         self.cached: CachedStore | None = None
-        if store.remote and options.cache is not False:
+        if store.remote and (options.cache is not False or is_offline()):
             from p2u.cache.store import cached_store
 
-            self.cached = cached_store(store, options.cache)
+            self.cached = cached_store(store, options.cache or True)
             store = self.cached or store
         self.stop.on_call(store.close)
         self.store = store
