@@ -166,3 +166,29 @@ def test_files_of_another_form_are_followed(package: Path, models, form: str) ->
     later = p2u.torch.load(package, nets.Net, "exact").eval()
     assert nets.same(later, want)
     model.p2u.cancel()
+
+
+@pytest.mark.parametrize("names", ["other names", "the same names"])
+def test_weights_that_the_model_does_not_use_come_change_and_leave(
+    package: Path, models, names: str
+) -> None:
+    """An adapter, or an average of the weights, next to the model's file."""
+    weights = "model*" if names == "the same names" else None
+    model = p2u.torch.load(package, nets.Net, "exact", follow=float("inf"), weights=weights).eval()
+    places = [p.data_ptr() for p in (*model.parameters(), *model.buffers())]
+    for number, (version, rows) in enumerate((("v2", 8), ("v3", 16), ("v2", 0)), 2):
+        new = models[version]
+        other = new / "other.safetensors"
+        if names == "the same names":
+            extra = {k: v.clone() + 1 for k, v in load_file(new / "model.safetensors").items()}
+        else:
+            extra = {"lora.a": torch.randn(rows, 32)}
+        other.unlink(missing_ok=True)
+        if rows:
+            save_file(extra, other)
+        p2u.publish(new, package, force=True)
+        model.p2u.refresh()
+        model.p2u.wait(timeout=20)
+        assert model.p2u.version == f"v{number}" and nets.same(model, plain(new))
+        assert [p.data_ptr() for p in (*model.parameters(), *model.buffers())] == places
+    model.p2u.cancel()

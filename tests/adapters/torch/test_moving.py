@@ -13,10 +13,12 @@ from waiting import until
 torch = pytest.importorskip("torch")
 
 from nets import Net, Packed, gated, nn, requests, same  # noqa: E402
+from safetensors.torch import save_file  # noqa: E402
 from torch.nn.utils import parametrize, prune  # noqa: E402
 
 import p2u  # noqa: E402
 from p2u.errors import UnsupportedError, UsageError  # noqa: E402
+from p2u.stores.local import LocalStore  # noqa: E402
 
 
 def all_open(store: GatedStore) -> None:
@@ -115,8 +117,37 @@ def test_pruned_and_parametrised_tensors_are_refined(net: Packed) -> None:
     assert torch.equal(model.down.parametrizations.weight.original, exact["down.weight"])
 
 
+class Two(nn.Module):
+    """Two layers of one shape, which a file has apart from each other."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.a, self.b = nn.Linear(64, 64, bias=False), nn.Linear(64, 64, bias=False)
+
+
+@pytest.mark.parametrize("staging", ["copy", "chunks"])
+def test_layers_that_are_tied_later_share_the_tensor_that_they_keep(tmp_path, staging: str) -> None:
+    """The values of the other one are written nowhere, least of all into the shared memory."""
+    weights = {f"{name}.weight": torch.randn(64, 64) for name in "ab"}
+    (tmp_path / "m").mkdir()
+    save_file(weights, tmp_path / "m" / "model.safetensors")
+    p2u.pack(tmp_path / "m", tmp_path / "p")
+    store = GatedStore(LocalStore(tmp_path / "p"), "base")
+    model = p2u.torch.load(store, Two, staging=staging)
+    model.b.weight = model.a.weight
+    all_open(store)
+    model.p2u.wait(timeout=20)
+    assert model.b.weight is model.a.weight
+    assert torch.equal(model.a.weight, weights["a.weight"])
+
+
 def _shrink(model: nn.Module) -> None:
     model.down.weight = nn.Parameter(model.down.weight[:8].clone())
+
+
+def _transpose(model: nn.Module) -> None:
+    weight = model.down.weight.detach()
+    model.down.weight = nn.Parameter(weight.as_strided(weight.shape, (1, weight.shape[0])))
 
 
 def _reparametrise(model: nn.Module) -> None:
@@ -130,6 +161,7 @@ def _reparametrise(model: nn.Module) -> None:
     [
         (_shrink, "another shape"),
         (_reparametrise, "no such parameter"),
+        (_transpose, "in another way"),
         (lambda model: model.down.to("meta"), "without values"),
     ],
 )

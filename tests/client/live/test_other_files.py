@@ -279,6 +279,44 @@ def test_other_tensors_are_loaded_but_not_followed(series: Series, change, name:
     assert (name in p2u.load(series.package)) == (change is not _fewer)
 
 
+@pytest.mark.parametrize("change", [_more, _fewer, _reshaped, _cast])
+@pytest.mark.parametrize("form", ["plain", "swapped", "shards2"])
+def test_versions_of_other_tensors_are_passed_by(series: Series, change, form: str) -> None:
+    """From v1 to v3 by way of a v2 whose tensors nobody has memory for."""
+    series.publish("plain")
+    mine = dict(series.weights)
+    with open_replica(series.package) as replica:
+        replica.wait(timeout=20)
+        at = places(replica)
+        series.publish(form, change)
+        series.publish(form, lambda _: drifted(mine, 9))
+        go_on(replica)
+        check(replica, series)
+        assert places(replica) == at
+
+
+def test_only_the_tensors_in_use_count(series: Series) -> None:
+    """All others come, go, change and come back."""
+    series.publish("plain")
+    with open_replica(series.package) as replica:
+        replica.wait(timeout=20)
+        at, memory = places(replica), replica.memory
+        memory.use(tensor for name, tensor in memory.named().items() if name in "ab")
+        for change in (_more, _reshaped, _cast, _fewer, lambda _: tensors(1)):
+            series.publish("readme", change)
+            go_on(replica)
+            assert files(replica) == series.trees[-1]
+            held = stored(series.trees[-1], series.folder / f"m{len(series.trees) - 1}")
+            found = values(replica)
+            assert found["a"] == held["a"] and found["b"] == held["b"]
+            assert all(held[name] == value for name, value in found.items())
+            assert {name: at[name] for name in found} == places(replica)
+        series.publish("readme", lambda weights: {**weights, "a": weights["a"].reshape(48, 64)})
+        replica.refresh()
+        with pytest.raises(UnsupportedError, match="'a' was .* now .*anew"):
+            replica.wait(timeout=20)
+
+
 def test_tensors_of_the_same_name_in_several_files(series: Series) -> None:
     """The file says which is which, also where one of the files gets another name."""
     folder = series.folder

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from p2u.adapters.torch.dtypes import torch_shape
-from p2u.adapters.torch.tensors import shares, synchronizer, view
+from p2u.adapters.torch.tensors import shares, synchronizer, view, within
 from p2u.client.live.memory import ModelMemory
 from p2u.errors import UnsupportedError, UsageError
 from p2u.package.layout import Tensor
@@ -96,6 +96,8 @@ class Binding:
             elif tuple(found.shape) != torch_shape(slot.tensor):
                 shape = " x ".join(map(str, found.shape))
                 raise _lost(slot, f"has it with another shape now, {shape}")
+            elif self._is_odd(slot, found):
+                raise _lost(slot, "views its memory in another way")
             elif slot.version not in (None, _version(found)) and shares(
                 self._files, slot.tensor, found
             ):
@@ -113,7 +115,8 @@ class Binding:
         copies = [
             (slot, found)
             for slot, found in self._in_use()
-            if found is not None and not shares(self._files, slot.tensor, found)
+            # What is over the memory of another tensor was tied to that one.
+            if found is not None and not within(self._files, found)
         ]
         waits: list[Callable[[], Any]] = [
             synchronizer(device) for device in {found.device for _, found in copies}
@@ -141,6 +144,12 @@ class Binding:
                     _log.warning("%s left the model and is refined no more", slot.name)
                 continue
             yield slot, slot.present
+
+    def _is_odd(self, slot: _Slot, found: torch.Tensor) -> bool:
+        """Whether a tensor is over the memory, but not as any tensor of the package is."""
+        if shares(self._files, slot.tensor, found) or not within(self._files, found):
+            return False
+        return not any(shares(self._files, other.tensor, found) for other in self._slots)
 
     def _addresses(self) -> set[int]:
         """Addresses of all tensors of the model."""

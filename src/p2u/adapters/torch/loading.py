@@ -269,7 +269,9 @@ def _bind(
         model.to(device)  # what is not the package's; the rest is there already
         _check(model, given, tensors)
     has = model.state_dict(keep_vars=True).keys()
-    return Binding(model, files, {name: used[name] for name in used if name in has})
+    used = {name: tensor for name, tensor in used.items() if name in has}
+    files.use(used.values())
+    return Binding(model, files, used)
 
 
 def _report(model: torch.nn.Module, unused: list[str], fresh: list[str]) -> None:

@@ -63,6 +63,21 @@ def shares(files: ModelMemory, tensor: Tensor, found: torch.Tensor) -> bool:
     return bool(found.data_ptr() == source.data_ptr())
 
 
+def within(files: ModelMemory, found: torch.Tensor) -> bool:
+    """Whether a tensor of a module is over some of the memory."""
+    import torch
+
+    if found.device.type != "cpu" or not found.numel():
+        return False
+    at = found.data_ptr()
+    for memory in files.regions.values():
+        if len(memory):
+            begin = torch.frombuffer(memory, dtype=torch.uint8).data_ptr()
+            if begin <= at < begin + len(memory):
+                return True
+    return False
+
+
 def synchronizer(device: torch.device) -> Callable[[], Any]:
     """A function that waits for all work that was queued on a device."""
     import torch

@@ -15,7 +15,7 @@ from p2u.client.live.staging.staged_update import StagedUpdate
 from p2u.client.routes import stretches
 from p2u.client.routes.line import Held, measure, possible
 from p2u.client.routes.live_routes import first_route
-from p2u.client.routes.pairing import pair_tensors
+from p2u.client.routes.pairing import misfit
 from p2u.client.routes.stretches import Stretch
 from p2u.client.transfer.bundles import single_bundles
 from p2u.package.manifest import Update
@@ -125,7 +125,7 @@ class FirstRoute:
         package, count = self._connection.package, 0
         for number, update in enumerate(route):
             source = package.source(update) if package.manifest.crosses(update) else None
-            if source is not None and isinstance(pair_tensors(source, package.target(update)), str):
+            if source is not None and misfit(source, package.target(update)) is not None:
                 count = number
         return count
 
@@ -200,7 +200,7 @@ class FirstRoute:
         package, files = self._connection.package, self._applier.files
         index, model = package.index(update), package.target(update)
         origin = Origin(files.here, files.regions)
-        if isinstance(pair_tensors(files.here.model, model), str):
+        if misfit(files.here.model, model) is not None:
             # Nobody uses the memory of states with other tensors.
             files = ModelMemory(package, model.release)
             files.spare_nothing()

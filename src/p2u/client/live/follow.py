@@ -191,8 +191,9 @@ class Follower:
         why: UnsupportedError | None = None
         for want in wanted:
             try:
-                mine = self._applier.files.here.model
-                route = find_live_route(package, mine, have, want, self._bad.keys() | missing)
+                files, bad = self._applier.files, self._bad.keys() | missing
+                mine = files.here.model
+                route = find_live_route(package, mine, files.used_here(), have, want, bad)
             except UnsupportedError as error:
                 why = why or error
                 continue

@@ -78,6 +78,8 @@ class ModelMemory:
         first: The release that came first, with its tensors.
         regions: The memory, by number; those of the first release's files have the files' numbers.
         here: The release of the state that the memory holds, with the places of its bytes.
+        used: Numbers of the first release's tensors that somebody uses; None: all of them. Later
+            releases need to have these only.
     """
 
     def __init__(
@@ -86,6 +88,7 @@ class ModelMemory:
         self.manifest = package.manifest
         self.first = package.model(release)
         self.here = Placed(self.first, first_places(self.first))
+        self.used: frozenset[int] | None = None
         # Anonymous memory: pages exist from their first write on.
         files = memory or [allocate(file.size) for file in release.files]
         self.regions = dict(enumerate(files))
@@ -101,7 +104,20 @@ class ModelMemory:
         """The path of each tensor's file in the state here, and the tensor, to give `bytes_of`."""
         model, places = self.here.model, self.here.places
         for tensor, number in zip(model.tensors, places.tensors, strict=True):
-            yield model.files[tensor.file].path, self.first.tensors[number]
+            if number is not None:
+                yield model.files[tensor.file].path, self.first.tensors[number]
+
+    def use(self, tensors: Iterable[Tensor]) -> None:
+        """Let only some tensors, of those that `tensors` gives, count for later releases."""
+        used = {id(tensor) for tensor in tensors}
+        self.used = frozenset(n for n, t in enumerate(self.first.tensors) if id(t) in used)
+
+    def used_here(self) -> frozenset[int] | None:
+        """The numbers that the tensors in use have in the release here; None: all of them."""
+        if self.used is None:
+            return None
+        numbers = enumerate(self.here.places.tensors)
+        return frozenset(number for number, first in numbers if first in self.used)
 
     def add_region(self, size: int) -> int:
         """New zeroed memory for bytes between tensors; returns the number of the region."""
@@ -174,11 +190,14 @@ class ModelMemory:
         return True
 
     def named(self) -> dict[str, Tensor]:
-        """All tensors by name; one that several files have is preceded by the file and a colon."""
-        tensors = self.first.tensors
-        counts = Counter(tensor.name for tensor in tensors)
+        """All tensors by name; one that several files have is preceded by the file and a colon.
+
+        Those that the first release did not have are left out.
+        """
+        counts = Counter(tensor.name for tensor in self.first.tensors)
+        here = sorted(number for number in self.here.places.tensors if number is not None)
         found = {}
-        for tensor in tensors:
+        for tensor in (self.first.tensors[number] for number in here):
             path = self.first.files[tensor.file].path
             found[tensor.name if counts[tensor.name] == 1 else f"{path}:{tensor.name}"] = tensor
         return found

@@ -41,11 +41,12 @@ class Places:
 
     Attributes:
         files: The parts of each file, in order, without gaps.
-        tensors: For each tensor the number of the same one in the release that came first.
+        tensors: For each tensor the number of the same one in the release that came first; None
+            if that has none.
     """
 
     files: tuple[tuple[RegionPart, ...], ...]
-    tensors: tuple[int, ...]
+    tensors: tuple[int | None, ...]
 
     @property
     def regions(self) -> set[int]:
@@ -117,15 +118,15 @@ Between = Callable[[int, int, int], tuple[int, int]]
 
 
 def later_places(
-    first: ReleaseLayout, model: ReleaseLayout, tensors: Sequence[int], between: Between
+    first: ReleaseLayout, model: ReleaseLayout, tensors: Sequence[int | None], between: Between
 ) -> Places:
-    """The places of another release of the same tensors.
+    """The places of another release.
 
     Args:
         first: The release that came first.
         model: The other one.
-        tensors: For each of its tensors the number of that in ``first``.
-        between: Gives a region, and the first byte there, for bytes that belong to no tensor.
+        tensors: For each of its tensors the number of that in ``first``, if there is one.
+        between: Gives a region, and the first byte there, for bytes that belong to no such tensor.
     """
     parts: list[list[RegionPart]] = [[] for _ in model.files]
     ends = [0] * len(model.files)
@@ -136,11 +137,11 @@ def later_places(
             parts[file].append(RegionPart(at, size, *between(file, at, size)))
             ends[file] = stop
 
-    for number, tensor in enumerate(model.tensors):
-        if not tensor.length:
+    for tensor, number in zip(model.tensors, tensors, strict=True):
+        if not tensor.length or number is None:
             continue
         fill(tensor.file, tensor.offset)
-        own = first.tensors[tensors[number]]
+        own = first.tensors[number]
         parts[tensor.file].append(RegionPart(tensor.offset, tensor.length, own.file, own.offset))
         ends[tensor.file] = tensor.offset + tensor.length
     for file, entry in enumerate(model.files):

@@ -52,6 +52,7 @@ class Replica(OneProcess):
         self._waiting = Waiting(parts)
         self._transfer = LiveTransfer(parts)
         self._arrays: Mapping[str, np.ndarray[Any, Any]] | None = None
+        self._arrays_of: frozenset[int | None] = frozenset()
         self.register_forks()
         self._transfer.start()
 
@@ -120,8 +121,11 @@ class Replica(OneProcess):
             UsageError: No state is complete yet: ``wait("base")`` first.
         """
         with self._status.changed:
-            if self._arrays is None:
-                self._arrays = TensorView(self.memory.arrays(writable=False))
+            memory = self.memory
+            here = frozenset(memory.here.places.tensors)
+            if self._arrays is None or self._arrays_of != here:
+                self._arrays = TensorView(memory.arrays(writable=False))
+                self._arrays_of = here
             return self._arrays
 
     @property

@@ -5,14 +5,13 @@ from __future__ import annotations
 from collections.abc import Collection
 from dataclasses import dataclass
 
-from p2u.client.routes.pairing import pair_tensors
-from p2u.client.routes.routes import MOST_BROKEN
+from p2u.client.routes.pairing import misfit
 from p2u.client.transfer.package_reader import PackageReader
 from p2u.errors import UnsupportedError, UsageError
 from p2u.package.graph import find_path, leads_to
 from p2u.package.layout import ReleaseLayout
 from p2u.package.lookup import find_wanted
-from p2u.package.manifest import Manifest, Release, State, Update
+from p2u.package.manifest import Manifest, State, Update
 
 HINT = "Load it anew to have it; until then the model answers at its state"
 
@@ -78,13 +77,19 @@ def first_route(manifest: Manifest, until: str) -> tuple[Update, ...]:
 
 
 def find_live_route(
-    package: PackageReader, mine: ReleaseLayout, have: State, want: State, bad: Collection[str]
+    package: PackageReader,
+    mine: ReleaseLayout,
+    used: Collection[int] | None,
+    have: State,
+    want: State,
+    bad: Collection[str],
 ) -> LiveRoute:
-    """The cheapest route to a newer state.
+    """The cheapest route to a newer state; the versions on the way may have any tensors.
 
     Args:
         package: Open, with the newest manifest.
         mine: The release in memory, and its layout.
+        used: Numbers of its tensors that count; see `misfit`.
         have: The state in memory.
         want: One of `candidates`.
         bad: Digests of the indices of updates to avoid.
@@ -94,38 +99,19 @@ def find_live_route(
         The errors of reading layouts.
     """
     manifest, here = package.manifest, same_state(package.manifest, have)
-    why = pair_tensors(mine, package.model(manifest.release(want)))
-    if isinstance(why, str):
+    why = misfit(mine, package.model(manifest.release(want)), used)
+    if why is not None:
         raise UnsupportedError(
             f"{want.version} cannot take the place of {have.version}: {why}", hint=HINT
         )
-    misfits: set[str] = set()
-    for _ in range(MOST_BROKEN):
-        updates = [
-            update
-            for update in manifest.updates
-            if update.index.sha256 not in bad
-            and not any(release.version in misfits for release in _ends(manifest, update))
-        ]
-        try:
-            route = find_path(updates, here.id if here else None, want.id, cost=manifest.cost)
-        except UsageError:
-            break
-        found = {
-            release.version
-            for release in (manifest.release(update.target) for update in route)
-            if isinstance(pair_tensors(mine, package.model(release)), str)
-        }
-        if not found:
-            return _live_route(manifest, route, here, want)
-        misfits |= found
-    raise UnsupportedError(
-        f"no usable update of this package leads from {have.id} to {want.id}", hint=HINT
-    )
-
-
-def _ends(manifest: Manifest, update: Update) -> list[Release]:
-    return [manifest.release(s) for s in (update.source, update.target) if s is not None]
+    updates = [update for update in manifest.updates if update.index.sha256 not in bad]
+    try:
+        route = find_path(updates, here.id if here else None, want.id, cost=manifest.cost)
+    except UsageError:
+        raise UnsupportedError(
+            f"no usable update of this package leads from {have.id} to {want.id}", hint=HINT
+        ) from None
+    return _live_route(manifest, route, here, want)
 
 
 def _live_route(

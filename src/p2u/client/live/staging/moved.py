@@ -13,7 +13,6 @@ from p2u.client.live.staging.copied import copy, merge
 from p2u.client.routes.pairing import pair_tensors
 from p2u.client.transfer.bundles import Bundle
 from p2u.codec.chunk import ChunkDecoding, UpdateEnds
-from p2u.errors import UnsupportedError
 from p2u.package.geometry import Piece, Span, all_spans
 from p2u.package.index import Index
 from p2u.package.layout import ReleaseLayout
@@ -180,31 +179,39 @@ def cross(
 
 
 def place(files: ModelMemory, model: ReleaseLayout, origin: Placed | None, index: Index) -> Placed:
-    """The places of a release that takes the place of another one.
+    """The places of a release that takes the place of another one, or is on the way to it.
+
+    Tensors that the memory does not have get regions, like the bytes between tensors.
 
     Args:
         files: The memory; it gets regions for bytes that are new.
         model: The release.
         origin: The release that the update begins at.
         index: Of the update.
-
-    Raises:
-        UnsupportedError: Its tensors are others.
     """
     for known in (origin, files.here):
         if known is not None and same_files(known.model, model):
             return Placed(model, known.places)
+    known_as = files.here.places.tensors
     pairs = pair_tensors(files.here.model, model)
-    if isinstance(pairs, str):
-        raise UnsupportedError(pairs)
-    tensors = [files.here.places.tensors[number] for number in pairs]
+    tensors = [None if number is None else known_as[number] for number in pairs]
     pieces = [piece for chunk in index.chunks for piece in chunk.pieces]
 
     def between(file: int, offset: int, size: int) -> tuple[int, int]:
-        kept = _kept(origin, index.map, Piece(file, offset, size), pieces)
+        wanted = Piece(file, offset, size)
+        kept = None if _has_tensor(model, wanted) else _kept(origin, index.map, wanted, pieces)
         return kept or (files.add_region(size), 0)
 
     return Placed(model, later_places(files.first, model, tensors, between))
+
+
+def _has_tensor(model: ReleaseLayout, part: Piece) -> bool:
+    """Whether bytes of a file belong to a tensor, in whole or in part."""
+    end = part.offset + part.size
+    return any(
+        t.file == part.file and t.offset < end and t.offset + t.length > part.offset
+        for t in model.tensors
+    )
 
 
 def _kept(
