@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
+import json
 import re
+import shlex
+import subprocess
+import sys
 from pathlib import Path
 
 import documents
@@ -157,13 +161,33 @@ def test_nothing_to_do_is_no_failure(made: dict[str, Path]) -> None:
 
 
 def test_failures_are_json_too(made: dict[str, Path]) -> None:
-    import json
-
     for command in ("pull {nothing} {new} --json", "gc {package} --json --keep x", "verify --json"):
         said = p2u(*[word.format(**made) for word in command.split()])
         error = json.loads(said.out)["error"]
         assert error.keys() == {"kind", "message", "file", "tensor", "hint"}
         assert said.status in (1, 2) and said.err.startswith("p2u: ")
+
+
+@pytest.mark.parametrize(
+    "command", ["pull {package}", "nonsense", "pull {package} x --bogus", "pack"]
+)
+def test_wrong_words_are_json_with_a_message(made: dict[str, Path], command: str) -> None:
+    said = p2u(*[word.format(**made) for word in command.split()], "--json")
+    assert said.status == 2
+    found = json.loads(said.out)["error"]
+    assert found["kind"] and found["message"]
+
+
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="there is no full device")
+@pytest.mark.parametrize("command", ["inspect {package} --json", "inspect {model} --json"])
+def test_a_full_device_is_no_internal_error(made: dict[str, Path], command: str) -> None:
+    words = shlex.join([sys.executable, "-m", "p2u", *(w.format(**made) for w in command.split())])
+    for stream in ("", "2"):
+        done = subprocess.run(
+            f"{words} {stream}>/dev/full", shell=True, capture_output=True, text=True, check=False
+        )
+        assert "Traceback" not in done.stderr + done.stdout
+        assert done.returncode in (0, 1)
 
 
 def test_the_help_of_the_command_names_the_table() -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
+import tempfile
 from pathlib import Path
 
 import pytest
@@ -14,6 +15,8 @@ from p2u.disk.scratch import (
     LOCK,
     HeldFolder,
     ScratchFolder,
+    TemporaryFolder,
+    file_in_the_making,
     make_empty,
     remove_abandoned,
     scratch_path,
@@ -212,3 +215,74 @@ def test_a_lock_in_it_that_leads_elsewhere(tmp_path: Path) -> None:
     (planted / LOCK).symlink_to(tmp_path / "precious")
     remove_abandoned(tmp_path / "model")
     assert (tmp_path / "precious").read_text() == "precious"
+
+
+@pytest.mark.parametrize("name", ["a" * 250, "é" * 120, "\N{GRINNING FACE}" * 63])
+def test_long_names_have_scratch_folders_too(tmp_path: Path, name: str) -> None:
+    for other in (name, f"{name[:-1]}b"):
+        scratch_path(tmp_path / other, "packing").mkdir()
+    assert all(len(os.fsencode(found)) <= 255 for found in names(tmp_path))
+    remove_abandoned(tmp_path / name)
+    assert len(names(tmp_path)) == 1
+    with HeldFolder(tmp_path / name) as held:
+        held.move(tmp_path / name)
+    remove_abandoned(tmp_path / f"{name[:-1]}b")
+    assert names(tmp_path) == [name]
+
+
+# --- temporary folders, and files in the making
+
+
+def killed(action: str, *arguments: str) -> None:
+    """Kill a process as soon as it has said something."""
+    code = f"import sys\nfrom pathlib import Path\nfrom p2u.disk.scratch import *\n{action}"
+    command = [sys.executable, "-c", f"{code}\nprint(1, flush=True); sys.stdin.read()", *arguments]
+    with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE) as process:
+        assert process.stdout is not None
+        assert process.stdout.readline() == b"1\n"
+        process.kill()
+
+
+def test_temporary_folders_of_the_dead_are_removed(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("TMPDIR", str(tmp_path))
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
+    killed("folder = TemporaryFolder('p2u-one').__enter__()")
+    (left,) = names(tmp_path)
+    with TemporaryFolder("p2u-two") as folder:
+        assert names(tmp_path) == [folder.path.name] != [left]
+        assert folder.path.stat().st_mode & 0o777 == 0o700
+        with TemporaryFolder("p2u-two"):
+            assert folder.path.exists()
+    assert names(tmp_path) == []
+
+
+def test_only_the_process_that_made_a_temporary_folder_removes_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
+    folder = TemporaryFolder("p2u").__enter__()
+    with monkeypatch.context() as forked:
+        forked.setattr(os, "getpid", lambda: 1)
+        folder.remove()
+    assert folder.path.exists()
+    folder.remove()
+    assert names(tmp_path) == []
+
+
+def test_files_in_the_making_of_the_dead_are_removed(tmp_path: Path) -> None:
+    target = tmp_path / "table.json"
+    made = "held = file_in_the_making(Path(sys.argv[1])); held.__enter__().write_text('half')"
+    killed(made, str(target))
+    assert len(names(tmp_path)) == 1
+    with file_in_the_making(target) as part:
+        part.write_text("whole")
+        part.replace(target)
+    assert names(tmp_path) == ["table.json"] and target.read_text() == "whole"
+
+
+def test_a_file_in_the_making_makes_no_folders(tmp_path: Path) -> None:
+    with pytest.raises(FileNotFoundError), file_in_the_making(tmp_path / "no" / "table.json"):
+        pass
+    assert names(tmp_path) == []

@@ -23,6 +23,10 @@ FOREIGN = {
     "gzip: unpack": gzip.compress(b"x" * 100),
     "zstd: unpack": b"\x28\xb5\x2f\xfd" + bytes(60),
     "HDF5": b"\x89HDF\r\n\x1a\n" + bytes(60),
+    "RAR archive: unpack": b"Rar!\x1a\x07\x01\x00" + bytes(60),
+    "server's answer.*login": b'{"error": "Invalid credentials"}',
+    "server's answer, not the model": b"Not Found",
+    "encrypted: decrypt": b"Salted__" + bytes(60),
     "empty file: fetch it again": b"",
 }
 

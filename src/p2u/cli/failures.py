@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import sys
@@ -68,8 +69,11 @@ def _wrong_words(error: Exception) -> int:
 
 
 def _say(message: str, error: Exception) -> None:
-    print(f"p2u: {shown(message)}", file=sys.stderr, flush=True)
+    with contextlib.suppress(OSError):  # of two streams one may be full
+        print(f"p2u: {shown(message)}", file=sys.stderr, flush=True)
     if "--json" in sys.argv[1:]:
-        tree = {"kind": type(error).__name__, "message": getattr(error, "message", message)}
+        said = getattr(error, "message", None) or message
+        tree = {"kind": type(error).__name__, "message": said}
         tree |= {name: getattr(error, name, None) for name in ("file", "tensor", "hint")}
-        print(json.dumps({"error": tree}), flush=True)
+        with contextlib.suppress(OSError):
+            print(json.dumps({"error": tree}), flush=True)

@@ -55,7 +55,7 @@ def disk_error(
 
 @contextmanager
 def disk_errors(path: str | Path, doing: Doing = "write", full: str = RESUMES) -> Iterator[None]:
-    """Raise the DiskError of any OSError in the block.
+    """Raise the DiskError of any OSError in the block, and of names that no file can have here.
 
     Args:
         path: The file concerned, unless the error names one.
@@ -68,3 +68,15 @@ def disk_errors(path: str | Path, doing: Doing = "write", full: str = RESUMES) -
         name = error.filename
         file = os.fsdecode(name) if isinstance(name, str | bytes) and name else path
         raise disk_error(error, file, doing, full) from error
+    except UnicodeEncodeError as error:
+        raise _unnameable(error) from error
+
+
+def _unnameable(error: UnicodeEncodeError) -> DiskError:
+    """The error of a name with a character that the encoding of file names lacks."""
+    name = str(error.object).encode("ascii", "backslashreplace").decode()
+    return DiskError(
+        f"file names are in {error.encoding} here, which lacks a character of this one",
+        file=name,
+        hint="Choose a UTF-8 locale, as in LC_ALL=C.UTF-8, or set PYTHONUTF8=1",
+    )

@@ -6,6 +6,7 @@ import contextlib
 import os
 import re
 import shutil
+from collections.abc import Iterator
 from pathlib import Path
 
 from p2u.disk import files
@@ -19,28 +20,30 @@ _SCRATCH = re.compile(
 )
 #: The lock in a scratch folder.
 LOCK = ".p2u-lock"
+#: Bytes of a target's name in the names of its scratch folders, which are at most 255 long.
+_NAME_BYTES = 200
 
 
 def scratch_path(target: Path, kind: str) -> Path:
     """A free path ``.NAME.xxxxxxxx.KIND`` next to a target; names the target if we are killed."""
-    return target.with_name(f".{target.name}.{os.urandom(4).hex()}.{kind}")
+    return target.with_name(f".{_short(target.name)}.{os.urandom(4).hex()}.{kind}")
+
+
+def _short(name: str) -> str:
+    """A name that leaves room for more: of a long one, the beginning and a digest."""
+    raw = os.fsencode(name)
+    if len(raw) <= _NAME_BYTES:
+        return name
+    from hashlib import sha256
+
+    mark = sha256(raw).hexdigest()[:16]
+    return f"{raw[: _NAME_BYTES - 17].decode(errors='ignore')}~{mark}"
 
 
 def make_empty(path: Path) -> None:
     """Make a folder; a former file, link or folder of that name is removed."""
     files.remove_tree(path)
     path.mkdir()
-
-
-def remove_own_tree(path: Path, owner: int) -> None:
-    """Remove a temporary folder at the end of the process that made it, not of a forked child.
-
-    Args:
-        path: The folder.
-        owner: Number of the process that made it.
-    """
-    if os.getpid() == owner:
-        shutil.rmtree(path, ignore_errors=True)
 
 
 class ScratchFolder:
@@ -73,6 +76,7 @@ class HeldFolder:
 
     Args:
         target: The future place of the folder.
+        mode: Of the folder; by default the usual one, for it is what others will read.
 
     Attributes:
         path: The folder, or its place once it is there.
@@ -81,8 +85,9 @@ class HeldFolder:
         OSError, DiskError: It cannot be made.
     """
 
-    def __init__(self, target: Path) -> None:
+    def __init__(self, target: Path, mode: int = 0o777) -> None:
         self._target = target
+        self._mode = mode
         self._take_path()
 
     def _take_path(self) -> None:
@@ -91,8 +96,7 @@ class HeldFolder:
 
     def __enter__(self) -> HeldFolder:
         while True:
-            # With the usual mode: it is what others will read.
-            self.path.mkdir(parents=True)
+            self.path.mkdir(self._mode, parents=True)
             # Until it is locked, somebody may take it for an abandoned one and remove it.
             try:
                 self._lock.acquire()
@@ -130,6 +134,49 @@ class HeldFolder:
         shutil.rmtree(self.path, ignore_errors=True)
 
 
+class TemporaryFolder(HeldFolder):
+    """A folder for this process alone, among the system's temporary files.
+
+    Those that killed processes have left are removed first.
+
+    Args:
+        name: Of what it is for.
+    """
+
+    def __init__(self, name: str) -> None:
+        import tempfile  # with what it imports, a megabyte that hardly anybody needs
+
+        target = Path(tempfile.gettempdir(), name)
+        remove_abandoned(target)
+        super().__init__(target, 0o700)
+        self._process = os.getpid()
+
+    def __enter__(self) -> TemporaryFolder:
+        super().__enter__()
+        return self
+
+    def remove(self) -> None:
+        """Remove it, at the end of the process that made it, not of a forked child."""
+        if os.getpid() == self._process:
+            self.__exit__()
+
+
+@contextlib.contextmanager
+def file_in_the_making(target: Path) -> Iterator[Path]:
+    """A place for a file that is renamed to its own when it is complete.
+
+    What killed processes have left of such files is removed first.
+
+    Raises:
+        OSError: There is no folder for it.
+        DiskError: See `HeldFolder`.
+    """
+    target.parent.stat()
+    remove_abandoned(target)
+    with HeldFolder(target, 0o700) as folder:
+        yield folder.path / target.name
+
+
 def remove_abandoned(target: Path) -> None:
     """Remove the scratch folders next to a target that no process holds any more.
 
@@ -144,7 +191,7 @@ def remove_abandoned(target: Path) -> None:
             path, place = Path(entry.path), target.with_name(found["name"])
             if found["kind"] == FORMER and not files.lexists(place):
                 continue
-            if place == target or files.lexists(path / LOCK):
+            if found["name"] == _short(target.name) or files.lexists(path / LOCK):
                 _remove_unheld(path, place)
 
 

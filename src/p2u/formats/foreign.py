@@ -22,10 +22,23 @@ _KINDS: tuple[tuple[re.Pattern[bytes], str], ...] = tuple(
         (rb"\xfd7zXZ\x00", "compressed by xz: unpack it first"),
         (rb"BZh[1-9]", "compressed by bzip2: unpack it first"),
         (rb"7z\xbc\xaf\x27\x1c", "a 7z archive: unpack it first"),
+        (rb"Rar!\x1a\x07", "a RAR archive: unpack it first"),
+        (rb"\x04\x22\x4d\x18", "compressed by lz4: unpack it first"),
+        (rb".{257}ustar", "a tar archive: unpack it first"),
         (rb"\x89HDF", "an HDF5 file (Keras), which is not supported"),
         (rb".{4}TFL3", "a TensorFlow Lite file, which is not supported"),
         (rb"\x80[\x02-\x05]", "a pickle, but none that torch.save writes"),
         (rb"\Z", "an empty file: fetch it again"),
+        (rb"salted__|-----BEGIN |age-encryption", "encrypted: decrypt it first"),
+        (
+            rb"\s*\{\s*\"(?:error|errors|message|detail|code|status)\"",
+            "a server's answer, not the model: its address is wrong, or asks for a login",
+        ),
+        (
+            rb"(?:[4-5][0-9][0-9][: ]|not found|forbidden|unauthorized|access|entry not found|"
+            rb"invalid )[\x09-\x0d\x20-\x7e]*\Z",
+            "a server's answer, not the model: its address is wrong, or asks for a login",
+        ),
     )
 )
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import re
 import stat
+import sys
 from dataclasses import dataclass, field
 
 from p2u.errors import DiskError, FormatError
@@ -64,7 +65,11 @@ def _check_name(name: str, file: str) -> None:
         name.encode("utf-8")
     except UnicodeEncodeError:
         raise FormatError(
-            "the file name is not UTF-8", file=ascii(file), hint="Rename the file"
+            "the file name is not UTF-8",
+            file=ascii(file),
+            hint="Rename the file"
+            if sys.getfilesystemencoding() == "utf-8"
+            else "Choose a UTF-8 locale, as in LC_ALL=C.UTF-8, or rename the file",
         ) from None
     if BAD_NAME.search(name):
         raise FormatError(

@@ -152,6 +152,11 @@ class Manifest:
     updates: tuple[Update, ...]
     generator: str = "p2u-models"
 
+    def __repr__(self) -> str:
+        versions = [r.version for r in self.releases]
+        shown = ", ".join(versions if len(versions) < 4 else [versions[0], "...", versions[-1]])
+        return f"<Manifest of {self.name!r}: {shown}; {len(self.updates)} updates>"
+
     @cached_property
     def states(self) -> tuple[State, ...]:
         """The states of all releases, in order."""

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from p2u.package.manifest import Manifest
 
@@ -63,7 +63,7 @@ class PackReport:
     version: str
     source_bytes: int
     states: tuple[StateRow, ...]
-    offsets: dict[str, int]
+    offsets: dict[str, int] = field(repr=False)
     notes: tuple[str, ...] = ()
     left_out: tuple[str, ...] = ()
     unchanged: bool = False

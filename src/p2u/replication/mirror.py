@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import hashlib
 import os
-import shutil
 import tempfile
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -14,6 +13,7 @@ from pathlib import Path
 from threading import Lock
 
 from p2u.disk.errors import TRY_AGAIN, disk_errors
+from p2u.disk.scratch import TemporaryFolder
 from p2u.errors import ConflictError, IntegrityError, UsageError
 from p2u.package.geometry import Chunk
 from p2u.package.index import parse_index
@@ -186,11 +186,9 @@ class _Copy:
     @contextmanager
     def _scratch(self) -> Iterator[Path]:
         with disk_errors(tempfile.gettempdir(), "write", TRY_AGAIN):
-            folder = Path(tempfile.mkdtemp(prefix="p2u-mirror-"))
-        try:
-            yield folder
-        finally:
-            shutil.rmtree(folder, ignore_errors=True)
+            folder = TemporaryFolder("p2u-mirror").__enter__()
+        with folder:
+            yield folder.path
 
     def _copy_all(self, manifest: Manifest, wanted: set[str], folder: Path) -> None:
         """Copy objects: what describes an update first, then its blobs in parallel."""

@@ -194,6 +194,16 @@ def test_it_serves_on_when_the_server_dies_and_resumes(case, tmp_path):
     assert (tmp_path / "kept" / "net.onnx").read_bytes() == (case.model / "net.onnx").read_bytes()
 
 
+def test_a_wait_that_is_too_long_says_what_has_failed(case):
+    patient = Retry(attempts=1000, base=0.01, cap=0.01)
+    server = make_server(case.package, quiet=True, limit_rate=rate(case, 3)).start()
+    with p2u.onnx.session(server.url, retry=patient) as session:
+        server.shutdown()
+        with pytest.raises(TimeoutError, match=r"'exact' not reached in 2 s; .*") as caught:
+            session.wait(timeout=2)
+        assert isinstance(caught.value.__cause__, StoreError)
+
+
 def test_callbacks_progress_and_leftovers(case, tmp_path):
     seen = []
     with p2u.onnx.session(case.package, directory=tmp_path / "m", until="8bit") as session:

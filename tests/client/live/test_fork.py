@@ -13,7 +13,7 @@ import kit
 import later
 import pytest
 from following import changed, files
-from forking import in_child, raised
+from forking import PATIENCE, in_child, raised
 from store_kit import GatedStore
 
 import p2u
@@ -90,7 +90,7 @@ def test_forks_while_states_are_committed_and_pinned(made, tmp_path: Path) -> No
                 replica.wait(version, timeout=60)
 
         def child() -> str:
-            with replica.pinned(timeout=5):
+            with replica.pinned(timeout=PATIENCE):
                 assert files(replica) == trees[replica.version]
             return replica.version
 

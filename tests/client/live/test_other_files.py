@@ -313,7 +313,7 @@ def test_only_the_tensors_in_use_count(series: Series) -> None:
             assert {name: at[name] for name in found} == places(replica)
         series.publish("readme", lambda weights: {**weights, "a": weights["a"].reshape(48, 64)})
         replica.refresh()
-        with pytest.raises(UnsupportedError, match="'a' was .* now .*anew"):
+        with pytest.raises(UnsupportedError, match=r"'a' was .* now .*anew"):
             replica.wait(timeout=20)
 
 

@@ -19,10 +19,12 @@ from p2u.adapters.onnx.feed import feeds, split
 from p2u.client.folder.pull import PullResult, run_pull
 from p2u.client.folder.pull_task import PullTask
 from p2u.client.live.waiting import BEST
-from p2u.client.transfer.control import Progress, wait_briefly
+from p2u.client.transfer.control import Progress, too_late, wait_briefly
 from p2u.client.transfer.options import TransferOptions
+from p2u.client.transfer.package_reader import PackageReader
+from p2u.disk.errors import TRY_AGAIN, disk_errors
 from p2u.disk.files import link_or_copy
-from p2u.disk.scratch import remove_own_tree
+from p2u.disk.scratch import TemporaryFolder
 from p2u.errors import Cancelled, UsageError
 from p2u.one_process import OneProcess
 from p2u.stores.backoff import Retry
@@ -73,9 +75,10 @@ class Session(OneProcess):
         self._settings = settings
         self._scratch: Callable[[], object] | None = None
         if settings.directory is None:
-            scratch = Path(tempfile.mkdtemp(prefix="p2u-onnx-"))
-            self._scratch = weakref.finalize(self, remove_own_tree, scratch, os.getpid())
-            self._directory = scratch / "model"
+            with disk_errors(tempfile.gettempdir(), "write", TRY_AGAIN):
+                scratch = TemporaryFolder("p2u-onnx").__enter__()
+            self._scratch = weakref.finalize(self, scratch.remove)
+            self._directory = scratch.path / "model"
         else:
             self._directory = Path(settings.directory)
         self._changed = threading.Condition()
@@ -83,6 +86,7 @@ class Session(OneProcess):
         self._arrived: list[str] = []
         self._answering: list[str] = []
         self._progress: Progress | None = None
+        self._package: PackageReader | None = None
         self._error: BaseException | None = None
         self._cancelled = False
         self._waiting: tuple[str, Path] | None = None
@@ -156,7 +160,8 @@ class Session(OneProcess):
                         hint=f"Its states so far: {', '.join(self._answering) or 'none'}",
                     )
                 if not wait_briefly(self._changed, end):
-                    raise TimeoutError(f"state {wanted!r} not reached in {timeout} s")
+                    failure = self._package.fetcher.failure if self._package else None
+                    raise too_late(wanted, timeout, failure)
 
     def on_state(self, callback: Callable[[str], None]) -> None:
         """Call ``callback(label)`` when a state begins to answer; at once for the present one."""
@@ -272,7 +277,12 @@ class Session(OneProcess):
 
     def _pull(self, task: PullTask) -> PullResult:
         task = replace(task, progress=self._tick)
-        return run_pull(self._source, self._directory, task, self._settings.transfer)
+        return run_pull(
+            self._source, self._directory, task, self._settings.transfer, on_open=self._opened
+        )
+
+    def _opened(self, package: PackageReader) -> None:
+        self._package = package
 
     def _tick(self, progress: Progress) -> None:
         self._progress = progress

@@ -21,7 +21,7 @@ from typing import TYPE_CHECKING, Any, Literal
 from p2u.adapters.torch.evaluating import call, evaluating
 from p2u.disk.durable import replace_file
 from p2u.disk.errors import TRY_AGAIN, disk_errors
-from p2u.disk.scratch import scratch_path
+from p2u.disk.scratch import file_in_the_making
 from p2u.errors import UsageError
 from p2u.packing.allocation.damage import SENSITIVITY
 from p2u.packing.chunking.treatment import Treatment, row_length, treatment
@@ -205,5 +205,5 @@ def _answer(answers: Any, output: Output) -> tuple[torch.Tensor, bool]:
 
 def _write(path: Path, result: dict[str, Any]) -> None:
     data = json.dumps(result, indent=1).encode() + b"\n"
-    with disk_errors(path, "write", TRY_AGAIN):
-        replace_file(path, data, scratch_path(path, "part"))
+    with disk_errors(path, "write", TRY_AGAIN), file_in_the_making(path) as part:
+        replace_file(path, data, part)

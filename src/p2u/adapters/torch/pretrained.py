@@ -15,8 +15,8 @@ from p2u.adapters.torch.loading import Options, attach, start
 from p2u.adapters.torch.names import choose_tensors
 from p2u.client.live.memory import ModelMemory
 from p2u.client.live.replica import Replica
-from p2u.disk.errors import disk_errors
-from p2u.disk.scratch import remove_own_tree
+from p2u.disk.errors import TRY_AGAIN, disk_errors
+from p2u.disk.scratch import TemporaryFolder
 from p2u.errors import UnsupportedError, UsageError
 from p2u.stores import Store
 from p2u.types import NUMPY_NAMES, PROGRESSIVE
@@ -172,8 +172,10 @@ def _transformers() -> Any:
 def _write(replica: Replica, folder: str | os.PathLike[str] | None) -> Path:
     """Write the files that hold no tensors; a temporary folder is removed with the replica."""
     if folder is None:
-        place = Path(tempfile.mkdtemp(prefix="p2u-"))
-        weakref.finalize(replica, remove_own_tree, place, os.getpid())
+        with disk_errors(tempfile.gettempdir(), "write", TRY_AGAIN):
+            scratch = TemporaryFolder("p2u-files").__enter__()
+        weakref.finalize(replica, scratch.remove)
+        place = scratch.path
     else:
         place = Path(folder)
     memory = replica.memory

@@ -137,12 +137,26 @@ def run_pull(
     *,
     dry_run: bool = False,
     new_stop: Callable[[], Stop] = Stop,
+    on_open: Callable[[PackageReader], None] | None = None,
 ) -> PullResult:
-    """Do what `pull` does, for a task and options; ``new_stop`` makes each attempt's `Stop`."""
+    """Do what `pull` does, for a task and options.
+
+    Args:
+        source: See `pull`.
+        target: See `pull`.
+        task: The state wanted.
+        options: Of the transfer.
+        dry_run: See `pull`.
+        new_stop: Makes each attempt's `Stop`.
+        on_open: Called with the reader of each attempt, before it reads anything.
+    """
     kept = KeepOpen(source) if isinstance(source, Store) else source
 
     def connect(known: PackageReader | None = None) -> PackageReader:
-        return PackageReader(kept, options, known=known, stop=new_stop())
+        made = PackageReader(kept, options, known=known, stop=new_stop())
+        if on_open is not None:
+            on_open(made)
+        return made
 
     package = connect()
     transfer = None

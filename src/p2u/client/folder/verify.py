@@ -18,8 +18,9 @@ from p2u.client.transfer.checking import ALL
 from p2u.client.transfer.control import Progress
 from p2u.client.transfer.options import TransferOptions
 from p2u.client.transfer.package_reader import PackageReader
-from p2u.disk.errors import disk_errors
+from p2u.disk.errors import TRY_AGAIN, disk_errors
 from p2u.disk.files import hash_file, remove_tree
+from p2u.disk.scratch import TemporaryFolder
 from p2u.errors import FormatError, IntegrityError, NotFoundError
 from p2u.package.manifest import costs
 from p2u.package.paths import MANIFEST_KEY
@@ -87,8 +88,10 @@ def verify(
     with PackageReader(source, options) as package:
         report = _package(package, progress, decode)
         if decode:
-            with tempfile.TemporaryDirectory(prefix="p2u-verify-") as folder:
-                _decode_all(package, Path(folder, "model"))
+            with contextlib.ExitStack() as stack:
+                with disk_errors(tempfile.gettempdir(), "write", TRY_AGAIN):
+                    folder = stack.enter_context(TemporaryFolder("p2u-verify"))
+                _decode_all(package, folder.path / "model")
     return report
 
 
@@ -160,6 +163,8 @@ def _directory(folder: Path, progress: Callable[[Progress], None] | None) -> Ver
     done = 0
     for entry in recorded.files:
         path = folder / entry.path
+        with disk_errors(path, "read"):
+            os.fsencode(path)
         if not path.is_file():
             raise IntegrityError("is missing", file=str(path), hint="Pull again to fetch it")
         with disk_errors(path, "read"):

@@ -7,7 +7,7 @@ from collections.abc import Callable
 
 from p2u.client.live.parts import LiveParts
 from p2u.client.live.phase import Phase
-from p2u.client.transfer.control import LOOK, in_time, wait_briefly
+from p2u.client.transfer.control import LOOK, in_time, too_late, wait_briefly
 from p2u.errors import UsageError
 
 #: Instead of a label: the best state that the deadline allows.
@@ -73,11 +73,7 @@ class Waiting:
         """The error of a wait that took too long, with what has gone wrong meanwhile."""
         fault = self._status.fault
         cause = fault.error if fault is not None else self._connection.package.fetcher.failure
-        late = TimeoutError(
-            f"state {name!r} not reached in {timeout} s{f'; {cause}' if cause else ''}"
-        )
-        late.__cause__ = cause
-        return late
+        return too_late(name, timeout, cause)
 
     def _finished(self) -> bool:
         """Whether the last state that was asked for is here."""

@@ -43,6 +43,15 @@ def wait_briefly(
     return True
 
 
+def too_late(state: str, timeout: float | None, cause: BaseException | None) -> TimeoutError:
+    """The error of a wait that took too long, with what has gone wrong meanwhile."""
+    late = TimeoutError(
+        f"state {state!r} not reached in {timeout} s{f'; {cause}' if cause else ''}"
+    )
+    late.__cause__ = cause
+    return late
+
+
 @dataclass(frozen=True, slots=True)
 class Progress:
     """The progress of a transfer. All sizes are bytes of the package.

@@ -27,7 +27,7 @@ from __future__ import annotations
 import json
 import math
 from collections.abc import Sequence
-from contextlib import AbstractContextManager
+from contextlib import AbstractContextManager, ExitStack
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -35,7 +35,7 @@ from typing import TYPE_CHECKING, Any
 from p2u.disk.durable import FileReplacement
 from p2u.disk.errors import TRY_AGAIN, disk_errors
 from p2u.disk.files import read_from
-from p2u.disk.scratch import scratch_path
+from p2u.disk.scratch import file_in_the_making
 from p2u.errors import DiskError, FormatError
 from p2u.formats import safetensors
 from p2u.package.strict_json import parse_object
@@ -161,6 +161,7 @@ class Writer:
         self, path: str, entries: Sequence[FactorEntry], shapes: Sequence[tuple[int, int]]
     ) -> None:
         self._path = Path(path)
+        self._folder = ExitStack()
         self._shapes = list(shapes)
         self._next = 0
         tensors = [{"names": e.names, "input": e.input, "axis": e.axis} for e in entries]
@@ -177,7 +178,8 @@ class Writer:
         raw = json.dumps(header, separators=(",", ":")).encode()
         raw += b" " * (-len(raw) % 8)
         with self._errors():
-            self._file = FileReplacement(self._path, scratch_path(self._path, "part"))
+            part = self._folder.enter_context(file_in_the_making(self._path))
+            self._file = FileReplacement(self._path, part)
         self._write(len(raw).to_bytes(8, "little") + raw)
 
     def add(self, factor: Factor) -> None:
@@ -190,7 +192,7 @@ class Writer:
 
     def close(self, *, complete: bool) -> None:
         """Give the file its name if it is complete, else remove it."""
-        with self._errors():
+        with self._errors(), self._folder:
             if complete:
                 assert self._next == len(self._shapes)
                 self._file.commit()
