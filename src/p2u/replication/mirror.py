@@ -185,9 +185,9 @@ class _Copy:
 
     @contextmanager
     def _scratch(self) -> Iterator[Path]:
-        with disk_errors(tempfile.gettempdir(), "write", TRY_AGAIN):
-            folder = TemporaryFolder("p2u-mirror").__enter__()
-        with folder:
+        with ExitStack() as stack:
+            with disk_errors(tempfile.gettempdir(), "write", TRY_AGAIN):
+                folder = stack.enter_context(TemporaryFolder("p2u-mirror"))
             yield folder.path
 
     def _copy_all(self, manifest: Manifest, wanted: set[str], folder: Path) -> None:

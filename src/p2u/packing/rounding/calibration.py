@@ -178,8 +178,8 @@ class Writer:
         raw = json.dumps(header, separators=(",", ":")).encode()
         raw += b" " * (-len(raw) % 8)
         with self._errors():
-            part = self._folder.enter_context(file_in_the_making(self._path))
-            self._file = FileReplacement(self._path, part)
+            place = self._folder.enter_context(file_in_the_making(self._path))
+            self._file = FileReplacement(self._path, place)
         self._write(len(raw).to_bytes(8, "little") + raw)
 
     def add(self, factor: Factor) -> None:
