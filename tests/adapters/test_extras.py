@@ -76,3 +76,16 @@ def test_the_installation_of_the_readme_has_what_the_readme_uses() -> None:
         assert library in brought
     users = {"dev", "demo", installed}
     assert set(named.split(",")) == found.keys() - users
+
+
+def test_a_library_that_an_importer_refuses_is_missing(monkeypatch: pytest.MonkeyPatch) -> None:
+    """As tests and frozen programs keep one away."""
+
+    class Refusing:
+        def find_spec(self, name: str, path: object = None, target: object = None) -> None:
+            if name == "kept_away":
+                raise ModuleNotFoundError(f"No module named {name!r}", name=name)
+
+    monkeypatch.setattr(sys, "meta_path", [Refusing(), *sys.meta_path])
+    with pytest.raises(UnsupportedError, match=r"needs the library kept_away.*p2u-models\[hub\]"):
+        check_library("kept_away", "hub", "this")

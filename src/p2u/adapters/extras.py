@@ -46,6 +46,8 @@ def check_library(library: str, extra: str, user: str) -> None:
         found = find_spec(library) is not None
     except ValueError:  # it is being imported, or was put there by hand
         found = True
+    except ImportError:  # somebody keeps it away
+        found = False
     if not found:
         raise UnsupportedError(
             f"{user} needs the library {library}, which is not installed",

@@ -284,3 +284,26 @@ def test_a_replica_itself_is_not_pickled(net: Packed) -> None:
     model = p2u.torch.load(net.package, Net)
     with pytest.raises(UsageError, match="process"):
         pickle.dumps(model.p2u)
+
+
+def _answer(model: nn.Module, inputs: torch.Tensor, queue) -> None:
+    with torch.no_grad():
+        queue.put(model(inputs).tolist())
+
+
+@pytest.mark.parametrize("method", ["spawn", "forkserver"])
+def test_a_model_that_is_being_refined_is_given_to_a_new_process(net: Packed, method: str) -> None:
+    """The memory that the process opens is there for as long as it takes."""
+    store = gated(net)
+    model = p2u.torch.load(store, Net).eval()
+    inputs = requests(1)[0]
+    context = torch.multiprocessing.get_context(method)
+    queue = context.Queue()
+    process = context.Process(target=_answer, args=(model, inputs, queue))
+    process.start()
+    answer = queue.get(timeout=120)
+    process.join(60)
+    with torch.no_grad():
+        assert torch.allclose(torch.tensor(answer), net.plain(Net, "base")(inputs))
+    assert model.p2u.state == "base" and process.exitcode == 0
+    model.p2u.cancel()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import sys
 from typing import TYPE_CHECKING, Any
 
 from p2u.client.live.replica import Replica
@@ -57,12 +58,17 @@ class Reduce:
         self._model = model
         self._replica = replica
         self._hooks = hooks
+        self._given: torch.nn.Module | None = None
 
     def __call__(self, protocol: Any) -> Any:
         """Reduce it; see `object.__reduce_ex__`."""
         if self._replica.progress.target is None:  # nothing changes it any more
             return without_replica(self._model, self._hooks).__reduce_ex__(protocol)
-        return copy.deepcopy(self._model).__reduce_ex__(protocol)
+        made = copy.deepcopy(self._model)
+        if sys._getframe(1).f_globals.get("__name__") == "multiprocessing.reduction":
+            # A process that is being started opens this memory; until then it has to be there.
+            self._given = made
+        return made.__reduce_ex__(protocol)
 
 
 def install(model: torch.nn.Module, replica: Replica, hooks: frozenset[int]) -> None:
