@@ -11,6 +11,7 @@ import os
 import re
 import socket
 import threading
+from collections import Counter
 from collections.abc import Callable, Generator, Iterable
 from datetime import datetime, timezone
 from io import FileIO
@@ -61,24 +62,55 @@ _TYPES = {
 _ONE_RANGE = re.compile(r"bytes=\s*(\d{1,19}\s*-\s*\d{0,19}|-\s*\d{1,19})\s*", re.ASCII)
 
 
+class Answers:
+    """Counts of answers. Thread-safe.
+
+    Attributes:
+        bytes: Of bodies.
+        requests: By status.
+    """
+
+    def __init__(self) -> None:
+        self.bytes = 0
+        self.requests: Counter[int] = Counter()
+        self._lock = threading.Lock()
+
+    def answer(self, status: int) -> None:
+        """An answer was begun."""
+        with self._lock:
+            self.requests[status] += 1
+
+    def body(self, count: int) -> None:
+        """``count`` bytes more were handed to the client's connection."""
+        with self._lock:
+            self.bytes += count
+
+
 class FolderApp:
     """The WSGI application: the files below a folder.
 
     Args:
         root: The folder; symbolic links that lead out of it are not followed.
         limiter: Shared by all responses.
+
+    Attributes:
+        answers: Counts what was answered.
     """
 
     def __init__(self, root: str | os.PathLike[str], limiter: RateLimiter | None = None) -> None:
         self._store = LocalStore(root)
         self.limiter = limiter
+        self.answers = Answers()
 
     def __call__(self, environ: WSGIEnvironment, start_response: StartResponse) -> Iterable[bytes]:
         """Answer one request, as WSGI says."""
         response = self._respond(environ)
+        self.answers.answer(response.status_code)
         response.headers.update(CORS)
         pieces = response(environ, start_response)
-        return _passed_on(pieces, self.limiter) if environ["REQUEST_METHOD"] == "GET" else pieces
+        if environ["REQUEST_METHOD"] != "GET":
+            return pieces
+        return _passed_on(pieces, self.limiter, self.answers)
 
     def _respond(self, environ: WSGIEnvironment) -> Response:
         method = environ["REQUEST_METHOD"]
@@ -152,7 +184,7 @@ def _plain(status: int, text: str, headers: dict[str, str] | None = None) -> Res
 
 
 def _passed_on(
-    pieces: Iterable[bytes], limiter: RateLimiter | None
+    pieces: Iterable[bytes], limiter: RateLimiter | None, answers: Answers
 ) -> Generator[bytes, None, None]:
     """The pieces, as fast as the limiter allows; ends early when the server shuts down.
 
@@ -161,11 +193,13 @@ def _passed_on(
     try:
         for piece in pieces:
             if limiter is None:
+                answers.body(len(piece))
                 yield piece
                 continue
             for at in range(0, len(piece), limiter.grant):
                 part = piece[at : at + limiter.grant]
                 limiter.acquire(len(part))
+                answers.body(len(part))
                 yield part
     except Cancelled:
         return
@@ -200,6 +234,7 @@ class Server:
 
     Attributes:
         url: Of the folder, without a slash at the end.
+        answers: Counts what was answered.
     """
 
     def __init__(self, app: FolderApp, host: str, port: int, quiet: bool) -> None:
@@ -224,6 +259,7 @@ class Server:
         shown = f"[{host}]" if ":" in host else host
         self.url = f"http://{shown}:{self._server.port}"
         self._app = app
+        self.answers = app.answers
         self._thread: threading.Thread | None = None
         self._started = False
 

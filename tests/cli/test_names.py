@@ -11,8 +11,8 @@ import p2u
 from p2u.cli.app import app
 from p2u.serve import make_server
 
-#: Of the command line only: what is shown, and in which form.
-SHOWN = {"help", "quiet", "as_json"}
+#: Of the command line only: what is shown and exported, and in which form.
+SHOWN = {"help", "quiet", "as_json", "metrics"}
 
 API = {
     "clean": p2u.clean,

@@ -6,7 +6,7 @@ import logging
 import os
 import threading
 from bisect import bisect_right
-from collections.abc import Generator, Iterable, Sequence
+from collections.abc import Callable, Generator, Iterable, Sequence
 from contextlib import closing
 from dataclasses import dataclass
 
@@ -42,10 +42,14 @@ class CachedStore(Forwarding):
     Args:
         store: Remote.
         cache: The cache.
+        on_hit: Called with the number of bytes of each piece that the cache had.
     """
 
-    def __init__(self, store: Store, cache: Cache) -> None:
+    def __init__(
+        self, store: Store, cache: Cache, on_hit: Callable[[int], object] = lambda count: None
+    ) -> None:
         super().__init__(store)
+        self._on_hit = on_hit
         self.cache = cache
         #: By key: its ranges, sorted.
         self._ranges: dict[str, Sequence[CachedRange]] = {}
@@ -109,7 +113,9 @@ class CachedStore(Forwarding):
                 yield from self._fetch(key, at, end, ())
             elif (fd := self._wait_for(found)) is not None:
                 end = min(stop, found.stop)
-                yield from _read(fd, at - found.start, end - at)
+                for piece in _read(fd, at - found.start, end - at):
+                    self._on_hit(len(piece))
+                    yield piece
             else:
                 claimed = [found, *self._claim_more(key, found.stop, stop)]
                 end = min(stop, claimed[-1].stop)
@@ -187,10 +193,14 @@ class CachedStore(Forwarding):
         self._claims.release_all()
 
 
-def cached_store(store: Store, cache: bool | str | os.PathLike[str] | Cache) -> CachedStore | None:
+def cached_store(
+    store: Store,
+    cache: bool | str | os.PathLike[str] | Cache,
+    on_hit: Callable[[int], object] = lambda count: None,
+) -> CachedStore | None:
     """A store with the cache that a caller asks for, see `open_cache`; None if it is none."""
     opened = open_cache(cache)
-    return None if opened is None else CachedStore(store, opened)
+    return None if opened is None else CachedStore(store, opened, on_hit)
 
 
 def _read(fd: int, start: int, length: int) -> Generator[bytes, None, None]:

@@ -14,6 +14,7 @@ from p2u.cli import (
     failures,
     gc,
     inspect,
+    logs,
     mirror,
     pack,
     plan,
@@ -49,11 +50,25 @@ def _version(wanted: bool) -> None:
         raise typer.Exit
 
 
+def _log_format(wanted: logs.LogFormat) -> None:
+    if wanted is logs.LogFormat.JSON:
+        logs.start()
+
+
 @app.callback()
 def _root(
     version: Annotated[
         bool, typer.Option("--version", callback=_version, is_eager=True, help="Show the version.")
     ] = False,
+    log_format: Annotated[
+        logs.LogFormat,
+        typer.Option(
+            callback=_log_format,
+            is_eager=True,  # before a wrong command is an error
+            envvar="P2U_LOG_FORMAT",
+            help="Report events and errors as text, or as lines of JSON on stderr.",
+        ),
+    ] = logs.LogFormat.TEXT,
 ) -> None:
     pass
 
@@ -78,9 +93,11 @@ def run() -> int:
     """Run the command that the process was started with; returns its exit status."""
     logging.getLogger("p2u").addHandler(logging.NullHandler())  # results have all warnings
     terminal.prepare()
+    logs.end()
     try:
         status = app(standalone_mode=False)
         terminal.flush()
     except Exception as error:  # noqa: BLE001 - nobody above could do anything with it
-        return failures.report(error)
+        status = failures.report(error)
+    logs.end()  # not after a signal, which is yet to be reported
     return status if isinstance(status, int) else 0

@@ -12,6 +12,7 @@ from rich.live import Live
 from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn, TimeRemainingColumn
 from rich.text import Text
 
+from p2u.cli import logs
 from p2u.cli.terminal import console, has_signs, say, shown, warn
 
 if TYPE_CHECKING:
@@ -38,7 +39,7 @@ def human(count: float) -> str:
 def phases(quiet: bool) -> Iterator[Callable[[PackProgress | MirrorProgress], None] | None]:
     """One bar per phase of packing or copying, on stderr if that is a terminal."""
     stream = console(stderr=True)
-    if quiet or not stream.is_terminal:
+    if quiet or logs.is_json() or not stream.is_terminal:
         yield None
         return
     columns = (
@@ -133,7 +134,7 @@ def _bar(p: Transfer, width: int, signs: bool) -> list[tuple[str, str]]:
 def transfer(quiet: bool) -> Iterator[TransferView]:
     """The bar of a transfer, on stderr; nothing is drawn where that is not a terminal."""
     stream = console(stderr=True)
-    if quiet:
+    if quiet or logs.is_json():
         yield TransferView(stream, None)
         return
     with (

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import contextlib
 import json
+import logging
 import os
 import sys
 import traceback
 
+from p2u.cli import logs
 from p2u.cli.terminal import shown
 from p2u.errors import Cancelled, P2UError, UsageError
 
@@ -47,7 +49,7 @@ def report(error: Exception) -> int:
             f"that {DEBUG}=1 adds",
             error,
         )
-    if os.environ.get(DEBUG):
+    if os.environ.get(DEBUG) and not logs.is_json():
         print(shown(traceback.format_exc(), keep="\n"), file=sys.stderr)
     return _status(error)
 
@@ -69,11 +71,15 @@ def _wrong_words(error: Exception) -> int:
 
 
 def _say(message: str, error: Exception) -> None:
-    with contextlib.suppress(OSError):  # of two streams one may be full
-        print(f"p2u: {shown(message)}", file=sys.stderr, flush=True)
+    said = getattr(error, "message", None) or message
+    tree = {"kind": type(error).__name__, "message": said}
+    tree |= {name: getattr(error, name, None) for name in ("file", "tensor", "hint")}
+    if logs.is_json():
+        debug = bool(os.environ.get(DEBUG))
+        logs.log(logging.ERROR, message, traceback=debug, event="error", error=tree)
+    else:
+        with contextlib.suppress(OSError):  # of two streams one may be full
+            print(f"p2u: {shown(message)}", file=sys.stderr, flush=True)
     if "--json" in sys.argv[1:]:
-        said = getattr(error, "message", None) or message
-        tree = {"kind": type(error).__name__, "message": said}
-        tree |= {name: getattr(error, name, None) for name in ("file", "tensor", "hint")}
         with contextlib.suppress(OSError):
             print(json.dumps({"error": tree}), flush=True)

@@ -42,6 +42,11 @@ def uninstall() -> None:
 
 def say() -> None:
     """Print the message."""
+    from p2u.cli import logs
+
+    if logs.is_json():
+        logs.log(20, MESSAGE, event="interrupted")  # logging.INFO
+        return
     print(f"p2u: {MESSAGE}", file=sys.stderr, flush=True)
 
 

@@ -45,6 +45,14 @@ MaxBytes = Annotated[
 Repair = Annotated[
     bool, typer.Option("--repair", help="Overwrite files that were changed since the last pull.")
 ]
+Metrics = Annotated[
+    Optional[str],  # noqa: UP045
+    typer.Option(
+        "--metrics",
+        metavar="FILE|HOST:PORT",
+        help="Keep a file of Prometheus metrics up to date, or serve them at /metrics.",
+    ),
+]
 DryRun = Annotated[
     bool, typer.Option("--dry-run", help="Only show the actions, without any change.")
 ]

@@ -7,7 +7,7 @@ from typing import Annotated, Optional
 
 import typer
 
-from p2u.cli.options import DryRun, Jobs, Json, LimitRate, MaxBytes, Quiet, Repair
+from p2u.cli.options import DryRun, Jobs, Json, LimitRate, MaxBytes, Metrics, Quiet, Repair
 from p2u.units import parse_seconds, parse_size
 
 #: Shown below the options of ``--help``.
@@ -65,6 +65,7 @@ def pull(
         bool, typer.Option("--cache", help="Take from the cache what it has, and keep what comes.")
     ] = False,
     repair: Repair = False,
+    metrics: Metrics = None,
     dry_run: DryRun = False,
     as_json: Json = False,
     quiet: Quiet = False,
@@ -74,6 +75,7 @@ def pull(
     A folder with an older version is updated to the newest one.
     """
     from p2u.cli import show
+    from p2u.cli.metrics import exported
     from p2u.client.folder.pull import run_pull
     from p2u.client.folder.pull_task import PullTask
     from p2u.client.transfer.options import TransferOptions
@@ -82,12 +84,21 @@ def pull(
         jobs=jobs, limit_rate=limit_rate, straight=straight,
         max_bytes=parse_size(max_bytes) if max_bytes else None, cache=cache,
     )  # fmt: skip
-    with show.transfer(quiet or dry_run or as_json) as view:
+    with (
+        exported(metrics) as exporter,
+        show.transfer(quiet or dry_run or as_json) as view,
+    ):
+
+        def on_state(label: str) -> None:
+            view.reached(label)
+            exporter.pulled(dst)
+
         # The view only shows the states: nobody waits for those between.
         task = PullTask(
             until=until, origin=origin, in_place=in_place, repair=repair, check=check,
             deadline=parse_seconds(deadline) if deadline else None,
-            progress=view.progress, on_state=view.reached,
+            progress=view.progress, on_state=on_state,
+            meter=exporter.metrics.meter,
         )  # fmt: skip
         report = run_pull(src, dst, task, options, dry_run=dry_run)
     if as_json or dry_run or not quiet:

@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import io
+import logging
 import re
 import sys
 from functools import cache
 from typing import TYPE_CHECKING
+
+from p2u.cli import logs
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -89,10 +92,16 @@ def assemble(stream: Console, *parts: Part) -> Text:
 
 def say(*parts: Part, stderr: bool = False) -> None:
     """Print a line, however long it is: it is neither wrapped nor cut."""
+    if stderr and logs.is_json():
+        logs.log(logging.INFO, "".join(p if isinstance(p, str) else p[0] for p in parts))
+        return
     stream = console(stderr=stderr)
     stream.print(assemble(stream, *parts), soft_wrap=True)
 
 
 def warn(text: str) -> None:
     """Print a warning to stderr."""
+    if logs.is_json():
+        logs.log(logging.WARNING, text, event="warning")
+        return
     say(f"p2u: {text}", stderr=True)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import logging
 import sys
 import threading
 from dataclasses import asdict
@@ -12,13 +13,14 @@ from typing import TYPE_CHECKING, Annotated, Any, Optional
 
 import typer
 
-from p2u.cli import interrupts
-from p2u.cli.options import Jobs, LimitRate, MaxBytes, Quiet, Repair
+from p2u.cli import interrupts, logs
+from p2u.cli.options import Jobs, LimitRate, MaxBytes, Metrics, Quiet, Repair
 from p2u.cli.terminal import flush, say
 from p2u.errors import Cancelled
 from p2u.units import parse_seconds, parse_size
 
 if TYPE_CHECKING:
+    from p2u.cli.metrics import Exporter
     from p2u.client.folder.watch import Watched
 
 #: Shown below the options of ``--help``.
@@ -49,34 +51,44 @@ def watch(
     jobs: Jobs = None,
     limit_rate: LimitRate = None,
     max_bytes: MaxBytes = None,
+    metrics: Metrics = None,
     as_json: Annotated[
         bool, typer.Option("--json", help="Print one line of JSON per event.")
     ] = False,
     quiet: Quiet = False,
 ) -> None:
     """Pull each version of a package as it is published, and run a command after it."""
-    _run(
-        src, dst, every=parse_seconds(every), until=until, execute=execute, in_place=in_place,
-        repair=repair, jobs=jobs, limit_rate=limit_rate, as_json=as_json, quiet=quiet,
-        max_bytes=parse_size(max_bytes) if max_bytes else None,
-    )  # fmt: skip
+    from p2u.cli.metrics import exported
+
+    with exported(metrics) as exporter:
+        _run(
+            src, dst, exporter, every=parse_seconds(every), until=until, execute=execute,
+            in_place=in_place, repair=repair, jobs=jobs, limit_rate=limit_rate, as_json=as_json,
+            quiet=quiet, max_bytes=parse_size(max_bytes) if max_bytes else None,
+        )  # fmt: skip
 
 
-def _run(src: str, dst: Path, *, as_json: bool, quiet: bool, **options: Any) -> None:
+def _run(
+    src: str, dst: Path, exporter: Exporter, *, as_json: bool, quiet: bool, **options: Any
+) -> None:
     """Watch until Ctrl-C or SIGTERM, which are no failures: the folder holds a whole state."""
     from p2u.client.folder.watch import watch as watch_package
 
     stop = threading.Event()
-    report = _json if as_json else _line
+    report = _json if as_json else _logged if logs.is_json() else _line
 
     def event(found: Watched) -> None:
+        exporter.watched(found)
         if not quiet or found.kind in ("error", "warning"):
             report(found, dst)
 
     # The lines of JSON are ours alone.
     output = sys.stderr.fileno() if as_json else None
     try:
-        watch_package(src, dst, stop=stop, on_event=event, output=output, **options)
+        watch_package(
+            src, dst, stop=stop, on_event=event, output=output,
+            meter=exporter.metrics.meter, **options,
+        )  # fmt: skip
     except (interrupts.Interrupted, Cancelled):
         stop.set()
         interrupts.say()
@@ -100,6 +112,18 @@ def _line(event: Watched, dst: Path) -> None:
     else:
         say(f"{_now()} {event.kind}: {event.message}", stderr=True)
     flush()
+
+
+def _logged(event: Watched, dst: Path) -> None:
+    """Log an event; states are logged by the pull."""
+    fields: dict[str, Any] = {"event": event.kind, "dir": str(dst), "state": event.state}
+    if event.kind == "hook":
+        level = logging.WARNING if event.status else logging.INFO
+        fields |= {"status": event.status, "seconds": round(event.seconds, 3)}
+        logs.log(level, f"the command ended with {event.status}", **fields)
+    elif event.kind != "commit":
+        level = logging.ERROR if event.kind == "error" else logging.WARNING
+        logs.log(level, event.message, kind=event.error or None, **fields)
 
 
 def _json(event: Watched, dst: Path) -> None:

@@ -6,6 +6,7 @@ and compare with the source, hash, write to blobs; publish by rename. Memory hol
 
 from __future__ import annotations
 
+import logging
 import os
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
@@ -26,6 +27,7 @@ __all__ = ["PackProgress", "PackReport", "StateRow", "gc", "pack", "publish"]
 
 #: Versions from one with a base of its own to the next.
 ANCHOR_EVERY = 50
+_log = logging.getLogger("p2u.publish")
 #: Seconds.
 MOST_GRACE = 1e9
 
@@ -222,7 +224,7 @@ def publish(
     from p2u.packing.publish import AnchorPolicy, publish_next
     from p2u.packing.versions.add_version import VersionRequest
 
-    return publish_next(
+    report = publish_next(
         os.fspath(src),
         os.fspath(package),
         settings,
@@ -231,6 +233,10 @@ def publish(
         None if parent is None else os.fspath(parent),
         expect,
     )
+    if not report.unchanged:
+        fields = {"event": "published", "package": os.fspath(package), "version": report.version}
+        _log.info("%s: %s is published", package, report.version, extra={"p2u": fields})
+    return report
 
 
 def gc(

@@ -51,6 +51,8 @@ class PlainFiles:
         fetched: Bytes that came from the store.
         requests: Requests made.
         seconds: Time taken.
+        retries: Requests made again after a failure.
+        hash_failures: Files that came without their digest.
     """
 
     files: int
@@ -58,6 +60,8 @@ class PlainFiles:
     fetched: int
     requests: int
     seconds: float
+    retries: int
+    hash_failures: int
 
 
 def has_weights(found: list[StoredObject]) -> bool:
@@ -79,6 +83,7 @@ def pull_plain_files(
     stop: Stop,
     *,
     dry_run: bool,
+    total: Meter | None = None,
 ) -> PlainFiles | None:
     """Pull the files that a place lists; None if it lists no model, or the target has a package.
 
@@ -100,7 +105,9 @@ def pull_plain_files(
     with store:
         if not has_weights(found):
             return None
-        return _PlainTransfer(store, found, folder, options, stop, progress).run(dry_run=dry_run)
+        meter = Meter(total)
+        transfer = _PlainTransfer(store, found, folder, options, stop, progress, meter)
+        return transfer.run(dry_run=dry_run)
 
 
 class _PlainTransfer:
@@ -114,20 +121,21 @@ class _PlainTransfer:
         options: TransferOptions,
         stop: Stop,
         progress: Callable[[Progress], None] | None,
+        meter: Meter,
     ) -> None:
         self._url = store.url
         limiter = options.limiter()
         if limiter is not None:
             stop.on_call(limiter.cancel)
             store = ThrottledStore(store, limiter)
-        self._store = Retrying(store, options.retry or Retry(), stop.sleep)
+        self._store = Retrying(store, options.retry or Retry(), self._pause)
         self._found = found
         self._target = target
         self._work = WorkFolder(target)
         self._jobs = options.threads(remote=True)
         self._most = options.max_bytes
         self._stop = stop
-        self._meter = Meter()
+        self._meter = meter
         self._report = progress
         self._total = sum(entry.size for entry in found)
 
@@ -144,8 +152,14 @@ class _PlainTransfer:
             self._fetch_all()
         meter = self._meter
         return PlainFiles(
-            len(self._found), self._total, meter.received, meter.requests, meter.seconds
-        )
+            len(self._found), self._total, meter.received, meter.requests, meter.seconds,
+            meter.retries, meter.hash_failures,
+        )  # fmt: skip
+
+    def _pause(self, seconds: float) -> None:
+        """Wait before a request is made again."""
+        self._meter.retry()
+        self._stop.sleep(seconds)
 
     def _fetch_all(self) -> None:
         with disk_errors(self._target):
@@ -236,6 +250,7 @@ class _PlainTransfer:
                     return
                 part.unlink()
                 self._meter.add(-entry.size)
+                self._meter.hash_failure()
         raise IntegrityError(
             "does not have the digest that its repository states",
             file=f"{self._url}/{entry.key}",

@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
+import logging
 import os
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from p2u.client.folder.folder_transfer import FolderTransfer
 from p2u.client.folder.pull_task import PlannedUpdate, PullPlan, PullTask
 from p2u.client.transfer.checking import EXACT
-from p2u.client.transfer.control import Progress, Stop
+from p2u.client.transfer.control import Meter, Progress, Stop
 from p2u.client.transfer.options import TransferOptions
 from p2u.client.transfer.package_reader import PackageReader
 from p2u.errors import NotFoundError
@@ -19,6 +20,8 @@ from p2u.stores.backoff import Retry
 from p2u.stores.forwarding import KeepOpen
 
 __all__ = ["PlannedUpdate", "Progress", "PullPlan", "PullResult", "pull"]
+
+_log = logging.getLogger("p2u.state")
 
 
 @dataclass(frozen=True, slots=True)
@@ -33,6 +36,11 @@ class PullResult:
         plan: What would be done; of a dry run only.
         warnings: Updates that were found missing or broken, and gone around.
         plain_files: Number of files of a repository that is no package.
+        cached: Bytes that came from the cache.
+        retries: Requests made again after a failure.
+        hash_failures: Objects, chunks and files that came without their digest.
+        reached: ``(label, seconds)``: the states that the target held, and when; a single one with
+            no requests but that of the manifest was there already.
     """
 
     state: str | None
@@ -42,6 +50,10 @@ class PullResult:
     plan: PullPlan | None = None
     warnings: tuple[str, ...] = ()
     plain_files: int | None = None
+    cached: int = 0
+    retries: int = 0
+    hash_failures: int = 0
+    reached: tuple[tuple[str, float], ...] = ()
 
 
 def pull(
@@ -153,12 +165,14 @@ def run_pull(
     kept = KeepOpen(source) if isinstance(source, Store) else source
 
     def connect(known: PackageReader | None = None) -> PackageReader:
-        made = PackageReader(kept, options, known=known, stop=new_stop())
+        made = PackageReader(kept, options, known=known, stop=new_stop(), total=task.meter)
         if on_open is not None:
             on_open(made)
         return made
 
     package = connect()
+    reached: list[tuple[str, float]] = []
+    task = _noting_states(task, target, package.meter, reached)
     transfer = None
     try:
         transfer = FolderTransfer(package, target, task, reopen=connect)
@@ -171,24 +185,50 @@ def run_pull(
             state = transfer.run()
         meter = package.meter
         warnings = tuple(transfer.routes.warnings)
-        return PullResult(state, meter.received, meter.requests, meter.seconds, plan, warnings)
+        return PullResult(
+            state, meter.fetched, meter.requests, meter.seconds, plan, warnings,
+            cached=meter.cached, retries=meter.retries, hash_failures=meter.hash_failures,
+            reached=tuple(reached),
+        )  # fmt: skip
     except NotFoundError as error:
         if not _is_no_package(error, package.url, task) or isinstance(source, Store):
             raise
         from p2u.client.folder.plain_files import ADVICE, pull_plain_files
 
         found = pull_plain_files(
-            source, target, options, task.progress, new_stop(), dry_run=dry_run
+            source, target, options, task.progress, new_stop(), dry_run=dry_run, total=task.meter
         )
         if found is None:
             raise
         return PullResult(
-            None, found.fetched, found.requests, found.seconds, None, (ADVICE,), found.files
-        )
+            None, found.fetched, found.requests, found.seconds, None, (ADVICE,), found.files,
+            retries=found.retries, hash_failures=found.hash_failures,
+        )  # fmt: skip
     finally:
         (transfer.package if transfer is not None else package).close()
         if isinstance(kept, KeepOpen):
             kept.end()
+
+
+def _noting_states(
+    task: PullTask,
+    target: str | os.PathLike[str],
+    meter: Meter,
+    reached: list[tuple[str, float]],
+) -> PullTask:
+    """The task, whose states are noted and logged before its caller hears of them."""
+    on_state = task.on_state
+
+    def note(label: str) -> None:
+        seconds = meter.seconds
+        reached.append((label, seconds))
+        fields: dict[str, object] = {"event": "state", "dir": os.fspath(target), "state": label}
+        fields |= {"seconds": round(seconds, 3), "fetched": meter.fetched}
+        _log.info("%s is %s after %.2f s", target, label, seconds, extra={"p2u": fields})
+        if on_state is not None:
+            on_state(label)
+
+    return replace(task, on_state=note)
 
 
 def _is_no_package(error: NotFoundError, url: str, task: PullTask) -> bool:

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from p2u.client.transfer.checking import ALL, EXACT, check_choice
-from p2u.client.transfer.control import Progress
+from p2u.client.transfer.control import Meter, Progress
 from p2u.disk.files import free_bytes
 from p2u.errors import UsageError
 
@@ -29,6 +29,7 @@ class PullTask:
             that is asked for.
         check: ``"exact"``: compare files with the publisher's digests when they are exact;
             ``"all"``: in every state.
+        meter: Counts what is fetched, together with other pulls; None: nobody asks.
         free_bytes: Room on the disk that has a folder, in bytes.
 
     Raises:
@@ -44,6 +45,7 @@ class PullTask:
     on_state: Callable[[str], None] | None = None
     each_state: bool = False
     check: str = EXACT
+    meter: Meter | None = None
     free_bytes: Callable[[Path], int] = free_bytes
 
     def __post_init__(self) -> None:

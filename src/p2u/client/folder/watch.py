@@ -15,7 +15,7 @@ from pathlib import Path
 from p2u.client.folder import state_file
 from p2u.client.folder.pull import run_pull
 from p2u.client.folder.pull_task import PullTask
-from p2u.client.transfer.control import Progress, Stop
+from p2u.client.transfer.control import Meter, Progress, Stop
 from p2u.client.transfer.options import TransferOptions
 from p2u.errors import (
     BusyError,
@@ -69,6 +69,7 @@ class Watched:
         seconds: That a commit or a hook took.
         status: The hook's exit status; negative: the signal that ended it.
         message: Of an error or a warning.
+        error: Name of the error's class.
     """
 
     kind: str
@@ -77,6 +78,7 @@ class Watched:
     seconds: float = 0.0
     status: int = 0
     message: str = ""
+    error: str = ""
 
     @property
     def version(self) -> str | None:
@@ -99,6 +101,7 @@ def watch(
     on_event: Callable[[Watched], None] | None = None,
     stop: threading.Event | None = None,
     output: int | None = None,
+    meter: Meter | None = None,
 ) -> None:
     """Pull each version of a package to a folder as it is published, until ``stop`` is set.
 
@@ -123,6 +126,7 @@ def watch(
         on_event: Called with what happened, in this thread.
         stop: Set it to end, from another thread; within a second.
         output: File descriptor for the hook's standard output.
+        meter: Counts what all pulls together fetch; other threads may read it.
 
     Raises:
         UsageError: An argument is wrong, or the folder holds something else. Later on, such errors
@@ -136,6 +140,7 @@ def watch(
     task = PullTask(
         until=until, in_place=in_place, repair=repair,
         progress=watcher.progress, on_state=watcher.committed, each_state=execute is not None,
+        meter=meter,
     )  # fmt: skip
     new_stop = watcher.new_stop
     watcher.run(every, lambda: run_pull(source, target, task, options, new_stop=new_stop).warnings)
@@ -193,7 +198,8 @@ class _Watcher:
                     wait = backoff.delay(failures, asked)
                     if str(error) != said:
                         said = str(error)
-                        self._report(Watched("error", self._state, message=said))
+                        kind = type(error).__name__
+                        self._report(Watched("error", self._state, message=said, error=kind))
                 except Cancelled:
                     return
                 self._stop.wait(wait)
@@ -275,7 +281,7 @@ class _Watcher:
                 status = pool.submit(self._run_hook, command, names, ended).result()
             except OSError as error:
                 message = f"the command could not be started: {error.strerror or error}"
-                self._report(Watched("error", state, message=message))
+                self._report(Watched("error", state, message=message, error="OSError"))
                 return
             finally:
                 ended.set()

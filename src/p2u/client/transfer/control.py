@@ -116,9 +116,14 @@ class Stop:
 
 
 class Meter:
-    """Counts bytes from all threads, and their rate."""
+    """Counts bytes from all threads, and their rate.
 
-    def __init__(self) -> None:
+    Args:
+        total: Counts all that is counted here, too: the sum of several transfers.
+    """
+
+    def __init__(self, total: Meter | None = None) -> None:
+        self._total = total
         self._lock = threading.Lock()
         self._begin = time.monotonic()
         self._samples: list[tuple[float, int]] = [(self._begin, 0)]
@@ -126,15 +131,17 @@ class Meter:
         self._latest = self._drained = self._begin
         self._steady = (0, 0.0)
         self._done = 0
-        self._requests = 0
+        self._requests = self._cached = self._retries = self._hash_failures = 0
 
     def add(self, count: int) -> None:
         """``count`` bytes of the route arrived; negative if they have to be fetched again."""
         with self._lock:
             self._done += count
+        if self._total is not None:
+            self._total.add(count)
 
     def receive(self, count: int) -> None:
-        """``count`` bytes came from the store, wanted or not."""
+        """``count`` bytes came from the store or the cache, wanted or not."""
         with self._lock:
             now = time.monotonic()
             gap, self._latest = now - self._latest, now
@@ -143,11 +150,36 @@ class Meter:
             elif now > self._drained:
                 self._steady = self._steady[0] + count, self._steady[1] + gap
             self._received += count
+        if self._total is not None:
+            self._total.receive(count)
+
+    def hit(self, count: int) -> None:
+        """``count`` of the bytes that `receive` counts came from the cache."""
+        with self._lock:
+            self._cached += count
+        if self._total is not None:
+            self._total.hit(count)
 
     def request(self) -> None:
         """One more request was made."""
         with self._lock:
             self._requests += 1
+        if self._total is not None:
+            self._total.request()
+
+    def retry(self) -> None:
+        """A request failed and will be made again."""
+        with self._lock:
+            self._retries += 1
+        if self._total is not None:
+            self._total.retry()
+
+    def hash_failure(self) -> None:
+        """An object, a chunk or a file came that does not have its digest."""
+        with self._lock:
+            self._hash_failures += 1
+        if self._total is not None:
+            self._total.hash_failure()
 
     @property
     def done(self) -> int:
@@ -156,8 +188,29 @@ class Meter:
 
     @property
     def received(self) -> int:
-        """Bytes that came from the store."""
+        """Bytes that came, from the store or the cache."""
         return self._received
+
+    @property
+    def cached(self) -> int:
+        """Bytes that came from the cache."""
+        return self._cached
+
+    @property
+    def fetched(self) -> int:
+        """Bytes that came from the store."""
+        # A hit is counted before the reader has received its last piece.
+        return max(0, self._received - self._cached)
+
+    @property
+    def retries(self) -> int:
+        """Requests made again after a failure."""
+        return self._retries
+
+    @property
+    def hash_failures(self) -> int:
+        """Objects, chunks and files that came without their digest."""
+        return self._hash_failures
 
     @property
     def steady(self) -> tuple[int, float]:

@@ -111,6 +111,7 @@ class Fetcher:
             digest = hashlib.sha256(data).hexdigest()
             if len(data) == wanted.size and digest == wanted.sha256:
                 return data
+            self.meter.hash_failure()
         raise IntegrityError(
             f"{len(data)} bytes with SHA-256 {digest}, expected {wanted.size} bytes with "
             f"{wanted.sha256}",
@@ -142,6 +143,7 @@ class Fetcher:
         if (error.retry_after or 0.0) > self.retry.most_asked:
             raise error
         seconds = self.retry.delay(failures, error.retry_after)
+        self.meter.retry()
         self._report(error, failures, seconds)
         self.stop.sleep(seconds)
 
@@ -160,7 +162,9 @@ class Fetcher:
                 return
             self._report_from = now + REPORT_EVERY
         of = f"{failures} of {self.retry.attempts - 1}"
-        _log.warning("%s; trying again in %.1f s (%s)", error, seconds, of)
+        fields = {"event": "retry", "file": error.file, "seconds": round(seconds, 3)}
+        extra = {"p2u": fields}
+        _log.warning("%s; trying again in %.1f s (%s)", error, seconds, of, extra=extra)
 
     def run(
         self,

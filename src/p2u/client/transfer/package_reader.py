@@ -48,6 +48,7 @@ class PackageReader:
         stop: Ends all reading early.
         known: This package as it was opened before: objects that it read are not read again, and
             its meter counts on.
+        total: Counts what is read here together with others.
 
     Raises:
         The errors of ``open_store``. Nothing is read yet.
@@ -60,10 +61,11 @@ class PackageReader:
         *,
         stop: Stop | None = None,
         known: PackageReader | None = None,
+        total: Meter | None = None,
     ) -> None:
         self.options = options
         self.stop = stop or Stop()
-        self.meter: Meter = known.meter if known else Meter()
+        self.meter: Meter = known.meter if known else Meter(total)
         store = source if isinstance(source, Store) else open_store(source)
         self.url = store.url
         limiter = options.limiter()
@@ -75,7 +77,7 @@ class PackageReader:
         if store.remote and (options.cache is not False or is_offline()):
             from p2u.cache.store import cached_store
 
-            self.cached = cached_store(store, options.cache or True)
+            self.cached = cached_store(store, options.cache or True, self.meter.hit)
             store = self.cached or store
         self.stop.on_call(store.close)
         self.store = store
@@ -277,8 +279,11 @@ class PackageReader:
         self._check_limit(wanted.size, f"{wanted.key} has")
         coming = self._coming.pop(wanted.sha256, None)
         data = self._kept.get(wanted.sha256)
+        if data is None and (data := self._in_cache(wanted)) is not None:
+            self.meter.hit(len(data))
+            self.meter.receive(len(data))
         if data is None:
-            data = self._cached(wanted)
+            data = self._left_behind(wanted)
         if data is None:
             data = self.fetcher.read_object(wanted) if coming is None else coming.result()
             self._cache_object(wanted, data)
@@ -306,11 +311,17 @@ class PackageReader:
             self.cache = None
 
     def _cached(self, wanted: Object) -> bytes | None:
-        """An object that an earlier run has kept."""
-        if self.cached is not None:
-            found = self.cached.cache.objects.read(wanted.sha256, wanted.size)
-            if found is not None:
-                return found
+        """An object that need not be fetched."""
+        found = self._in_cache(wanted)
+        return self._left_behind(wanted) if found is None else found
+
+    def _in_cache(self, wanted: Object) -> bytes | None:
+        if self.cached is None:
+            return None
+        return self.cached.cache.objects.read(wanted.sha256, wanted.size)
+
+    def _left_behind(self, wanted: Object) -> bytes | None:
+        """An object that an earlier run of the same pull has kept."""
         cache = self.cache
         if cache is None:
             return None

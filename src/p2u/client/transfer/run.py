@@ -295,6 +295,7 @@ class Run:
     def _suspect(self, found: _WrongHashError) -> None:
         """Note a wrong chunk; raise IntegrityError if it was wrong before."""
         self._f.forget(found.chunk)
+        self._f.meter.hash_failure()
         key = found.update, found.chunk.number
         if key in self._suspects:
             raise self._wrong(found.update, found.chunk) from None
