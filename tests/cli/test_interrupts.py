@@ -110,3 +110,30 @@ def test_a_signal_that_is_ignored_stays_ignored(package: Path) -> None:
         timeout=60,
     )
     assert done.returncode == 0
+
+
+#: A signal comes within a finaliser, where Python prints exceptions and goes on.
+IN_FINALISER = """
+import os, signal, time
+from p2u.cli import interrupts
+
+class Finalised:
+    def __del__(self):
+        os.kill(os.getpid(), signal.SIGTERM)
+        for _ in range(100):
+            pass
+
+interrupts.install()
+try:
+    Finalised()
+    time.sleep(30)
+except interrupts.Interrupted as found:
+    print("ended", found.status)
+"""
+
+
+def test_a_signal_within_a_finaliser_is_not_lost() -> None:
+    done = subprocess.run(
+        [sys.executable, "-c", IN_FINALISER], capture_output=True, text=True, timeout=20
+    )
+    assert (done.stdout, done.stderr) == ("ended 143\n", "")

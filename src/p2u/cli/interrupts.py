@@ -31,6 +31,7 @@ def install() -> None:
     for number in _numbers():
         if signal.getsignal(number) is not signal.SIG_IGN:  # by nohup, or in the background
             signal.signal(number, _raise)
+    sys.unraisablehook = _ignored
 
 
 def uninstall() -> None:
@@ -38,6 +39,7 @@ def uninstall() -> None:
     for number in _numbers():
         if signal.getsignal(number) is _raise:
             signal.signal(number, signal.SIG_DFL)
+    sys.unraisablehook = sys.__unraisablehook__
 
 
 def say() -> None:
@@ -52,6 +54,20 @@ def say() -> None:
 
 def _numbers() -> list[signal.Signals]:
     return [getattr(signal, name) for name in _NAMES if hasattr(signal, name)]
+
+
+def _ignored(found: sys.UnraisableHookArgs) -> None:
+    """Send a signal again that came within a finaliser, where Python drops exceptions."""
+    if not isinstance(found.exc_value, Interrupted):
+        sys.__unraisablehook__(found)
+        return
+    import os
+    import threading
+
+    number = found.exc_value.status - 128
+    again = threading.Timer(0.05, os.kill, (os.getpid(), number))
+    again.daemon = True
+    again.start()
 
 
 def _raise(number: int, _: object) -> None:
