@@ -335,10 +335,11 @@ def test_cut_at_every_byte(copy: Copy) -> None:
 
 
 @pytest.mark.parametrize("copy", SMALL, ids=repr)
-def test_every_bit_of_the_beginning_and_some_of_the_rest(copy: Copy) -> None:
+def test_bits_of_the_beginning_and_some_of_the_rest(copy: Copy) -> None:
     payload = copy.encode()
     rng = np.random.default_rng(len(payload))
-    places = [*range(8 * 60), *rng.integers(0, 8 * len(payload), 60).tolist()]
+    # A third of the first bits, another one for each sample: the oracle takes its time.
+    places = [*range(len(payload) % 3, 8 * 60, 3), *rng.integers(0, 8 * len(payload), 30).tolist()]
     for place in places:
         out = bytearray(payload)
         out[place // 8] ^= 1 << place % 8
