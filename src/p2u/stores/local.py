@@ -27,7 +27,6 @@ from p2u.stores.base import (
     too_large,
     too_short,
 )
-from p2u.stores.package_lock import package_lock
 from p2u.stores.writable import ABSENT, Content, StoredObject, WritableStore, conflict
 
 #: Beginning of the names of objects in the making, and the age in seconds of left-overs.
@@ -142,6 +141,8 @@ class LocalStore(WritableStore):
         if tag in (None, ABSENT):
             self._write(path, content, name, new=tag == ABSENT)
             return
+        from p2u.stores.package_lock import package_lock  # whoever only reads needs none
+
         with package_lock(self._root):
             try:
                 found = self.read_tagged(key, limit=_MOST)[1]

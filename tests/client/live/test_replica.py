@@ -351,7 +351,10 @@ def test_over_http(made):
 
 
 def test_memory_of_open(tmp_path):
-    """Peak memory beyond the model: less than 64 MiB, and with staging what that takes."""
+    """Peak memory beyond the model: less than 68 MiB, and with staging what that takes.
+
+    Half of it is the interpreter with NumPy, and a good part of the rest the payloads of chunks.
+    """
     model = tmp_path / "model.safetensors"
     size, largest = 24 << 20, 4 << 20
     kit.write_safetensors(
@@ -371,7 +374,7 @@ def test_memory_of_open(tmp_path):
         ("atomic", "copy", size),
     ):
         peak = int(kit.run_python(code + kit.PRINT_PEAK, tmp_path / "pkg", mode, staging))
-        assert peak < size + more + (64 << 20), (mode, staging)
+        assert peak < size + more + (68 << 20), (mode, staging)
 
 
 def test_public_names_are_what_they_say():
