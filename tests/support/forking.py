@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import faulthandler
 import os
 import signal
 import traceback
@@ -14,8 +15,12 @@ PATIENCE = 60
 def in_child(action: Callable[[], object]) -> str:
     """What an action returns in a forked child, as text; fails if it hangs or raises an error."""
     read, write = os.pipe()
+    stderr = os.dup(2)
     pid = os.fork()
     if pid == 0:
+        # A handler in Python, as pytest-timeout has one, never runs where a lock is waited for.
+        signal.signal(signal.SIGALRM, signal.SIG_DFL)
+        faulthandler.dump_traceback_later(PATIENCE - 5, file=stderr)
         signal.alarm(PATIENCE)
         status = 1
         try:
@@ -26,6 +31,7 @@ def in_child(action: Callable[[], object]) -> str:
         os.write(write, text.encode()[:60000])
         os._exit(status)
     os.close(write)
+    os.close(stderr)
     with open(read, "rb") as pipe:
         text = pipe.read().decode()
     status = os.waitpid(pid, 0)[1]
