@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import contextlib
 import os
+import queue
 import socket
 import sys
 import threading
+import weakref
 from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, BinaryIO
@@ -49,7 +51,22 @@ def _guarded(
     return response
 
 
-def _pool_classes(dog: Watchdog) -> dict[str, type[HTTPConnectionPool]]:
+class _IdleConnections(queue.LifoQueue[Any]):
+    """The idle connections of a pool; they are closed when nobody has the pool any more."""
+
+    def fork(self) -> None:
+        """This is the child of a fork: a thread that held the lock is not here, nor are its calls.
+
+        Without this the child would wait for the lock as soon as it drops the pool.
+        """
+        super().__init__(self.maxsize)
+
+
+#: Makes the idle connections of a pool with so many places.
+_Idle = Callable[[int], _IdleConnections]
+
+
+def _pool_classes(dog: Watchdog, idle: _Idle) -> dict[str, type[HTTPConnectionPool]]:
     """urllib3's pools with connections that the watchdog guards."""
 
     class Plain(HTTPConnection):
@@ -62,9 +79,11 @@ def _pool_classes(dog: Watchdog) -> dict[str, type[HTTPConnectionPool]]:
 
     class PlainPool(HTTPConnectionPool):
         ConnectionCls = Plain
+        QueueCls = staticmethod(idle)  # type: ignore[assignment]
 
     class TlsPool(HTTPSConnectionPool):
         ConnectionCls = Tls
+        QueueCls = staticmethod(idle)  # type: ignore[assignment]
 
     return {"http": PlainPool, "https": TlsPool}
 
@@ -77,6 +96,12 @@ class Connections:
         self._timeout = urllib3.Timeout(connect=connect_timeout, read=stall_timeout)
         self._lock = threading.Lock()
         self._managers: dict[tuple[str | None, str], urllib3.PoolManager] = {}
+        self._idle: weakref.WeakSet[_IdleConnections] = weakref.WeakSet()
+
+    def _new_idle(self, size: int) -> _IdleConnections:
+        made = _IdleConnections(size)
+        self._idle.add(made)
+        return made
 
     def get(self, url: str, headers: dict[str, str]) -> urllib3.BaseHTTPResponse:
         """Send a GET; see `send`."""
@@ -111,6 +136,8 @@ class Connections:
     def fork(self) -> None:
         """This is the child of a fork: the parent goes on with these connections."""
         self._lock = threading.Lock()
+        for idle in self._idle:
+            idle.fork()
         self._managers = {}
 
     def _manager(self, url: str) -> urllib3.PoolManager:
@@ -130,7 +157,7 @@ class Connections:
             manager = urllib3.PoolManager(**options)
         else:
             manager = _proxy_manager(proxy, options)
-        manager.pool_classes_by_scheme = _pool_classes(self._dog)
+        manager.pool_classes_by_scheme = _pool_classes(self._dog, self._new_idle)
         return manager
 
 
