@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import importlib.util
+import os
 import shutil
 import sys
 import tempfile
@@ -20,6 +21,9 @@ from minilm import MiniLM
 import p2u
 from p2u.cli import show
 from p2u.serve import make_server
+
+# The demo is always the first time: nothing of an earlier one is in the cache.
+os.environ.setdefault("P2U_CACHE_SIZE", "0")
 
 RATE = 4_000_000
 QUESTION = "How do I get my money back?"

@@ -54,7 +54,7 @@ def test_states_and_what_a_client_fetches(source: Path, tmp_path: Path) -> None:
         assert (files == content) is point.exact
         assert files.keys() == content.keys()
         package = tmp_path / "package"
-        p2u.pack(source, package, bits=point.bits)
+        p2u.pack(source, package, bits=point.bits, replace=True)
         fresh = tmp_path / f"{point.state}-{point.bits}"
         assert point.bytes == p2u.pull(package, fresh, until=point.state).fetched
         assert (fresh / "model.safetensors").read_bytes() == files["model.safetensors"]

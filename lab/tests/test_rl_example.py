@@ -28,7 +28,12 @@ def test_two_replicas_follow_a_trainer(tmp_path: Path) -> None:
     options = ["--syncs", "2", "--steps", "1", "--mbit", "100", "--csv", tmp_path / "table.csv"]
     done = subprocess.run(
         [sys.executable, EXAMPLE, *options],
-        env={**os.environ, "PYTHONPATH": os.pathsep.join(places), "HF_HUB_OFFLINE": "1"},
+        env={
+            **os.environ,
+            "PYTHONPATH": os.pathsep.join(places),
+            "HF_HUB_OFFLINE": "1",
+            "P2U_OFFLINE": "0",
+        },
         capture_output=True,
         text=True,
         timeout=280,

@@ -177,6 +177,9 @@ def test_offline_nothing_is_asked_of_the_network(
         with pytest.raises(NotFoundError, match="HF_HUB_OFFLINE forbids the network"):
             attempt()
     assert not inner.asked
+    monkeypatch.setenv("P2U_OFFLINE", "0")
+    allowed, _ = cached_store(objects, tmp_path)
+    assert b"".join(allowed.stream(BLOB, 0, 10)) == DATA[:10], "it decides where both are set"
 
 
 def test_an_unreachable_manifest_is_the_one_read_last(objects: Path, tmp_path: Path) -> None:

@@ -37,6 +37,6 @@ def cache_size() -> int:
 
 
 def is_offline() -> bool:
-    """Whether ``$P2U_OFFLINE`` or ``$HF_HUB_OFFLINE`` forbids the network."""
-    names = ("P2U_OFFLINE", "HF_HUB_OFFLINE")
-    return any(os.environ.get(name, "").strip().lower() not in _NO for name in names)
+    """Whether ``$P2U_OFFLINE``, or where that is not set ``$HF_HUB_OFFLINE``, forbids the network."""
+    said = os.environ.get("P2U_OFFLINE", os.environ.get("HF_HUB_OFFLINE", ""))
+    return said.strip().lower() not in _NO

@@ -183,7 +183,7 @@ class CachedStore(Forwarding):
             raise NotFoundError(
                 "not in the cache, and P2U_OFFLINE or HF_HUB_OFFLINE forbids the network",
                 file=f"{self.url}/{key}",
-                hint="Unset the variable once, so that it is fetched",
+                hint="Fetch it once with P2U_OFFLINE=0",
             )
 
     def close(self) -> None:
