@@ -37,6 +37,6 @@ def cache_size() -> int:
 
 
 def is_offline() -> bool:
-    """Whether ``$P2U_OFFLINE``, or where that is not set ``$HF_HUB_OFFLINE``, forbids the network."""
+    """Whether ``$P2U_OFFLINE``, or if that is not set ``$HF_HUB_OFFLINE``, forbids the network."""
     said = os.environ.get("P2U_OFFLINE", os.environ.get("HF_HUB_OFFLINE", ""))
     return said.strip().lower() not in _NO
