@@ -7,6 +7,7 @@ import errno
 import os
 import shutil
 import threading
+from dataclasses import replace
 
 import kit
 import pytest
@@ -34,8 +35,10 @@ from p2u.stores import LocalStore
 @pytest.mark.parametrize("straight", [False, True])
 def test_broken_connections_are_continued(made, tmp_path, straight):
     counting = CountingStore(LocalStore(made.package))
-    store = FlakyStore(counting, lambda key, start, n: n % 5 == 1)
-    pull_with(store, tmp_path / "dst", retry=QUICK, straight=straight)
+    # Straight, a request has three streams, which break together more often than one: many tries.
+    store = FlakyStore(counting, lambda key, start, n: n % 7 == 1)
+    patient = replace(QUICK, attempts=12)
+    pull_with(store, tmp_path / "dst", retry=patient, straight=straight)
     assert made.label(tmp_path / "dst") == "exact"
     assert store.failures > 3
 
