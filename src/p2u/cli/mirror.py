@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -36,13 +38,9 @@ def mirror(
     quiet: Quiet = False,
 ) -> None:
     """Copy a package from any store to any other; run it again to resume or to update."""
-    from p2u.cli import show
     from p2u.replication.mirror import mirror as copy
 
-    with show.phases(quiet or as_json) as progress:
-        result = copy(source, target, replace=replace, progress=progress)
-    if as_json or not quiet:
-        _show(result, target, json=as_json)
+    _run(partial(copy, source, target, replace=replace), target, as_json=as_json, quiet=quiet)
 
 
 def push(
@@ -53,11 +51,17 @@ def push(
     quiet: Quiet = False,
 ) -> None:
     """Upload a package to a bucket, a registry or the Hub; run it again to resume or to update."""
-    from p2u.cli import show
     from p2u.replication.mirror import push as upload
 
+    _run(partial(upload, package, target, replace=replace), target, as_json=as_json, quiet=quiet)
+
+
+def _run(copy: Callable[..., MirrorResult], target: str, *, as_json: bool, quiet: bool) -> None:
+    """Copy with a bar, and print the result."""
+    from p2u.cli import show
+
     with show.phases(quiet or as_json) as progress:
-        result = upload(package, target, replace=replace, progress=progress)
+        result = copy(progress=progress)
     if as_json or not quiet:
         _show(result, target, json=as_json)
 

@@ -29,12 +29,11 @@ from p2u.errors import (
 )
 from p2u.package.paths import MANIFEST_KEY, check_path
 from p2u.stores.base import StoreOptions, check_range, closed_error
-from p2u.stores.http.addressed import AddressedStore
+from p2u.stores.http.addressed import AddressedStore, DeferredStore
 from p2u.stores.writable import (
     ABSENT,
     Content,
     StoredObject,
-    WritableStore,
     bytes_of,
     conflict,
     sha256_of,
@@ -107,7 +106,7 @@ class HubPlace:
         return f"api/{self.kind}/{self.repository}"
 
 
-class HubStore(WritableStore):
+class HubStore(DeferredStore):
     """The files of a folder in a repository.
 
     Args:
@@ -123,46 +122,26 @@ class HubStore(WritableStore):
         self.url = self.place.text
         self._root = (os.environ.get("HF_ENDPOINT") or HUB).rstrip("/")
         self._token = find_token()
-        self._files = AddressedStore(self.url, self._root, options, self._address)
+        self._http = AddressedStore(self.url, self._root, options, self._address)
         if self._token:
-            self._files.authorize({"Authorization": f"Bearer {self._token}"})
+            self._http.authorize({"Authorization": f"Bearer {self._token}"})
         self._lock = threading.Lock()
         self._pending: dict[str, CommitOperationAdd] = {}
         self._contents: dict[str, StoredObject] = {}
         self._is_ready = False
         self._closed = False
 
-    @property
-    def remote(self) -> bool:
-        """See `Store.remote`."""
-        return True
-
-    @property
-    def deferred(self) -> bool:
-        """See `WritableStore.deferred`."""
-        return True
-
-    @property
-    def supports_ranges(self) -> bool:
-        """See `Store.supports_ranges`."""
-        return self._files.supports_ranges
-
-    @property
-    def knows_ranges(self) -> bool:
-        """See `Store.knows_ranges`."""
-        return self._files.knows_ranges
-
     def read(self, key: str, *, limit: int) -> bytes:
         """See `Store.read`."""
         with self._denied():
-            return self._files.read(key, limit=limit)
+            return self._http.read(key, limit=limit)
 
     def read_tagged(self, key: str, *, limit: int) -> tuple[bytes, str]:
         """See `WritableStore.read_tagged`; the tag is the commit of all files together."""
         check_path(key, "key")
         tag = self._head()
         at = AddressedStore(
-            self.url, self._root, self._files.options, lambda key: self._address(key, tag)
+            self.url, self._root, self._http.options, lambda key: self._address(key, tag)
         )
         with at, self._denied():
             if self._token:
@@ -172,7 +151,7 @@ class HubStore(WritableStore):
     def poll(self, key: str, *, limit: int, mark: str = "") -> tuple[bytes | None, str]:
         """See `Store.poll`."""
         with self._denied():
-            return self._files.poll(key, limit=limit, mark=mark)
+            return self._http.poll(key, limit=limit, mark=mark)
 
     def stream(self, key: str, start: int, length: int) -> Generator[bytes, None, None]:
         """See `Store.stream`."""
@@ -182,7 +161,7 @@ class HubStore(WritableStore):
 
     def _stream(self, key: str, start: int, length: int) -> Generator[bytes, None, None]:
         with self._denied():
-            yield from self._files.stream(key, start, length)
+            yield from self._http.stream(key, start, length)
 
     def find(self, key: str) -> StoredObject | None:
         """See `WritableStore.find`; the SHA-256 of large files is known."""
@@ -207,7 +186,7 @@ class HubStore(WritableStore):
         url: str | None = f"{self._root}/{path}?recursive=true&expand=false"
         seen: dict[str, StoredObject] = {}
         while url is not None:
-            answer = self._files.call("GET", url, accept=(200, 404), name=self.url)
+            answer = self._http.call("GET", url, accept=(200, 404), name=self.url)
             if answer.status == 404:
                 break
             seen |= {entry.key: entry for entry in self._entries(self._parsed(answer.data))}
@@ -271,7 +250,7 @@ class HubStore(WritableStore):
     def close(self) -> None:
         """See `Store.close`."""
         self._closed = True
-        self._files.close()
+        self._http.close()
 
     def _commit(self, more: list[CommitOperationAdd], tag: str | None) -> None:
         """Commit all that is pending, if the revision is the one of the tag still."""
@@ -332,7 +311,7 @@ class HubStore(WritableStore):
         self._check_open("")
         headers = {"Content-Type": "application/json"} if content is not None else {}
         with self._denied():
-            answer = self._files.call(
+            answer = self._http.call(
                 method,
                 f"{self._root}/{path}",
                 headers=headers,

@@ -22,14 +22,13 @@ from p2u.errors import FormatError, NotFoundError, StoreError, UsageError
 from p2u.package.paths import MANIFEST_KEY, check_path
 from p2u.stores.backoff import Retry
 from p2u.stores.base import StoreOptions, check_range, closed_error, too_short
-from p2u.stores.http.addressed import AddressedStore, Answer
+from p2u.stores.http.addressed import AddressedStore, Answer, DeferredStore
 from p2u.stores.oci_access import RegistryAccess
 from p2u.stores.retrying import with_retries
 from p2u.stores.writable import (
     ABSENT,
     Content,
     StoredObject,
-    WritableStore,
     conflict,
     sha256_of,
     size_of,
@@ -68,7 +67,7 @@ class Layers:
     layers: Mapping[str, StoredObject] = field(default_factory=dict)
 
 
-class OciStore(WritableStore):
+class OciStore(DeferredStore):
     """The layers of one tag of a repository.
 
     A registry has no conditional put. A tag is compared just before its manifest is put and just
@@ -102,38 +101,18 @@ class OciStore(WritableStore):
         self._base = f"{self._root}/v2/{repository}"
         self._reference = f"{self._base}/manifests/{self._digest or tag}"
         self._access = RegistryAccess(self._root, host, repository)
-        self._blobs = AddressedStore(
+        self._http = AddressedStore(
             self.url,
             self._root,
             options,
             self._address,
-            lambda: self._access.headers(self._blobs),
+            lambda: self._access.headers(self._http),
             f"Log in: docker login {host}",
         )
         self._lock = threading.RLock()
         self._known: Layers | None = None
         self._pending: dict[str, StoredObject] = {}
         self._closed = False
-
-    @property
-    def remote(self) -> bool:
-        """See `Store.remote`."""
-        return True
-
-    @property
-    def deferred(self) -> bool:
-        """See `WritableStore.deferred`."""
-        return True
-
-    @property
-    def supports_ranges(self) -> bool:
-        """See `Store.supports_ranges`."""
-        return self._blobs.supports_ranges
-
-    @property
-    def knows_ranges(self) -> bool:
-        """See `Store.knows_ranges`."""
-        return self._blobs.knows_ranges
 
     def read(self, key: str, *, limit: int) -> bytes:
         """See `Store.read`."""
@@ -169,7 +148,7 @@ class OciStore(WritableStore):
         found = self._entry(key)
         if found.size < start + length:
             raise too_short(f"{self.url}/{key}", found.size, start, length)
-        yield from self._blobs.stream(key, start, length)
+        yield from self._http.stream(key, start, length)
 
     def find(self, key: str) -> StoredObject | None:
         """See `WritableStore.find`."""
@@ -217,7 +196,7 @@ class OciStore(WritableStore):
     def close(self) -> None:
         """See `Store.close`."""
         self._closed = True
-        self._blobs.close()
+        self._http.close()
 
     def _begin_writing(self, key: str) -> None:
         if self._closed:
@@ -234,7 +213,7 @@ class OciStore(WritableStore):
         """Have a token that allows writing from now on: some registries refuse others with 403."""
         if not self._access.writes and not self._digest:
             self._access.writes = True
-            with_retries(self._blobs.renew, STEPS)
+            with_retries(self._http.renew, STEPS)
 
     def _look(self, key: str) -> None:
         """Ask the registry again where its manifest may be another one than the one known."""
@@ -245,7 +224,7 @@ class OciStore(WritableStore):
     def _checked(self, key: str, limit: int) -> bytes:
         """A small object, compared with its digest."""
         entry = self._entry(key)
-        data = self._blobs.read(key, limit=limit)
+        data = self._http.read(key, limit=limit)
         if hashlib.sha256(data).hexdigest() != entry.sha256:
             raise StoreError(
                 "does not have the digest that the registry's manifest states",
@@ -257,7 +236,7 @@ class OciStore(WritableStore):
 
     def _call(self, method: str, url: str, **options: Any) -> Answer:
         """One request of several for an object: each has a few tries of its own."""
-        return with_retries(lambda: self._blobs.call(method, url, **options), STEPS)
+        return with_retries(lambda: self._http.call(method, url, **options), STEPS)
 
     def _entry(self, key: str) -> StoredObject:
         """The layer of a key; the manifest is read where it is not known, or has it not."""

@@ -15,8 +15,8 @@ if TYPE_CHECKING:
 LIVE = ("p2u", "generate", "_apply", "__deepcopy__", "__reduce_ex__")
 
 
-class DeepCopy:
-    """``copy.deepcopy`` of a live model: a plain module at one state.
+class _PlainMaker:
+    """Makes a plain module of a live one.
 
     Args:
         model: The live one.
@@ -28,6 +28,10 @@ class DeepCopy:
         self._model = model
         self._replica = replica
         self._hooks = hooks
+
+
+class DeepCopy(_PlainMaker):
+    """``copy.deepcopy`` of a live model: a plain module at one state."""
 
     def __call__(self, memo: dict[int, Any]) -> torch.nn.Module:
         """Make it; see `copy.deepcopy`."""
@@ -45,20 +49,11 @@ class DeepCopy:
             return made
 
 
-class Reduce:
-    """``pickle`` of a live model, and thereby ``torch.save``: a plain module at one state.
+class Reduce(_PlainMaker):
+    """``pickle`` of a live model, and thereby ``torch.save``: a plain module at one state."""
 
-    Args:
-        model: The live one.
-        replica: Its replica.
-        hooks: Ids of the hooks that make it live.
-    """
-
-    def __init__(self, model: torch.nn.Module, replica: Replica, hooks: frozenset[int]) -> None:
-        self._model = model
-        self._replica = replica
-        self._hooks = hooks
-        self._given: torch.nn.Module | None = None
+    #: Held for a process that opens its memory later.
+    _given: torch.nn.Module | None = None
 
     def __call__(self, protocol: Any) -> Any:
         """Reduce it; see `object.__reduce_ex__`."""

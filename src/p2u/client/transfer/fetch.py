@@ -9,7 +9,7 @@ import time
 from collections.abc import Callable
 from itertools import cycle
 from threading import Event, Lock, Thread
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, TypeVar
 
 from p2u.client.transfer.bundles import Wanted
 from p2u.client.transfer.control import Buffers, Meter, Stop
@@ -30,6 +30,8 @@ IN_FLIGHT = 12 << 20
 #: Seconds between two reports of failures after which it is tried again.
 REPORT_EVERY = 5.0
 _log = logging.getLogger("p2u.retry")
+
+T = TypeVar("T")
 
 #: Gives what the next run will probably fetch.
 Following = Callable[[], Wanted]
@@ -72,33 +74,15 @@ class Fetcher:
 
     def read(self, key: str, limit: int) -> bytes:
         """A small object of unknown size, with retries."""
-        failures = 0
-        while True:
-            self.stop.check()
-            try:
-                self.meter.request()
-                data = self.store.read(key, limit=limit)
-            except StoreError as error:
-                failures += 1
-                self.pause(error, failures)
-                continue
-            self.meter.receive(len(data))
-            return data
+        data = self._request(lambda: self.store.read(key, limit=limit))
+        self.meter.receive(len(data))
+        return data
 
     def poll(self, key: str, limit: int, mark: str) -> tuple[bytes | None, str]:
         """See `Store.poll`, with retries."""
-        failures = 0
-        while True:
-            self.stop.check()
-            try:
-                self.meter.request()
-                data, mark = self.store.poll(key, limit=limit, mark=mark)
-            except StoreError as error:
-                failures += 1
-                self.pause(error, failures)
-                continue
-            self.meter.receive(len(data or b""))
-            return data, mark
+        data, mark = self._request(lambda: self.store.poll(key, limit=limit, mark=mark))
+        self.meter.receive(len(data or b""))
+        return data, mark
 
     def read_object(self, wanted: Object) -> bytes:
         """A small object, its size and digest checked.
@@ -121,15 +105,22 @@ class Fetcher:
 
     def probe(self, key: str, at: int) -> None:
         """Read one byte of an object, with retries, to see that it is there."""
+
+        def read() -> None:
+            with contextlib.closing(self.store.stream(key, at, 1)) as pieces:
+                for piece in pieces:
+                    self.meter.receive(len(piece))
+
+        self._request(read)
+
+    def _request(self, call: Callable[[], T]) -> T:
+        """The result of a request, which is made again after failures."""
         failures = 0
         while True:
             self.stop.check()
             try:
                 self.meter.request()
-                with contextlib.closing(self.store.stream(key, at, 1)) as pieces:
-                    for piece in pieces:
-                        self.meter.receive(len(piece))
-                return
+                return call()
             except StoreError as error:
                 failures += 1
                 self.pause(error, failures)

@@ -79,6 +79,8 @@ class PackageReader:
 
             self.cached = cached_store(store, options.cache or True, self.meter.hit)
             store = self.cached or store
+        #: Digests of the indices whose payloads the cache knows.
+        self._described: set[str] = set()
         self.stop.on_call(store.close)
         self.store = store
         self.fetcher = Fetcher(store, options, self.stop, self.meter)
@@ -178,8 +180,9 @@ class PackageReader:
 
     def _describe(self, update: Update, index: Index) -> None:
         """Name the digests of an update's payloads to the cache."""
-        if self.cached is None:
+        if self.cached is None or update.index.sha256 in self._described:
             return
+        self._described.add(update.index.sha256)
         ranges: dict[int, list[tuple[int, int, str]]] = {}
         for c in index.chunks:
             found = c.start, c.start + c.length, c.sha256.hex()

@@ -13,7 +13,7 @@ from p2u.stores.base import StoreOptions, closed_error
 from p2u.stores.http.headers import status_error
 from p2u.stores.http.store import NETWORK, Body, HttpStore, network_error
 from p2u.stores.http.urls import BaseUrl, display_url, origin, split_url
-from p2u.stores.writable import Content, size_of
+from p2u.stores.writable import Content, WritableStore, size_of
 
 #: Most bytes of an answer to `AddressedStore.call`.
 MOST_ANSWER = 64 << 20
@@ -172,3 +172,32 @@ class AddressedStore(HttpStore):
         finally:
             found.close()
         return Answer(response.status, response.headers, bytes(data))
+
+
+class DeferredStore(WritableStore):
+    """A writable store that reads over HTTP, and shows new objects together with the manifest.
+
+    Derived classes set ``_http``, which finds the objects.
+    """
+
+    _http: AddressedStore
+
+    @property
+    def remote(self) -> bool:
+        """See `Store.remote`."""
+        return True
+
+    @property
+    def deferred(self) -> bool:
+        """See `WritableStore.deferred`."""
+        return True
+
+    @property
+    def supports_ranges(self) -> bool:
+        """See `Store.supports_ranges`."""
+        return self._http.supports_ranges
+
+    @property
+    def knows_ranges(self) -> bool:
+        """See `Store.knows_ranges`."""
+        return self._http.knows_ranges
