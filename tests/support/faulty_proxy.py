@@ -6,10 +6,11 @@ import http.client
 import threading
 from collections.abc import Callable
 from dataclasses import dataclass
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
-from types import TracebackType
+from http.server import BaseHTTPRequestHandler
 from typing import Any
 from urllib.parse import urlsplit
+
+from loopback import LoopbackServers
 
 #: Headers between two neighbours only.
 _HOP = {"connection", "keep-alive", "transfer-encoding", "te", "trailer", "upgrade"}
@@ -32,7 +33,7 @@ class Request:
 Fault = int | str | None
 
 
-class FaultyProxy:
+class FaultyProxy(LoopbackServers):
     """The proxy.
 
     Attributes:
@@ -42,16 +43,13 @@ class FaultyProxy:
     """
 
     def __init__(self, upstream: str) -> None:
+        super().__init__()
         self.upstream = urlsplit(upstream).netloc
         self.fault: Callable[[Request], Fault] = lambda request: None
         self.faults = 0
         self.requests = 0
         self.lock = threading.Lock()
-        self._server = ThreadingHTTPServer(("127.0.0.1", 0), _Handler)
-        self._server.daemon_threads = True
-        self._server.proxy = self  # type: ignore[attr-defined]
-        threading.Thread(target=self._server.serve_forever, args=(0.02,), daemon=True).start()
-        self.url = f"http://127.0.0.1:{self._server.server_address[1]}"
+        self.url = self.serve(_Handler, proxy=self)
 
     def ask(self, method: str, path: str) -> Fault:
         """The fault of a request."""
@@ -60,18 +58,6 @@ class FaultyProxy:
             self.requests += 1
             self.faults += found is not None
             return found
-
-    def __enter__(self) -> FaultyProxy:
-        return self
-
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
-        self._server.shutdown()
-        self._server.server_close()
 
 
 class _Handler(BaseHTTPRequestHandler):

@@ -13,10 +13,11 @@ import re
 import threading
 import time
 from dataclasses import dataclass, field
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
-from types import TracebackType
+from http.server import BaseHTTPRequestHandler
 from typing import Any
 from urllib.parse import parse_qs, unquote, urlsplit
+
+from loopback import LoopbackServers
 
 TOKEN = "hf_test_token"
 
@@ -39,7 +40,7 @@ class Repository:
         return None
 
 
-class Hub:
+class Hub(LoopbackServers):
     """The two servers.
 
     Attributes:
@@ -53,6 +54,7 @@ class Hub:
     """
 
     def __init__(self) -> None:
+        super().__init__()
         self.repositories: dict[str, Repository] = {}
         self.large: dict[str, bytes] = {}
         self.private = False
@@ -61,12 +63,7 @@ class Hub:
         self.signed = 0
         self.fail: Any = lambda method, path: None
         self.lock = threading.Lock()
-        self._servers = [ThreadingHTTPServer(("127.0.0.1", 0), kind) for kind in (_Main, _Cdn)]
-        for server in self._servers:
-            server.daemon_threads = True
-            server.hub = self  # type: ignore[attr-defined]
-            threading.Thread(target=server.serve_forever, args=(0.02,), daemon=True).start()
-        self.url, self.cdn = (f"http://127.0.0.1:{s.server_address[1]}" for s in self._servers)
+        self.url, self.cdn = (self.serve(kind, hub=self) for kind in (_Main, _Cdn))
 
     def add(self, name: str, files: dict[str, bytes]) -> None:
         """Commit files to a repository."""
@@ -75,19 +72,6 @@ class Hub:
             found.commits.append({**found.commits[-1], **files})
             for content in files.values():
                 self.large[hashlib.sha256(content).hexdigest()] = content
-
-    def __enter__(self) -> Hub:
-        return self
-
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
-        for server in self._servers:
-            server.shutdown()
-            server.server_close()
 
 
 def is_large(path: str, content: bytes) -> bool:

@@ -5,13 +5,13 @@ from __future__ import annotations
 import base64
 import json
 import subprocess
-import threading
 import time
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from http.server import BaseHTTPRequestHandler
 from pathlib import Path
-from types import TracebackType
 from typing import Any
 from urllib.parse import parse_qs, urlsplit
+
+from loopback import LoopbackServers
 
 ISSUER, SERVICE = "p2u-tests", "registry"
 
@@ -20,7 +20,7 @@ def _text(data: bytes) -> str:
     return base64.urlsafe_b64encode(data).rstrip(b"=").decode()
 
 
-class TokenServer:
+class TokenServer(LoopbackServers):
     """Gives tokens to whoever may have them.
 
     Attributes:
@@ -32,6 +32,7 @@ class TokenServer:
     """
 
     def __init__(self, work: Path, logins: dict[str, list[str]]) -> None:
+        super().__init__()
         self._key = work / "key.pem"
         certificate = work / "cert.pem"
         subprocess.run(
@@ -74,9 +75,7 @@ class TokenServer:
                 self.end_headers()
                 self.wfile.write(data)
 
-        self._server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
-        threading.Thread(target=self._server.serve_forever, args=(0.02,), daemon=True).start()
-        self.url = f"http://127.0.0.1:{self._server.server_address[1]}/token"
+        self.url = f"{self.serve(Handler)}/token"
 
     def sign(self, query: dict[str, str], allowed: list[str]) -> str:
         """A token for what is asked and allowed."""
@@ -103,15 +102,3 @@ class TokenServer:
             capture_output=True,
         )
         return f"{signed}.{_text(done.stdout)}"
-
-    def __enter__(self) -> TokenServer:
-        return self
-
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
-        self._server.shutdown()
-        self._server.server_close()
