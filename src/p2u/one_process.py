@@ -6,6 +6,9 @@ that hold their locks, so each of them is told, and makes of itself what the chi
 
 from __future__ import annotations
 
+# The module's own hook holds a lock of all pools over a fork. Hooks are called in reverse order, so
+# ours, which waits for work of pools, has to be registered after it.
+import concurrent.futures.thread  # noqa: F401
 import os
 import threading
 import weakref
@@ -41,27 +44,39 @@ class OneProcess:
 
 
 class _Forks:
-    """All objects to tell of forks."""
+    """All objects to tell of forks.
+
+    The work that they wait for before a fork may make such objects, so the list is not locked
+    meanwhile. An object made then is told nothing in the parent, whose threads go on with it.
+    """
 
     def __init__(self) -> None:
         self.lock = threading.RLock()
         self.objects: weakref.WeakSet[OneProcess] = weakref.WeakSet()
+        #: Held from before a fork until after it.
+        self._forking = threading.RLock()
         self._told: list[OneProcess] = []
 
     def before(self) -> None:
-        self.lock.acquire()
-        self._told = list(self.objects)
+        self._forking.acquire()
+        with self.lock:
+            self._told = list(self.objects)
         for found in self._told:
             found.before_fork()
+        self.lock.acquire()
 
     def after(self, *, child: bool) -> None:
         told, self._told = self._told, []
-        for found in reversed(told):
-            found.after_fork(child=child)
         if child:
-            self.lock = threading.RLock()
+            known = {id(found) for found in told}
+            told = [found for found in self.objects if id(found) not in known] + told
+            self.lock, self._forking = threading.RLock(), threading.RLock()
         else:
             self.lock.release()
+        for found in reversed(told):
+            found.after_fork(child=child)
+        if not child:
+            self._forking.release()
 
 
 _forks = _Forks()

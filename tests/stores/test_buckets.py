@@ -9,6 +9,7 @@ from pathlib import Path
 from types import ModuleType
 
 import pytest
+from forking import in_child, raised
 from servers import BUCKET
 from writing_contract import Reopen, WritingContract, fill
 
@@ -65,6 +66,27 @@ class TestAzure(TestS3):
 
 class TestGoogle(TestS3):
     SCHEME = "gs"
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="forks with threads")
+def test_a_forked_child_is_told_that_it_cannot_use_buckets(place: Place) -> None:
+    """The library's threads are in the parent: a request would never end."""
+    with open_writable(place("s3")) as store:
+        store.put("a.txt", b"a")
+
+        def child() -> str:
+            return " ".join(
+                raised(action)
+                for action in (
+                    lambda: store.read("a.txt", limit=10),
+                    lambda: store.put("a.txt", b"b"),
+                    lambda: list(store.list_objects()),
+                    lambda: b"".join(store.stream("a.txt", 0, 1)),
+                )
+            )
+
+        assert in_child(child).count("UsageError") == 4
+        assert store.read("a.txt", limit=10) == b"a"
 
 
 def test_wrong_credentials(place: Place, monkeypatch: pytest.MonkeyPatch) -> None:

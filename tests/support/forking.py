@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import faulthandler
+import gc
 import os
 import signal
 import traceback
@@ -18,6 +19,8 @@ def in_child(action: Callable[[], object]) -> str:
     stderr = os.dup(2)
     pid = os.fork()
     if pid == 0:
+        # Rubbish of earlier tests is not freed here: native objects hang without their threads.
+        gc.freeze()
         # A handler in Python, as pytest-timeout has one, never runs where a lock is waited for.
         signal.signal(signal.SIGALRM, signal.SIG_DFL)
         faulthandler.dump_traceback_later(PATIENCE - 5, file=stderr)

@@ -9,6 +9,7 @@ from __future__ import annotations
 import contextlib
 import hashlib
 import json
+import os
 import re
 from collections.abc import Generator, Iterable, Iterator
 from contextlib import contextmanager
@@ -269,6 +270,7 @@ class CloudStore(WritableStore):
         from obstore import exceptions
 
         name = self._name(key)
+        _requests_here(name)
         try:
             yield
         except FileNotFoundError as error:
@@ -285,6 +287,27 @@ class CloudStore(WritableStore):
             raise StoreError("access denied", file=name, hint=_DENIED) from error
         except (exceptions.BaseError, OSError, ValueError) as error:
             raise _store_error(error, name) from error
+
+
+#: The process whose threads answer obstore's requests, from its first one on.
+_home: int | None = None
+
+
+def _requests_here(name: str) -> None:
+    """Refuse requests in a forked child of a process that has made some: they would never end.
+
+    Raises:
+        UsageError: This is such a child.
+    """
+    global _home
+    if _home is None:
+        _home = os.getpid()
+    elif _home != os.getpid():
+        raise UsageError(
+            "this process was forked from one that had used a bucket: its requests would never end",
+            file=name,
+            hint="Start processes with spawn or forkserver, or use buckets only after the fork",
+        )
 
 
 class _NotModified(Exception):  # noqa: N818 - an answer, not an error

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import shutil
+import subprocess
 import sys
 import threading
 import time
@@ -281,3 +282,29 @@ def test_a_forked_child_stays_at_its_state_and_leaves_the_files(case):
         session.wait("exact", timeout=30)
         assert case.which(session.run(None, {"x": X})[0]) == "exact"
     assert not folder.parent.exists()
+
+
+FORKS_AND_DROPS = """
+import gc, os, sys
+import numpy as np, onnxruntime, p2u
+options = onnxruntime.SessionOptions()
+options.intra_op_num_threads = 4
+session = p2u.onnx.session(sys.argv[1], sess_options=options)
+session.wait("exact", timeout=30)
+session.cancel()
+x = np.ones(np.load(sys.argv[2]).shape, "float32")
+before = session.run(None, {"x": x})[0]
+if os.fork() == 0:
+    assert (session.run(None, {"x": x})[0] == before).all()
+    del session
+    gc.collect()
+    os._exit(0)  # as multiprocessing does: onnxruntime itself hangs at the exit of a child
+assert os.wait()[1] == 0
+"""
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="forks with threads")
+def test_a_forked_child_may_drop_a_session_whose_threads_are_in_the_parent(case, tmp_path):
+    np.save(tmp_path / "x.npy", X)
+    command = [sys.executable, "-c", FORKS_AND_DROPS, case.package, tmp_path / "x.npy"]
+    subprocess.run(command, check=True, timeout=60)

@@ -62,6 +62,17 @@ class _Live:
         return [value.numpy() for value in values]
 
 
+def _never_free(inference: InferenceSession) -> None:
+    """Keep a session for as long as this process.
+
+    A forked child that frees one hangs, or ends by a segmentation fault: the session's threads are
+    in the parent.
+    """
+    import ctypes
+
+    ctypes.pythonapi.Py_IncRef(ctypes.py_object(inference))
+
+
 class Session(OneProcess):
     """Like an ``onnxruntime.InferenceSession`` of a packed model; made by ``p2u.onnx.session``.
 
@@ -200,6 +211,8 @@ class Session(OneProcess):
         if not child:
             return
         self._changed = threading.Condition()
+        if self._live is not None:
+            _never_free(self._live.inference)
         here = self._live.state if self._live else "nothing"
         self._forked = UsageError(
             f"this process was forked from the one that opened the package: its session stays at "
