@@ -10,7 +10,7 @@ use core::arch::x86_64::*;
 /// # Safety
 /// The machine has AVX2, BMI2 and F16C.
 #[inline(always)]
-unsafe fn word(p: *const u8) -> u64 {
+pub unsafe fn word(p: *const u8) -> u64 {
     (p as *const u64).read_unaligned()
 }
 
@@ -101,26 +101,66 @@ pub unsafe fn pack_low(fields: &[u16], width: u32, room: &mut Room, bit: usize) 
         return scalar::pack_low(fields, width, room, bit);
     }
     let mask = 0x0101_0101_0101_0101 * ((1 << width) - 1);
-    let (mut at, groups) = (bit, fields.len() / 8);
+    let (mut to, groups) = (Writer::new(room, bit), fields.len() / 8);
     for i in 0..groups {
         let f = _mm_loadu_si128(fields.as_ptr().add(8 * i) as *const _);
         let f = _mm_cvtsi128_si64(_mm_packus_epi16(f, f)) as u64;
-        at = put(room, at, _pext_u64(f, mask), 8 * width as usize);
+        to.put(_pext_u64(f, mask), 8 * width as usize);
     }
-    scalar::pack_low(&fields[8 * groups..], width, room, at)
+    to.with(|room, bit| scalar::pack_low(&fields[8 * groups..], width, room, bit));
+    to.bit()
 }
 
 #[cfg(feature = "encode")]
-/// Appends `n <= 56` bits from a bit of the room on, whose last byte holds what came before.
-///
-/// # Safety
-/// The machine has AVX2, BMI2 and F16C.
-#[inline(always)]
-unsafe fn put(room: &mut Room, bit: usize, v: u64, n: usize) -> usize {
-    let p = room.as_mut_ptr().add((bit >> 3).min(room.len() - 8));
-    let held = u64::from(*p) & ((1 << (bit & 7)) - 1);
-    (p as *mut u64).write_unaligned(held | v << (bit & 7));
-    bit + n
+/// Appends bits to a room. Those that do not fill a byte wait in a register, and in the room as well.
+pub struct Writer<'a> {
+    room: &'a mut Room,
+    at: usize,
+    held: u64,
+    count: usize,
+}
+
+#[cfg(feature = "encode")]
+impl<'a> Writer<'a> {
+    /// From a bit on, in whose byte the bits before stay.
+    #[inline(always)]
+    pub fn new(room: &'a mut Room, bit: usize) -> Self {
+        let mut to = Writer {
+            room,
+            at: 0,
+            held: 0,
+            count: 0,
+        };
+        to.seek(bit);
+        to
+    }
+    #[inline(always)]
+    fn seek(&mut self, bit: usize) {
+        (self.at, self.count) = (bit >> 3, bit & 7);
+        self.held = u64::from(self.room[self.at]) & ((1 << self.count) - 1);
+    }
+    /// The bit behind all bits so far.
+    #[inline(always)]
+    pub fn bit(&self) -> usize {
+        8 * self.at + self.count
+    }
+    /// Appends `n <= 56` bits.
+    #[inline(always)]
+    pub fn put(&mut self, v: u64, n: usize) {
+        self.held |= v << self.count;
+        let at = self.at.min(self.room.len() - 8);
+        self.room[at..at + 8].copy_from_slice(&self.held.to_le_bytes());
+        self.count += n;
+        self.at += self.count >> 3;
+        self.held >>= self.count & 56;
+        self.count &= 7;
+    }
+    /// Appends by a kernel that takes the room and a bit and returns the bit behind its own.
+    #[inline(always)]
+    pub fn with(&mut self, kernel: impl FnOnce(&mut Room, usize) -> usize) {
+        let bit = kernel(self.room, self.bit());
+        self.seek(bit);
+    }
 }
 
 #[cfg(feature = "encode")]
@@ -165,19 +205,22 @@ pub unsafe fn pack(fields: &[u8], width: u32, room: &mut Room, bit: usize) -> us
 #[target_feature(enable = "avx2,bmi1,bmi2,popcnt,lzcnt")]
 pub unsafe fn gather(fields: &[u8], masks: &[u8], room: &mut Room, bit: usize) -> usize {
     assert!(fields.len() == masks.len());
-    let (mut at, groups) = (bit, fields.len() / 8);
+    let (mut to, groups) = (Writer::new(room, bit), fields.len() / 8);
     for i in 0..groups {
         let f = word(fields.as_ptr().add(8 * i));
         let m = word(masks.as_ptr().add(8 * i));
         let n = m.count_ones() as usize;
         if n > 56 {
             // Eight whole bytes, behind some bits: the only width that does not fit in one go.
-            at = scalar::gather(&fields[8 * i..][..8], &masks[8 * i..][..8], room, at);
+            let (f, m) = (&fields[8 * i..][..8], &masks[8 * i..][..8]);
+            to.with(|room, bit| scalar::gather(f, m, room, bit));
         } else {
-            at = put(room, at, _pext_u64(f, m), n);
+            to.put(_pext_u64(f, m), n);
         }
     }
-    scalar::gather(&fields[8 * groups..], &masks[8 * groups..], room, at)
+    let (f, m) = (&fields[8 * groups..], &masks[8 * groups..]);
+    to.with(|room, bit| scalar::gather(f, m, room, bit));
+    to.bit()
 }
 
 /// Twin of [`scalar::scatter`]. No mask has more than seven bits.

@@ -29,6 +29,7 @@ mod pdep;
 #[cfg(feature = "encode")]
 mod quantise;
 mod rans;
+mod shifts;
 #[cfg(feature = "encode")]
 mod words;
 
@@ -111,27 +112,38 @@ impl Isa for Avx2 {
     }
     #[inline(always)]
     fn unpack(self, buf: &[u8], bit: usize, width: u32, out: &mut [u8]) {
-        if ![4, 8].contains(&width) && !self.fast_pdep() {
-            return super::scalar::bits::unpack(buf, bit, width, out);
-        }
+        // Aligned nibbles take neither of them.
+        let nibbles = width == 4 && bit & 7 == 0;
         // SAFETY: `self` is the proof.
-        unsafe { bits::unpack(buf, bit, width, out) }
+        unsafe {
+            if (1..8).contains(&width) && !nibbles && !self.fast_pdep() {
+                shifts::unpack(buf, bit, width, out);
+            } else {
+                bits::unpack(buf, bit, width, out);
+            }
+        }
     }
     #[inline(always)]
     fn unpack_low(self, buf: &[u8], bit: usize, width: u32, out: &mut [u16]) {
-        if width < 8 && !self.fast_pdep() {
-            return super::scalar::bits::unpack_low(buf, bit, width, out);
-        }
         // SAFETY: `self` is the proof.
-        unsafe { bits::unpack_low(buf, bit, width, out) }
+        unsafe {
+            if (1..8).contains(&width) && !self.fast_pdep() {
+                shifts::unpack_low(buf, bit, width, out);
+            } else {
+                bits::unpack_low(buf, bit, width, out);
+            }
+        }
     }
     #[inline(always)]
     fn scatter(self, buf: &[u8], bit: usize, masks: &[u8], out: &mut [u8]) -> usize {
-        if !self.fast_pdep() {
-            return super::scalar::bits::scatter(buf, bit, masks, out);
-        }
         // SAFETY: `self` is the proof.
-        unsafe { bits::scatter(buf, bit, masks, out) }
+        unsafe {
+            if self.fast_pdep() {
+                bits::scatter(buf, bit, masks, out)
+            } else {
+                shifts::scatter(buf, bit, masks, out)
+            }
+        }
     }
     #[inline(always)]
     fn halve<F: Format>(self, mem: &mut [u8], positions: &[u8], row: &Halving) {
@@ -178,29 +190,39 @@ impl Isa for Avx2 {
     #[cfg(feature = "encode")]
     #[inline(always)]
     fn pack(self, fields: &[u8], width: u32, room: &mut Room, bit: usize) -> usize {
-        if width != 4 && !self.fast_pdep() {
-            return super::scalar::bits::pack(fields, width, room, bit);
-        }
+        let nibbles = width == 4 && bit & 7 == 0;
         // SAFETY: `self` is the proof.
-        unsafe { bits::pack(fields, width, room, bit) }
+        unsafe {
+            if (1..8).contains(&width) && !nibbles && !self.fast_pdep() {
+                shifts::pack(fields, width, room, bit)
+            } else {
+                bits::pack(fields, width, room, bit)
+            }
+        }
     }
     #[cfg(feature = "encode")]
     #[inline(always)]
     fn gather(self, fields: &[u8], masks: &[u8], room: &mut Room, bit: usize) -> usize {
-        if !self.fast_pdep() {
-            return super::scalar::bits::gather(fields, masks, room, bit);
-        }
         // SAFETY: `self` is the proof.
-        unsafe { bits::gather(fields, masks, room, bit) }
+        unsafe {
+            if self.fast_pdep() {
+                bits::gather(fields, masks, room, bit)
+            } else {
+                shifts::gather(fields, masks, room, bit)
+            }
+        }
     }
     #[cfg(feature = "encode")]
     #[inline(always)]
     fn pack_low(self, fields: &[u16], width: u32, room: &mut Room, bit: usize) -> usize {
-        if width < 8 && !self.fast_pdep() {
-            return super::scalar::bits::pack_low(fields, width, room, bit);
-        }
         // SAFETY: `self` is the proof.
-        unsafe { bits::pack_low(fields, width, room, bit) }
+        unsafe {
+            if (1..8).contains(&width) && !self.fast_pdep() {
+                shifts::pack_low(fields, width, room, bit)
+            } else {
+                bits::pack_low(fields, width, room, bit)
+            }
+        }
     }
     #[cfg(feature = "encode")]
     #[inline(always)]
