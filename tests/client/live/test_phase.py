@@ -162,7 +162,6 @@ def test_the_thread_changes_nothing_after_its_end() -> None:
     status.end(None, FaultKind.RETRY)
     for action in (
         lambda: status.next_look(None),
-        lambda: status.spoil(DEAD),
         lambda: status.end(None, FaultKind.RETRY),
     ):
         with pytest.raises(AssertionError):

@@ -10,6 +10,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from p2u.adapters.sync.newest import NewestVersion
 from p2u.adapters.sync.steps import step_of
 from p2u.adapters.torch.dtypes import torch_shape
 from p2u.adapters.torch.names import choose_tensors, rename
@@ -20,7 +21,9 @@ from p2u.client.folder.pull_task import PullTask
 from p2u.client.live.memory import ModelMemory
 from p2u.client.live.plan import LivePlan
 from p2u.client.live.replica import Replica
+from p2u.client.live.staged_version import StagedVersion
 from p2u.client.routes.live_routes import same_state
+from p2u.client.transfer.checking import EXACT
 from p2u.client.transfer.options import TransferOptions
 from p2u.client.transfer.package_reader import PackageReader
 from p2u.disk.errors import disk_errors
@@ -78,6 +81,7 @@ class Subscriber(OneProcess):
             self._copy = _Memory(source, options)
         else:
             self._copy = _Folder(source, Path(directory), options, in_place)
+        self._newest = NewestVersion(source, options)
         self._every = every
         self._weights = weights
         self._looked = -float("inf")
@@ -91,6 +95,7 @@ class Subscriber(OneProcess):
         """See `OneProcess.after_fork`: a child's next `apply` opens the package anew."""
         if child:
             self._copy.fork()
+            self._newest.fork()
 
     @property
     def version(self) -> str | None:
@@ -150,6 +155,46 @@ class Subscriber(OneProcess):
                 self._has[model] = state
         return _between(self._copy.manifest, before, state)
 
+    def latest(self) -> str | None:
+        """Name of the newest version; asks for ``p2u.json`` only, and only whether it is new.
+
+        Returns:
+            The name; None if the package has none yet.
+
+        Raises:
+            P2UError: The package cannot be read.
+        """
+        return self._newest.version()
+
+    def fetch(
+        self, version: str | None = None, *, timeout: float | None = None
+    ) -> StagedVersion | None:
+        """Fetch, decode and check a version, and touch nothing; for engines that load it.
+
+        Args:
+            version: Its name; it may be older than the one here. None: the newest.
+            timeout: Most seconds to wait, also for a version that is not published yet. None: wait
+                as long as it takes, but not for its publication.
+
+        Returns:
+            The version, for its `StagedVersion.commit`; None if it was committed already.
+
+        Raises:
+            UsageError: The package has no such version, or the subscriber has a directory.
+            TimeoutError: It took longer; what has come is kept for the same call again.
+            UnsupportedError: Its tensors are others than those here.
+            P2UError: What keeps the version away; all stays as it is. Call again.
+        """
+        if not isinstance(self._copy, _Memory):
+            raise UsageError(
+                "a subscriber with a directory stages nothing", hint="Leave directory= out"
+            )
+        end = None if timeout is None else time.monotonic() + timeout
+        if version is not None:
+            self._newest.wait(version, timeout)
+        left = None if end is None else max(0.0, end - time.monotonic())
+        return self._copy.fetch(version, left)
+
     def _before(self, model: torch.nn.Module | Mapping[str, torch.Tensor] | None) -> State | None:
         """The state that an earlier `apply` gave a model; None if that is not known."""
         if model is None:
@@ -168,6 +213,7 @@ class Subscriber(OneProcess):
     def close(self) -> None:
         """End what runs; the model stays as it is."""
         self._copy.close()
+        self._newest.close()
 
     def __repr__(self) -> str:
         return f"<p2u.sync.Subscriber at {self.version or 'nothing yet'}>"
@@ -185,7 +231,14 @@ class _Memory:
     def __init__(self, source: str | os.PathLike[str], options: TransferOptions) -> None:
         self._source, self._options = source, options
         self._replica: Replica | None = None
-        self.state: State | None = None
+
+    @property
+    def state(self) -> State | None:
+        """The state that is here."""
+        replica = self._replica
+        if replica is None or replica.id is None:
+            return None
+        return replica.memory.manifest.state(replica.id)
 
     @property
     def manifest(self) -> Manifest:
@@ -193,31 +246,34 @@ class _Memory:
         assert self._replica is not None
         return self._replica.memory.manifest
 
+    def fetch(self, version: str | None, timeout: float | None) -> StagedVersion | None:
+        """See `Subscriber.fetch`."""
+        if self._replica is None:
+            self._replica = self._open(version)
+        return self._replica.fetch(version, timeout)
+
     def renew(self, timeout: float | None) -> None:
         """Go on to the newest version."""
-        replica = self._replica
-        if replica is None:
-            replica = self._replica = self._open()
-            replica.wait(timeout=timeout)
-        else:
-            replica.refresh()
+        try:
+            staged = self.fetch(None, timeout)
+        except UnsupportedError:
+            if self.state is None:
+                raise
+            # Its tensors are others: begin anew. If that fails, the old ones are still there.
+            other = self._open(None)
             try:
-                replica.wait(timeout=timeout)
-            except UnsupportedError:
-                # Its tensors are others: begin anew. If that fails, the old ones are still there.
-                other = self._open()
-                try:
-                    other.wait(timeout=timeout)
-                except BaseException:
-                    other.cancel()
-                    raise
-                replica.cancel()
-                replica = self._replica = other
-        assert replica.id is not None
-        self.state = replica.memory.manifest.state(replica.id)
+                staged = other.fetch(None, timeout)
+            except BaseException:
+                other.cancel()
+                raise
+            assert self._replica is not None
+            self._replica.cancel()
+            self._replica = other
+        if staged is not None:
+            staged.commit()
 
-    def _open(self) -> Replica:
-        plan = LivePlan(staging="copy", transfer=self._options)
+    def _open(self, version: str | None) -> Replica:
+        plan = LivePlan(until=version or EXACT, staging="copy", hold=True, transfer=self._options)
         return Replica(self._source, plan)
 
     def load(self, model: Any, weights: str | None) -> None:

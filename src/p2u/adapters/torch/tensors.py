@@ -3,18 +3,29 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Protocol
 
 from p2u.adapters.torch.dtypes import torch_dtype, torch_shape
 from p2u.client.live.memory import ModelMemory
-from p2u.package.layout import Layout, Tensor
+from p2u.package.layout import Layout, ReleaseLayout, Tensor
 from p2u.types import NUMPY_NAMES, PACKED, PROGRESSIVE
 
 if TYPE_CHECKING:
     import torch
 
 
-def view(files: ModelMemory, tensor: Tensor) -> torch.Tensor:
+class TensorMemory(Protocol):
+    """The bytes of tensors: a `ModelMemory`, or a `StagedVersion`."""
+
+    @property
+    def first(self) -> ReleaseLayout:
+        """The release that came first, with its tensors."""
+
+    def bytes_of(self, tensor: Tensor) -> memoryview:
+        """The memory of a tensor of the first release, writable."""
+
+
+def view(files: TensorMemory, tensor: Tensor) -> torch.Tensor:
     """A tensor over the memory; a copy where its place does not suit its dtype.
 
     Raises:

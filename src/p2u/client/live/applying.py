@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from functools import partial
 
 from p2u.client.live.low_priority import LowPriority
 from p2u.client.live.memory import ModelMemory
 from p2u.client.live.parts import LiveParts
+from p2u.client.live.phase_times import PhaseTimes
+from p2u.client.live.places import Placed
+from p2u.client.live.staging.copied import CopiedUpdate
 from p2u.client.live.staging.staged_update import StagedUpdate
 from p2u.client.routes import stretches
 from p2u.client.routes.line import Held
@@ -26,16 +29,19 @@ class Applier:
 
     Attributes:
         staging: Name of the staging of the last update; None before the first.
+        times: Where the seconds went; replaced by whoever wants to know those of one version.
     """
 
     def __init__(self, parts: LiveParts) -> None:
         self.staging: str | None = None
         self._eager = parts.plan.mode == "eager"
         self._connection = parts.connection
+        self._stop = parts.stop
         self._status = parts.status
         self._pins = parts.pins
         self._listeners = parts.listeners
         self._files: ModelMemory | None = None
+        self.times = PhaseTimes()
 
     @property
     def files(self) -> ModelMemory:
@@ -91,12 +97,30 @@ class Applier:
             following=following,
             patient=low_priority,
         )
-        with self._classified(step, spoils=False):
+        with self._classified(step, spoils=False), self.times.checking():
             step.prepare()
 
     def _apply(self, step: StagedUpdate, bundle: Bundle, payloads: Sequence[memoryview]) -> None:
-        with self._classified(step, spoils=self._eager):
+        with self._classified(step, spoils=self._eager), self.times.decoding():
             step.apply(bundle, payloads)
+
+    def exchange(self, step: CopiedUpdate, state: State, placed: Placed) -> None:
+        """Let the memory be the next state, and keep what was there; or take that back.
+
+        Args:
+            step: Fetched.
+            state: The state that the memory is of afterwards.
+            placed: Its release.
+
+        Raises:
+            See `commit`.
+        """
+
+        def replace() -> None:
+            step.exchange()
+            step.files.here = placed
+
+        self._replace_unpinned(step, state, replace)
 
     def commit(self, step: StagedUpdate, state: State, *, first: bool = False) -> None:
         """Let the memory be the next state, and check it.
@@ -110,7 +134,6 @@ class Applier:
             Cancelled: While pins kept it waiting.
             The errors of `StagedUpdate.commit`, of `StagedUpdate.finish` and of on-commit actions.
         """
-        package = self._connection.package
         commit = partial(self._replace, step)
 
         if first or self._eager:
@@ -118,12 +141,17 @@ class Applier:
                 self._listeners.check()
             self._listeners.commit(state, commit, 0.0)
         else:
-            with self._pins.commit(package.stop.check) as waited:
-                self._listeners.check()
-                with self._classified(step, spoils=True):
-                    self._listeners.commit(state, commit, waited)
+            self._replace_unpinned(step, state, commit)
         with self._classified(step, spoils=True):
             step.finish()
+
+    def _replace_unpinned(
+        self, step: StagedUpdate, state: State, replace: Callable[[], None]
+    ) -> None:
+        with self._pins.commit(self._stop.check) as waited:
+            self._listeners.check()
+            with self._classified(step, spoils=True):
+                self._listeners.commit(state, replace, waited)
 
     def pass_by(self, step: StagedUpdate) -> None:
         """Let the memory be a state that nobody is to use.

@@ -20,7 +20,15 @@ from p2u.client.routes.live_routes import (
 from p2u.client.routes.stretches import Stretch
 from p2u.client.transfer.bundles import single_bundles
 from p2u.client.transfer.package_reader import PackageReader
-from p2u.errors import FormatError, IntegrityError, NotFoundError, P2UError, UnsupportedError
+from p2u.errors import (
+    FormatError,
+    IntegrityError,
+    NotFoundError,
+    P2UError,
+    UnsupportedError,
+    UsageError,
+)
+from p2u.package.lookup import find_wanted
 from p2u.package.manifest import Manifest, State, Update
 
 _log = logging.getLogger("p2u")
@@ -44,6 +52,7 @@ class _Chain:
         step: That update; None until it is begun.
         covered: Bytes that the updates before have brought.
         reached: The release that they have led to; None before the first one.
+        ready: All of it is staged, and waits for `Follower.commit`.
     """
 
     route: LiveRoute
@@ -51,6 +60,7 @@ class _Chain:
     step: ChainedUpdate | None = None
     covered: Ranges = field(default_factory=dict)
     reached: Placed | None = None
+    ready: bool = False
 
     @property
     def update(self) -> Update:
@@ -89,6 +99,12 @@ class Follower:
         self._chain: _Chain | None = None
         #: Check the files after each update of a chain, not only at its end.
         self._check_each = False
+        #: The version or state asked for; None: the newest.
+        self._asked: str | None = None
+        #: The state and the release that the last commit has replaced, if they were kept.
+        self._replaced: tuple[ChainedUpdate, State, Placed] | None = None
+        #: Whether the version asked for was not in the manifest.
+        self.unknown = False
 
     @property
     def package_error(self) -> P2UError | None:
@@ -104,6 +120,58 @@ class Follower:
     def give_up(self, error: P2UError, manifest: Manifest) -> None:
         """Wait for another manifest."""
         self._verdict = _Verdict(error, manifest)
+
+    def ask(self, version: str | None) -> None:
+        """Let the next `advance` stage another version; no thread runs.
+
+        Args:
+            version: Its name, or the id of a state; None: the newest.
+        """
+        if version != self._asked or self.staged is not None or self._replaced is not None:
+            self._replaced = None
+            self.drop()
+        self._asked, self.unknown, self._verdict = version, False, None
+
+    @property
+    def staged(self) -> tuple[ChainedUpdate, State] | None:
+        """The update that waits for its commit, and the state it leads to; no thread runs."""
+        chain = self._chain
+        if chain is None or not chain.ready or chain.step is None:
+            return None
+        return chain.step, chain.route.target
+
+    def commit(self, *, keep: bool) -> None:
+        """Let the memory be what is staged; no thread runs.
+
+        Args:
+            keep: Keep what it was, for `rollback`.
+
+        Raises:
+            The errors of `Applier.commit`.
+        """
+        assert self.staged is not None
+        step, target = self.staged
+        before = step, self._here(), step.files.here
+        if keep:
+            self._applier.exchange(step, target, step.target)
+        else:
+            self._applier.commit(step, target)
+        self._settle(target, keep=keep)
+        self._replaced = before if keep else None
+
+    def rollback(self) -> None:
+        """Let the memory be what it was before the last commit; no thread runs.
+
+        Raises:
+            UsageError: That was not kept.
+            The errors of `Applier.exchange`.
+        """
+        if self._replaced is None:
+            raise UsageError("the state before was not kept", hint="Use commit(keep=True)")
+        step, state, placed = self._replaced
+        self._applier.exchange(step, state, placed)
+        self._replaced = None
+        self._settle(state, keep=False)
 
     def advance(self) -> None:
         """Look for a newer version, and go on to it if there is one.
@@ -138,6 +206,8 @@ class Follower:
                 return
             try:
                 self._go(package, chain)
+                if chain.ready:
+                    return
             except (IntegrityError, FormatError, UnsupportedError, NotFoundError) as error:
                 self._status.check_memory()
                 if not self._dismiss(chain, error, missing):
@@ -185,8 +255,9 @@ class Follower:
             UnsupportedError: There are newer ones, but no route to any of them.
         """
         have, manifest = self._here(), package.manifest
-        wanted = candidates(manifest, have, self._plan.until)
-        if wanted and same_state(manifest, have) is None and wanted[0].digest in self._past:
+        wanted = self._wanted(manifest, have)
+        past = wanted and same_state(manifest, have) is None and wanted[0].digest in self._past
+        if past and self._asked is None:
             return None  # an old manifest, from a cache between
         why: UnsupportedError | None = None
         for want in wanted:
@@ -206,6 +277,17 @@ class Follower:
         if why is not None:
             raise why
         return None
+
+    def _wanted(self, manifest: Manifest, have: State) -> list[State]:
+        """The states to go on to, the best one first; none if it is here."""
+        if self._asked is None:
+            return candidates(manifest, have, self._plan.until)
+        names = [name for state in manifest.states for name in (state.id, state.version)]
+        self.unknown = self._asked not in names
+        if self.unknown:
+            return []
+        found = find_wanted(manifest, self._asked)
+        return [] if found.digest == have.digest else [found]
 
     def _keep_chain(self, manifest: Manifest) -> None:
         """Go on with the route that is under way unless the package has lost its updates."""
@@ -228,12 +310,21 @@ class Follower:
             chain.covered, chain.reached = step.covered, step.target
             chain.step = None
             chain.number += 1
-        target = chain.route.target
-        self._applier.commit(step, target)
-        self._note(package.manifest)
+        if self._plan.hold:
+            chain.ready = True
+            return
+        self._applier.commit(step, chain.route.target)
+        self._settle(chain.route.target, keep=False)
+
+    def _settle(self, state: State, *, keep: bool) -> None:
+        """The memory has become another state."""
+        self._note(self._applier.files.manifest)
         self._check_each = False
-        self.drop()
-        self._listeners.announce(target)
+        if keep:
+            self._chain = None
+        else:
+            self.drop()
+        self._listeners.announce(state)
 
     def _begin(self, package: PackageReader, chain: _Chain) -> ChainedUpdate:
         files, update = self._applier.files, chain.update

@@ -9,6 +9,9 @@ from p2u.client.live.first_route import FirstRoute
 from p2u.client.live.follow import Follower
 from p2u.client.live.parts import LiveParts
 from p2u.client.live.phase import FaultKind
+from p2u.client.live.phase_times import PhaseTimes
+from p2u.client.live.staged_version import StagedVersion, Timings
+from p2u.client.live.staging.chained import ChainedUpdate
 from p2u.errors import P2UError
 
 
@@ -27,6 +30,9 @@ class LiveTransfer:
         self._stop = parts.stop
         self._status = parts.status
         self._connection = parts.connection
+        self._listeners = parts.listeners
+        #: Whether `staged` has given the first version.
+        self._given = False
         self._follows = parts.plan.follow is not None
         self._first_route = FirstRoute(parts, self.applier)
         self._follower = Follower(parts, self.applier)
@@ -42,6 +48,58 @@ class LiveTransfer:
         with self._status.changed:
             if self._status.refresh():
                 self.start()
+
+    def ask(self, version: str | None) -> None:
+        """Stage a version, or the newest; no thread runs, and one is started.
+
+        Raises:
+            The errors of `LiveStatus.refresh`.
+        """
+        self._follower.ask(version)
+        self.applier.times = PhaseTimes()
+        self.refresh()
+
+    @property
+    def unknown(self) -> bool:
+        """Whether the package did not have the version that was asked for; no thread runs."""
+        return self._follower.unknown
+
+    def staged(self, timings: Timings) -> StagedVersion | None:
+        """What `ask` has led to, or the state in memory if nobody has it yet; None: no news.
+
+        Args:
+            timings: To be completed.
+        """
+        times, here = self.applier.times, self._status.state
+        timings.decode, timings.check = times.decode, times.check
+        found = self._follower.staged
+        assert here is not None
+        given, self._given = self._given, True
+        if found is not None:
+            step, target = found
+            return StagedVersion(self, self.applier.files, here, target, step, timings)
+        if given:
+            return None
+        return StagedVersion(self, self.applier.files, None, here, None, timings)
+
+    def holds(self, step: ChainedUpdate) -> bool:
+        """Whether an update is the one that waits for its commit."""
+        found = self._follower.staged
+        return found is not None and found[0] is step
+
+    def commit(self, *, keep: bool) -> float:
+        """See `Follower.commit`; returns the seconds of the pause."""
+        self._follower.commit(keep=keep)
+        return self._listeners.commits[-1].pause
+
+    def rollback(self) -> None:
+        """See `Follower.rollback`."""
+        self._follower.rollback()
+
+    def discard(self, step: ChainedUpdate) -> None:
+        """Drop an update that waits for its commit; nothing if it does not."""
+        if self.holds(step):
+            self._follower.drop()
 
     def resume(self) -> None:
         """See `LiveStatus.resume`."""
@@ -59,6 +117,7 @@ class LiveTransfer:
             thread = self._thread
         if thread is not None and thread is not threading.current_thread():
             thread.join()
+            self._follower.drop()
 
     def _run(self) -> None:
         while True:

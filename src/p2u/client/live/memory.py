@@ -212,26 +212,30 @@ class ModelMemory:
         A tensor whose dtype NumPy cannot express is its bytes; packed ones keep their shape but for
         the last dimension.
         """
-        return {name: self._array(tensor, writable) for name, tensor in self.named().items()}
-
-    def _array(self, tensor: Tensor, writable: bool) -> np.ndarray[Any, Any]:
-        import numpy as np
-
-        part = self.bytes_of(tensor)
-        dtype = numpy_dtype(tensor.dtype)
-        shape: tuple[int, ...] = tensor.shape
-        if dtype is None:
-            shape = packed_shape(tensor.dtype, tensor.shape)
-            dtype = np.dtype(np.uint8)
-            if math.prod(shape) != tensor.length:
-                shape = (tensor.length,)
-        array: np.ndarray[Any, Any] = np.ndarray(shape, dtype, part if tensor.length else None)
-        array.flags.writeable = writable
-        return array
+        return {
+            name: array_of(tensor, self.bytes_of(tensor), writable=writable)
+            for name, tensor in self.named().items()
+        }
 
     def files(self) -> Mapping[str, memoryview]:
         """The bytes of each file of the state here by path, read-only."""
         return _FileBytes(self)
+
+
+def array_of(tensor: Tensor, memory: memoryview, *, writable: bool) -> np.ndarray[Any, Any]:
+    """A tensor as a view of its memory; see `ModelMemory.arrays`."""
+    import numpy as np
+
+    dtype = numpy_dtype(tensor.dtype)
+    shape: tuple[int, ...] = tensor.shape
+    if dtype is None:
+        shape = packed_shape(tensor.dtype, tensor.shape)
+        dtype = np.dtype(np.uint8)
+        if math.prod(shape) != tensor.length:
+            shape = (tensor.length,)
+    array: np.ndarray[Any, Any] = np.ndarray(shape, dtype, memory if tensor.length else None)
+    array.flags.writeable = writable
+    return array
 
 
 class _FileBytes(Mapping[str, memoryview]):

@@ -73,7 +73,7 @@ class LiveStatus:
     next_look the thread     any but ENDED                       SETTLED; with an error of the
                                                                  package, BLOCKED and that fault
     retry     the thread     any but ENDED, while following      the same, and a retry fault
-    spoil     the thread     any but ENDED                       the same, and a memory fault
+    spoil     who commits    any                                 the same, and a memory fault
     end       the thread     any but ENDED                       ENDED, and the fault that ended it
     refresh   the user       any, without a memory fault         LOOKING; from ENDED, no fault
     resume    the user       ENDED by a retry fault              the phase that failed, no fault
@@ -238,7 +238,6 @@ class LiveStatus:
     def spoil(self, error: BaseException) -> None:
         """An error has left the memory without a valid state."""
         with self.changed:
-            self._check_running()
             if not self.memory_fault:
                 self._fault = Fault(FaultKind.MEMORY, error, self._phase)
                 self.changed.notify_all()

@@ -27,6 +27,7 @@ class LivePlan:
         follow: Seconds between two looks at the package for a new version.
         check: Which files are compared with their digests, see `is_checked`.
         each_state: Somebody may use the states before the one wanted.
+        hold: Later versions are staged by `Replica.fetch` and wait for their commit to be called.
         tools: Limits and functions of staging.
 
     Raises:
@@ -44,6 +45,7 @@ class LivePlan:
     deadline: float | None = None
     follow: float | None = None
     each_state: bool = True
+    hold: bool = False
     tools: StagingTools = field(default_factory=StagingTools)
 
     def __post_init__(self) -> None:
@@ -56,6 +58,8 @@ class LivePlan:
                 raise UsageError(
                     "a replica that follows versions needs mode='atomic', and a label as until"
                 )
+        if self.hold and (self.mode != "atomic" or self.follow is not None):
+            raise UsageError("versions can only be held in mode='atomic', and without follow")
         for name, value, known in (("mode", self.mode, MODES), ("staging", self.staging, STAGINGS)):
             if value not in known:
                 raise UsageError(f"{name} must be one of {', '.join(known)}, not {value!r}")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import time
 from collections.abc import Callable, Mapping
@@ -15,9 +16,10 @@ from p2u.client.live.parts import make_parts
 from p2u.client.live.pins import Pin
 from p2u.client.live.plan import LivePlan
 from p2u.client.live.showing import TensorView, progress_html
+from p2u.client.live.staged_version import StagedVersion, Timings
 from p2u.client.live.waiting import Waiting
 from p2u.client.transfer.control import Progress
-from p2u.errors import UsageError
+from p2u.errors import P2UError, UsageError
 from p2u.one_process import OneProcess
 from p2u.stores import Store
 
@@ -240,9 +242,58 @@ class Replica(OneProcess):
             Cancelled: The replica was cancelled.
             P2UError: The memory has no valid state any more.
         """
+        if self._parts.plan.hold:
+            raise UsageError("this replica stages its versions", hint="Use fetch() and commit()")
         if self.mode != "atomic":
             raise UsageError("an eager replica cannot change versions", hint='mode="atomic"')
         self._transfer.refresh()
+
+    def fetch(
+        self, version: str | None = None, timeout: float | None = None
+    ) -> StagedVersion | None:
+        """Stage a version next to the model, which stays as it is until its `commit`.
+
+        For engines, which have the weights in memory of their own. What an earlier call has staged
+        is dropped. One thread at a time.
+
+        Args:
+            version: Name of a version, or id of a state; it may be an older one. None: the newest.
+            timeout: Most seconds to wait.
+
+        Returns:
+            The version; None if the replica has it already. The first call after the replica was
+            opened gives the state that it has, if there is nothing newer.
+
+        Raises:
+            UsageError: The package has no such version, or the plan does not hold versions.
+            TimeoutError: It took longer; what has come is kept for the same call again.
+            P2UError: What keeps the version away; the replica stays as it is. Call again.
+        """
+        if not self._parts.plan.hold:
+            raise UsageError("this replica commits versions by itself", hint="LivePlan(hold=True)")
+        begin = time.monotonic()
+        end = None if timeout is None else begin + timeout
+        if self._status.running:
+            # The first route, or an earlier call that took too long. An error comes again.
+            with contextlib.suppress(P2UError):
+                self._wait_until(end, timeout)
+        self._transfer.ask(version)
+        self._wait_until(end, timeout)
+        if self._transfer.unknown:
+            raise UsageError(
+                f"the package has no version {version!r}", file=self._parts.connection.package.url
+            )
+        timings = Timings()
+        staged = self._transfer.staged(timings)
+        timings.fetch = time.monotonic() - begin - timings.check
+        return staged
+
+    def _wait_until(self, end: float | None, timeout: float | None) -> None:
+        """Wait until the thread has done what it was asked for."""
+        try:
+            self.wait(timeout=None if end is None else max(0.0, end - time.monotonic()))
+        except TimeoutError as error:
+            raise TimeoutError(f"no version is complete after {timeout} s") from error
 
     def resume(self) -> None:
         """Go on after an error, with what is missing; nothing if the transfer runs or is complete.

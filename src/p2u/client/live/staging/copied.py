@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 
 from p2u.client.live.places import Ranges
 from p2u.client.live.staging.staged_update import StagedUpdate, in_threads
@@ -13,6 +13,8 @@ from p2u.client.transfer.bundles import Bundle
 _STRIDE = 4 << 20
 #: Threads that copy; more only wait for the memory.
 _COPIERS = 4
+#: Bytes that are exchanged at a time: they stay in a processor's cache.
+_HANDFUL = 256 << 10
 
 
 class CopiedUpdate(StagedUpdate):
@@ -25,6 +27,11 @@ class CopiedUpdate(StagedUpdate):
         spans = (span for bundle in self.bundles for span in self.spans(bundle))
         self._ranges = merge((s.file, s.offset, s.size) for s in spans)
         self._spare = self.files.spare(self._ranges)
+
+    @property
+    def spare(self) -> Mapping[int, memoryview]:
+        """By region, memory of the same size: what bundles bring is there until the commit."""
+        return self._spare
 
     def take(self, bundle: Bundle, payloads: Sequence[memoryview]) -> None:
         """See `StagedUpdate.take`."""
@@ -46,6 +53,14 @@ class CopiedUpdate(StagedUpdate):
 
     def commit(self) -> None:
         """See `StagedUpdate.commit`."""
+        self._in_pieces(copy)
+
+    def exchange(self) -> None:
+        """Commit, and keep what was there in the spare memory; a second call undoes the first."""
+        self._in_pieces(exchange)
+
+    def _in_pieces(self, move: Callable[[memoryview, memoryview], None]) -> None:
+        """Call a function with the memory in use and the spare memory, wherever they differ."""
         pieces = [
             (file, at, min(at + _STRIDE, end))
             for file, ranges in self._ranges.items()
@@ -56,7 +71,7 @@ class CopiedUpdate(StagedUpdate):
 
         def run(piece: tuple[int, int, int]) -> None:
             file, start, end = piece
-            copy(self.files.regions[file][start:end], self._spare[file][start:end])
+            move(self.files.regions[file][start:end], self._spare[file][start:end])
 
         in_threads(run, pieces, min(_COPIERS, os.cpu_count() or 1))
 
@@ -68,6 +83,18 @@ def copy(target: memoryview, source: memoryview) -> None:
     if not len(source):
         return  # which NumPy refuses
     np.copyto(np.frombuffer(target, np.uint8), np.frombuffer(source, np.uint8))
+
+
+def exchange(one: memoryview, other: memoryview) -> None:
+    """Exchange bytes; other threads run meanwhile."""
+    import numpy as np
+
+    held = np.empty(min(len(one), _HANDFUL), np.uint8)
+    for at in range(0, len(one), _HANDFUL):
+        mine, yours = one[at : at + _HANDFUL], other[at : at + _HANDFUL]
+        np.copyto(held[: len(mine)], np.frombuffer(mine, np.uint8))
+        copy(mine, yours)
+        np.copyto(np.frombuffer(yours, np.uint8), held[: len(mine)])
 
 
 def merge(spans: Iterable[tuple[int, int, int]]) -> Ranges:
