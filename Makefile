@@ -52,9 +52,13 @@ demo-rl: $(TEST)/.stamp-lab ## train for three minutes while two replicas follow
 	$(TEST)/$(BIN)/python examples/rl_sync.py
 
 .PHONY: test
-test: $(TEST)/.stamp ## the product's tests but the long fuzz runs
+test: $(TEST)/.stamp ## the product's tests but those of the next two lines
 	$(CARGO) test --quiet --offline --manifest-path $(CORE_MANIFEST)
 	$(TEST)/$(BIN)/python -m pytest -n auto --dist worksteal $(PYTEST_ARGS)
+
+.PHONY: test-slow
+test-slow: $(TEST)/.stamp ## the exhaustive tests, kills at every moment
+	$(TEST)/$(BIN)/python -m pytest -n auto --dist worksteal -m "slow and not fuzz" $(PYTEST_ARGS)
 
 # One after the other: some measure times over shaped lines.
 .PHONY: test-lab

@@ -174,6 +174,7 @@ def test_load_and_pull(cache: Path, server, tmp_path: Path) -> None:
     assert set(app.paths) != {MANIFEST}, "a pull does without unless it is asked"
 
 
+@pytest.mark.slow
 def test_processes_of_one_machine_fetch_a_model_once(cache: Path, server, made: kit.Made) -> None:
     url, app = server
     code = "import p2u, sys; p2u.load(sys.argv[1])"

@@ -324,6 +324,7 @@ def attempt_oracle(copy: Copy, payload: bytes) -> bytes | None:
         return None
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("copy", SMALL, ids=repr)
 def test_cut_at_every_byte(copy: Copy) -> None:
     payload = copy.encode()
@@ -334,6 +335,7 @@ def test_cut_at_every_byte(copy: Copy) -> None:
         assert attempt(copy, payload + more) is None
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("copy", SMALL, ids=repr)
 def test_bits_of_the_beginning_and_some_of_the_rest(copy: Copy) -> None:
     payload = copy.encode()
@@ -346,6 +348,7 @@ def test_bits_of_the_beginning_and_some_of_the_rest(copy: Copy) -> None:
         assert attempt(copy, bytes(out)) == attempt_oracle(copy, bytes(out))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("value", range(256))
 def test_every_type_of_blocks(value: int) -> None:
     """None but those of the same size decodes, and each as the oracle has it."""

@@ -200,6 +200,7 @@ def test_encoders_are_equal(sample: Sample, offset: int) -> None:
         assert every_encoding(sample, scales, isa) == expected
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("family", sorted(FAMILIES))
 @pytest.mark.parametrize("dtype", sorted(FORMATS))
 def test_encoders_are_equal_with_all_lanes(dtype: str, family: str) -> None:

@@ -344,6 +344,7 @@ def test_cut_at_every_byte(pair: Pair) -> None:
         assert attempt(pair, payload + more) is None
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("pair", SMALL, ids=repr)
 def test_bits_of_the_beginning_and_some_of_the_rest(pair: Pair) -> None:
     payload = pair.encode()

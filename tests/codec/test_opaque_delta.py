@@ -67,6 +67,7 @@ def test_the_new_version_is_exact(case: tuple[int, list[int], str, int], stride:
     assert joined(within) == b"".join(new)
 
 
+@pytest.mark.slow
 @given(cases, st.integers(0, 40), st.integers(0, 2**32 - 1))
 def test_the_oracle_agrees(case: tuple[int, list[int], str, int], stride: int, seed: int) -> None:
     item = case[0]
@@ -116,6 +117,7 @@ def attempt(
         return found[0], None
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("change", CHANGES)
 def test_hostile_payloads(change: str) -> None:
     """Cut at every byte, and every bit of the beginning and some of the rest turned."""

@@ -109,6 +109,7 @@ def test_fuzz(r: Refining, seed: int) -> None:
     test_hardly_anything_of_a_state_is_patched.hypothesis.inner_test(r)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("family", sorted(FAMILIES))
 @pytest.mark.parametrize("dtype", sorted(FORMATS))
 def test_every_head(dtype: str, family: str) -> None:

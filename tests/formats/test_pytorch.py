@@ -289,6 +289,7 @@ def test_every_truncation(old: bool, tmp_path: Path) -> None:
         assert found == Scan(length, ())  # the end of its pickles is not there
 
 
+@pytest.mark.slow
 @FILES
 def test_flipped_bits(old: bool, tmp_path: Path) -> None:
     content = saved(VALUE, old=old)

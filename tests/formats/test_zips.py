@@ -252,6 +252,7 @@ def check_any(content: bytes, path: Path) -> None:
         covered = m.start + m.size
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("content", ARCHIVES)
 def test_flipped_bits(content: bytes, tmp_path: Path) -> None:
     rng = random.Random(len(content))

@@ -269,6 +269,7 @@ def kill_publishers(
     assert survived < len(moments)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("scheme", ["s3", "oci", "hf"])
 def test_publishers_are_killed(
     scheme: str, place: Place, models: list[Path], package: Path, monkeypatch: pytest.MonkeyPatch

@@ -290,7 +290,7 @@ class CloudStore(WritableStore):
 
 
 #: The process whose threads answer obstore's requests, from its first one on.
-_home: int | None = None
+_requesting: int | None = None
 
 
 def _requests_here(name: str) -> None:
@@ -299,10 +299,10 @@ def _requests_here(name: str) -> None:
     Raises:
         UsageError: This is such a child.
     """
-    global _home
-    if _home is None:
-        _home = os.getpid()
-    elif _home != os.getpid():
+    global _requesting
+    if _requesting is None:
+        _requesting = os.getpid()
+    elif _requesting != os.getpid():
         raise UsageError(
             "this process was forked from one that had used a bucket: its requests would never end",
             file=name,

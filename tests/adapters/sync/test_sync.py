@@ -237,6 +237,7 @@ class Adapted(torch.nn.Module):
         return {f"{n}.{key}": value for n, slot in slots.items() for key, value in slot.items()}
 
 
+@pytest.mark.slow
 def test_training_goes_on_from_an_adapter_and_its_optimizer(tmp_path: Path) -> None:
     """What was published, weights and AdamW's moments, takes the same steps elsewhere, exactly."""
     trainer, other = Adapted(), Adapted()

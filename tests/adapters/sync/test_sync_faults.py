@@ -228,6 +228,7 @@ def child(code: str, *arguments: object) -> subprocess.Popen[str]:
     return process
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(os.name != "posix", reason="SIGKILL")
 def test_both_sides_are_killed_again_and_again(tmp_path: Path) -> None:
     """Real processes, kill -9: what a subscriber has is exactly what the model was at its step."""

@@ -58,6 +58,7 @@ def test_compiled_in_place(net: Packed) -> None:
             assert not model.p2u._parts.pins._pins
 
 
+@pytest.mark.slow
 def test_dynamo_finds_out_by_itself(net: Packed) -> None:
     """Loaded before TorchDynamo was imported, which takes seconds that loading should not."""
     code = """

@@ -53,6 +53,7 @@ print(*seen, "torch" in sys.modules)
 """
 
 
+@pytest.mark.slow
 def test_the_transfer_begins_before_torch_is_imported(net: Packed) -> None:
     command = [sys.executable, "-c", BEGIN, str(net.package)]
     out = subprocess.run(command, check=True, capture_output=True, text=True).stdout

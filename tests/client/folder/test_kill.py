@@ -119,6 +119,7 @@ def fresh(made: Made, dst: Path, label: str | None) -> None:
         (dst / "mine" / "notes.txt").write_text("mine")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("label", "target", "in_place", "exchange", "torn"),
     [
@@ -160,6 +161,7 @@ def test_dying_at_every_change(few, tmp_path, label, target, in_place, exchange,
     assert count > 20
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("seed", range(12))
 def test_dying_again_and_again(made, tmp_path, seed):
     """Each run makes a few changes and dies; in the end all is well, whatever the mode."""

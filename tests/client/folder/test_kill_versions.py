@@ -73,6 +73,7 @@ def test_kill_9_at_ten_random_moments(versions: Versions, tmp_path, source, targ
     assert unfinished >= 5, "the moments were not spread over the update"
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("source", "target", "in_place", "exchange", "torn"),
     [

@@ -350,6 +350,7 @@ def test_over_http(made):
         assert replica.progress.total <= app.sent
 
 
+@pytest.mark.slow
 def test_memory_of_open(tmp_path):
     """Peak memory beyond the model: less than 68 MiB, and with staging what that takes.
 

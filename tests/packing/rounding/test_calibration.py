@@ -90,6 +90,7 @@ def layers(tmp_path: Path) -> Any:
     return tensors, known, write(tmp_path / "file", known)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("dtype", ["F32", "F16", "BF16"])
 @pytest.mark.parametrize("chunk", [1 << 20, 1 << 11])
 def test_every_layer_is_better_than_rounding(

@@ -62,15 +62,8 @@ class _Live:
         return [value.numpy() for value in values]
 
 
-def _never_free(inference: InferenceSession) -> None:
-    """Keep a session for as long as this process.
-
-    A forked child that frees one hangs, or ends by a segmentation fault: the session's threads are
-    in the parent.
-    """
-    import ctypes
-
-    ctypes.pythonapi.Py_IncRef(ctypes.py_object(inference))
+#: In a forked child, the sessions of its parent: to free one hangs, or crashes, without its threads.
+_never_freed: list[InferenceSession] = []
 
 
 class Session(OneProcess):
@@ -212,7 +205,7 @@ class Session(OneProcess):
             return
         self._changed = threading.Condition()
         if self._live is not None:
-            _never_free(self._live.inference)
+            _never_freed.append(self._live.inference)
         here = self._live.state if self._live else "nothing"
         self._forked = UsageError(
             f"this process was forked from the one that opened the package: its session stays at "
