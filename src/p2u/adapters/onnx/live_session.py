@@ -62,7 +62,7 @@ class _Live:
         return [value.numpy() for value in values]
 
 
-#: In a forked child, the sessions of its parent: to free one hangs, or crashes, without its threads.
+#: In a forked child, the sessions of its parent: to free one without its threads hangs, or crashes.
 _never_freed: list[InferenceSession] = []
 
 
