@@ -1,7 +1,7 @@
-//! The codec for Rust: [`apply`], and what a [`Set`] can run. The crate's tests and the fuzz driver are the
+//! The codec for Rust: [`apply`], [`straight`], and what a [`Set`] can run. The crate's tests and the fuzz driver are the
 //! callers; everybody else comes through the C ABI.
 
-pub use crate::decode::apply;
+pub use crate::decode::{apply, straight};
 pub use crate::format::blocks::Block;
 pub use crate::format::flat::Prior;
 pub use crate::format::header::Dtype;

@@ -39,9 +39,13 @@ class Step:
     map: Map | None
     same: Sequence[CopiedRange]
 
+    def payload(self, chunk: Chunk) -> memoryview:
+        """Bytes of a chunk."""
+        return self.blobs[chunk.blob][chunk.start : chunk.start + chunk.length]
+
     def apply(self, chunk: Chunk, out: memoryview, parent: memoryview | None) -> None:
         """Decode a chunk into the file, which holds the state before."""
-        payload = self.blobs[chunk.blob][chunk.start : chunk.start + chunk.length]
+        payload = self.payload(chunk)
         spans = chunk_spans(chunk, self.target.layout)
         buffers = [out[span.offset : span.offset + span.size] for span in spans]
         sources = None
@@ -51,6 +55,15 @@ class Step:
         codec.apply_chunk(
             chunk, payload, self.target.layout, spans, buffers, "blob", sources=sources
         )
+
+
+def apply_all(work: Sequence[tuple[Step, Chunk]], out: memoryview) -> None:
+    """Decode the chunks of some rows through all levels into the file."""
+    step, chunk = work[0]
+    spans = chunk_spans(chunk, step.target.layout)
+    buffers = [out[span.offset : span.offset + span.size] for span in spans]
+    chunks = [codec.ChunkPayload(chunk, step.payload(chunk), "blob") for step, chunk in work]
+    codec.apply_chunks(chunks, step.target.layout, spans, buffers)
 
 
 def read_manifest(package: Path) -> Manifest:
@@ -99,12 +112,13 @@ def decoder(
 
     # As a client does it that has all levels: each chunk of the first one, and at once the same
     # bytes of the others. Where the levels are cut differently, one level after the other.
-    inside = all(step.source is None for step in steps)
+    inside = before is None and all(step.source is None for step in steps)
     straight: dict[object, list[tuple[Step, Chunk]]] = {}
     for step in steps:
         for chunk in step.chunks:
             straight.setdefault((chunk.segments, chunk.pieces), []).append((step, chunk))
-    if inside and len(straight) == len(steps[0].chunks):
+    inside = inside and len(straight) == len(steps[0].chunks)
+    if inside:
         rounds = [((), list(straight.values()))]
     else:
         rounds = [(step.same, level(step)) for step in steps]
@@ -114,6 +128,9 @@ def decoder(
         view = memoryview(np.empty(size, np.uint8))
 
         def apply(work: Sequence[tuple[Step, Chunk]]) -> None:
+            if inside:
+                apply_all(work, view)
+                return
             for step, chunk in work:
                 step.apply(chunk, view, before)
 

@@ -8,7 +8,7 @@ from p2u.client.live.plan import LivePlan
 from p2u.client.live.replica import Replica
 from p2u.client.live.staging.tools import StagingTools
 from p2u.client.transfer.options import TransferOptions
-from p2u.codec.chunk import apply_chunk
+from p2u.codec.chunk import apply_chunks
 
 
 def open_with(
@@ -28,9 +28,10 @@ def open_with(
 def flips_a_bit(prefix: str = ""):
     """A decoder that is faulty for the blobs whose key begins with a prefix."""
 
-    def faulty(chunk, payload, layout, spans, buffers, key):
-        apply_chunk(chunk, payload, layout, spans, buffers, key)
-        if key.startswith(prefix):
-            buffers[0][0] ^= 1
+    def faulty(chunks, layout, spans, buffers):
+        for c in chunks:
+            apply_chunks([c], layout, spans, buffers)
+            if c.key.startswith(prefix):
+                buffers[0][0] ^= 1
 
     return faulty

@@ -70,3 +70,28 @@ pub unsafe extern "C" fn p2u_apply(
         )
     })
 }
+
+/// Applies a base and refinements of the same rows, all levels of a block at a time.
+///
+/// If it fails, the chunks have to be applied one after the other: that may do what this refuses.
+///
+/// # Safety
+/// Each of `levels` payloads has its bytes; `segs` is as for [`p2u_apply`].
+#[no_mangle]
+pub unsafe extern "C" fn p2u_straight(
+    isa: u32,
+    dtype: u32,
+    payloads: *const RawSource,
+    levels: usize,
+    segs: *const RawSegment,
+    count: usize,
+) -> i32 {
+    guard(|| {
+        let dtype = Dtype::from_code(dtype)?;
+        let bytes = slice(payloads, levels)
+            .iter()
+            .map(|p| slice(p.mem, p.bytes));
+        let payloads: Vec<&[u8]> = bytes.collect();
+        decode::straight(Set::new(isa)?, &payloads, dtype, &mut targets(segs, count))
+    })
+}

@@ -12,7 +12,7 @@ use std::panic::{catch_unwind, AssertUnwindSafe};
 use std::slice::{from_raw_parts, from_raw_parts_mut};
 
 /// Changes with every incompatible change of the functions below.
-const ABI_VERSION: u32 = 7;
+const ABI_VERSION: u32 = 8;
 
 /// Whole rows of one tensor in the caller's memory.
 #[repr(C)]
@@ -79,7 +79,8 @@ pub unsafe extern "C" fn p2u_equal(a: *const u8, b: *const u8, len: usize) -> u3
     u32::from(slice(a, len) == slice(b, len))
 }
 
-/// Source bytes of one segment, in the parent of a version update; null: the segment's own.
+/// Source bytes of one segment, in the parent of a version update, where null is the segment's own; or a
+/// payload.
 #[repr(C)]
 pub struct RawSource {
     mem: *const u8,

@@ -1,5 +1,6 @@
 //! One chunk: its header, and decoding in place (SPEC.md, "Chunk payloads").
 
+use self::refine::straight::Straight;
 use crate::error::{Located, Place};
 use crate::format::flat::Prior;
 use crate::format::float::Format;
@@ -57,6 +58,20 @@ pub fn apply(
         sources,
     })?;
     r.end().at(Place::End)
+}
+
+/// Applies a base and refinements, all levels of a block at a time. Fails where [`apply`] fails for one
+/// after the other, for chunks of other kinds, and for a refinement of another step than the base's.
+pub fn straight(
+    set: Set,
+    payloads: &[&[u8]],
+    dtype: Dtype,
+    segs: &mut [Target],
+) -> Result<(), Error> {
+    if dtype == Dtype::Opaque {
+        return Err(Error::Mismatch);
+    }
+    by_format!(dtype, F => set.run(Straight::<F>(payloads, segs, PhantomData)))
 }
 
 /// A chunk after its kind and dtype.

@@ -42,6 +42,10 @@ impl<'a> Reader<'a> {
         }
         Err(Error::Malformed)
     }
+    /// A reader of the bytes that are left.
+    pub fn rest(&self) -> Self {
+        Reader { buf: self.buf }
+    }
     pub fn end(&self) -> Result<(), Error> {
         if self.buf.is_empty() {
             Ok(())

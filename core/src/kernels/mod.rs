@@ -73,6 +73,18 @@ pub trait Isa: Copy {
     fn halve<F: Format>(self, mem: &mut [u8], positions: &[u8], row: &Halving) {
         cells::halve::<F>(mem, positions, row);
     }
+    /// [`cells::cells_of`].
+    #[inline(always)]
+    fn cells_of<F: Format>(
+        self,
+        sym: &[u8],
+        e: i32,
+        positions: &[u8],
+        row: &Halving,
+        mem: &mut [u8],
+    ) {
+        cells::cells_of::<F>(sym, e, positions, row, mem);
+    }
     /// [`cells::finer_widths`].
     #[inline(always)]
     fn finer_widths<F: Format>(self, mem: &[u8], row: &Narrowing, masks: &mut [u8]) {

@@ -5,7 +5,7 @@
 pub mod chunks;
 pub mod weights;
 
-use p2u_core::{apply, Dtype, Error, Prior, Segment, Set};
+use p2u_core::{apply, Dtype, Error, Prior, Segment, Set, Target};
 
 /// Deterministic random numbers (SplitMix64, Steele et al. 2014).
 #[derive(Clone)]
@@ -55,12 +55,7 @@ impl Case {
     /// Applies a payload like the case's; returns the status and the bytes.
     pub fn apply(&self, set: Set, payload: &[u8]) -> (Result<(), Error>, Vec<u8>) {
         let mut mem = self.before.clone();
-        let (mut segs, mut rest) = (Vec::new(), &mut mem[..]);
-        for &(elems, cols) in &self.shapes {
-            let (mem, next) = rest.split_at_mut(elems * self.item);
-            rest = next;
-            segs.push(Segment { mem, elems, cols });
-        }
+        let mut segs = targets(&mut mem, &self.shapes, self.item);
         let sources: Vec<Prior> = match &self.sources {
             Some(sources) => sources.iter().map(|s| Some(&s[..])).collect(),
             None => vec![None; segs.len()],
@@ -91,6 +86,18 @@ pub fn size(dtype: Dtype) -> usize {
     } else {
         2
     }
+}
+
+/// Segments over the bytes of all of them, to be written.
+pub fn targets<'a>(bytes: &'a mut [u8], shapes: &[(usize, usize)], item: usize) -> Vec<Target<'a>> {
+    let mut rest = bytes;
+    let mut segs = Vec::new();
+    for &(elems, cols) in shapes {
+        let (mem, next) = rest.split_at_mut(elems * item);
+        rest = next;
+        segs.push(Segment { mem, elems, cols });
+    }
+    segs
 }
 
 /// Segments over the bytes of all of them.

@@ -1,4 +1,4 @@
-"""Apply one chunk: previous bytes and payload in, next bytes out; nothing else decodes chunks."""
+"""Apply chunks: previous bytes and payloads in, next bytes out; nothing else decodes chunks."""
 
 from __future__ import annotations
 
@@ -15,12 +15,27 @@ from p2u.package.mapping import Map, source_spans
 
 #: Kinds of chunks that need no previous bytes, and the one that needs those of its own state.
 _FRESH = frozenset({0, 1, 3})
-_REFINE = 2
+_BASE, _REFINE = 1, 2
 
 _FAULTY = "The package was made by a faulty program; pack the model again"
 
 #: Fills one buffer for each span.
 Read = Callable[[Sequence[Span], Sequence[memoryview]], None]
+
+
+@dataclass(frozen=True, slots=True)
+class ChunkPayload:
+    """A chunk and its bytes.
+
+    Attributes:
+        chunk: One of an update.
+        payload: Its bytes, hash checked.
+        key: Of the blob, for messages.
+    """
+
+    chunk: Chunk
+    payload: memoryview
+    key: str
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,6 +67,7 @@ class ChunkDecoding:
         payload: Its bytes, hash checked.
         ends: The update's releases.
         key: Of the blob, for messages.
+        refinements: Chunks of the same rows that refine the result further, in order.
 
     Attributes:
         spans: The places of the decoded bytes.
@@ -62,18 +78,28 @@ class ChunkDecoding:
         FormatError: The chunk needs previous bytes that there are not.
     """
 
-    def __init__(self, chunk: Chunk, payload: memoryview, ends: UpdateEnds, key: str) -> None:
+    def __init__(
+        self,
+        chunk: Chunk,
+        payload: memoryview,
+        ends: UpdateEnds,
+        key: str,
+        refinements: Sequence[ChunkPayload] = (),
+    ) -> None:
         self._chunk, self._payload, self._ends, self._key = chunk, payload, ends, key
+        self._refinements = refinements
         self.spans = chunk_spans(chunk, ends.target.layout)
         self.size = sum(span.size for span in self.spans)
         check_kind(chunk, payload, key, begins=ends.source is None, crosses=ends.crosses)
+        for later in refinements:
+            check_kind(later.chunk, later.payload, later.key, begins=False, crosses=False)
         self._previous = self._find_previous()
         # Where an element takes as many bytes as before, the core changes it where it is.
         self._apart = self._previous if self._changes_dtype() else []
         self.memory = self.size + sum(span.size for span in self._apart)
 
     def run(self, memory: memoryview, read: Read) -> list[memoryview]:
-        """Decode the chunk.
+        """Decode the chunk, and what refines it.
 
         Args:
             memory: ``memory`` bytes of any content. The first ``size`` get the result.
@@ -83,16 +109,21 @@ class ChunkDecoding:
             The decoded bytes of each span, as parts of the memory.
 
         Raises:
-            FormatError: The payload is malformed.
+            FormatError: A payload is malformed.
         """
         buffers = parts(memory[: self.size], self.spans)
         sources = parts(memory[self.size :], self._apart) or None
         if self._previous:
             read(self._previous, sources or buffers)
         layout = self._ends.target.layout
-        apply_chunk(
-            self._chunk, self._payload, layout, self.spans, buffers, self._key, sources=sources
-        )
+        first = ChunkPayload(self._chunk, self._payload, self._key)
+        if sources is None:
+            apply_chunks([first, *self._refinements], layout, self.spans, buffers)
+        else:
+            apply_chunk(
+                self._chunk, self._payload, layout, self.spans, buffers, self._key, sources=sources
+            )
+            apply_chunks(self._refinements, layout, self.spans, buffers)
         return buffers
 
     def _find_previous(self) -> list[Span]:
@@ -149,6 +180,40 @@ def check_kind(chunk: Chunk, payload: memoryview, key: str, *, begins: bool, cro
             file=key,
             hint=_FAULTY,
         )
+
+
+def apply_chunks(
+    chunks: Sequence[ChunkPayload],
+    layout: Layout,
+    spans: Sequence[Span],
+    buffers: Sequence[Any],
+) -> None:
+    """Apply chunks of the same rows in memory, one after the other.
+
+    Args:
+        chunks: In order; the first one may need previous bytes, the others refine.
+        layout: The target's.
+        spans: ``chunk_spans`` of each of them.
+        buffers: As for `apply_chunk`, without sources.
+
+    Raises:
+        FormatError: A payload is malformed; the buffers' content is undefined then.
+    """
+    if _is_straight(chunks):
+        dtype = layout.tensors[chunks[0].chunk.segments[0].tensor].dtype
+        rows = core_segments(buffers, spans)
+        if dtype in core.CODES and core.apply_straight([c.payload for c in chunks], dtype, rows):
+            return
+    for c in chunks:
+        apply_chunk(c.chunk, c.payload, layout, spans, buffers, c.key)
+
+
+def _is_straight(chunks: Sequence[ChunkPayload]) -> bool:
+    """Whether they are a base and refinements."""
+    kinds = [_BASE, *[_REFINE] * (len(chunks) - 1)]
+    return len(chunks) > 1 and all(
+        not c.chunk.pieces and c.payload[0] == kind for c, kind in zip(chunks, kinds, strict=True)
+    )
 
 
 def apply_chunk(

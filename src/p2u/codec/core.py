@@ -29,7 +29,7 @@ from typing import Any
 from p2u.errors import CoreError, FormatError, UsageError
 from p2u.types import BLOCKS, ELEMENT_TYPES
 
-ABI_VERSION = 7
+ABI_VERSION = 8
 
 #: Element type codes of chunks; every other dtype is opaque (0).
 CODES = {t.name: t.float_code for t in ELEMENT_TYPES if t.float_code is not None}
@@ -61,6 +61,8 @@ class _CSegment(ctypes.Structure):
 
 
 class _CSource(ctypes.Structure):
+    """Bytes that are read: of a source, or a payload."""
+
     _fields_ = (("mem", c_void_p), ("bytes", c_size_t))
 
 
@@ -130,6 +132,8 @@ def _lib() -> ctypes.CDLL:
     segments = (POINTER(_CSegment), c_size_t)
     sourced, out = (*segments, POINTER(_CSource)), POINTER(c_void_p)
     lib.p2u_apply.argtypes = (c_uint32, c_uint32, c_uint32, c_void_p, c_size_t, *sourced)
+    payloads = (POINTER(_CSource), c_size_t)
+    lib.p2u_straight.argtypes = (c_uint32, c_uint32, *payloads, *segments)
     lib.p2u_encode_opaque_delta.argtypes = (c_uint32, c_uint32, c_uint32, *sourced, out)
     lib.p2u_encode_adopt.argtypes = (c_uint32, c_uint32, c_uint8, *sourced, out)
     lib.p2u_encode_delta.argtypes = (c_uint32, c_uint32, c_uint32, *sourced, out)
@@ -249,6 +253,40 @@ def apply(
         wanted, code, item, address, size, pinned.array, len(segments), priors
     )
     _check(status, "chunk")
+
+
+def apply_straight(
+    payloads: Sequence[bytes | memoryview],
+    dtype: str,
+    segments: Sequence[Segment],
+    wanted: int = AUTO,
+) -> bool:
+    """Apply a base and refinements of the same rows: all levels of a few rows at a time.
+
+    Args:
+        payloads: The chunks in order, hash checked by the caller.
+        dtype: ``F32``, ``F16`` or ``BF16``.
+        segments: The chunks' rows, in order; their buffers are written.
+        wanted: Instruction set.
+
+    Returns:
+        Whether the segments hold the last state. If not, they hold none, and `apply` has to do it
+        chunk by chunk: it says what is wrong, and it does read some of what is refused here.
+
+    Raises:
+        UsageError: The arguments do not fit together.
+    """
+    pinned = _PinnedBuffers(segments, writable=True)
+    array = (_CSource * len(payloads))()
+    for raw, payload in zip(array, payloads, strict=True):
+        raw.mem, raw.bytes = pinned.address(payload, writable=False)
+    status = _lib().p2u_straight(
+        wanted, CODES[dtype], array, len(payloads), pinned.array, len(segments)
+    )
+    if status % 256 in _REASONS:
+        return False
+    _check(status, "chunks")
+    return True
 
 
 def row_scales(dtype: str, offset: int, segments: Sequence[Segment]) -> bytes:
@@ -434,51 +472,3 @@ def _take(handle: c_void_p) -> Encoded:
     finally:
         lib.p2u_free(handle)
     return Encoded(payloads, squares[0], squares[1:])
-
-
-class Sha256:
-    """SHA-256 of several streams at once; two of them take hardly longer than one.
-
-    See :func:`sha256` for the machines that can.
-    """
-
-    def __init__(self, handle: int, count: int) -> None:
-        self._handle = handle
-        self._count = count
-
-    def update(self, parts: Sequence[Any]) -> None:
-        """Append to every stream its part: contiguous buffers, of any sizes.
-
-        Raises:
-            UsageError: The parts are not as many as the streams.
-        """
-        pinned = _PinnedBuffers((), writable=False)
-        found = [pinned.address(part, writable=False) for part in parts]
-        if len(found) != self._count:
-            raise UsageError(f"{len(found)} parts for {self._count} streams")
-        addresses = (c_void_p * len(found))(*(address for address, _ in found))
-        sizes = (c_size_t * len(found))(*(size for _, size in found))
-        _check(_lib().p2u_sha256_update(self._handle, addresses, sizes), "hash")
-
-    def digest(self, index: int) -> bytes:
-        """The digest of what was appended to one stream so far."""
-        digest = (c_uint8 * 32)()
-        _check(_lib().p2u_sha256_digest(self._handle, index, ctypes.addressof(digest)), "hash")
-        return bytes(digest)
-
-    def digests(self) -> list[bytes]:
-        """The digests of all streams."""
-        return [self.digest(index) for index in range(self._count)]
-
-    def restart(self, index: int) -> None:
-        """Make one stream an empty one."""
-        _check(_lib().p2u_sha256_restart(self._handle, index), "hash")
-
-    def __del__(self) -> None:
-        _lib().p2u_sha256_free(self._handle)
-
-
-def sha256(count: int) -> Sha256 | None:
-    """Hashes of ``count`` streams; None if the processor has no instructions for it."""
-    handle = _lib().p2u_sha256_new(count)
-    return Sha256(handle, count) if handle else None

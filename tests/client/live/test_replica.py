@@ -22,7 +22,7 @@ from store_kit import CountingStore, FlakyStore, GatedStore
 import p2u
 from p2u.client.live.opening import load, open_replica
 from p2u.client.live.phase import LiveStatus
-from p2u.codec.chunk import apply_chunk
+from p2u.codec.chunk import apply_chunks
 from p2u.errors import Cancelled, IntegrityError, NotFoundError, StoreError, UsageError
 from p2u.stores import LocalStore
 from p2u.stores.backoff import Retry
@@ -260,10 +260,11 @@ def test_a_file_that_is_not_as_stated(made):
 def test_a_file_is_checked_when_it_is_exact(made):
     """By default, wrong rows of a state between are not looked for; those of the exact one are."""
 
-    def faulty(chunk, payload, layout, spans, buffers, key):
-        apply_chunk(chunk, payload, layout, spans, buffers, key)
-        if key.startswith(label) and bool(chunk.pieces) == pieces:
-            buffers[0][0] ^= 1
+    def faulty(chunks, layout, spans, buffers):
+        for c in chunks:
+            apply_chunks([c], layout, spans, buffers)
+            if c.key.startswith(label) and bool(c.chunk.pieces) == pieces:
+                buffers[0][0] ^= 1
 
     label, pieces = "base", False
     with open_with(made.package, decode=faulty) as replica:
@@ -283,9 +284,9 @@ def test_straight_makes_the_last_state_only(made):
     """Each row is decoded through all levels before the next one."""
     order, seen = [], []
 
-    def noting(chunk, payload, layout, spans, buffers, key):
-        order.append((chunk.segments, key.partition("-")[0]))
-        apply_chunk(chunk, payload, layout, spans, buffers, key)
+    def noting(chunks, layout, spans, buffers):
+        order.extend((c.chunk.segments, c.key.partition("-")[0]) for c in chunks)
+        apply_chunks(chunks, layout, spans, buffers)
 
     with open_with(made.package, decode=noting, straight=True, jobs=1) as replica:
         replica.on_state(seen.append)

@@ -19,7 +19,7 @@ from p2u.client.live.low_priority import NICE
 from p2u.client.live.staging.copied import merge
 from p2u.client.live.staging.spool import Spool
 from p2u.client.live.staging.tools import StagingTools, available_memory
-from p2u.codec.chunk import apply_chunk
+from p2u.codec.chunk import apply_chunks
 from p2u.errors import DiskError, FormatError, IntegrityError
 from p2u.stores import LocalStore, Store
 
@@ -64,10 +64,11 @@ def test_a_faulty_package(made: Made) -> None:
 
 
 def test_a_chunk_that_cannot_be_decoded(made: Made) -> None:
-    def refusing(chunk, payload, layout, spans, buffers, key):
-        if key.startswith("exact") and chunk.number == 7:
-            raise FormatError("malformed", file=key)
-        apply_chunk(chunk, payload, layout, spans, buffers, key)
+    def refusing(chunks, layout, spans, buffers):
+        for c in chunks:
+            if c.key.startswith("exact") and c.chunk.number == 7:
+                raise FormatError("malformed", file=c.key)
+        apply_chunks(chunks, layout, spans, buffers)
 
     for way, valid in (("copy", True), ("chunks", False)):
         with open_with(made.package, staging=way, decode=refusing) as replica:
@@ -129,10 +130,11 @@ def test_merged_ranges() -> None:
 def test_refining_is_done_by_nicer_threads(made: Made) -> None:
     nice: dict[str, set[int]] = {}
 
-    def noting(chunk, payload, layout, spans, buffers, key):
+    def noting(chunks, layout, spans, buffers):
         found = os.getpriority(os.PRIO_PROCESS, threading.get_native_id())
-        nice.setdefault(key.partition("-")[0], set()).add(found)
-        apply_chunk(chunk, payload, layout, spans, buffers, key)
+        for c in chunks:
+            nice.setdefault(c.key.partition("-")[0], set()).add(found)
+        apply_chunks(chunks, layout, spans, buffers)
 
     mine = os.getpriority(os.PRIO_PROCESS, threading.get_native_id())
     with open_with(made.package, staging="copy", decode=noting) as replica:

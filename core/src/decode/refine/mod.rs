@@ -17,6 +17,7 @@ use crate::Error;
 use block::{spread, Block};
 
 pub mod block;
+pub mod straight;
 
 /// Symbols of rare elements, all at once: where these elements are follows from the states.
 pub struct Rare {
@@ -161,6 +162,17 @@ impl<'a> Parts<'a> {
         if self.head.from == 0 {
             self.halve::<F, _>(isa, b, segs).at(Place::Positions)?;
         }
+        self.beyond::<F, _>(isa, b, segs)
+    }
+
+    /// What comes behind the positions.
+    #[inline(always)]
+    fn beyond<F: Format, I: Isa>(
+        &mut self,
+        isa: I,
+        b: &mut Block,
+        segs: &mut [Target],
+    ) -> Result<(), Error> {
         if self.head.to > self.head.mid {
             self.narrow::<F, _>(isa, b, segs)
                 .at(Place::FinerPositions)?;
@@ -219,6 +231,31 @@ impl<'a> Parts<'a> {
         b: &mut Block,
         segs: &mut [Target],
     ) -> Result<(), Error> {
+        self.take_positions(isa, b)?;
+        if self.coarse.is_some() {
+            for p in &b.pieces {
+                let e = i32::from(self.e[p.row]);
+                bins::coarse_contexts::<F>(p.bytes(segs), e, &mut b.ctx[p.range()]);
+            }
+            if self.head.sparse {
+                bins::without(&b.absent[..b.len], &mut b.ctx[..b.len]);
+            }
+            self.take_coarse(isa, b).at(Place::Coarse)?;
+        }
+        for p in &b.pieces {
+            let row = Halving::new::<F>(&self.head, i32::from(self.e[p.row]));
+            let (mem, positions) = (p.bytes_mut(segs), &b.positions[p.range()]);
+            isa.halve::<F>(mem, positions, &row);
+            if self.head.sparse {
+                zero::<F>(p.bytes_mut(segs), &b.absent[p.range()]);
+            }
+        }
+        Ok(())
+    }
+
+    /// The plain parts of a block's positions.
+    #[inline(always)]
+    fn take_positions<I: Isa>(&mut self, isa: I, b: &mut Block) -> Result<(), Error> {
         let (plain, n) = (self.head.plain(), b.len);
         let present = b.present(self.head.sparse, 0..n);
         self.positions.has(present * plain as usize)?;
@@ -232,26 +269,17 @@ impl<'a> Parts<'a> {
         if self.head.sparse {
             spread(&mut b.positions[..n], present, &b.absent[..n]);
         }
+        Ok(())
+    }
+
+    /// The coarse parts, by the contexts of the block.
+    #[inline(always)]
+    fn take_coarse<I: Isa>(&mut self, isa: I, b: &mut Block) -> Result<(), Error> {
         if let Some(stream) = &mut self.coarse {
-            for p in &b.pieces {
-                let e = i32::from(self.e[p.row]);
-                bins::coarse_contexts::<F>(p.bytes(segs), e, &mut b.ctx[p.range()]);
-            }
-            if self.head.sparse {
-                bins::without(&b.absent[..n], &mut b.ctx[..n]);
-            }
-            isa.decode_symbols(stream, &b.ctx[..n], &mut b.sym[..n])
-                .at(Place::Coarse)?;
-            for (f, &s) in b.positions[..n].iter_mut().zip(&b.sym) {
+            isa.decode_symbols(stream, &b.ctx[..b.len], &mut b.sym[..b.len])?;
+            let plain = self.head.plain();
+            for (f, &s) in b.positions[..b.len].iter_mut().zip(&b.sym) {
                 *f |= (s & 3) << plain;
-            }
-        }
-        for p in &b.pieces {
-            let row = Halving::new::<F>(&self.head, i32::from(self.e[p.row]));
-            let (mem, positions) = (p.bytes_mut(segs), &b.positions[p.range()]);
-            isa.halve::<F>(mem, positions, &row);
-            if self.head.sparse {
-                zero::<F>(p.bytes_mut(segs), &b.absent[p.range()]);
             }
         }
         Ok(())

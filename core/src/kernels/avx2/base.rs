@@ -1,8 +1,9 @@
 //! AVX2 twins of the kernels of the base.
 
-use super::cells::pack32;
+use super::cells::{floor16, pack32};
 use super::floats::{half_float, load, narrow_down};
 use crate::format::float::Format;
+use crate::kernels::scalar::cells::{self as scalar, Halving};
 use core::arch::x86_64::*;
 
 /// Elements of one step.
@@ -69,5 +70,59 @@ pub unsafe fn bin_values<F: Format>(sym: &[u8], step: f32, mem: &mut [u8]) {
         s[..n - whole].copy_from_slice(&sym[whole..]);
         bin_values32::<F>(load(s.as_ptr()), step, m.as_mut_ptr());
         mem[whole * F::BYTES..].copy_from_slice(&m[..(n - whole) * F::BYTES]);
+    }
+}
+
+/// Values of the cells of eight elements, whose middles are odd multiples of half a cell.
+///
+/// # Safety
+/// The machine has AVX2.
+#[inline(always)]
+unsafe fn middle8(odd: __m128i, half: __m256) -> __m256 {
+    _mm256_mul_ps(_mm256_cvtepi32_ps(_mm256_cvtepi16_epi32(odd)), half)
+}
+
+/// Twin of [`scalar::cells_of`].
+///
+/// # Safety
+/// The machine has AVX2 and F16C.
+#[target_feature(enable = "avx2,bmi1,bmi2,popcnt,lzcnt")]
+pub unsafe fn cells_of<F: Format>(
+    sym: &[u8],
+    e: i32,
+    positions: &[u8],
+    row: &Halving,
+    mem: &mut [u8],
+) {
+    let n = sym.len();
+    assert!(positions.len() == n && mem.len() == n * F::BYTES);
+    // Twice the cells of all bins fit sixteen bits.
+    let done = if row.k < 8 { n / 16 * 16 } else { 0 };
+    let half = _mm256_set1_ps(row.half);
+    let shift = _mm_cvtsi32_si128(row.k as i32 + 1);
+    let cells = 1i32 << row.k;
+    let first = _mm256_set1_epi16((1 - cells - 256 * cells) as i16);
+    let (zero, middle) = (_mm_setzero_si128(), _mm_set1_epi8(-128));
+    for i in (0..done).step_by(16) {
+        let s = _mm_loadu_si128(sym.as_ptr().add(i) as *const _);
+        // The escape is bin 0.
+        let s = _mm_or_si128(s, _mm_and_si128(_mm_cmpeq_epi8(s, zero), middle));
+        let f = _mm_loadu_si128(positions.as_ptr().add(i) as *const _);
+        let (s, f) = (_mm256_cvtepu8_epi16(s), _mm256_cvtepu8_epi16(f));
+        let bins = _mm256_add_epi16(_mm256_sll_epi16(s, shift), first);
+        let odd = _mm256_add_epi16(bins, _mm256_add_epi16(f, f));
+        let a = middle8(_mm256_castsi256_si128(odd), half);
+        let b = middle8(_mm256_extracti128_si256::<1>(odd), half);
+        let at = mem.as_mut_ptr().add(i * F::BYTES);
+        if F::BYTES == 4 {
+            _mm256_storeu_ps(at as *mut f32, a);
+            _mm256_storeu_ps(at.add(32) as *mut f32, b);
+        } else {
+            _mm256_storeu_si256(at as *mut _, floor16::<F>(a, b));
+        }
+    }
+    if done < n {
+        let (sym, positions) = (&sym[done..], &positions[done..]);
+        scalar::cells_of::<F>(sym, e, positions, row, &mut mem[done * F::BYTES..]);
     }
 }

@@ -138,7 +138,7 @@ impl Steps {
 /// # Safety
 /// The machine has AVX2 and F16C.
 #[inline(always)]
-unsafe fn floor16<F: Format>(a: __m256, b: __m256) -> __m256i {
+pub unsafe fn floor16<F: Format>(a: __m256, b: __m256) -> __m256i {
     if half_float::<F>() {
         let low = _mm256_castsi128_si256(narrow_down(a));
         _mm256_inserti128_si256::<1>(low, narrow_down(b))

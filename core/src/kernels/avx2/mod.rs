@@ -151,6 +151,18 @@ impl Isa for Avx2 {
         unsafe { cells::halve::<F>(mem, positions, row) }
     }
     #[inline(always)]
+    fn cells_of<F: Format>(
+        self,
+        sym: &[u8],
+        e: i32,
+        positions: &[u8],
+        row: &Halving,
+        mem: &mut [u8],
+    ) {
+        // SAFETY: `self` is the proof.
+        unsafe { base::cells_of::<F>(sym, e, positions, row, mem) }
+    }
+    #[inline(always)]
     fn widths<F: Format>(
         self,
         mem: &[u8],

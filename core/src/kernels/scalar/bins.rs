@@ -1,6 +1,6 @@
 //! What a refinement takes from the base's bins: contexts, and codes that are not the nearest.
 
-use super::base::{bin_value, own_bin};
+use super::base::{bin_value, own_bin, ESCAPE};
 use crate::format::float::{load, pow2, Format, GROUP};
 
 /// Signed bin of an element, and whether it is inside the bins.
@@ -63,6 +63,17 @@ pub fn coarse_contexts<F: Format>(mem: &[u8], e: i32, ctx: &mut [u8]) {
             let q = if q > 7 { 7 } else { q };
             *ctx = if fits { (q + 7) as u8 } else { NOWHERE };
         }
+    }
+}
+
+/// The same contexts, from the base's symbols; not those of patched elements.
+#[inline(always)]
+pub fn coarse_contexts_of(sym: &[u8], ctx: &mut [u8]) {
+    for (ctx, &s) in ctx.iter_mut().zip(sym) {
+        let s = if s == ESCAPE { 128 } else { s };
+        let s = if s < 121 { 121 } else { s };
+        let s = if s > 135 { 135 } else { s };
+        *ctx = s - 121;
     }
 }
 

@@ -128,6 +128,14 @@ pub fn halve<F: Format>(mem: &mut [u8], positions: &[u8], row: &Halving) {
     }
 }
 
+/// Cells of base symbols by the positions in their bins: [`halve`] behind
+/// [`bin_values`](super::base::bin_values).
+#[inline(never)]
+pub fn cells_of<F: Format>(sym: &[u8], e: i32, positions: &[u8], row: &Halving, mem: &mut [u8]) {
+    super::base::bin_values::<F>(sym, pow2(e), mem);
+    halve::<F>(mem, positions, row);
+}
+
 #[cfg(feature = "encode")]
 /// The inverse of [`halve`]: positions of the weights in `mem`, seen from the state `cur`, which
 /// becomes the next one.
@@ -351,7 +359,7 @@ pub fn octaves<F: Format>(mem: &[u8], cur: &[u8], from: usize, list: &[u16], out
 }
 
 /// Elements of a row that a guess looks at: in fine cells only small weights have all halvings.
-fn look(from: u32) -> usize {
+pub fn look(from: u32) -> usize {
     if from > 6 {
         32
     } else {
@@ -362,9 +370,13 @@ fn look(from: u32) -> usize {
 /// What a row's first elements suggest as the base's step exponent: bins are multiples of the step, and
 /// the middles of cells odd multiples of half their width.
 pub fn guess_step<F: Format>(mem: &[u8], from: u32) -> i16 {
-    let lowest = mem
-        .chunks_exact(F::BYTES)
-        .take(look(from))
+    let mem = &mem[..mem.len().min(look(from) * F::BYTES)];
+    guess::<F>(lowest_unit::<F>(mem), from)
+}
+
+/// The least power of two of which some element is an odd multiple, as an exponent field plus zeros.
+pub fn lowest_unit<F: Format>(mem: &[u8]) -> Option<i32> {
+    mem.chunks_exact(F::BYTES)
         .map(|m| F::load(m, 0) & F::MASK)
         .filter(|&u| u > 0 && u < F::INF)
         .map(|u| {
@@ -372,7 +384,11 @@ pub fn guess_step<F: Format>(mem: &[u8], from: u32) -> i16 {
             let hidden = u32::from(exponent > 0) << F::MANT;
             exponent.max(1) as i32 + (fraction | hidden).trailing_zeros() as i32
         })
-        .min();
+        .min()
+}
+
+/// The guess that follows from the least of [`lowest_unit`].
+pub fn guess<F: Format>(lowest: Option<i32>, from: u32) -> i16 {
     let half = if from > 0 { from as i32 + 1 } else { 0 };
     match lowest {
         Some(g) => (g - F::BIAS - F::MANT as i32 + half) as i16,

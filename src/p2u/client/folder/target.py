@@ -21,7 +21,7 @@ from p2u.client.transfer.bundles import Bundle
 from p2u.client.transfer.checking import is_checked
 from p2u.client.transfer.package_reader import PackageReader
 from p2u.client.transfer.running_digest import RunningDigest
-from p2u.codec.chunk import ChunkDecoding, UpdateEnds, apply_chunk, check_kind
+from p2u.codec.chunk import ChunkDecoding, ChunkPayload, UpdateEnds
 from p2u.disk.durable import EarlySync, sync_file
 from p2u.disk.errors import disk_errors
 from p2u.disk.files import PIECE, open_file, read_all_at
@@ -185,7 +185,6 @@ class Target(ABC):
         with self.package.decoded.lend(decoding.memory) as memory:
             try:
                 buffers = decoding.run(memory, self._read)
-                self._refine(bundle, payloads, decoding.spans, buffers)
             except FormatError:
                 # Chunks may be refused because of the bytes that they are applied to.
                 self.doubt()
@@ -205,25 +204,13 @@ class Target(ABC):
         return span.file in self._changed
 
     def _decoding(self, bundle: Bundle, payloads: Sequence[memoryview]) -> ChunkDecoding:
+        chunks = [
+            ChunkPayload(chunk, payload, self._key(bundle, place))
+            for place, (chunk, payload) in enumerate(zip(bundle.chunks, payloads, strict=True))
+        ]
         # Pieces are whole in each update: only the last one's count.
-        place = -1 if bundle.chunks[0].pieces else 0
-        chunk, key = bundle.chunks[place], self._key(bundle, place)
-        return ChunkDecoding(chunk, payloads[place], self._ends, key)
-
-    def _refine(
-        self,
-        bundle: Bundle,
-        payloads: Sequence[memoryview],
-        spans: Sequence[Span],
-        buffers: Sequence[memoryview],
-    ) -> None:
-        """Apply the chunks of a bundle after the first one, where its bytes are."""
-        if bundle.chunks[0].pieces:
-            return
-        for place in range(1, len(bundle.chunks)):
-            chunk, payload, key = bundle.chunks[place], payloads[place], self._key(bundle, place)
-            check_kind(chunk, payload, key, begins=False, crosses=False)
-            apply_chunk(chunk, payload, self.layout, spans, buffers, key)
+        first, *later = chunks[-1:] if chunks[0].chunk.pieces else chunks
+        return ChunkDecoding(first.chunk, first.payload, self._ends, first.key, later)
 
     def _key(self, bundle: Bundle, place: int) -> str:
         update = self.stretch.updates[bundle.updates[place]]

@@ -6,7 +6,7 @@ import hashlib
 from collections.abc import Sequence
 from functools import lru_cache
 
-from p2u.codec import core
+from p2u.codec import plain
 
 #: A payload and the SHA-256 that it should have.
 Claim = tuple[memoryview, bytes]
@@ -18,7 +18,7 @@ _LEAST = 64 << 10
 @lru_cache(maxsize=1)
 def pairs_are_faster() -> bool:
     """Whether this processor hashes two streams in the time of one."""
-    return core.sha256(2) is not None
+    return plain.sha256(2) is not None
 
 
 def wrong(claims: Sequence[Claim]) -> list[int]:
@@ -39,7 +39,7 @@ def wrong(claims: Sequence[Claim]) -> list[int]:
 
 def _in_step(payloads: Sequence[memoryview]) -> list[bytes]:
     """The digests of payloads, the longest of which is the first."""
-    streams = core.sha256(len(payloads)) if len(payloads) > 1 else None
+    streams = plain.sha256(len(payloads)) if len(payloads) > 1 else None
     if streams is None:
         return [hashlib.sha256(payload).digest() for payload in payloads]
     digests = [b""] * len(payloads)

@@ -12,7 +12,7 @@ import threading
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
-from p2u.codec import core, plain
+from p2u.codec import plain
 from p2u.package.geometry import Span
 from p2u.packing.chunking.pool import BufferPool, in_order
 from p2u.types import ModelFile
@@ -41,7 +41,7 @@ class _FileHash:
         self._differs = False
         # All states and payloads in step are much faster than one after the other, where that can
         # be had.
-        self._core = core.sha256(2 * states)
+        self._core = plain.sha256(2 * states)
         self._hashes = [] if self._core else [hashlib.sha256() for _ in range(states)]
 
     def update(self, states: States, part: slice, messages: Sequence[bytes] = ()) -> list[bytes]:

@@ -16,7 +16,7 @@ from p2u.client.routes.stretches import Stretch
 from p2u.client.transfer.bundles import Bundle
 from p2u.client.transfer.checking import is_checked
 from p2u.client.transfer.running_digest import RunningDigest
-from p2u.codec.chunk import check_kind
+from p2u.codec.chunk import ChunkPayload, check_kind
 from p2u.package.geometry import Countdown, Span, chunk_spans
 from p2u.package.manifest import changed_files
 
@@ -82,12 +82,14 @@ class StagedUpdate(ABC):
         """Decode a bundle into some memory like the regions."""
         spans = self.spans(bundle)
         buffers = [memory[s.file][s.offset : s.offset + s.size] for s in spans]
+        chunks = []
         for place, chunk, payload in zip(bundle.updates, bundle.chunks, payloads, strict=True):
             update = self.stretch.updates[place]
             key = update.blobs[chunk.blob].key
             crosses = self.files.manifest.crosses(update)
             check_kind(chunk, payload, key, begins=update.source is None, crosses=crosses)
-            self.tools.decode(chunk, payload, self.target.model.layout, spans, buffers, key)
+            chunks.append(ChunkPayload(chunk, payload, key))
+        self.tools.decode(chunks, self.target.model.layout, spans, buffers)
 
     def apply(self, bundle: Bundle, payloads: Sequence[memoryview]) -> None:
         """Take a bundle whose digests are right; in any thread.

@@ -8,11 +8,13 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from p2u.codec import chunk as codec
-from p2u.package.geometry import Chunk, Span
+from p2u.package.geometry import Span
 from p2u.package.layout import Layout
 
-#: The signature of `p2u.codec.chunk.apply_chunk`.
-Decode = Callable[[Chunk, memoryview, Layout, Sequence[Span], Sequence[memoryview], str], None]
+#: The signature of `p2u.codec.chunk.apply_chunks`.
+Decode = Callable[
+    [Sequence[codec.ChunkPayload], Layout, Sequence[Span], Sequence[memoryview]], None
+]
 
 
 def available_memory() -> int | None:
@@ -37,14 +39,14 @@ class StagingTools:
     """Limits and functions of staging.
 
     Attributes:
-        decode: Decodes a chunk.
+        decode: Decodes chunks of the same rows.
         free_memory: Bytes of memory that may still be used; None where that is unknown.
         spool_memory: Bytes of payloads that a spool keeps in memory. Later payloads are written to
             a temporary file.
         spool_folder: The folder of that file; by default the system's.
     """
 
-    decode: Decode = codec.apply_chunk
+    decode: Decode = codec.apply_chunks
     free_memory: Callable[[], int | None] = available_memory
     spool_memory: int = 16 << 20
     spool_folder: Path | None = None
