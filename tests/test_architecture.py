@@ -30,6 +30,7 @@ LAYERS = (
     ("packing.report", "packing.recipe"),
     ("packing.settings", "packing.pulled"),
     ("packing.chunking",),
+    ("packing.engines",),
     ("packing.rounding",),
     ("packing.levels",),
     ("packing.allocation", "packing.package_folder"),

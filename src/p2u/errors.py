@@ -104,5 +104,9 @@ class StoreError(P2UError):
         self.status = status
 
 
+class WorkerError(P2UError):
+    """The processes that do the work cannot be started, or died again and again."""
+
+
 class NotFoundError(StoreError):
     """The key does not exist in the store."""

@@ -15,6 +15,8 @@ from p2u.codec import core
 from p2u.errors import DiskError, FormatError, IntegrityError, P2UError, UsageError
 from p2u.package.geometry import Piece
 from p2u.packing.api import pack
+from p2u.packing.engines.local import LocalEngine
+from p2u.packing.engines.places import FolderPlace
 from p2u.packing.levels import read_back, state_hashes
 from p2u.packing.package_folder import blobs
 from p2u.packing.report import PackProgress
@@ -237,11 +239,12 @@ def test_a_full_disk(model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatc
 @pytest.mark.skipif(not Path("/dev/full").exists(), reason="the system has no /dev/full")
 def test_a_disk_that_is_full_when_the_buffer_is_flushed(tmp_path: Path) -> None:
     (tmp_path / "x-000.bin").symlink_to("/dev/full")
-    writer = blobs.BlobWriter(tmp_path, "y", 100)
+    engine, place = LocalEngine(1), FolderPlace(tmp_path)
+    writer = blobs.BlobWriter(engine, place, "y", 100)
     writer.add(b"1")
-    writer.close()
+    writer.finish()
     with pytest.raises(DiskError, match="File exists"):
-        blobs.BlobWriter(tmp_path, "x", 100).add(b"1")
+        blobs.BlobWriter(engine, place, "x", 100).add(b"1")
 
 
 def test_no_permission(model: Path, tmp_path: Path) -> None:

@@ -30,6 +30,28 @@ Name = Annotated[
     typer.Option(metavar="NAME", help="The version's name.", show_default="the next number"),
 ]
 BlobSize = Annotated[str, typer.Option(help="Size limit of a blob.")]
+EngineName = Annotated[
+    str,
+    typer.Option(
+        "--engine",
+        metavar="NAME",
+        help="Where the work is done: local (threads), or ray (processes, on many machines).",
+    ),
+]
+Workers = Annotated[
+    Optional[int],  # noqa: UP045
+    typer.Option(
+        help="With --engine ray: number of workers.", show_default="all processors", min=1
+    ),
+]
+RayAddress = Annotated[
+    Optional[str],  # noqa: UP045
+    typer.Option(
+        metavar="HOST:PORT",
+        help="With --engine ray: the cluster, or auto.",
+        show_default="started on this machine",
+    ),
+]
 LimitRate = Annotated[
     Optional[str],  # noqa: UP045 - typer reads this on 3.10, too
     typer.Option(

@@ -9,12 +9,15 @@ import typer
 
 from p2u.cli.options import (
     BlobSize,
+    EngineName,
     Force,
     Jobs,
     Json,
     Levels,
     Name,
     Quiet,
+    RayAddress,
+    Workers,
     parse_labels,
     parse_tensor_bits,
 )
@@ -35,7 +38,7 @@ EXAMPLES = (
 
 def pack(
     src: Annotated[
-        Path, typer.Argument(help="A model file (.safetensors, .onnx ...) or directory.")
+        str, typer.Argument(help="A model file (.safetensors, .onnx ...), directory or URL.")
     ],
     dst: Annotated[Path, typer.Argument(help="The package: a directory of static files.")],
     calibration: Annotated[
@@ -114,6 +117,9 @@ def pack(
     force: Force = False,
     jobs: Jobs = None,
     blob_size: BlobSize = "24MiB",
+    engine: EngineName = "local",
+    workers: Workers = None,
+    ray_address: RayAddress = None,
     as_json: Json = False,
     quiet: Quiet = False,
 ) -> None:
@@ -128,7 +134,8 @@ def pack(
             keep=keep or (), sensitivity=sensitivity, calibration=calibration, thrift=thrift,
             levels=parse_labels(levels), jobs=jobs, blob_size=parse_size(blob_size),
             parent=parent, adopt=adopt, version=version, also_base=also_base,
-            replace=replace, force=force, progress=progress,
+            replace=replace, force=force, engine=engine, workers=workers,
+            ray_address=ray_address, progress=progress,
         )  # fmt: skip
     if as_json or not quiet:
         show.packed(report, dst, json=as_json)

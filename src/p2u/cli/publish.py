@@ -7,19 +7,32 @@ from typing import Annotated, Optional
 
 import typer
 
-from p2u.cli.options import BlobSize, Force, Jobs, Json, Levels, Name, Quiet, parse_labels
+from p2u.cli.options import (
+    BlobSize,
+    EngineName,
+    Force,
+    Jobs,
+    Json,
+    Levels,
+    Name,
+    Quiet,
+    RayAddress,
+    Workers,
+    parse_labels,
+)
 from p2u.units import parse_size
 
 #: Shown below the options of ``--help``.
 EXAMPLES = (
     "Examples:\n\n  p2u publish ./checkpoint ./model.p2u   # a package, later a version\n\n"
     "  p2u publish ./checkpoint ./model.p2u --anchor-every 20 --fold 0.8 --version step1200\n\n"
-    "  p2u publish ./checkpoint s3://bucket/model.p2u"
+    "  p2u publish ./checkpoint s3://bucket/model.p2u\n\n"
+    "  p2u publish s3://bucket/model s3://bucket/model.p2u --engine ray --ray-address auto"
 )
 
 
 def publish(
-    src: Annotated[Path, typer.Argument(help="A model file or directory.")],
+    src: Annotated[str, typer.Argument(help="A model file, directory or URL.")],
     package: Annotated[
         str, typer.Argument(help="Path or URL of the package; created if it does not exist.")
     ],
@@ -53,6 +66,9 @@ def publish(
     force: Force = False,
     jobs: Jobs = None,
     blob_size: BlobSize = "24MiB",
+    engine: EngineName = "local",
+    workers: Workers = None,
+    ray_address: RayAddress = None,
     as_json: Json = False,
     quiet: Quiet = False,
 ) -> None:
@@ -65,7 +81,7 @@ def publish(
             src, package, version=version, parent=parent, expect=expect,
             anchor_every=anchor_every, fold=fold, bits=bits, levels=parse_labels(levels),
             jobs=jobs, blob_size=parse_size(blob_size), force=force,
-            progress=progress,
+            engine=engine, workers=workers, ray_address=ray_address, progress=progress,
         )  # fmt: skip
     if as_json or not quiet:
         show.packed(report, package, json=as_json)

@@ -15,6 +15,7 @@ from p2u.errors import DiskError, FormatError
 from p2u.formats import gguf, npy, npz, onnx, parts, pytorch, safetensors, shards
 from p2u.formats.foreign import recognise
 from p2u.formats.merge import merge
+from p2u.formats.reader import open_structure
 from p2u.formats.walk import ModelFolder, is_hidden, walk_files
 from p2u.package.paths import MANIFEST_KEY
 from p2u.types import ModelFile, Scan, TensorSpan
@@ -108,7 +109,7 @@ def _locate(root: str, file: str) -> str:
 def _head(path: str, file: str) -> bytes:
     """The first bytes of a file; raises DiskError."""
     try:
-        with open(path, "rb") as stream:
+        with open_structure(path) as stream:
             return stream.read(HEAD)
     except OSError as error:
         raise disk_error(error, file, "read") from error

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from contextvars import ContextVar
 from typing import BinaryIO
 
 from p2u.disk.errors import disk_error
@@ -18,6 +19,41 @@ LFS_HEAD = b"version https://git-lfs"
 WINDOW = 1 << 16
 
 
+def _open(path: str) -> BinaryIO:
+    return open(path, "rb")
+
+
+#: Opens a file of a model.
+Opener = Callable[[str], BinaryIO]
+_opener: ContextVar[Opener] = ContextVar("opener", default=_open)
+
+
+def open_structure(path: str) -> BinaryIO:
+    """Open a file of a model to read its structure.
+
+    Raises:
+        OSError: It cannot be opened.
+    """
+    return _opener.get()(path)
+
+
+@contextmanager
+def opened_by(opener: Opener) -> Iterator[None]:
+    """Within the block, the bytes of files are elsewhere than where their names and sizes are."""
+    token = _opener.set(opener)
+    try:
+        yield
+    finally:
+        _opener.reset(token)
+
+
+def size_of(stream: BinaryIO) -> int:
+    """Bytes of an open file, which is then at its beginning."""
+    size = stream.seek(0, os.SEEK_END)
+    stream.seek(0)
+    return size
+
+
 class Reader:
     """A file of unknown origin, read through a window.
 
@@ -28,7 +64,7 @@ class Reader:
 
     def __init__(self, stream: BinaryIO, file: str) -> None:
         self.file = file
-        self.size = os.fstat(stream.fileno()).st_size
+        self.size = size_of(stream)
         self._stream = stream
         self._base = 0
         self._data = b""
@@ -84,7 +120,7 @@ def reading(path: str, file: str) -> Iterator[Reader]:
         DiskError: It cannot be opened or read.
     """
     try:
-        with open(path, "rb") as stream:
+        with open_structure(path) as stream:
             yield Reader(stream, file)
     except OSError as error:
         raise disk_error(error, file, "read") from error

@@ -9,12 +9,11 @@ Layout: 8 bytes little-endian header length, the header (JSON), the tensors' byt
 
 from __future__ import annotations
 
-import os
 from typing import Any
 
 from p2u.disk.errors import disk_error
 from p2u.errors import FormatError
-from p2u.formats.reader import DAMAGED, GIT_LFS
+from p2u.formats.reader import DAMAGED, GIT_LFS, open_structure, size_of
 from p2u.package.strict_json import is_int, is_text, parse_object
 from p2u.types import ITEMSIZE, PACKED, Scan, TensorSpan
 
@@ -46,8 +45,8 @@ def read_header(path: str, file: str) -> tuple[dict[str, Any], int, int]:
         FormatError: It is too short, or the header is too long or not JSON.
     """
     try:
-        with open(path, "rb") as stream:
-            size = os.fstat(stream.fileno()).st_size
+        with open_structure(path) as stream:
+            size = size_of(stream)
             prefix = stream.read(8)
             if len(prefix) < 8:
                 raise FormatError(

@@ -7,6 +7,7 @@ from collections.abc import Mapping
 
 from p2u.disk.errors import disk_error
 from p2u.errors import FormatError
+from p2u.formats.reader import open_structure
 from p2u.package.strict_json import parse_object
 from p2u.types import ModelFile
 
@@ -43,7 +44,7 @@ def read_weight_map(path: str, file: str) -> dict[str, str]:
         FormatError: It is not a shard index.
     """
     try:
-        with open(path, "rb") as stream:
+        with open_structure(path) as stream:
             raw = stream.read(MAX_INDEX + 1)
     except OSError as error:
         raise disk_error(error, file, "read") from error

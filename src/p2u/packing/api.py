@@ -17,7 +17,7 @@ from p2u.errors import UsageError
 from p2u.packing.allocation.damage import parse_damage, quantise
 from p2u.packing.recipe import LEVELS, Recipe
 from p2u.packing.report import PackProgress, PackReport, StateRow
-from p2u.packing.settings import BLOB_SIZE, make_settings
+from p2u.packing.settings import BLOB_SIZE, LOCAL, make_settings
 from p2u.stores.schemes import scheme_of
 
 if TYPE_CHECKING:
@@ -54,6 +54,9 @@ def pack(
     also_base: bool | None = None,
     replace: bool = False,
     force: bool = False,
+    engine: str = LOCAL,
+    workers: int | None = None,
+    ray_address: str | None = None,
     progress: Callable[[PackProgress], None] | None = None,
 ) -> PackReport:
     """Pack a model. The package appears when it is complete and verified, or not at all.
@@ -62,7 +65,8 @@ def pack(
     The package is then locked, its files stay, and its manifest is replaced last.
 
     Args:
-        src: A model file (``.safetensors``, ``.onnx``, ``.gguf``), or a model directory.
+        src: A model file (``.safetensors``, ``.onnx``, ``.gguf``), a model directory, or the URL of
+            one in a store.
         dst: The package's directory: new, empty, or with a parent or a file to adopt a package,
             which gets another version.
         calibration: The file that `p2u.torch.calibrate` wrote: the base's errors then make good
@@ -94,6 +98,10 @@ def pack(
         replace: Whether a package in ``dst`` gives way, with all its versions.
         force: Pack also what was pulled to a state before the exact one, and as a version what has
             hardly anything from its parent, or nothing new.
+        engine: ``local``, or ``ray`` for processes on one machine or many: docs/scale.md. The
+            package does not depend on it.
+        workers: Of the engine ray: how many; all processors of the cluster by default.
+        ray_address: Of the engine ray: a cluster's; by default it starts one on this machine.
         progress: Called now and then from the calling thread; what it raises ends packing.
 
     Raises:
@@ -105,6 +113,8 @@ def pack(
         IntegrityError: ``src`` changed meanwhile, or what was encoded does not decode to it.
         BusyError: Another process publishes to the package.
         ConflictError: Somebody published to it without a lock.
+        UnsupportedError, WorkerError: The engine's library is not installed; it cannot start, or
+            its processes died again and again.
     """
     if parent is not None and adopt is not None:
         raise UsageError(
@@ -134,6 +144,9 @@ def pack(
         version=version,
         replace=replace,
         force=force,
+        engine=engine,
+        workers=workers,
+        ray_address=ray_address,
     )
     source, target = os.fspath(src), os.fspath(dst)
     wanted = parent if adopt is None else adopt
@@ -171,6 +184,9 @@ def publish(
     blob_size: int = BLOB_SIZE,
     name: str | None = None,
     force: bool = False,
+    engine: str = LOCAL,
+    workers: int | None = None,
+    ray_address: str | None = None,
     progress: Callable[[PackProgress], None] | None = None,
 ) -> PackReport:
     """Publish a model: as a new package, or as the next version of one.
@@ -180,7 +196,7 @@ def publish(
     new one at any moment, and the files of old versions stay until `gc`.
 
     Args:
-        src: The model.
+        src: The model; see `pack`.
         package: The package; made if there is none.
         version: The version's name; by default the next number.
         parent: A directory that holds the newest version, if there is one: saves decoding it from
@@ -199,6 +215,9 @@ def publish(
         name: See `pack`; of a new package only.
         force: Publish also what was pulled to a state before the exact one, what has hardly
             anything from the newest version, and the same files once more.
+        engine: See `pack`.
+        workers: See `pack`.
+        ray_address: See `pack`.
         progress: See `pack`.
 
     Raises:
@@ -220,6 +239,9 @@ def publish(
         progress=progress,
         version=version,
         force=force,
+        engine=engine,
+        workers=workers,
+        ray_address=ray_address,
     )
     from p2u.packing.publish import AnchorPolicy, publish_next
     from p2u.packing.versions.add_version import VersionRequest

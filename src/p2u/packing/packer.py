@@ -9,13 +9,11 @@ from contextlib import ExitStack
 from dataclasses import dataclass, replace
 from importlib import metadata
 from pathlib import Path
+from urllib.parse import unquote
 
-from p2u.codec import plain
 from p2u.disk.access import common_bits
-from p2u.disk.errors import UNPUBLISHED, disk_errors
 from p2u.errors import UsageError
-from p2u.formats import ScannedModel, scan_model
-from p2u.package.geometry import chunk_spans
+from p2u.formats import ScannedModel
 from p2u.package.index import encode_index
 from p2u.package.manifest import (
     LAYOUT_KEY,
@@ -32,34 +30,31 @@ from p2u.package.manifest import (
     with_costs,
 )
 from p2u.package.manifest_parse import parse_manifest
-from p2u.package.paths import MANIFEST_KEY, RESERVED, check_paths
+from p2u.package.paths import MANIFEST_KEY, check_paths
 from p2u.packing.allocation.allocate import Allocation, Fitter, Levels
-from p2u.packing.chunking.checks import Checks
 from p2u.packing.chunking.cut import cut, make_layout
-from p2u.packing.chunking.pool import in_order
+from p2u.packing.chunking.source import find_model
 from p2u.packing.chunking.stored import StoredModel
 from p2u.packing.chunking.treatment import Treatment
-from p2u.packing.levels.chunk_pass import ChunkPass
-from p2u.packing.levels.encode import Encoder, encode_pieces
-from p2u.packing.levels.read_back import LevelChunks
-from p2u.packing.levels.state_hashes import StateHashes
+from p2u.packing.engines.choice import open_engine
+from p2u.packing.engines.engine import Engine
+from p2u.packing.engines.places import FolderPlace, Place
+from p2u.packing.levels.encode import EncoderSpec
 from p2u.packing.package_folder.blobs import write_new
 from p2u.packing.package_folder.level_blobs import LevelBlobs
 from p2u.packing.package_folder.new_package import NewPackage, check_target
+from p2u.packing.package_folder.write_levels import LevelTarget, LevelWriter
 from p2u.packing.pulled import check_exact
 from p2u.packing.recipe import check_levels, halvings
 from p2u.packing.report import PackProgress, PackReport, make_report
 from p2u.packing.rounding.plan import CalibrationPlan
 from p2u.packing.settings import PackSettings
 from p2u.stores.package_lock import package_lock
+from p2u.stores.schemes import scheme_of
 
 #: Memory for chunks under way, in bytes, in addition to twice the largest tensor.
 BUDGET = 96 << 20
 FIRST_VERSION = "v1"
-
-
-#: The blobs, and the hashes of all states.
-_Written = tuple[LevelBlobs, StateHashes]
 
 
 @dataclass(frozen=True, slots=True)
@@ -79,27 +74,30 @@ class Built:
 
 def pack_first(src: str, dst: str, settings: PackSettings) -> PackReport:
     """Pack a model as a package of one version; see `p2u.pack`."""
-    packer = Packer(src, settings)
-    # Of the file, not of its folder: a package may stand next to the file it is made of.
-    return packer.run(check_target(dst, src, replace=settings.replace))
+    with open_engine(settings) as engine:
+        packer = Packer(src, settings, engine)
+        # Of the file, not of its folder: a package may stand next to the file it is made of.
+        return packer.run(check_target(dst, src, replace=settings.replace))
 
 
 class Packer:
     """One run; see `p2u.pack`."""
 
-    def __init__(self, src: str, settings: PackSettings) -> None:
+    def __init__(self, src: str, settings: PackSettings, engine: Engine) -> None:
         self._src = src
         self._settings = settings
+        self.engine = engine
         self._labels = check_levels(settings.levels)
-        scanned = scan_model(src)
+        source = find_model(src)
+        scanned = source.scanned
         check_paths([file.path for file in scanned.files])
         self.left_out = scanned.left_out
         #: A package is as private as the most private of its model's files.
         self.bits = common_bits(scanned.locate(file.path) for file in scanned.files)
         self.notes = _notes(scanned)
-        if not settings.force:
+        if not settings.force and source.url is None:
             check_exact(src, scanned)
-        self.model = StoredModel(scanned, make_layout(scanned, settings.recipe.kept))
+        self.model = StoredModel(scanned, make_layout(scanned, settings.recipe.kept), source)
         self.model.remember()
         self._calibration = None
         if settings.calibration is not None:
@@ -120,18 +118,31 @@ class Packer:
         with ExitStack() as stack:
             if (target / MANIFEST_KEY).exists():
                 stack.enter_context(package_lock(target))
-            place = stack.enter_context(
+            package = stack.enter_context(
                 NewPackage(target, replace=self._settings.replace, bits=self.bits)
             )
-            built = self.build(place.path, self._settings.version or FIRST_VERSION)
-            manifest = with_costs(Manifest(self.name, (built.release,), built.updates, generator()))
-            data = manifest.to_bytes()
-            if len(data) > MAX_MANIFEST or parse_manifest(data) != manifest:
-                raise UsageError("the model has too many files for one package", file=self._src)
-            write_new(place.path / MANIFEST_KEY, data)
-            place.publish()
+            manifest, offsets = self.first(package.path, FolderPlace(package.path))
+            write_new(package.path / MANIFEST_KEY, manifest.to_bytes())
+            package.publish()
             self.report_progress("publish", self.total)
-        return self.report(manifest, built.release.version, built.offsets)
+        return self.report(manifest, manifest.latest.version, offsets)
+
+    def first(self, folder: Path, place: Place) -> tuple[Manifest, dict[str, int]]:
+        """Write all files of a package of one version but the manifest.
+
+        Args:
+            folder: See `build`.
+            place: See `build`.
+
+        Returns:
+            The manifest, and the offsets of `PackReport`.
+        """
+        built = self.build(folder, place, self._settings.version or FIRST_VERSION)
+        manifest = with_costs(Manifest(self.name, (built.release,), built.updates, generator()))
+        data = manifest.to_bytes()
+        if len(data) > MAX_MANIFEST or parse_manifest(data) != manifest:
+            raise UsageError("the model has too many files for one package", file=self._src)
+        return manifest, built.offsets
 
     def report(
         self,
@@ -146,29 +157,21 @@ class Packer:
         made = make_report(manifest, version, self.total, offsets, (*self.notes, *notes))
         return replace(made, left_out=self.left_out, unchanged=unchanged)
 
-    def build(self, folder: Path, version: str, prefix: str = "") -> Built:
+    def build(self, folder: Path, place: Place, version: str, prefix: str = "") -> Built:
         """Write the layout and all levels, and verify them.
 
         Args:
-            folder: Where the files are written; nothing else is in it.
+            folder: A folder on this machine for layout and indices; nothing else is in it.
+            place: Where the blobs are written: the same folder, or a store.
             version: What the release is called.
             prefix: What the folder will be called in the package, with a slash.
         """
-        levels = self._sampled()
-        levels, (blobs, hashes) = self._fitted(folder, levels)
-        written = [writer.blobs for writer in blobs.writers]
-        chunks = LevelChunks(folder, self.model.layout, blobs.made, written)
-        digests = hashes.finish(
-            chunks.decode,
-            chunks.cost,
-            self._settings.jobs,
-            self.budget,
-            lambda done: self.report_progress("verify", done),
-        )
+        levels, writer = self._fitted(folder, place, self._sampled())
+        digests = writer.digests()
         self.model.check_unchanged()
         self.report_progress("verify", self.total)
         self.report_progress("publish", 0)
-        release, updates = self._release(folder, version, prefix, blobs, digests)
+        release, updates = self._release(folder, version, prefix, writer.blobs, digests)
         return Built(release, updates, self._offsets(levels))
 
     def report_progress(self, phase: str, done: int) -> None:
@@ -182,62 +185,48 @@ class Packer:
         self.report_progress("measure", self.total)
         return levels
 
-    def _fitted(self, folder: Path, levels: Levels) -> tuple[Levels, _Written]:
+    def _fitted(self, folder: Path, place: Place, levels: Levels) -> tuple[Levels, LevelWriter]:
         """Write all blobs, the base's within the budget if there is one."""
         recipe = self._settings.recipe
         budget = recipe.budget
         if recipe.ratio is not None:
             budget = int(recipe.ratio * self.total)
         if budget is None:
-            return levels, self._encode(folder, levels.offsets())
+            return levels, self._write(folder, place, levels)
         layout_size = len(self.model.layout.to_bytes())
-        fitter = Fitter(
-            levels, self._jobs, self._encoder, self._settings.jobs, self.budget, layout_size
-        )
+        fitter = Fitter(levels, self._jobs, self._spec, self.engine, self.budget, layout_size)
         more = 0
         while True:
             levels = fitter.fit(budget, more)
-            written = self._encode(folder, levels.offsets())
-            blobs, _ = written
+            writer = self._write(folder, place, levels)
+            blobs = writer.blobs
             index = len(encode_index([m.chunks[0] for m in blobs.made]))
             size = layout_size + index + sum(blob.size for blob in blobs.writers[0].blobs)
             if size <= budget:
-                return levels, written
+                return levels, writer
             # Only a whole run shows these: checksums, fed-back codes, chunks that went opaque.
             more = max(more + 1, size - fitter.size(levels.free))
-            _clear(folder)
+            place.remove([blob.key for update in blobs.writers for blob in update.blobs])
 
-    def _encoder(self, offsets: list[int], plan: CalibrationPlan | None = None) -> Encoder:
-        """One for the package; without a calibration, one to measure with."""
-        return Encoder(self.model, halvings(self._labels), offsets, plan)
+    def _spec(self, offsets: list[int], plan: CalibrationPlan | None = None) -> EncoderSpec:
+        """An encoder for the package; without a calibration, one to measure with."""
+        return EncoderSpec(self.model, halvings(self._labels), tuple(offsets), plan)
 
-    def _encode(self, folder: Path, offsets: list[int]) -> _Written:
+    def _write(self, folder: Path, place: Place, levels: Levels) -> LevelWriter:
         """Write all blobs, and read them back."""
-        checks = Checks(self.model.files, self.model.layout)
-        encoder = self._encoder(offsets, self._calibration)
-        threads, states = self._settings.jobs, len(self._labels)
-        chunks = ChunkPass(self.model, self._jobs, encoder, checks, states, threads)
-        blobs = LevelBlobs(folder, self._labels, self._settings.blob_size)
-        done = 0
-        results = in_order(chunks.order(), chunks.run, chunks.cost, threads, self.budget)
-        try:
-            for number, coded in results:
-                job = self._jobs[number]
-                checks.add(job, coded.sums)
-                blobs.add(number, job, coded)
-                done += job.size
-                self.report_progress("encode", done)
-            for job, contents in checks.jobs(self.model, states):
-                number = len(blobs.made)
-                coded = encode_pieces(contents)
-                digests = tuple(plain.sha256_each(coded.payloads))
-                blobs.add(number, job, replace(coded, digests=digests))
-                spans = chunk_spans(job, self.model.layout)
-                chunks.hashes.add(number, spans, tuple(memoryview(bytearray(c)) for c in contents))
-        finally:
-            results.close()
-            blobs.close()
-        return blobs, chunks.hashes
+        target = LevelTarget(
+            self.engine,
+            place,
+            folder,
+            self._labels,
+            self._settings.blob_size,
+            self.budget,
+            self.report_progress,
+        )
+        spec = self._spec(levels.offsets(), self._calibration)
+        writer = LevelWriter(spec, self._jobs, target)
+        writer.write()
+        return writer
 
     def _release(
         self,
@@ -278,6 +267,8 @@ class Packer:
         """The model's name."""
         if self._settings.name is not None:
             return self._settings.name
+        if scheme_of(self._src) is not None:
+            return unquote(self._src.split("?")[0].rstrip("/").rpartition("/")[2])
         path = Path(os.path.realpath(self._src))
         return path.stem if path.is_file() else path.name
 
@@ -303,14 +294,6 @@ def write_object(folder: Path, prefix: str, key: str, data: bytes) -> Object:
     """Write a file that has a digest, into a folder that will be called ``prefix``."""
     write_new(folder / key, data)
     return Object(prefix + key, len(data), hashlib.sha256(data).hexdigest())
-
-
-def _clear(folder: Path) -> None:
-    """Remove what was written so far, but not the folder's lock."""
-    with disk_errors(folder, "write", UNPUBLISHED):
-        for path in folder.iterdir():
-            if not path.name.startswith(RESERVED):
-                path.unlink()
 
 
 def _notes(scanned: ScannedModel) -> tuple[str, ...]:

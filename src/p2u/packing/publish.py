@@ -13,6 +13,7 @@ from p2u.package.graph import find_path
 from p2u.package.keys import keys
 from p2u.package.manifest import Manifest, Release, State, Update, with_costs
 from p2u.package.paths import MANIFEST_KEY
+from p2u.packing.engines.choice import open_engine
 from p2u.packing.package_folder.destination import Destination, NewDestination
 from p2u.packing.package_folder.new_package import NewPackage, check_target
 from p2u.packing.package_folder.open_package import OpenPackage
@@ -44,9 +45,9 @@ def add_version(
     Raises:
         See `p2u.pack`.
     """
-    packer = Packer(src, settings)
     target = Path(os.path.realpath(dst))
     with ExitStack() as stack:
+        packer = Packer(src, settings, stack.enter_context(open_engine(settings)))
         destination: Destination
         if (target / MANIFEST_KEY).is_file():
             destination = stack.enter_context(OpenPackage(target))
@@ -99,8 +100,8 @@ def publish_next(
     expect: str | None,
 ) -> PackReport:
     """Publish a first version, or the next one; see `p2u.publish`."""
-    packer = Packer(src, settings)
     with ExitStack() as stack:
+        packer = Packer(src, settings, stack.enter_context(open_engine(settings)))
         package = _open(dst, stack, settings.progress)
         if package is None or (isinstance(package, StorePackage) and not package.exists):
             if expect is not None:
@@ -140,9 +141,10 @@ def _first(packer: Packer, src: str, dst: str, package: StorePackage | None) -> 
     """Publish a first version."""
     if package is None:
         return packer.run(check_target(dst, src))
-    reports: list[PackReport] = []
-    package.commit_first(lambda folder: reports.append(packer.run(folder)))
-    return reports[0]
+    manifest, offsets = packer.first(package.stage, package.place("", packer.engine))
+    package.commit_first(manifest)
+    packer.report_progress("publish", packer.total)
+    return packer.report(manifest, manifest.latest.version, offsets)
 
 
 def _given(adder: VersionAdder, newest: State, path: str | None) -> Parent | None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import re
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 from p2u.errors import UsageError
@@ -22,8 +22,25 @@ BLOB_SIZE = 24 << 20
 CHUNK_ELEMENTS = 1 << 20
 #: Steps; far below, no weight leaves its bin any more.
 MOST_THRIFT = 16
+#: The engine of threads in this process, whose workers are `PackSettings.jobs`.
+LOCAL = "local"
 #: The names that versions can have.
 LABEL = re.compile(r"[A-Za-z0-9][A-Za-z0-9._+-]{0,63}\Z")
+
+
+@dataclass(frozen=True, slots=True)
+class EngineChoice:
+    """Which engine does the work.
+
+    Attributes:
+        name: Of the table `p2u.packing.engines.choice.ENGINES`.
+        workers: How many workers it has; None for as many as there are processors.
+        address: Of the cluster where they are; None to start them on this machine.
+    """
+
+    name: str = LOCAL
+    workers: int | None = None
+    address: str | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,6 +66,7 @@ class PackSettings:
     replace: bool
     force: bool
     chunk_elements: int
+    engine: EngineChoice = field(default_factory=EngineChoice)
 
 
 def make_settings(
@@ -65,6 +83,9 @@ def make_settings(
     replace: bool = False,
     force: bool = False,
     chunk_elements: int = CHUNK_ELEMENTS,
+    engine: str = LOCAL,
+    workers: int | None = None,
+    ray_address: str | None = None,
 ) -> PackSettings:
     """Settings for one run; see `p2u.pack` and `PackSettings`.
 
@@ -73,6 +94,13 @@ def make_settings(
     """
     if jobs is not None and jobs < 1:
         raise UsageError(f"jobs is {jobs}", hint="Use 1 or more")
+    if workers is not None and workers < 1:
+        raise UsageError(f"workers is {workers}", hint="Use 1 or more")
+    if engine == LOCAL and (workers, ray_address) != (None, None):
+        raise UsageError(
+            "workers and a Ray address belong to the engine ray",
+            hint="Choose it with --engine ray; the threads of the engine local are --jobs",
+        )
     if blob_size < 1:
         raise UsageError(f"the blob size is {blob_size} bytes", hint="Use 1 or more")
     if not 0 <= thrift <= MOST_THRIFT:
@@ -97,4 +125,5 @@ def make_settings(
         replace,
         force,
         chunk_elements,
+        EngineChoice(engine, workers, ray_address),
     )

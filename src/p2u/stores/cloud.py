@@ -180,7 +180,7 @@ class CloudStore(WritableStore):
                     key = meta["path"].removeprefix(self._prefix)
                     with contextlib.suppress(FormatError):
                         check_path(key, "key")
-                        yield StoredObject(key, meta["size"])
+                        yield StoredObject(key, meta["size"], etag=meta["e_tag"])
 
     def delete(self, keys: Iterable[str]) -> None:
         """See `WritableStore.delete`."""

@@ -29,12 +29,14 @@ class StoredObject:
         size: Bytes.
         sha256: In hex; None where the store does not know it without reading the object.
         git_sha1: Git's digest of it as a blob, in hex; None where it is unknown.
+        etag: The store's own mark of the content; None where there is none.
     """
 
     key: str
     size: int
     sha256: str | None = None
     git_sha1: str | None = None
+    etag: str | None = None
 
 
 class WritableStore(Store):

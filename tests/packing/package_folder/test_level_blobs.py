@@ -12,7 +12,9 @@ from packing_kit import snapshot
 
 from p2u.packing.chunking.cut import Job
 from p2u.packing.chunking.treatment import Treatment
-from p2u.packing.levels.encode import Coded
+from p2u.packing.engines.coded import Coded
+from p2u.packing.engines.local import LocalEngine
+from p2u.packing.engines.places import FolderPlace
 from p2u.packing.package_folder import level_blobs
 from p2u.packing.package_folder.level_blobs import LevelBlobs
 
@@ -31,9 +33,10 @@ def coded(number: int) -> tuple[Job, Coded]:
 
 def write(folder: Path, order: list[int]) -> tuple[dict[str, bytes], object]:
     folder.mkdir()
-    blobs = LevelBlobs(folder, LABELS, 300)
+    blobs = LevelBlobs(LocalEngine(1), FolderPlace(folder), folder, LABELS, 300)
     for number in order:
         blobs.add(number, *coded(number))
+    blobs.finish()
     blobs.close()
     places = [made.chunks for made in blobs.made]
     sums = [(blobs.sums.snr_db(n), blobs.sums.average(n)) for n in range(3)]

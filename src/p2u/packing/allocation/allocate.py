@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Callable, Sequence
+from contextlib import closing
 from dataclasses import dataclass
 
 from p2u.errors import UsageError
@@ -21,10 +22,10 @@ from p2u.packing.allocation.shares import (
     log2_64,
 )
 from p2u.packing.chunking.cut import Grade, Job
-from p2u.packing.chunking.pool import in_order
 from p2u.packing.chunking.stored import StoredModel
 from p2u.packing.chunking.treatment import Treatment, treatment
-from p2u.packing.levels.encode import Encoder
+from p2u.packing.engines.engine import Engine
+from p2u.packing.levels.encode import BaseSizes, EncoderSpec
 from p2u.packing.recipe import Recipe
 
 #: Bits per weight of the base if nothing else is asked for.
@@ -196,8 +197,8 @@ class Fitter:
     Args:
         levels: Of the tensors with bits of their own; the others' is a first guess.
         jobs: All chunks.
-        encoder: Makes an encoder with the given offsets.
-        threads: How many to use.
+        spec: Of an encoder with the given offsets.
+        engine: Does the work.
         memory: Most bytes of all chunks under way.
         layout_size: Bytes of the layout.
     """
@@ -206,15 +207,15 @@ class Fitter:
         self,
         levels: Levels,
         jobs: Sequence[Job],
-        encoder: Callable[[list[int]], Encoder],
-        threads: int,
+        spec: Callable[[list[int]], EncoderSpec],
+        engine: Engine,
         memory: int,
         layout_size: int,
     ) -> None:
         self._levels = levels
         self._jobs = jobs
-        self._encoder = encoder
-        self._threads = threads
+        self._spec = spec
+        self._engine = engine
         self._memory = memory
         self._layout_size = layout_size
         self._free = frozenset(levels.allocation.free.numbers)
@@ -225,16 +226,12 @@ class Fitter:
         """Bytes of the base state at a level of the free tensors; checksums do not count."""
         if free in self._known:
             return self._known[free]
-        encoder = self._encoder(self._levels.offsets(free))
+        work = BaseSizes(self._spec(self._levels.offsets(free)))
         todo = [n for n in range(len(self._jobs)) if n not in self._sizes]
-        results = in_order(
-            todo,
-            lambda n: encoder.base_size(self._jobs[n]),
-            lambda n: encoder.cost(self._jobs[n]),
-            self._threads,
-            self._memory,
-        )
-        sizes = dict(results)
+        with closing(
+            self._engine.run(work, [self._jobs[n] for n in todo], self._memory)
+        ) as results:
+            sizes = {n: size for n, (_, size) in zip(todo, results, strict=True)}
         # Chunks that do not depend on the level are coded once.
         self._sizes |= {n: s for n, s in sizes.items() if not self._moves(self._jobs[n])}
         sizes |= self._sizes

@@ -18,6 +18,8 @@ from p2u.packing.chunking.cut import Job
 from p2u.packing.chunking.pool import Scratch
 from p2u.packing.chunking.stored import StoredModel
 from p2u.packing.chunking.treatment import Treatment
+from p2u.packing.engines.coded import Coded
+from p2u.packing.engines.engine import Work
 from p2u.packing.rounding.plan import CalibrationPlan, has_codes
 
 if TYPE_CHECKING:
@@ -33,25 +35,6 @@ PERCENT = {Treatment.PROGRESSIVE: 8, Treatment.FULL: 2}
 PERCENT_CALIBRATED = 20
 #: Elements that the guess at the opaque size looks at, and in how many places.
 SAMPLE, PLACES = 1 << 14, 16
-
-
-@dataclass(frozen=True, slots=True)
-class Coded:
-    """A chunk in all updates.
-
-    Attributes:
-        payloads: One per update; the first alone if the chunk is exact from the base on.
-        signal: Sum of squares of its weights, if it is a progressive one.
-        errors: Sum of squared errors in each state.
-        digests: SHA-256 of each payload, once they are known.
-        sums: In each update's state, checksums of the chunk's parts that a file checks.
-    """
-
-    payloads: tuple[bytes, ...]
-    signal: float = 0.0
-    errors: tuple[float, ...] = ()
-    digests: tuple[bytes, ...] = ()
-    sums: tuple[tuple[int, ...], ...] = ()
 
 
 def rows_in(memory: memoryview, job: Job, layout: Layout) -> list[core.Segment]:
@@ -109,7 +92,7 @@ class Encoder:
         work = 3 * job.item + (22 if job.dtype in core.CODES else 4)
         return job.elems * work + (self._rounding.cost(job) if self._rounding else 0)
 
-    def encode(self, job: Job) -> Coded:
+    def encode(self, job: Job) -> Coded[bytes]:
         """Read a chunk and encode it.
 
         Raises:
@@ -141,7 +124,9 @@ class Encoder:
             for offset, group in pairs
         )
 
-    def encode_data(self, job: Job, data: memoryview, segments: Sequence[core.Segment]) -> Coded:
+    def encode_data(
+        self, job: Job, data: memoryview, segments: Sequence[core.Segment]
+    ) -> Coded[bytes]:
         """Encode a chunk.
 
         Args:
@@ -173,9 +158,46 @@ class Encoder:
         return Coded(tuple(made.payloads), made.signal, errors)
 
 
+@dataclass(frozen=True, slots=True)
+class EncoderSpec:
+    """The arguments of an `Encoder`, which another process may have, too."""
+
+    model: StoredModel
+    halvings: tuple[int, ...]
+    offsets: tuple[int, ...]
+    calibration: CalibrationPlan | None = None
+
+    def make(self) -> Encoder:
+        """An encoder."""
+        return Encoder(self.model, self.halvings, self.offsets, self.calibration)
+
+
+class BaseSizes(Work[Job, int]):
+    """The bytes of the base's payload of each chunk; see `Encoder.base_size`."""
+
+    def __init__(self, spec: EncoderSpec) -> None:
+        self._spec = spec
+
+    def start(self) -> _Measuring:
+        """See `Work.start`."""
+        return _Measuring(self._spec.make())
+
+    def size(self, item: Job) -> int:
+        """See `Work.size`."""
+        return item.size
+
+
+class _Measuring:
+    """`BaseSizes`, begun."""
+
+    def __init__(self, encoder: Encoder) -> None:
+        self.cost = encoder.cost
+        self.run = encoder.base_size
+
+
 def encode_pieces(
     states: Sequence[bytes | bytearray | memoryview], *, large: bool = False
-) -> Coded:
+) -> Coded[bytes]:
     """A chunk of pieces: its bytes in each update's state, one alone if they never change."""
     compressor = zstandard.ZstdCompressor(level=LARGE_LEVEL if large else LEVEL)
     return Coded(tuple(compressor.compress(state) for state in states))

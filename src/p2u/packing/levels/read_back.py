@@ -5,12 +5,9 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Sequence
 from dataclasses import dataclass
-from pathlib import Path
 
 from p2u.codec import core, plain
 from p2u.codec.chunk import apply_chunk, core_segments, parts
-from p2u.disk.errors import disk_errors
-from p2u.disk.files import read_from
 from p2u.errors import FormatError, IntegrityError
 from p2u.package.geometry import Chunk, Span, chunk_spans
 from p2u.package.index import decode_pieces
@@ -18,6 +15,7 @@ from p2u.package.layout import Layout
 from p2u.package.manifest import Blob
 from p2u.packing.chunking.cut import Job
 from p2u.packing.chunking.pool import BufferPool, Scratch
+from p2u.packing.engines.places import Place
 from p2u.packing.levels.state_hashes import States
 
 
@@ -98,16 +96,16 @@ class LevelChunks:
     """The written chunks of a release's base and refinements.
 
     Args:
-        folder: Where the blobs lie.
+        place: Where the blobs are.
         layout: The tensors.
         made: All chunks.
         blobs: Those of each update.
     """
 
     def __init__(
-        self, folder: Path, layout: Layout, made: Sequence[Made], blobs: Sequence[Sequence[Blob]]
+        self, place: Place, layout: Layout, made: Sequence[Made], blobs: Sequence[Sequence[Blob]]
     ) -> None:
-        self._folder = folder
+        self._place = place
         self._layout = layout
         self._made = made
         self._blobs = blobs
@@ -129,10 +127,10 @@ class LevelChunks:
         states: list[memoryview] = []
         for update, chunk in enumerate(made.chunks):
             blob = self._blobs[update][chunk.blob]
-            payload = read_payload(self._folder, blob, chunk, self._written)
+            payload = read_payload(self._place, blob, chunk, self._written)
             if hashlib.sha256(payload).digest() != chunk.sha256:
-                path = str(self._folder / blob.key)
-                raise IntegrityError("it is not what was written", file=path)
+                name = self._place.describe(blob.key)
+                raise IntegrityError("it is not what was written", file=name)
             state = memoryview(bytearray(states[-1] if states else made.job.size))
             buffers = parts(state, spans)
             apply_chunk(chunk, payload, self._layout, spans, buffers, blob.key)
@@ -140,16 +138,12 @@ class LevelChunks:
         return tuple(states)
 
 
-def read_payload(folder: Path, blob: Blob, chunk: Chunk, scratch: Scratch) -> memoryview:
+def read_payload(place: Place, blob: Blob, chunk: Chunk, scratch: Scratch) -> memoryview:
     """Read the payload that was written for a chunk.
 
     Raises:
-        DiskError, IntegrityError: It cannot be read any more.
+        DiskError, StoreError, IntegrityError: It cannot be read any more.
     """
-    path = str(folder / blob.key)
     out = scratch.view(chunk.length)
-    with disk_errors(path, "read"):
-        count = read_from(path, chunk.start, out)
-    if count < chunk.length:
-        raise IntegrityError("it is shorter than what was written", file=path)
+    place.read_into(blob.key, blob.size, chunk.start, out)
     return out

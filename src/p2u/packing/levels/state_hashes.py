@@ -100,12 +100,18 @@ class StateHashes:
         self._busy = 0
         self._changed = threading.Condition()
 
-    def expect(self, chunk: int, spans: Sequence[Span]) -> None:
-        """Announce a chunk that is to be decoded in the end."""
+    def expect(self, chunk: int, spans: Sequence[Span], only: int | None = None) -> None:
+        """Announce a chunk that is to be decoded in the end.
+
+        Args:
+            chunk: A number of its own.
+            spans: The places of its bytes.
+            only: The one file that is hashed here, as number 0; None for all.
+        """
         start = 0
         for span in spans:
-            if span.size:
-                place = span.file, span.offset
+            if span.size and only in (None, span.file):
+                place = span.file if only is None else 0, span.offset
                 self._parts[place] = _Part(chunk, start, span.size)
                 self._due.setdefault(chunk, set()).add(place)
             start += span.size

@@ -9,6 +9,8 @@ from typing import Protocol
 from p2u.disk.files import remove_tree
 from p2u.package.manifest import Manifest
 from p2u.package.paths import MANIFEST_KEY
+from p2u.packing.engines.engine import Engine
+from p2u.packing.engines.places import FolderPlace, Place
 from p2u.packing.package_folder.blobs import write_new
 from p2u.packing.package_folder.new_package import NewPackage
 from p2u.packing.package_folder.open_package import PARENTS, STAGE
@@ -33,6 +35,9 @@ class Destination(Protocol):
 
     def folder_for(self, name: str) -> str:
         """The future name of the staged files' folder."""
+
+    def place(self, prefix: str, engine: Engine) -> Place:
+        """Where an engine writes blobs that will be below a prefix in the package."""
 
     def bring(self, wanted: Iterable[str]) -> None:
         """Have files of the package in its folder, which are asked for before they are read."""
@@ -66,6 +71,10 @@ class NewDestination:
     def folder_for(self, name: str) -> str:
         """See `Destination`."""
         return name
+
+    def place(self, prefix: str, engine: Engine) -> Place:
+        """See `Destination`."""
+        return FolderPlace(self.stage)
 
     def bring(self, wanted: Iterable[str]) -> None:
         """See `Destination`: there are none."""

@@ -12,9 +12,11 @@ from typing import IO
 from p2u.disk.errors import UNPUBLISHED, disk_errors
 from p2u.package.geometry import Chunk
 from p2u.packing.chunking.cut import Job
-from p2u.packing.levels.encode import Coded
+from p2u.packing.engines.coded import Coded, Payload
+from p2u.packing.engines.engine import Engine
+from p2u.packing.engines.places import Place
 from p2u.packing.levels.read_back import Made
-from p2u.packing.package_folder.blobs import BlobWriter
+from p2u.packing.package_folder.blobs import BlobWriter, complete
 
 #: Bytes of payloads that wait in memory for the chunks before them; others wait in a file.
 WAITING = 8 << 20
@@ -29,7 +31,7 @@ class LevelSums:
         self._signal = 0.0
         self._errors = [0.0] * states
 
-    def add(self, job: Job, coded: Coded) -> None:
+    def add(self, job: Job, coded: Coded[Payload]) -> None:
         """Count a chunk."""
         if not job.progressive:
             return
@@ -64,7 +66,7 @@ class _HeldChunk:
     """
 
     job: Job
-    coded: Coded
+    coded: Coded[Payload]
     start: int = 0
     sizes: tuple[int, ...] = ()
 
@@ -73,7 +75,9 @@ class LevelBlobs:
     """The blobs of all levels.
 
     Args:
-        folder: Where to write.
+        engine: Writes them.
+        place: Where to.
+        folder: Where chunks wait that are too many for the memory.
         labels: Of the levels; the blobs' names begin with them.
         limit: Most bytes per blob.
 
@@ -83,9 +87,13 @@ class LevelBlobs:
         writers: Those of each level.
     """
 
-    def __init__(self, folder: Path, labels: Sequence[str], limit: int) -> None:
+    def __init__(
+        self, engine: Engine, place: Place, folder: Path, labels: Sequence[str], limit: int
+    ) -> None:
+        self._engine = engine
+        self._place = place
         self._folder = folder
-        self.writers = [BlobWriter(folder, label, limit) for label in labels]
+        self.writers = [BlobWriter(engine, place, label, limit) for label in labels]
         self.sums = LevelSums(len(labels))
         self.made: list[Made] = []
         self._waiting: dict[int, _HeldChunk] = {}
@@ -93,7 +101,7 @@ class LevelBlobs:
         self._file: IO[bytes] | None = None
         self._end = 0
 
-    def add(self, number: int, job: Job, coded: Coded) -> None:
+    def add(self, number: int, job: Job, coded: Coded[Payload]) -> None:
         """Write a chunk, now or when those before it are there.
 
         Args:
@@ -108,7 +116,7 @@ class LevelBlobs:
         while found := self._waiting.pop(len(self.made), None):
             self._write(found)
 
-    def _hold(self, job: Job, coded: Coded, *, due: bool) -> _HeldChunk:
+    def _hold(self, job: Job, coded: Coded[Payload], *, due: bool) -> _HeldChunk:
         size = sum(map(len, coded.payloads))
         if due or self._size + size <= WAITING:
             self._size += size
@@ -118,19 +126,19 @@ class LevelBlobs:
             if self._file is None:
                 self._file = tempfile.TemporaryFile(dir=self._folder)  # noqa: SIM115 - see close
             self._file.seek(start)
-            self._file.writelines(coded.payloads)
+            self._file.writelines(_bytes(payload) for payload in coded.payloads)
         self._end = start + size
         sizes = tuple(map(len, coded.payloads))
         return _HeldChunk(job, replace(coded, payloads=()), start, sizes)
 
-    def _payloads(self, found: _HeldChunk) -> tuple[bytes, ...]:
+    def _payloads(self, found: _HeldChunk) -> tuple[Payload, ...]:
         if not found.sizes:
             self._size -= sum(map(len, found.coded.payloads))
             return found.coded.payloads
         assert self._file is not None
         with disk_errors(self._folder, "read"):
             self._file.seek(found.start)
-            payloads = tuple(self._file.read(size) for size in found.sizes)
+            payloads: tuple[Payload, ...] = tuple(self._file.read(size) for size in found.sizes)
         if not any(waiting.sizes for waiting in self._waiting.values()):
             self._end = 0
         return payloads
@@ -148,13 +156,23 @@ class LevelBlobs:
             chunks.append(Chunk(number, blob, start, length, digest, job.segments, job.pieces))
         self.made.append(Made(job, tuple(chunks)))
 
-    def close(self) -> None:
-        """Bring the blobs to the disk.
+    def finish(self) -> None:
+        """Complete the blobs.
 
         Raises:
-            DiskError: They cannot be written.
+            DiskError, StoreError: They cannot be written.
         """
+        complete(self._engine, self._place, self.writers)
+
+    def close(self) -> None:
+        """Give up what is not finished."""
         if self._file is not None:
             self._file.close()
         for writer in self.writers:
             writer.close()
+
+
+def _bytes(payload: Payload) -> bytes:
+    """A payload that has come before its turn; engines that hold payloads keep to the order."""
+    assert isinstance(payload, bytes)
+    return payload

@@ -17,6 +17,7 @@ from p2u.package.keys import keys
 from p2u.package.manifest_parse import parse_manifest
 from p2u.package.paths import MANIFEST_KEY, RESERVED
 from p2u.packing.package_folder.open_package import read_manifest, read_unused
+from p2u.stores.schemes import scheme_of
 
 _OTHER = "Choose a new directory, or remove this one"
 
@@ -35,7 +36,8 @@ def check_target(dst: str, src: str, *, replace: bool = False) -> Path:
     """
     with disk_errors(dst, "read"):
         target, model = Path(os.path.realpath(dst)), Path(os.path.realpath(src))
-        if target == model or target in model.parents or model in target.parents:
+        here = scheme_of(src) is None
+        if here and (target == model or target in model.parents or model in target.parents):
             raise UsageError(
                 "package and model must be outside each other's directory",
                 file=dst,

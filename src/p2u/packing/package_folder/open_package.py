@@ -25,6 +25,8 @@ from p2u.package.manifest import MAX_MANIFEST, Manifest
 from p2u.package.manifest_parse import parse_manifest
 from p2u.package.paths import MANIFEST_KEY, check_path
 from p2u.package.strict_json import parse_object
+from p2u.packing.engines.engine import Engine
+from p2u.packing.engines.places import FolderPlace, Place
 from p2u.stores.package_lock import package_lock
 
 STAGE, PARENTS, UNUSED = ".p2u-stage", ".p2u-parents", ".p2u-unused.json"
@@ -116,6 +118,10 @@ class OpenPackage:
         while (found := name if number == 1 else f"{name}.{number}").casefold() in taken:
             number += 1
         return found
+
+    def place(self, prefix: str, engine: Engine) -> Place:
+        """Where an engine writes blobs."""
+        return FolderPlace(self.stage)
 
     def bring(self, wanted: Iterable[str]) -> None:
         """Does nothing: all files are there."""

@@ -13,9 +13,10 @@ from p2u.disk.scratch import HeldFolder, remove_abandoned
 from p2u.errors import UsageError
 from p2u.package.keys import keys, sizes
 from p2u.package.manifest import Manifest
-from p2u.package.manifest_parse import parse_manifest
 from p2u.package.paths import MANIFEST_KEY, RESERVED, check_path
-from p2u.packing.package_folder.open_package import PARENTS, STAGE, read_manifest
+from p2u.packing.engines.engine import Engine
+from p2u.packing.engines.places import FolderPlace, Place, StorePlace
+from p2u.packing.package_folder.open_package import PARENTS, STAGE
 from p2u.packing.report import PackProgress
 from p2u.replication.publication import Publication
 from p2u.stores import open_writable
@@ -63,7 +64,6 @@ class StorePackage:
             with disk_errors(place, "write", UNPUBLISHED):
                 remove_abandoned(place)
                 held = stack.enter_context(HeldFolder(place))
-                self.work = held.path
                 self.folder = held.path / "package"
                 self.stage = self.folder / STAGE
                 self.parents = self.folder / PARENTS
@@ -103,6 +103,15 @@ class StorePackage:
             number += 1
         return found
 
+    def place(self, prefix: str, engine: Engine) -> Place:
+        """Where an engine writes blobs: at once in the store, or first in the folder `stage`.
+
+        The objects of a deferred store become visible with the manifest of the same process only.
+        """
+        if engine.shares_memory or self._store.deferred:
+            return FolderPlace(self.stage)
+        return StorePlace(self.url, prefix, self._publication.announce)
+
     def bring(self, wanted: Iterable[str]) -> None:
         """Have files of the package in `folder`; whoever reads them checks their digests.
 
@@ -129,21 +138,19 @@ class StorePackage:
 
     def commit(self, manifest: Manifest, folder: str | None, grace: float = 0.0) -> None:
         """Publish: upload the staged files, then replace the manifest; see `Publication.commit`."""
-        contents = {} if folder is None else _files(self.stage, f"{folder}/")
-        report = self._reporter(contents)
-        self._publication.commit(manifest, contents, grace=grace, report=report)
+        self._commit(manifest, {} if folder is None else _files(self.stage, f"{folder}/"), grace)
 
-    def commit_first(self, pack: Callable[[Path], object]) -> None:
-        """Publish a first version: ``pack`` makes the package's folder.
+    def commit_first(self, manifest: Manifest) -> None:
+        """Publish a first version, whose files are not in a folder of the package.
 
         Raises:
             ConflictError: There is a package now.
         """
-        path = self.work / "first"
-        pack(path)
-        manifest = parse_manifest(read_manifest(path))
-        contents = _files(path, "")
-        self._publication.commit(manifest, contents, report=self._reporter(contents))
+        self._commit(manifest, _files(self.stage, ""))
+
+    def _commit(self, manifest: Manifest, contents: dict[str, Path], grace: float = 0.0) -> None:
+        report = self._reporter(contents)
+        self._publication.commit(manifest, contents, grace=grace, report=report)
 
     def _reporter(self, contents: Mapping[str, Path]) -> Callable[[int], None] | None:
         """Counts the bytes that are uploaded."""

@@ -4,10 +4,9 @@ from __future__ import annotations
 
 import hashlib
 import re
-from contextlib import ExitStack
+from contextlib import ExitStack, closing
 from dataclasses import dataclass, replace
 
-from p2u.disk.errors import UNPUBLISHED, disk_errors
 from p2u.errors import IntegrityError, UsageError
 from p2u.package.graph import find_path
 from p2u.package.layout import Tensor
@@ -23,6 +22,7 @@ from p2u.package.manifest import (
     with_costs,
 )
 from p2u.packing.chunking.stored import StoredModel
+from p2u.packing.engines.file_hashes import file_hashes
 from p2u.packing.package_folder.destination import Destination
 from p2u.packing.packer import Packer, write_object
 from p2u.packing.recipe import EXACT
@@ -31,7 +31,7 @@ from p2u.packing.settings import PackSettings
 from p2u.packing.versions.materialise import read_layout
 from p2u.packing.versions.pairing import Matcher
 from p2u.packing.versions.parent import Parent, Parents
-from p2u.packing.versions.version_update import VersionUpdate, Work
+from p2u.packing.versions.version_update import UpdateSettings, VersionUpdate
 from p2u.types import BLOCKS, PROGRESSIVE
 
 #: Of another version of a model, at least this part of the bytes has a counterpart in the parent.
@@ -73,10 +73,10 @@ class VersionAdder:
     ) -> None:
         self._destination = destination
         self._packer = packer
-        self._jobs, self._force = settings.jobs, settings.force
-        self.parents = Parents(destination, settings.jobs, stack)
-        self._work = Work(
-            settings.jobs,
+        self._force = settings.force
+        self.parents = Parents(destination, packer.engine, settings.jobs, stack)
+        self._settings = UpdateSettings(
+            packer.engine,
             packer.budget,
             settings.blob_size,
             settings.chunk_elements,
@@ -144,11 +144,10 @@ class VersionAdder:
         number, files = release.number(state), self._packer.model.files
         if [(f.path, f.size) for f in files] != [(f.path, f.size) for f in release.files]:
             return False
-        model = self._packer.model
         # The first file that differs decides.
-        return all(
-            model.hash_file(at) == known.digest(number) for at, known in enumerate(release.files)
-        )
+        with closing(file_hashes(self._packer.model, self._packer.engine)) as digests:
+            known = (file.digest(number) for file in release.files)
+            return all(found == wanted for found, wanted in zip(digests, known, strict=True))
 
     def unchanged(self, state: State) -> PackReport:
         """The report that nothing was published, because a state has the same files."""
@@ -179,7 +178,8 @@ class VersionAdder:
         self._folder = self._destination.folder_for(version)
         stage = self._destination.stage
         if request.also_base:
-            built = self._packer.build(stage, version, self._prefix)
+            place = self._destination.place(self._prefix, self._packer.engine)
+            built = self._packer.build(stage, place, version, self._prefix)
             self._offsets = built.offsets
             return built.release, list(built.updates)
         unknown = ("0" * 64,)  # until it was verified
@@ -256,7 +256,8 @@ class VersionAdder:
     def _update(self, parent: Parent, model: StoredModel) -> VersionUpdate:
         label = f"from-{parent.state.version}-{parent.state.label}"
         folder, prefix = self._destination.stage, self._prefix
-        return VersionUpdate(parent.model, model, folder, prefix, label, self._work)
+        place = self._destination.place(prefix, self._packer.engine)
+        return VersionUpdate(parent.model, model, folder, place, prefix, label, self._settings)
 
     def _folded(self, manifest: Manifest, release: Release, request: VersionRequest) -> Manifest:
         """Add updates from versions two, four, eight ... back, where they are worth it.
@@ -282,15 +283,8 @@ class VersionAdder:
                 work.verify()
                 manifest = more
             else:
-                self._drop(update)
+                work.remove()
         return manifest
-
-    def _drop(self, update: Update) -> None:
-        """Remove the staged files of an update."""
-        for key in (update.index.key, *(blob.key for blob in update.blobs)):
-            path = self._destination.stage / key.removeprefix(self._prefix)
-            with disk_errors(path, "write", UNPUBLISHED):
-                path.unlink()
 
     def _same(self, request: VersionRequest, parent: Parent) -> Release | None:
         """The version that has exactly these files and comes after the parent, if there is one."""
@@ -307,7 +301,7 @@ class VersionAdder:
             ):
                 continue
             if not digest:
-                found = self._packer.model.hashes(self._jobs)
+                found = list(file_hashes(self._packer.model, self._packer.engine))
                 digest = state_digest(
                     (path, size, sha) for (path, size), sha in zip(sizes, found, strict=True)
                 )

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Sequence
-from dataclasses import dataclass
 
 from p2u.codec import core
 from p2u.codec.chunk import parts
@@ -13,6 +12,8 @@ from p2u.packing.allocation.shares import START
 from p2u.packing.chunking.cut import Job
 from p2u.packing.chunking.pool import Scratch
 from p2u.packing.chunking.stored import StoredModel
+from p2u.packing.engines.coded import Coded, Payload
+from p2u.packing.engines.engine import Work
 from p2u.packing.levels.encode import Encoder, read_job, rows_in
 from p2u.packing.versions.differences import Change, Coding, block_bytes
 from p2u.types import PROGRESSIVE
@@ -25,12 +26,21 @@ PLACES = 2
 DOUBT = 8
 
 
-@dataclass(frozen=True, slots=True)
-class Payload:
-    """A payload and its SHA-256 digest."""
+class DeltaWork(Work[Change, Coded[Payload]]):
+    """Encode the chunks of an update between two versions; see `DeltaCoder`."""
 
-    data: bytes
-    sha256: bytes
+    streams = 1
+
+    def __init__(self, new: StoredModel, old: StoredModel, found: Map) -> None:
+        self._new, self._old, self._map = new, old, found
+
+    def start(self) -> DeltaCoder:
+        """See `Work.start`."""
+        return DeltaCoder(self._new, self._old, self._map)
+
+    def size(self, item: Change) -> int:
+        """See `Work.size`."""
+        return item.job.size
 
 
 class DeltaCoder:
@@ -53,14 +63,14 @@ class DeltaCoder:
         """Memory that encoding takes, bytes, about."""
         return self._alone.cost(change.job) + change.job.size
 
-    def encode(self, change: Change) -> Payload:
+    def run(self, change: Change) -> Coded[bytes]:
         """Encode one chunk.
 
         Raises:
             DiskError, IntegrityError: A file cannot be read.
         """
         data = self._encode(change)
-        return Payload(data, hashlib.sha256(data).digest())
+        return Coded((data,), digests=(hashlib.sha256(data).digest(),))
 
     def _encode(self, change: Change) -> bytes:
         job = change.job

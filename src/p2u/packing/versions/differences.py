@@ -8,6 +8,7 @@ because there the tables are what costs.
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Sequence
+from contextlib import closing
 from dataclasses import dataclass
 from enum import Enum
 from itertools import pairwise
@@ -23,6 +24,7 @@ from p2u.packing.chunking.cut import GAPS, Job
 from p2u.packing.chunking.pool import Scratch
 from p2u.packing.chunking.stored import StoredModel
 from p2u.packing.chunking.treatment import Treatment
+from p2u.packing.engines.engine import Engine, Work
 from p2u.packing.versions.pairing import fits
 from p2u.types import BLOCKS, ELEMENT_TYPES, PROGRESSIVE
 
@@ -38,6 +40,8 @@ MAX_STRIDE = 256
 _BLOCK_BYTES = {t.name: t.size for t in ELEMENT_TYPES if t.elems > 1 and t.size <= MAX_STRIDE}
 #: Bytes that are compared at once, and those of carried files.
 LOOK, LOOK_CARRIED = 1 << 20, 64 << 10
+#: Bytes of memory for tensors that are being compared.
+BUDGET = 128 << 20
 
 
 class Coding(Enum):
@@ -80,17 +84,14 @@ class _Rows:
     band: int
 
 
-class Comparer:
-    """Compares a version with its parent.
+class RowComparison(Work[int, list[_Rows]]):
+    """Compare tensors with their parent's, by number: which rows some chunk has to bring.
 
     Args:
         new: The version.
         old: The parent.
-        map: Which tensor and file comes from which.
-        chunk_elements: Most elements of a chunk, unless little of them changed.
-
-    Attributes:
-        map: The same without pairs that have nothing in common.
+        map: Which tensor comes from which.
+        most: Most elements of a chunk, unless little of them changed.
     """
 
     def __init__(
@@ -98,38 +99,47 @@ class Comparer:
         new: StoredModel,
         old: StoredModel,
         map: Map,  # noqa: A002 - its name in index
-        chunk_elements: int,
+        most: int,
     ) -> None:
         self._new, self._old = new, old
-        self._most = chunk_elements
+        self._map = map
+        self._most = most
+
+    def start(self) -> _RowComparer:
+        """See `Work.start`."""
+        return _RowComparer(self._new, self._old, self._map, self._most)
+
+    def size(self, item: int) -> int:
+        """See `Work.size`."""
+        return self._new.tensors[item].length
+
+
+class _RowComparer:
+    """`RowComparison`, begun."""
+
+    def __init__(
+        self,
+        new: StoredModel,
+        old: StoredModel,
+        map: Map,  # noqa: A002 - its name in index
+        most: int,
+    ) -> None:
+        self._new, self._old = new, old
         self.map = map
+        self._most = most
         self._mine, self._theirs = Scratch(), Scratch()
 
-    def changes(self) -> Iterator[Change]:
-        """All chunks: carried bytes first, then tensors in the order of a forward pass.
+    def cost(self, item: int) -> int:
+        """See `StartedWork.cost`: of two buffers, masks and the numbers of rows."""
+        return 4 * LOOK + 8 * self._new.tensors[item].rows
+
+    def run(self, item: int) -> list[_Rows]:
+        """Compare a tensor.
 
         Raises:
-            DiskError, IntegrityError: A file cannot be read.
+            DiskError, StoreError, IntegrityError: A file cannot be read.
         """
-        yield from self._carried()
-        tensors = self._new.tensors
-        order = sorted(
-            (n for n, t in enumerate(tensors) if t.length),
-            key=lambda n: (forward_key(tensors[n].name), n),
-        )
-        groups: dict[tuple[str, int, Coding, str, int], list[_Rows]] = {}
-        for number in order:
-            t = tensors[number]
-            for rows in self._rows(number, t):
-                kind = t.dtype, t.item, rows.coding, rows.dtype, rows.band
-                groups.setdefault(kind, []).append(rows)
-        for (dtype, item, coding, source, band), rows_ in groups.items():
-            most = SPARSE_ELEMENTS if coding is Coding.DELTA and band else self._most
-            how = Treatment.FULL if dtype in PROGRESSIVE else Treatment.OPAQUE
-            block = BLOCKS[source][0] if coding is Coding.ADOPT else block_bytes(dtype) or 1
-            for segs, elems in self._chunks(rows_, most, block):
-                job = Job(how, dtype, item, segs, elems)
-                yield Change(job, coding, source, band)
+        return list(self._rows(item, self._new.tensors[item]))
 
     def _rows(self, number: int, t: Tensor) -> Iterator[_Rows]:
         """The rows of a tensor that some chunk has to bring."""
@@ -180,6 +190,62 @@ class Comparer:
                 differing += some
                 found.append(first + _rows_with(unequal, t.cols))
         return np.concatenate(found) if found else np.empty(0, np.int64), differing
+
+
+class Comparer:
+    """Compares a version with its parent.
+
+    Args:
+        new: The version.
+        old: The parent.
+        map: Which tensor and file comes from which.
+        chunk_elements: Most elements of a chunk, unless little of them changed.
+        engine: Compares the tensors.
+
+    Attributes:
+        map: The same without pairs that have nothing in common.
+    """
+
+    def __init__(
+        self,
+        new: StoredModel,
+        old: StoredModel,
+        map: Map,  # noqa: A002 - its name in index
+        chunk_elements: int,
+        engine: Engine,
+    ) -> None:
+        self._new, self._old = new, old
+        self._most = chunk_elements
+        self._engine = engine
+        self.map = map
+
+    def changes(self) -> Iterator[Change]:
+        """All chunks: carried bytes first, then tensors in the order of a forward pass.
+
+        Raises:
+            DiskError, StoreError, IntegrityError: A file cannot be read.
+        """
+        yield from self._carried()
+        tensors = self._new.tensors
+        order = sorted(
+            (n for n, t in enumerate(tensors) if t.length),
+            key=lambda n: (forward_key(tensors[n].name), n),
+        )
+        work = RowComparison(self._new, self._old, self.map, self._most)
+        groups: dict[tuple[str, int, Coding, str, int], list[_Rows]] = {}
+        with closing(self._engine.run(work, order, BUDGET)) as results:
+            for number, found in results:
+                t = tensors[number]
+                for rows in found:
+                    kind = t.dtype, t.item, rows.coding, rows.dtype, rows.band
+                    groups.setdefault(kind, []).append(rows)
+        for (dtype, item, coding, source, band), rows_ in groups.items():
+            most = SPARSE_ELEMENTS if coding is Coding.DELTA and band else self._most
+            how = Treatment.FULL if dtype in PROGRESSIVE else Treatment.OPAQUE
+            block = BLOCKS[source][0] if coding is Coding.ADOPT else block_bytes(dtype) or 1
+            for segs, elems in self._chunks(rows_, most, block):
+                job = Job(how, dtype, item, segs, elems)
+                yield Change(job, coding, source, band)
 
     def _chunks(
         self, rows: Sequence[_Rows], most: int, block: int

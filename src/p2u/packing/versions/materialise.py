@@ -20,7 +20,10 @@ from p2u.package.layout import Layout, parse_layout
 from p2u.package.manifest import Manifest, Object, Release, State, Update
 from p2u.package.mapping import copies, cut_copies, identity
 from p2u.packing.chunking.pool import Scratch, in_order
-from p2u.packing.chunking.stored import BUDGET, PIECE, StoredModel
+from p2u.packing.chunking.stored import PIECE, StoredModel
+from p2u.packing.engines.file_hashes import BUDGET, file_hashes
+from p2u.packing.engines.local import LocalEngine
+from p2u.packing.engines.places import FolderPlace
 from p2u.packing.levels.read_back import read_payload
 from p2u.types import ModelFile
 
@@ -122,11 +125,11 @@ def _apply(package: Path, update: Update, before: _Files | None, after: _Files, 
         for copy in cut_copies(found, PIECE):
             data = other.read(copy.source_file, copy.source_offset, copy.size)
             after.write(copy.file, copy.offset, data)
-    scratch = Scratch()
+    scratch, place = Scratch(), FolderPlace(package)
 
     def work(chunk: Chunk) -> None:
         blob = update.blobs[chunk.blob]
-        payload = read_payload(package, blob, chunk, scratch)
+        payload = read_payload(place, blob, chunk, scratch)
         if hashlib.sha256(payload).digest() != chunk.sha256:
             raise IntegrityError(
                 f"chunk {chunk.number} is damaged", file=str(package / blob.key), hint=_DAMAGED
@@ -146,7 +149,8 @@ def _apply(package: Path, update: Update, before: _Files | None, after: _Files, 
 
 def _check(state: State, release: Release, model: StoredModel, jobs: int) -> None:
     number = release.number(state)
-    for entry, digest in zip(release.files, model.hashes(jobs), strict=True):
+    digests = file_hashes(model, LocalEngine(jobs))
+    for entry, digest in zip(release.files, digests, strict=True):
         if digest != entry.digest(number):
             raise IntegrityError(
                 f"what is decoded for {state.id} has SHA-256 {digest}, expected "

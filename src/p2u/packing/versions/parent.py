@@ -11,7 +11,6 @@ from pathlib import Path
 from p2u.disk.errors import UNPUBLISHED, disk_errors
 from p2u.disk.scratch import ScratchFolder
 from p2u.errors import DiskError, UsageError
-from p2u.formats import scan_model
 from p2u.package.keys import keys_to
 from p2u.package.lookup import find_state
 from p2u.package.manifest import (
@@ -26,7 +25,10 @@ from p2u.package.manifest import (
 from p2u.package.manifest_parse import parse_manifest
 from p2u.package.paths import MANIFEST_KEY, check_paths
 from p2u.packing.chunking.cut import make_layout
+from p2u.packing.chunking.source import find_model
 from p2u.packing.chunking.stored import StoredModel
+from p2u.packing.engines.engine import Engine
+from p2u.packing.engines.file_hashes import file_hashes
 from p2u.packing.package_folder.destination import Destination
 from p2u.packing.package_folder.open_package import read_manifest
 from p2u.packing.versions.materialise import materialise, read_layout
@@ -57,11 +59,15 @@ class Parents:
 
     Args:
         destination: The package; without releases if there is none yet.
-        jobs: Threads.
+        engine: Hashes files.
+        jobs: Threads that decode.
         stack: Keeps temporary folders as long as they are needed.
     """
 
-    def __init__(self, destination: Destination, jobs: int, stack: ExitStack) -> None:
+    def __init__(
+        self, destination: Destination, engine: Engine, jobs: int, stack: ExitStack
+    ) -> None:
+        self._engine = engine
         self._package = destination.folder
         self._bring = destination.bring
         self._manifest = destination.manifest
@@ -126,12 +132,13 @@ class Parents:
 
     def given(self, path: str) -> Parent:
         """A model at hand: a state of this package, if its files are, or a foreign one."""
-        scanned = scan_model(path)
+        source = find_model(path)
+        scanned = source.scanned
         check_paths([file.path for file in scanned.files])
-        model = StoredModel(scanned, make_layout(scanned, lambda name: False))
+        model = StoredModel(scanned, make_layout(scanned, lambda name: False), source)
         files = tuple(
             FileEntry(file.path, file.size, (digest,))
-            for file, digest in zip(model.files, model.hashes(self._jobs), strict=True)
+            for file, digest in zip(model.files, file_hashes(model, self._engine), strict=True)
         )
         digest = state_digest((f.path, f.size, f.digest(0)) for f in files)
         if known := self._known(digest, model):

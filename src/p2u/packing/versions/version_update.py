@@ -2,45 +2,49 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable
+from contextlib import closing
 from dataclasses import dataclass
 from pathlib import Path
 
-from p2u.codec import plain
-from p2u.codec.chunk import ChunkDecoding, UpdateEnds
-from p2u.errors import IntegrityError, UsageError
-from p2u.package.geometry import Chunk, Piece, all_spans, chunk_spans
+from p2u.disk.errors import UNPUBLISHED, disk_errors
+from p2u.errors import UsageError
+from p2u.package.geometry import Chunk, all_spans, chunk_spans
 from p2u.package.index import MAX_PIECE, encode_index
-from p2u.package.manifest import MAX_INDEX, Blob, Update
+from p2u.package.manifest import MAX_INDEX, Update
 from p2u.package.mapping import CopiedRange, Map, copies, cut_copies
-from p2u.packing.chunking.cut import Job
-from p2u.packing.chunking.pool import Scratch, in_order
 from p2u.packing.chunking.stored import StoredModel
-from p2u.packing.chunking.treatment import Treatment
-from p2u.packing.levels.encode import read_job
-from p2u.packing.levels.read_back import read_payload
-from p2u.packing.levels.state_hashes import StateHashes, States
-from p2u.packing.package_folder.blobs import BlobWriter
+from p2u.packing.engines.engine import Engine
+from p2u.packing.engines.places import Place
+from p2u.packing.levels.state_hashes import StateHashes
+from p2u.packing.package_folder.blobs import BlobWriter, complete
 from p2u.packing.packer import make_update, write_object
-from p2u.packing.versions.delta import DeltaCoder
+from p2u.packing.versions.changed_files import (
+    ChangedChunks,
+    ChangedFiles,
+    UpdateParts,
+    WrittenUpdate,
+    changed_files,
+)
+from p2u.packing.versions.delta import DeltaWork
 from p2u.packing.versions.differences import Change, Comparer
 from p2u.packing.versions.pairing import Matcher, match_files
 from p2u.types import BLOCKS, PROGRESSIVE
 
 
 @dataclass(frozen=True, slots=True)
-class Work:
-    """Threads, memory and progress of the work.
+class UpdateSettings:
+    """Engine, memory and progress of the work.
 
     Attributes:
-        jobs: Threads.
+        engine: Does it.
         budget: Memory for chunks under way, bytes.
         blob_size: Most bytes of a blob.
         chunk_elements: Most elements of a chunk, unless little of them changed.
         report_progress: Told the phase and the bytes of it that are done.
     """
 
-    jobs: int
+    engine: Engine
     budget: int
     blob_size: int
     chunk_elements: int
@@ -53,10 +57,11 @@ class VersionUpdate:
     Args:
         old: The parent, in the source state.
         new: The version, in the target state.
-        folder: Where the files are written.
+        folder: Where the index is written.
+        place: Where the blobs are written.
         prefix: What the folder will be called in the package, with a slash.
         label: Beginning of the files' names.
-        work: How.
+        settings: How.
     """
 
     def __init__(
@@ -64,18 +69,19 @@ class VersionUpdate:
         old: StoredModel,
         new: StoredModel,
         folder: Path,
+        place: Place,
         prefix: str,
         label: str,
-        work: Work,
+        settings: UpdateSettings,
     ) -> None:
         self._old, self._new = old, new
         self._folder, self._prefix, self._label = folder, prefix, label
-        self._work = work
+        self._place = place
+        self._settings = settings
         pairs = Matcher(new, old).tensors()
         self._map = Map(pairs, match_files(new, old, pairs))
-        self._coder = DeltaCoder(new, old, self._map)
         self._made: list[tuple[Change, Chunk]] = []
-        self._writer = BlobWriter(folder, label, work.blob_size)
+        self._writer = BlobWriter(settings.engine, place, label, settings.blob_size)
 
     def encode(self, source: str, target: str) -> Update:
         """Write the update's blobs and its index.
@@ -88,26 +94,26 @@ class VersionUpdate:
             DiskError, IntegrityError: A file cannot be read or written.
             UsageError: The model is too large.
         """
+        settings, engine = self._settings, self._settings.engine
         done = 0
-        self._work.report_progress("encode", 0)
-        changes = Comparer(self._new, self._old, self._map, self._work.chunk_elements).changes()
-        results = in_order(
-            changes, self._coder.encode, self._coder.cost, self._work.jobs, self._work.budget
-        )
+        settings.report_progress("encode", 0)
+        comparer = Comparer(self._new, self._old, self._map, settings.chunk_elements, engine)
+        work = DeltaWork(self._new, self._old, self._map)
+        results = engine.run(work, comparer.changes(), settings.budget)
         try:
-            for change, payload in results:
-                blob, start = self._writer.add(payload.data)
+            for change, coded in results:
+                (payload,), (digest,) = coded.payloads, coded.digests
+                blob, start = self._writer.add(payload)
                 number, job = len(self._made), change.job
-                chunk = Chunk(
-                    number, blob, start, len(payload.data), payload.sha256, job.segments, job.pieces
-                )
+                chunk = Chunk(number, blob, start, len(payload), digest, job.segments, job.pieces)
                 self._made.append((change, chunk))
                 done += job.size
-                self._work.report_progress("encode", done)
+                settings.report_progress("encode", done)
+            complete(engine, self._place, [self._writer])
         finally:
             results.close()
             self._writer.close()
-        self._work.report_progress("encode", self._new.size)  # what is not coded is equal
+        settings.report_progress("encode", self._new.size)  # what is not coded is equal
         index = encode_index([chunk for _, chunk in self._made], self._map)
         if len(index) > MAX_INDEX:
             raise UsageError("the model is too large for one package", file=target)
@@ -126,24 +132,61 @@ class VersionUpdate:
             IntegrityError: It is not the version.
             FormatError, DiskError: What was written cannot be read.
         """
-        ends = UpdateEnds(self._new, self._old, self._map)
+        update = WrittenUpdate(
+            self._old, self._new, self._map, self._place, tuple(self._writer.blobs)
+        )
         covered = all_spans((chunk for _, chunk in self._made), self._new.layout)
         copied = copies(covered, self._map, self._new, self._old, self._label)
-        written = _ChangedChunks(
-            ends, self._new, self._old, self._folder, self._writer.blobs, self._made, copied
-        )
+        if self._settings.engine.shares_memory:
+            digests = self._hash_here(update, copied)
+        else:
+            digests = self._hash_elsewhere(update, copied)
+        self._settings.report_progress("verify", self._new.size)
+        return digests
+
+    def _hash_here(
+        self, update: WrittenUpdate, copied: Iterable[CopiedRange]
+    ) -> list[tuple[str, ...]]:
+        """Decode all chunks once, for all files."""
+        cut = tuple(cut_copies(copied, MAX_PIECE))
+        written = ChangedChunks(update, UpdateParts(tuple(self._made), cut))
         hashes = StateHashes(self._new.files, [1] * len(self._new.files))
         for number, job in enumerate(written.jobs):
             hashes.expect(number, chunk_spans(job, self._new.layout))
-        digests = hashes.finish(
+        return hashes.finish(
             written.decode,
             written.cost,
-            self._work.jobs,
-            self._work.budget,
-            lambda done: self._work.report_progress("verify", done),
+            self._settings.engine.workers,
+            self._settings.budget,
+            lambda done: self._settings.report_progress("verify", done),
         )
-        self._work.report_progress("verify", self._new.size)
-        return digests
+
+    def _hash_elsewhere(
+        self, update: WrittenUpdate, copied: Iterable[CopiedRange]
+    ) -> list[tuple[str, ...]]:
+        """Decode the chunks of each file for itself."""
+        engine = self._settings.engine
+        items = changed_files(self._new, self._made, copied)
+        work = ChangedFiles(update, engine.threads_each(len(items)))
+        found = []
+        done = 0
+        with closing(engine.run(work, items, self._settings.budget)) as results:
+            for item, digests in results:
+                found.append(digests)
+                done += item.size
+                self._settings.report_progress("verify", done)
+        return found
+
+    def remove(self) -> None:
+        """Remove what was written.
+
+        Raises:
+            DiskError, StoreError: It cannot be removed.
+        """
+        self._place.remove([blob.key for blob in self._writer.blobs])
+        index = self._folder / f"{self._label}.index"
+        with disk_errors(index, "write", UNPUBLISHED):
+            index.unlink()
 
     def bits(self) -> int:
         """Bits of the chunks of floats."""
@@ -172,57 +215,3 @@ class VersionUpdate:
                 )
             out.append(text)
         return out
-
-
-class _ChangedChunks:
-    """Chunks and copied ranges of an update, as a reader decodes them."""
-
-    def __init__(
-        self,
-        ends: UpdateEnds,
-        new: StoredModel,
-        old: StoredModel,
-        folder: Path,
-        blobs: Sequence[Blob],
-        made: Sequence[tuple[Change, Chunk]],
-        copied: Iterable[CopiedRange],
-    ) -> None:
-        self._ends = ends
-        self._new, self._old = new, old
-        self._folder = folder
-        self._blobs = blobs
-        self._made = made
-        self._copied = list(cut_copies(copied, MAX_PIECE))
-        self._written, self._decoded, self._original = Scratch(), Scratch(), Scratch()
-        self.jobs = [change.job for change, _ in made]
-        for copy in self._copied:
-            piece = Piece(copy.file, copy.offset, copy.size)
-            self.jobs.append(Job(Treatment.OPAQUE, "", 1, (), 0, (piece,)))
-
-    def cost(self, number: int) -> int:
-        """Memory that decoding a chunk takes, bytes, about."""
-        return 3 * self.jobs[number].size
-
-    def decode(self, number: int) -> States:
-        """The bytes of a chunk; raises IntegrityError if they are not the version's."""
-        job = self.jobs[number]
-        found = self._decode(number)
-        if not plain.equal(found, read_job(self._new, job, self._original)):
-            raise IntegrityError(
-                "the decoded package differs from the model",
-                file=self._new.files[chunk_spans(job, self._new.layout)[0].file].path,
-                hint="If the model was not changed meanwhile, this is a bug: please report it",
-            )
-        return (found,)
-
-    def _decode(self, number: int) -> memoryview:
-        if number >= len(self._made):
-            copy = self._copied[number - len(self._made)]
-            return memoryview(self._old.read(copy.source_file, copy.source_offset, copy.size))
-        _, chunk = self._made[number]
-        blob = self._blobs[chunk.blob]
-        payload = read_payload(self._folder, blob, chunk, self._written)
-        decoding = ChunkDecoding(chunk, payload, self._ends, blob.key)
-        memory = self._decoded.view(decoding.memory)
-        decoding.run(memory, self._old.read_spans)
-        return memoryview(bytearray(memory[: decoding.size]))

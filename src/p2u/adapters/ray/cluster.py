@@ -1,0 +1,162 @@
+"""The processes of the engine ray: a cluster that is there, or one on this machine meanwhile."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import shutil
+import signal
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from p2u.errors import UsageError, WorkerError
+from p2u.processors import processors
+
+#: Longest folder for temporary files in which the sockets of a cluster can have their names.
+LONGEST = 40
+#: Seconds for which tasks that were cancelled are waited for.
+PATIENCE = 10.0
+
+
+class RayCluster:
+    """A connection to workers.
+
+    Args:
+        workers: How many may run at the same time; None for as many as there are processors.
+        address: Of a cluster; None to start one on this machine.
+        memory: Bytes of results that a cluster started here keeps in memory.
+    """
+
+    def __init__(self, workers: int | None, address: str | None, memory: int) -> None:
+        if address is not None and "://" in address:
+            raise UsageError(
+                "a Ray client's address was given",
+                file=address,
+                hint="Run the command on a machine of the cluster, with HOST:PORT or auto",
+            )
+        self._wanted = workers
+        self._address = address
+        self._memory = memory
+        self._folder: str | None = None
+        self._ours = False
+        self._started = False
+        #: How many workers there are.
+        self.workers = workers or processors()
+        #: Processors of the largest machine.
+        self.largest = self.workers
+
+    def start(self) -> None:
+        """Connect, unless that is done; a process that uses Ray already keeps its cluster.
+
+        Raises:
+            WorkerError: There is no such cluster, or it cannot be started.
+        """
+        import ray
+
+        if self._started:
+            return
+        if not ray.is_initialized():
+            self._ours = True
+            with _signals_kept(), _quiet():
+                try:
+                    self._init()
+                except (Exception, SystemExit) as error:
+                    self.close()
+                    raise WorkerError(
+                        f"Ray cannot be {'reached' if self._address else 'started'}: "
+                        f"{_first_line(error)}",
+                        file=self._address,
+                        hint="Check the cluster with `ray status`"
+                        if self._address
+                        else "Check memory and the folder for temporary files",
+                    ) from error
+        self._started = True
+        self.largest = max(
+            (int(n["Resources"].get("CPU", 0)) for n in ray.nodes() if n["Alive"]), default=1
+        )
+        if self._wanted is None:
+            self.workers = max(1, int(ray.cluster_resources().get("CPU", 1)))
+
+    def cancel(self, refs: list[Any]) -> None:
+        """End tasks and the processes that do them."""
+        import ray
+
+        for ref in refs:
+            with contextlib.suppress(Exception):
+                ray.cancel(ref, force=True)
+        with contextlib.suppress(Exception):
+            ray.wait(refs, num_returns=len(refs), timeout=PATIENCE, fetch_local=False)
+
+    def close(self) -> None:
+        """Disconnect; a cluster that was started here ends."""
+        if self._ours:
+            import ray
+
+            with _signals_kept():
+                ray.shutdown()
+            self._ours = False
+        self._started = False
+        if self._folder is not None:
+            shutil.rmtree(self._folder, ignore_errors=True)
+            self._folder = None
+
+    def _init(self) -> None:
+        import ray
+
+        common: dict[str, Any] = {
+            "configure_logging": False,
+            "log_to_driver": False,
+            "logging_level": "ERROR",
+        }
+        if self._address is not None:
+            ray.init(address=self._address, **common)
+            return
+        self._folder = tempfile.mkdtemp(prefix="p2u-ray-", dir=_short_folder())
+        ray.init(
+            address="local",
+            num_cpus=self.workers,
+            num_gpus=0,
+            include_dashboard=False,
+            object_store_memory=self._memory,
+            _temp_dir=self._folder,
+            **common,
+        )
+
+
+def _short_folder() -> str:
+    """The folder for temporary files, or another one: names of sockets have 107 bytes at most."""
+    found = tempfile.gettempdir()
+    return found if len(os.fsencode(found)) <= LONGEST or not Path("/tmp").is_dir() else "/tmp"
+
+
+@contextmanager
+def _signals_kept() -> Iterator[None]:
+    """Ray sets handlers of its own, which would end a command without our cleaning up."""
+    numbers = [getattr(signal, name) for name in ("SIGINT", "SIGTERM") if hasattr(signal, name)]
+    former = {number: signal.getsignal(number) for number in numbers}
+    try:
+        yield
+    finally:
+        with contextlib.suppress(ValueError):  # not the main thread: Ray has set none, either
+            for number, handler in former.items():
+                signal.signal(number, handler)
+
+
+@contextmanager
+def _quiet() -> Iterator[None]:
+    """No reports of usage over the network, no warnings about what does not concern us."""
+    wanted = {"RAY_USAGE_STATS_ENABLED": "0", "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0"}
+    added = {name: value for name, value in wanted.items() if name not in os.environ}
+    os.environ.update(added)
+    try:
+        yield
+    finally:
+        for name in added:
+            os.environ.pop(name, None)
+
+
+def _first_line(error: BaseException) -> str:
+    return (str(error) or type(error).__name__).strip().split("\n", 1)[0][:300]

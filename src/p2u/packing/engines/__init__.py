@@ -1,0 +1,1 @@
+"""Engines: they run the work of packing in threads of this process, or in processes elsewhere."""

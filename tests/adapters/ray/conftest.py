@@ -1,0 +1,27 @@
+"""One cluster for all tests of the engine ray."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from importlib.util import find_spec
+
+import pytest
+from servers import SeaweedFS, missing
+
+from p2u.adapters.ray.cluster import RayCluster
+
+WORKERS = 2
+
+
+@pytest.fixture(scope="session")
+def cluster(seaweed: SeaweedFS) -> Iterator[RayCluster]:
+    """Ray in this process, which engines find and keep; its workers can reach the bucket."""
+    if find_spec("ray") is None:
+        missing("Ray", "pip install 'ray==2.55.*'")
+    with pytest.MonkeyPatch.context() as patch:
+        for name, value in seaweed.variables.items():
+            patch.setenv(name, value)
+        found = RayCluster(WORKERS, None, 256 << 20)
+        found.start()
+    yield found
+    found.close()
