@@ -23,6 +23,7 @@ from p2u.errors import (
     StoreError,
     UnsupportedError,
     UsageError,
+    WorkerError,
 )
 
 if TYPE_CHECKING:
@@ -58,6 +59,7 @@ __all__ = [
     "TransferOptions",
     "UnsupportedError",
     "UsageError",
+    "WorkerError",
     "__version__",
     "clean",
     "gc",

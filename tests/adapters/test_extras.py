@@ -40,6 +40,7 @@ except p2u.P2UError as error:
         ("p2u.sync.Subscriber('package')", "torch", "torch"),
         ("p2u.onnx.session('url')", "onnxruntime", "onnx"),
         ("import p2u.serve", "werkzeug", "serve"),
+        ("p2u.pack('model', 'package', engine='ray')", "ray", "ray"),
     ],
 )
 def test_a_missing_library_is_named(code: str, library: str, extra: str) -> None:

@@ -12,7 +12,7 @@ from pathlib import Path
 from urllib.parse import unquote
 
 from p2u.disk.access import common_bits
-from p2u.errors import UsageError
+from p2u.errors import IntegrityError, UsageError
 from p2u.formats import ScannedModel
 from p2u.package.index import encode_index
 from p2u.package.manifest import (
@@ -167,7 +167,11 @@ class Packer:
             prefix: What the folder will be called in the package, with a slash.
         """
         levels, writer = self._fitted(folder, place, self._sampled())
-        digests = writer.digests()
+        try:
+            digests = writer.digests()
+        except IntegrityError:
+            self.model.check_unchanged()  # the likely cause, with an error of its own
+            raise
         self.model.check_unchanged()
         self.report_progress("verify", self.total)
         self.report_progress("publish", 0)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +13,7 @@ from kit import tree
 from packing_kit import check_pull, content
 
 import p2u
+from p2u.codec import core
 from p2u.errors import DiskError, IntegrityError, UsageError
 from p2u.package.keys import keys
 from p2u.package.manifest_parse import parse_manifest
@@ -146,3 +148,20 @@ def test_engines_are_named(models: list[Path], tmp_path: Path) -> None:
             p2u.pack(models[0], tmp_path / "p", **more)
     with pytest.raises(UsageError, match="workers is 0"):
         p2u.publish(models[0], tmp_path / "p", engine="ray", workers=0)
+
+
+@pytest.mark.parametrize("engine", ["local", "apart"])
+def test_what_does_not_decode_is_not_published(
+    models: list[Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, engine: str
+) -> None:
+    real = core.encode
+
+    def faulty(dtype: str, segments: Any, *rest: Any, **named: Any) -> Any:
+        """Encodes other weights than those that are there."""
+        others = [replace(one, mem=bytes(one.mem[:-1]) + b"\x01") for one in segments]
+        return real(dtype, others, *rest, **named)
+
+    monkeypatch.setattr(core, "encode", faulty)
+    with pytest.raises(IntegrityError, match="does not decode to the original"):
+        p2u.pack(models[0], tmp_path / "p", engine=engine, jobs=1)
+    assert list(tmp_path.iterdir()) == []

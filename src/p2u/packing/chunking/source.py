@@ -120,20 +120,21 @@ class _ObjectFile(io.RawIOBase):
         self._windows: OrderedDict[int, bytes] = OrderedDict()
 
     def readable(self) -> bool:
+        """See `io.IOBase`."""
         return True
 
     def seekable(self) -> bool:
+        """See `io.IOBase`."""
         return True
 
     def seek(self, offset: int, whence: int = os.SEEK_SET) -> int:
+        """See `io.IOBase`."""
         base = {os.SEEK_SET: 0, os.SEEK_CUR: self._at, os.SEEK_END: self._size}[whence]
         self._at = base + offset
         return self._at
 
-    def tell(self) -> int:
-        return self._at
-
     def readinto(self, out: Any) -> int:
+        """See `io.RawIOBase`."""
         view = memoryview(out).cast("B")
         if self._at >= self._size or not view:
             return 0

@@ -27,7 +27,7 @@ IN_STEP = 2
 
 
 class LevelWork(Work[Job, Coded[Payload]]):
-    """Encode chunks for all levels and read them back.
+    """Encode chunks for all levels. `FileStates` decodes them, and compares with the original.
 
     Args:
         spec: Makes payloads.
@@ -48,7 +48,7 @@ class LevelWork(Work[Job, Coded[Payload]]):
 
 
 class ChunkCoder:
-    """Takes chunks through all steps but the hashing of files; used by many threads at once.
+    """Reads and encodes chunks; used by many threads at once.
 
     Args:
         spec: Makes payloads.
@@ -67,37 +67,40 @@ class ChunkCoder:
         return self._encoder.cost(job) + job.size * (self._states if job.progressive else 1)
 
     def run(self, job: Job) -> Coded[bytes]:
-        """Take a chunk through all steps.
+        """Encode a chunk; it is decoded only if a file keeps checksums of its bytes.
 
         Raises:
             DiskError, StoreError, IntegrityError: The model cannot be read.
-            IntegrityError: What was encoded does not decode to the original.
         """
         spans = chunk_spans(job, self._model.layout)
-        coded, states = self.code(job, spans)
-        *before, data = states
-        # The state before becomes the exact one; a chunk without one starts from nothing.
-        exact = before[-1] if before else self.buffers.take(job.size)
-        check_exact(job, spans, coded.payloads[-1], exact, data)
-        self.buffers.give(states if before else (data, exact))
+        if self._checks.parts(job):
+            coded, states = self.code(job, spans)
+            self.buffers.give(states)
+        else:
+            coded, data = self._encode(job, spans)
+            self.buffers.give([data])
         return replace(coded, digests=tuple(plain.sha256_each(coded.payloads)))
 
     def code(self, job: Job, spans: Sequence[Span]) -> tuple[Coded[bytes], States]:
-        """Read and encode a chunk, and decode it for all states but the exact one.
+        """Encode a chunk, and decode it for all states but the exact one.
 
         Returns:
             Its payloads without digests, and its bytes in each state: the last are the original's.
 
         Raises:
-            See `run`.
+            See `run`; IntegrityError if it cannot be decoded.
         """
+        coded, data = self._encode(job, spans)
+        states = (*decode_states(job, spans, coded.payloads, self.buffers), data)
+        return replace(coded, sums=self._sums(job, states)), states
+
+    def _encode(self, job: Job, spans: Sequence[Span]) -> tuple[Coded[bytes], memoryview]:
+        """The payloads of a chunk, and its bytes."""
         data = self.buffers.take(job.size)
         pieces = parts(data, spans)
         self._model.read_spans(spans, pieces)
         segments = [] if job.pieces else core_segments(pieces, spans)
-        coded = self._encoder.encode_data(job, data, segments)
-        states = (*decode_states(job, spans, coded.payloads, self.buffers), data)
-        return replace(coded, sums=self._sums(job, states)), states
+        return self._encoder.encode_data(job, data, segments), data
 
     def _sums(self, job: Job, states: States) -> tuple[tuple[int, ...], ...]:
         """In each state, checksums of the chunk's parts that a file checks."""

@@ -5,13 +5,17 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+from p2u.codec import plain
 from p2u.package.geometry import chunk_spans
 from p2u.package.layout import Layout
 from p2u.package.manifest import Blob
+from p2u.packing.chunking.pool import Scratch
+from p2u.packing.chunking.stored import StoredModel
 from p2u.packing.engines.engine import Work
 from p2u.packing.engines.places import Place
-from p2u.packing.levels.read_back import LevelChunks, Made
-from p2u.packing.levels.state_hashes import StateHashes
+from p2u.packing.levels.encode import read_job
+from p2u.packing.levels.read_back import LevelChunks, Made, not_original
+from p2u.packing.levels.state_hashes import StateHashes, States
 from p2u.types import ModelFile
 
 #: Bytes of memory for chunks that are being decoded.
@@ -36,22 +40,22 @@ class FileChunks:
 
 
 class FileStates(Work[FileChunks, tuple[str, ...]]):
-    """Decode each file's chunks for all levels, and hash it.
+    """Decode each file's chunks for all levels, compare the last with the original, and hash all.
 
-    The result is its SHA-256 in hex in every state; a single one if all are equal.
+    The result is the file's SHA-256 in hex in every state; a single one if all are equal.
 
     Args:
+        model: The original.
         place: Where the blobs are.
-        layout: The tensors.
         blobs: Those of each update.
         threads: How many decode for one file.
     """
 
     def __init__(
-        self, place: Place, layout: Layout, blobs: Sequence[Sequence[Blob]], threads: int
+        self, model: StoredModel, place: Place, blobs: Sequence[Sequence[Blob]], threads: int
     ) -> None:
+        self._model = model
         self._place = place
-        self._layout = layout
         self._blobs = blobs
         self.threads = threads
 
@@ -68,18 +72,26 @@ class FileStates(Work[FileChunks, tuple[str, ...]]):
         return BUDGET
 
     def run(self, item: FileChunks) -> tuple[str, ...]:
-        """Hash a file.
+        """Verify and hash a file.
 
         Raises:
-            DiskError, StoreError, IntegrityError: The blobs are not what was written.
+            DiskError, StoreError, IntegrityError: The blobs are not what was written, or do not
+                decode to the original.
         """
-        chunks = LevelChunks(self._place, self._layout, item.made, self._blobs)
+        layout, scratch = self._model.layout, Scratch()
+        chunks = LevelChunks(self._place, layout, item.made, self._blobs)
         hashes = StateHashes([ModelFile("", item.size)], [item.states])
+
+        def decode(number: int) -> States:
+            states = chunks.decode(number)
+            job = item.made[number].job
+            if not plain.equal(states[-1], read_job(self._model, job, scratch)):
+                raise not_original(chunk_spans(job, layout))
+            return states
+
         for number, made in enumerate(item.made):
-            hashes.expect(number, chunk_spans(made.job, self._layout), item.file)
-        (digests,) = hashes.finish(
-            chunks.decode, chunks.cost, self.threads, BUDGET, lambda done: None
-        )
+            hashes.expect(number, chunk_spans(made.job, layout), item.file)
+        (digests,) = hashes.finish(decode, chunks.cost, self.threads, BUDGET, lambda done: None)
         return digests
 
 

@@ -63,7 +63,7 @@ def check_exact(
     """
     _apply(job, spans, payload, memory)
     if not plain.equal(memory, original):
-        raise _not_original(spans)
+        raise not_original(spans)
 
 
 def _apply(job: Job, spans: Sequence[Span], payload: bytes, memory: memoryview) -> None:
@@ -74,10 +74,11 @@ def _apply(job: Job, spans: Sequence[Span], payload: bytes, memory: memoryview) 
             rows = core_segments(parts(memory, spans), spans)
             core.apply(payload, job.dtype, job.item, rows)
     except FormatError as error:
-        raise _not_original(spans) from error
+        raise not_original(spans) from error
 
 
-def _not_original(spans: Sequence[Span]) -> IntegrityError:
+def not_original(spans: Sequence[Span]) -> IntegrityError:
+    """The error of a chunk that does not decode to the original."""
     return IntegrityError(
         f"what was encoded of byte {spans[0].offset:,} and after does not decode to the original",
         hint="This is a bug: please report it",

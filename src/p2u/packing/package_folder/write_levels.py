@@ -114,7 +114,9 @@ class LevelWriter:
             )
         counts = state_counts(self._model, self._jobs, len(target.labels))
         items = chunks_of_files(self._model.files, counts, made, layout)
-        work = FileStates(target.place, layout, written, target.engine.threads_each(len(items)))
+        work = FileStates(
+            self._model, target.place, written, target.engine.threads_each(len(items))
+        )
         found = []
         done = 0
         with closing(target.engine.run(work, items, target.budget)) as results:
