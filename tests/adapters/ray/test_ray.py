@@ -7,10 +7,12 @@ import random
 import signal
 import subprocess
 import sys
+import tempfile
 import threading
 from collections.abc import Callable
 from pathlib import Path
 
+import documents
 import engine_kit
 import pytest
 from kit import tree
@@ -22,6 +24,7 @@ from p2u.adapters.ray import engine as ray_engine
 from p2u.adapters.ray.cluster import RayCluster
 from p2u.errors import IntegrityError, UsageError, WorkerError
 from p2u.packing.engines.choice import open_engine
+from p2u.packing.report import PackProgress
 from p2u.packing.settings import make_settings
 from p2u.stores import open_writable
 
@@ -151,7 +154,7 @@ def test_errors_of_workers_are_ours(
     tensors = {f"layers.{n}.w": weights("F32", 600, 512, seed=n) for n in range(4)}
     safetensors(model / "model.safetensors", tensors)
 
-    def cut(progress: p2u.PackProgress) -> None:
+    def cut(progress: PackProgress) -> None:
         if progress.phase == "measure" and progress.done:
             os.truncate(model / "model.safetensors", 1 << 20)
 
@@ -168,8 +171,7 @@ def test_addresses() -> None:
 @pytest.mark.slow
 def test_interrupted(models: list[Path], tmp_path: Path) -> None:
     """Ctrl-C in the middle: one message, no package, no process, no file of Ray."""
-    folder = tmp_path / "tmp"
-    folder.mkdir()
+    folder = Path(tempfile.mkdtemp(prefix="r", dir="/tmp"))  # sockets need a short name
     big = tmp_path / "model"
     big.mkdir()
     tensors = {f"layers.{n}.w": weights("BF16", 4000, 2048, seed=n) for n in range(4)}
@@ -182,13 +184,39 @@ def test_interrupted(models: list[Path], tmp_path: Path) -> None:
         text=True,
         env={**os.environ, "TMPDIR": str(folder)},
     )
-    until(lambda: workers_of(process.pid) or process.poll() is not None)
-    process.send_signal(signal.SIGINT)
-    _, said = process.communicate(timeout=60)
+    try:
+        until(lambda: workers_of(process.pid) or process.poll() is not None, 200)
+        process.send_signal(signal.SIGINT)
+        _, said = process.communicate(timeout=60)
+    finally:
+        process.kill()
     assert (process.returncode, said) == (
         130,
         "p2u: interrupted; run the same command again to go on\n",
     )
     until(lambda: not workers_of(process.pid))
-    assert sorted(path.name for path in tmp_path.iterdir()) == ["model", "tmp"]
-    assert list(folder.iterdir()) == []
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["model"]
+    folder.rmdir()
+
+
+def test_the_commands_of_the_page_run(
+    cluster: RayCluster, models: list[Path], tmp_path: Path, place: Callable[[str], str]
+) -> None:
+    """Those of docs/scale.md, on a cluster that is there."""
+    ray = pytest.importorskip("ray")
+    address = ray.get_runtime_context().gcs_address
+    source, package = place("s3"), place("s3")
+    with open_writable(source) as store:
+        for key, data in content(models[0]).items():
+            store.put(key, data)
+    (tmp_path / "model").symlink_to(models[0])
+    text = (documents.ROOT / "docs" / "scale.md").read_text(encoding="utf-8")
+    found = documents.commands(text.replace("```shell", "```sh"))
+    assert [words[0] for words in found] == ["pack", "publish"]
+    with documents.running(tmp_path) as runner:
+        for words in found:
+            urls = {"s3://bucket/model": source, "s3://bucket/model.p2u": package}
+            words = [urls.get(word, word) for word in words]
+            runner.run([*words, "--ray-address", address])
+    p2u.verify(tmp_path / "model.p2u")
+    p2u.verify(package)

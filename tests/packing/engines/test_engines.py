@@ -19,6 +19,7 @@ from p2u.package.keys import keys
 from p2u.package.manifest_parse import parse_manifest
 from p2u.packing.engines import choice, places
 from p2u.packing.engines.places import FolderPlace, StorePlace
+from p2u.packing.report import PackProgress
 from p2u.replication.unused import UNUSED
 from p2u.stores import open_writable
 
@@ -106,7 +107,7 @@ def test_a_model_that_changes_in_a_bucket(
         for key, data in content(models[0]).items():
             store.put(key, data)
 
-        def change(progress: p2u.PackProgress) -> None:
+        def change(progress: PackProgress) -> None:
             if progress.phase == "encode":
                 store.put("config.json", b'{"moves": 9}')
 

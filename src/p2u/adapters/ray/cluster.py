@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import os
-import shutil
 import signal
 import tempfile
 from collections.abc import Iterator
@@ -12,11 +11,15 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+from p2u.disk.scratch import HeldFolder, remove_abandoned
 from p2u.errors import UsageError, WorkerError
 from p2u.processors import processors
 
-#: Longest folder for temporary files in which the sockets of a cluster can have their names.
-LONGEST = 40
+#: Longest folder for temporary files, in bytes: names of sockets have 107 at most, 91 of which are
+#: our folder's and Ray's.
+LONGEST = 16
+#: How often a start is tried: Ray waits 30 seconds for its processes, too few on a busy machine.
+STARTS = 3
 #: Seconds for which tasks that were cancelled are waited for.
 PATIENCE = 10.0
 
@@ -40,7 +43,7 @@ class RayCluster:
         self._wanted = workers
         self._address = address
         self._memory = memory
-        self._folder: str | None = None
+        self._folder: HeldFolder | None = None
         self._ours = False
         self._started = False
         #: How many workers there are.
@@ -59,20 +62,8 @@ class RayCluster:
         if self._started:
             return
         if not ray.is_initialized():
-            self._ours = True
             with _signals_kept(), _quiet():
-                try:
-                    self._init()
-                except (Exception, SystemExit) as error:
-                    self.close()
-                    raise WorkerError(
-                        f"Ray cannot be {'reached' if self._address else 'started'}: "
-                        f"{_first_line(error)}",
-                        file=self._address,
-                        hint="Check the cluster with `ray status`"
-                        if self._address
-                        else "Check memory and the folder for temporary files",
-                    ) from error
+                self._connect()
         self._started = True
         self.largest = max(
             (int(n["Resources"].get("CPU", 0)) for n in ray.nodes() if n["Alive"]), default=1
@@ -100,8 +91,32 @@ class RayCluster:
             self._ours = False
         self._started = False
         if self._folder is not None:
-            shutil.rmtree(self._folder, ignore_errors=True)
+            self._folder.__exit__()
             self._folder = None
+
+    def _connect(self) -> None:
+        import ray
+
+        left = 1 if self._address else STARTS
+        while True:
+            left -= 1
+            self._ours = True
+            try:
+                self._init()
+                return
+            except (Exception, SystemExit) as error:
+                ray.shutdown()
+                self.close()
+                if not left:
+                    raise self._failed(error) from error
+
+    def _failed(self, error: BaseException) -> WorkerError:
+        if self._address:
+            what, hint = "reached", "Check the cluster with `ray status`"
+        else:
+            what, hint = "started", "Check memory, and the folder for temporary files"
+        said = (str(error) or type(error).__name__).strip().split("\n", 1)[0][:300]
+        return WorkerError(f"Ray cannot be {what}: {said}", file=self._address, hint=hint)
 
     def _init(self) -> None:
         import ray
@@ -114,20 +129,22 @@ class RayCluster:
         if self._address is not None:
             ray.init(address=self._address, **common)
             return
-        self._folder = tempfile.mkdtemp(prefix="p2u-ray-", dir=_short_folder())
+        target = Path(_short_folder(), "p2u-ray")
+        remove_abandoned(target)
+        self._folder = HeldFolder(target, 0o700).__enter__()
         ray.init(
             address="local",
             num_cpus=self.workers,
             num_gpus=0,
             include_dashboard=False,
             object_store_memory=self._memory,
-            _temp_dir=self._folder,
+            _temp_dir=str(self._folder.path),
             **common,
         )
 
 
 def _short_folder() -> str:
-    """The folder for temporary files, or another one: names of sockets have 107 bytes at most."""
+    """The folder for temporary files, or another one if that has a long name."""
     found = tempfile.gettempdir()
     return found if len(os.fsencode(found)) <= LONGEST or not Path("/tmp").is_dir() else "/tmp"
 
@@ -156,7 +173,3 @@ def _quiet() -> Iterator[None]:
     finally:
         for name in added:
             os.environ.pop(name, None)
-
-
-def _first_line(error: BaseException) -> str:
-    return (str(error) or type(error).__name__).strip().split("\n", 1)[0][:300]

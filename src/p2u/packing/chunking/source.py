@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import io
 import os
-import tempfile
 from collections import OrderedDict
 from contextlib import closing
 from dataclasses import dataclass, replace
@@ -16,6 +15,7 @@ from pathlib import Path
 from typing import Any, BinaryIO, cast
 
 from p2u.disk.errors import disk_errors
+from p2u.disk.scratch import TemporaryFolder
 from p2u.errors import FormatError, UnsupportedError
 from p2u.formats import ScannedModel, scan_model
 from p2u.formats.reader import opened_by
@@ -89,8 +89,8 @@ def _scan(store: Store, objects: list[StoredObject]) -> ScannedModel:
     sizes = {found.key: found.size for found in objects}
     if not sizes:
         raise FormatError("there are no files", file=store.url, hint="Name the model's folder")
-    with tempfile.TemporaryDirectory(prefix="p2u-model-") as folder:
-        root = Path(folder).resolve()
+    with TemporaryFolder("p2u-model") as folder:
+        root = folder.path.resolve() / "model"
         with disk_errors(root, "write"):
             for key, size in sizes.items():
                 path = root.joinpath(*check_path(key))
