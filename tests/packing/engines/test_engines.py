@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import hashlib
+import pickle
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -15,9 +17,13 @@ from packing_kit import check_pull, content
 import p2u
 from p2u.codec import core
 from p2u.errors import DiskError, IntegrityError, UsageError
+from p2u.formats import scan_model
 from p2u.package.keys import keys
 from p2u.package.manifest_parse import parse_manifest
+from p2u.packing.chunking.cut import make_layout
+from p2u.packing.chunking.stored import StoredModel
 from p2u.packing.engines import choice, places
+from p2u.packing.engines.file_hashes import FileHashes
 from p2u.packing.engines.places import FolderPlace, StorePlace
 from p2u.packing.report import PackProgress
 from p2u.replication.unused import UNUSED
@@ -166,3 +172,15 @@ def test_what_does_not_decode_is_not_published(
     with pytest.raises(IntegrityError, match="does not decode to the original"):
         p2u.pack(models[0], tmp_path / "p", engine=engine, jobs=1)
     assert list(tmp_path.iterdir()) == []
+
+
+def test_workers_may_be_in_another_folder(
+    models: list[Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A path that is relative to the driver's folder leads to the same files for them."""
+    monkeypatch.chdir(models[0].parent)
+    scanned = scan_model(models[0].name)
+    sent = pickle.dumps(FileHashes(StoredModel(scanned, make_layout(scanned, lambda name: False))))
+    monkeypatch.chdir(tmp_path)
+    expected = hashlib.sha256((models[0] / "config.json").read_bytes()).hexdigest()
+    assert pickle.loads(sent).start().run(0) == expected

@@ -6,6 +6,7 @@ import contextlib
 import os
 import signal
 import tempfile
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -91,6 +92,7 @@ class RayCluster:
             self._ours = False
         self._started = False
         if self._folder is not None:
+            _end_processes(str(self._folder.path))
             self._folder.__exit__()
             self._folder = None
 
@@ -141,6 +143,31 @@ class RayCluster:
             _temp_dir=str(self._folder.path),
             **common,
         )
+
+
+def _end_processes(folder: str) -> None:
+    """End the processes of a cluster that was shut down: some take long, and write files again.
+
+    Args:
+        folder: Of the cluster alone; all its processes are started with its name.
+    """
+    begin = time.monotonic()
+    while found := [pid for pid, words in _processes() if os.fsencode(folder) in words]:
+        late = time.monotonic() - begin
+        if late > PATIENCE:
+            return
+        if late > PATIENCE / 10:
+            for pid in found:
+                with contextlib.suppress(OSError):
+                    os.kill(pid, signal.SIGKILL)
+        time.sleep(0.05)
+
+
+def _processes() -> Iterator[tuple[int, bytes]]:
+    """The id and the words of each process, where the system has files about them (Linux)."""
+    for path in Path("/proc").glob("[0-9]*/cmdline"):
+        with contextlib.suppress(OSError):  # it has ended
+            yield int(path.parent.name), path.read_bytes()
 
 
 def _short_folder() -> str:

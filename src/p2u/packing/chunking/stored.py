@@ -54,9 +54,9 @@ class StoredModel:
         self._lock = threading.Lock()
 
     def __reduce__(self) -> tuple[Any, ...]:
-        # The layout has all that is needed of the spans.
+        # The layout has all that is needed of the spans; other processes have other folders.
         files = tuple(replace(file, spans=()) for file in self.files)
-        scanned = ScannedModel(self._scanned.root, files)
+        scanned = ScannedModel(str(Path(self._scanned.root).absolute()), files)
         source = None if self._source is None else ModelSource(scanned, self._source.url)
         return StoredModel, (scanned, self.layout, source)
 

@@ -245,6 +245,9 @@ class Calibration:
             raise FormatError("expected a list of tensors", file=path, hint=HINT)
         self.entries = tuple(self._entry(item) for item in listed)
 
+    def __getstate__(self) -> dict[str, Any]:
+        return {**self.__dict__, "path": str(Path(self.path).absolute())}
+
     def _entry(self, item: Any) -> FactorEntry:
         def wrong(message: str) -> FormatError:
             return FormatError(message, file=self.path, hint=HINT)
