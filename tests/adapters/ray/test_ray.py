@@ -28,7 +28,10 @@ from p2u.packing.report import PackProgress
 from p2u.packing.settings import make_settings
 from p2u.stores import open_writable
 
-pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="looks for workers in /proc")
+pytestmark = [
+    pytest.mark.slow,
+    pytest.mark.skipif(sys.platform != "linux", reason="looks for workers in /proc"),
+]
 
 
 @pytest.fixture(scope="module")
@@ -123,7 +126,6 @@ class Killer:
                 self._left -= 1
 
 
-@pytest.mark.slow
 def test_workers_are_killed(cluster: RayCluster, small_units: None, tmp_path: Path) -> None:
     """Again and again, in the middle of tasks: the package is the same."""
     model = tmp_path / "model"
@@ -168,7 +170,6 @@ def test_addresses() -> None:
         open_engine(make_settings(engine="ray", ray_address="ray://host:10001"))
 
 
-@pytest.mark.slow
 def test_interrupted(models: list[Path], tmp_path: Path) -> None:
     """Ctrl-C in the middle: one message, no package, no process, no file of Ray."""
     folder = Path(tempfile.mkdtemp(prefix="r", dir="/tmp"))  # sockets need a short name
