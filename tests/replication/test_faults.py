@@ -23,7 +23,16 @@ from p2u.stores import WritableStore, open_store, open_writable
 from p2u.stores.backoff import Retry
 
 Place = Callable[[str], str]
-SCHEMES = ("s3", "az", "oci", "hf")
+BUCKETS = ("s3", "az", "gs")
+SCHEMES = (*BUCKETS, "oci", "hf")
+#: Where a client finds the server of a scheme.
+VARIABLES = {"s3": "AWS_ENDPOINT_URL", "gs": "STORAGE_EMULATOR_HOST", "hf": "HF_ENDPOINT"}
+#: What each answers when a signature or a token has expired.
+EXPIRED = {
+    "s3": (400, b"<Error><Code>ExpiredToken</Code><Message>expired</Message></Error>"),
+    "az": (403, b"<Error><Code>AuthenticationFailed</Code><Message>expired</Message></Error>"),
+    "gs": (401, b"<Error><Code>AuthenticationRequired</Code></Error>"),
+}
 FAST = Retry(0.001, 0.002, attempts=60)
 VERIFY = p2u.verify
 
@@ -57,7 +66,7 @@ def faulty(
 
     def make(scheme: str) -> tuple[str, FaultyProxy]:
         url = place(scheme)
-        variable = {"s3": "AWS_ENDPOINT_URL", "hf": "HF_ENDPOINT"}.get(scheme)
+        variable = VARIABLES.get(scheme)
         if scheme == "oci":
             registry = request.getfixturevalue("registry")
             proxy = FaultyProxy(registry.url)
@@ -98,7 +107,7 @@ def test_half_of_all_requests_fail(
     assert proxy.faults > 5
 
 
-@pytest.mark.parametrize("scheme", ["s3", "az", "oci"])
+@pytest.mark.parametrize("scheme", [*BUCKETS, "oci"])
 def test_bodies_are_cut(
     scheme: str, faulty, package: Path, models: list[Path], tmp_path: Path
 ) -> None:
@@ -111,7 +120,7 @@ def test_bodies_are_cut(
     assert proxy.faults > 2
 
 
-@pytest.mark.parametrize("scheme", ["s3", "az", "oci"])
+@pytest.mark.parametrize("scheme", [*BUCKETS, "oci"])
 def test_one_flipped_bit(
     scheme: str, faulty, package: Path, models: list[Path], tmp_path: Path
 ) -> None:
@@ -162,6 +171,21 @@ def test_access_ends_in_the_middle(
     assert content(tmp_path / "m") == content(models[0])
 
 
+@pytest.mark.parametrize("scheme", BUCKETS)
+def test_credentials_expire_in_the_middle(
+    scheme: str, faulty, package: Path, models: list[Path], tmp_path: Path
+) -> None:
+    url, proxy = faulty(scheme)
+    p2u.push(package, url)
+    proxy.fault = lambda r: EXPIRED[scheme] if "exact-" in r.path else None
+    with pytest.raises(StoreError, match="access denied") as caught:
+        p2u.pull(url, tmp_path / "m", retry=FAST)
+    assert not caught.value.retryable
+    proxy.fault = lambda request: None
+    p2u.pull(url, tmp_path / "m", retry=FAST)
+    assert content(tmp_path / "m") == content(models[0])
+
+
 @pytest.mark.parametrize("scheme", SCHEMES)
 def test_access_ends_while_publishing(
     scheme: str, faulty, package: Path, models: list[Path]
@@ -179,7 +203,7 @@ def test_access_ends_while_publishing(
     VERIFY(url)
 
 
-@pytest.mark.parametrize("scheme", ["s3", "az"])
+@pytest.mark.parametrize("scheme", BUCKETS)
 def test_a_stale_manifest(
     scheme: str, place: Place, package: Path, models: list[Path], tmp_path: Path
 ) -> None:
@@ -279,7 +303,7 @@ def test_publishers_are_killed(
 
 @pytest.mark.fuzz
 @pytest.mark.timeout(1800)
-@pytest.mark.parametrize("scheme", ["s3", "az", "oci", "hf"])
+@pytest.mark.parametrize("scheme", SCHEMES)
 def test_many_publishers_are_killed(
     scheme: str, place: Place, models: list[Path], package: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -8,7 +8,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from http.server import BaseHTTPRequestHandler
 from typing import Any
-from urllib.parse import urlsplit
+from urllib.parse import unquote, urlsplit
 
 from loopback import LoopbackServers
 
@@ -21,6 +21,7 @@ class Request:
     """A request on its way.
 
     Attributes:
+        path: Without percent-encoding, which differs from client to client.
         number: How many there were before, of all.
     """
 
@@ -29,8 +30,8 @@ class Request:
     number: int
 
 
-#: ``"cut"``, ``"flip"``, a status, or None.
-Fault = int | str | None
+#: ``"cut"``, ``"flip"``, a status, a status with a body, or None.
+Fault = int | str | tuple[int, bytes] | None
 
 
 class FaultyProxy(LoopbackServers):
@@ -54,7 +55,7 @@ class FaultyProxy(LoopbackServers):
     def ask(self, method: str, path: str) -> Fault:
         """The fault of a request."""
         with self.lock:
-            found = self.fault(Request(method, path, self.requests))
+            found = self.fault(Request(method, unquote(path), self.requests))
             self.requests += 1
             self.faults += found is not None
             return found
@@ -72,7 +73,9 @@ class _Handler(BaseHTTPRequestHandler):
         body = self.body()
         fault = proxy.ask(self.command, self.path)
         if isinstance(fault, int):
-            self.reply(fault, [], b"spoiled on purpose")
+            fault = (fault, b"spoiled on purpose")
+        if isinstance(fault, tuple):
+            self.reply(fault[0], [], fault[1])
             return
         upstream = http.client.HTTPConnection(proxy.upstream, timeout=60)
         try:

@@ -215,7 +215,10 @@ class CloudStore(WritableStore):
             found = self._get(key, {"range": (start, start + length)})
         except StoreError as error:
             # Behind the end: what the library says of it differs from store to store.
-            here = None if error.retryable else self.find(key)
+            here = None
+            if not error.retryable:
+                with contextlib.suppress(StoreError):  # the first one says more: HEAD has no body
+                    here = self.find(key)
             if here is None or here.size >= start + length:
                 raise
             raise too_short(self._name(key), here.size, start, length) from error
