@@ -17,6 +17,7 @@ from pathlib import Path
 
 from p2u.cache.folders import make_folder
 from p2u.disk.files import NOFOLLOW, NONBLOCK, hash_file
+from p2u.disk.reflink import reflink
 
 _log = logging.getLogger("p2u.cache")
 
@@ -112,8 +113,37 @@ class CachedObjects:
                 self._broken = True
                 _log.warning("nothing more is kept in the cache: %s", error)
             return
+        self._grown(len(data))
+
+    def link(self, sha256: str, source: Path) -> None:
+        """Keep a file that has this digest, if that takes no room: as a reflink."""
+        path = self.path(sha256)
+        if self._broken or path.exists():
+            return
+        part = path.with_name(f"{os.urandom(8).hex()}{_PART}")
+        with contextlib.suppress(OSError):  # the next process reads the other bytes that are here
+            mode = make_folder(path.parent, self.folder.parent)
+            size = source.stat().st_size
+            if reflink(source, part, mode & 0o666):
+                part.replace(path)
+                self._grown(size)
+
+    def clone(self, sha256: str, target: Path) -> bool:
+        """Make a new file of an object, as a reflink; whether it was possible.
+
+        Raises:
+            OSError: The target exists or cannot be made.
+        """
+        if not self.has(sha256) or not reflink(self.path(sha256), target):
+            return False
+        with contextlib.suppress(OSError):  # another user's
+            os.utime(self.path(sha256))
+        return True
+
+    def _grown(self, count: int) -> None:
+        """So many bytes were added; now and then, the oldest are removed."""
         with self._lock:
-            self._written += len(data)
+            self._written += count
             full = self._written > _SHARE * self.limit
             if full:
                 self._written = 0

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import shutil
 
 from p2u.client.folder import state_file
 from p2u.client.folder.journal import Header, Journal
@@ -13,6 +12,7 @@ from p2u.client.folder.work_folder import WorkFolder, target_prefix
 from p2u.client.transfer.package_reader import PackageReader
 from p2u.disk import durable, files
 from p2u.disk.errors import disk_errors
+from p2u.disk.reflink import copy_file
 from p2u.disk.scratch import make_empty
 from p2u.errors import IntegrityError
 
@@ -35,7 +35,7 @@ def copy_state(package: PackageReader, work: WorkFolder, parent: FoundState) -> 
         for file, source in zip(release.files, parent.paths, strict=True):
             path = work.next / file.path
             path.parent.mkdir(parents=True, exist_ok=True)
-            shutil.copyfile(source, path)
+            copy_file(source, path)
             if files.hash_file(path, package.stop.check) != file.digest(number):
                 raise IntegrityError("was changed during the copy", file=str(source))
             durable.sync_file(path)

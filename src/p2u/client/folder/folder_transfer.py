@@ -11,7 +11,6 @@ from pathlib import Path
 
 from p2u.client.folder import state_file
 from p2u.client.folder.build_and_swap import BuildAndSwap
-from p2u.client.folder.copied import copy_state
 from p2u.client.folder.in_place import InPlace, LostError
 from p2u.client.folder.journal import read_journal
 from p2u.client.folder.local import (
@@ -29,6 +28,7 @@ from p2u.client.folder.space import SLACK, most_bytes
 from p2u.client.folder.state_file import StateFile
 from p2u.client.folder.straight import Straight
 from p2u.client.folder.target import Target, journal_header
+from p2u.client.folder.whole_files import copy_found, find_files, keep_files
 from p2u.client.folder.work_folder import WorkFolder
 from p2u.client.routes import stretches
 from p2u.client.routes.line import Held, possible
@@ -187,6 +187,8 @@ class FolderTransfer:
             parent = self._named(local.parent, local.recorded)
             local = replace(local, parent=parent)
             found.append(parent)
+        if (cached := find_files(self.package, self.routes.want)) is not None:
+            found.insert(0, cached)
         same = [p for parent in found for p in same_states(parent, self.manifest)]
         self._parents = {parent.state.id: parent for parent in same}
         return local
@@ -214,6 +216,8 @@ class FolderTransfer:
             made = state_file.make(self.manifest, local.state, self.package.url)
             with disk_errors(self.target):
                 made.with_hints(self.target).write(self.target)
+        if self.routes.satisfied(local.state):
+            keep_files(self.package, local.state, self.target)
         if self._reached is None:
             self._on_state(self.manifest.title(local.state))
         return self.manifest.title(local.state)
@@ -268,10 +272,14 @@ class FolderTransfer:
                 self._check_disk(route, local)
                 if route.updates:
                     self._follow(route)
-                else:  # what is wanted is there, but elsewhere
-                    copy_state(self.package, self.work, self._parents[self.routes.want.id])
+                # Else what is wanted is there, but elsewhere.
+                elif copy_found(self.package, self.work, self._parents[self.routes.want.id]):
                     self._reached = self.manifest.title(self.routes.want)
                     self._on_state(self._reached)
+                else:
+                    del self._parents[self.routes.want.id]
+                    local = self._inspect()
+                    continue
                 return self._inspect()
             except LostError:
                 self._parents = {n: p for n, p in self._parents.items() if not p.own}

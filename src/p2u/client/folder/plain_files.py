@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from p2u.cache.cache import open_cache
 from p2u.cache.settings import is_offline
 from p2u.client.folder import state_file
 from p2u.client.folder.work_folder import WorkFolder
@@ -134,6 +135,8 @@ class _PlainTransfer:
         self._work = WorkFolder(target)
         self._jobs = options.threads(remote=True)
         self._most = options.max_bytes
+        cache = open_cache(options.cache)
+        self._objects = None if cache is None else cache.objects
         self._stop = stop
         self._meter = meter
         self._report = progress
@@ -241,13 +244,18 @@ class _PlainTransfer:
         for _ in range(2):
             digest = _Digest.of(entry)
             with disk_errors(part):
+                self._clone(entry, part)
                 # Without a digest nobody would notice parts of two contents in one file.
                 if digest is None or (part.is_file() and part.stat().st_size > entry.size):
                     part.unlink(missing_ok=True)
                 self._append(entry, part, digest)
                 if digest is None or digest.is_right():
                     sync_file(part)
+                    if self._objects is not None and entry.sha256 is not None:
+                        self._objects.link(entry.sha256, part)
                     return
+                if self._objects is not None and entry.sha256 is not None:
+                    self._objects.remove(entry.sha256)
                 part.unlink()
                 self._meter.add(-entry.size)
                 self._meter.hash_failure()
@@ -256,6 +264,11 @@ class _PlainTransfer:
             file=f"{self._url}/{entry.key}",
             hint="The file is damaged, or was replaced meanwhile; run the same command again",
         )
+
+    def _clone(self, entry: StoredObject, part: Path) -> None:
+        """Take a file from the cache, if it can be had without a copy."""
+        if self._objects is not None and entry.sha256 is not None and not part.exists():
+            self._objects.clone(entry.sha256, part)
 
     def _append(self, entry: StoredObject, part: Path, digest: _Digest | None) -> None:
         """Fetch the bytes of a file that are not there yet."""
