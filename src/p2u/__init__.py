@@ -39,6 +39,7 @@ if TYPE_CHECKING:
     from p2u.client.transfer.options import TransferOptions
     from p2u.packing.api import gc, pack, publish
     from p2u.replication.mirror import mirror, push
+    from p2u.replication.torrent import torrent
     from p2u.stores.backoff import Retry
     from p2u.version import __version__
 
@@ -74,6 +75,7 @@ __all__ = [
     "push",
     "sync",
     "torch",
+    "torrent",
     "verify",
     "watch",
 ]
@@ -98,6 +100,7 @@ __getattr__, __dir__ = lazy_names(
         "push": ("p2u.replication.mirror", "push"),
         "sync": ("p2u.adapters.sync", None),
         "torch": ("p2u.adapters.torch", None),
+        "torrent": ("p2u.replication.torrent", "torrent"),
         "verify": ("p2u.client.folder.verify", "verify"),
         "watch": ("p2u.client.folder.watch", "watch"),
     },

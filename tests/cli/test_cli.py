@@ -164,7 +164,11 @@ def test_mistakes_get_one_clear_message(
 
 
 @pytest.mark.parametrize(
-    "command", ["", "pack", "publish", "gc", "clean", "inspect", "verify", "pull", "watch", "serve"]
+    "command",
+    [
+        *("", "pack", "publish", "gc", "clean", "inspect", "verify", "pull", "watch", "serve"),
+        "torrent",
+    ],
 )
 def test_help_has_words_and_an_example(command: str) -> None:
     said = p2u(*([command] if command else []), "--help").stdout

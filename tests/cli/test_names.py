@@ -24,6 +24,7 @@ API = {
     "pull": p2u.pull,
     "push": p2u.push,
     "serve": make_server,
+    "torrent": p2u.torrent,
     "verify": p2u.verify,
     "watch": p2u.watch,
 }

@@ -1,4 +1,4 @@
-"""The commands about stores in README.md and docs/stores.md run, on real servers."""
+"""The commands about stores and torrents in the guides run, on real servers."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ def commands(page: str) -> list[list[str]]:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("page", ["README.md", "docs/stores.md"])
+@pytest.mark.parametrize("page", ["README.md", "docs/stores.md", "docs/swarm.md"])
 def test_every_command_runs(
     page: str, place: Callable[[str], str], hub: Hub, tmp_path: Path
 ) -> None:
@@ -39,6 +39,8 @@ def test_every_command_runs(
     documents.tuned(model, tmp_path / "all-MiniLM-L6-v2-tuned", 2)
     p2u.publish(model, tmp_path / "minilm.p2u")
     shutil.copytree(tmp_path / "minilm.p2u", tmp_path / "model.p2u")
+    if page == "docs/swarm.md":
+        pytest.importorskip("libtorrent")
     plain = {"model.safetensors": (model / "model.safetensors").read_bytes()}
     hub.add("org/plain", plain)
     hub.add("org/model", plain)

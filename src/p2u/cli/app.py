@@ -22,6 +22,7 @@ from p2u.cli import (
     pull,
     serve,
     terminal,
+    torrent,
     verify,
     watch,
 )
@@ -78,6 +79,7 @@ app.command(epilog=inspect.EXAMPLES)(inspect.inspect)
 app.command(epilog=verify.EXAMPLES)(verify.verify)
 app.command(epilog=mirror.PUSH_EXAMPLES)(mirror.push)
 app.command(epilog=mirror.EXAMPLES)(mirror.mirror)
+app.command(epilog=torrent.EXAMPLES)(torrent.torrent)
 app.command(epilog=plan.EXAMPLES)(plan.plan)
 app.command(epilog=pull.EXAMPLES)(pull.pull)
 app.command(epilog=serve.EXAMPLES)(serve.serve)

@@ -19,6 +19,9 @@ if TYPE_CHECKING:
     from p2u.client.transfer.control import Progress as Transfer
     from p2u.packing.report import PackProgress
     from p2u.replication.mirror import MirrorProgress
+    from p2u.replication.torrent import TorrentProgress
+
+    Phased = PackProgress | MirrorProgress | TorrentProgress
 
 #: Widest and narrowest bar, in columns.
 _WIDTH, _LEAST = 44, 8
@@ -36,8 +39,8 @@ def human(count: float) -> str:
 
 
 @contextmanager
-def phases(quiet: bool) -> Iterator[Callable[[PackProgress | MirrorProgress], None] | None]:
-    """One bar per phase of packing or copying, on stderr if that is a terminal."""
+def phases(quiet: bool) -> Iterator[Callable[[Phased], None] | None]:
+    """One bar per phase of packing, copying or hashing, on stderr if that is a terminal."""
     stream = console(stderr=True)
     if quiet or logs.is_json() or not stream.is_terminal:
         yield None
@@ -51,7 +54,7 @@ def phases(quiet: bool) -> Iterator[Callable[[PackProgress | MirrorProgress], No
     with Progress(*columns, console=stream) as bars:
         tasks: dict[str, Any] = {}
 
-        def update(p: PackProgress | MirrorProgress) -> None:
+        def update(p: Phased) -> None:
             if p.phase not in tasks:
                 tasks[p.phase] = bars.add_task(p.phase, total=p.total)
             bars.update(tasks[p.phase], completed=p.done, total=p.total)
