@@ -48,9 +48,10 @@ sys.path.append(str(ROOT / "tests" / "support"))  # real servers
 PARTS = ("pull", "base", "start", "clients")
 Row = dict[str, Any]
 P2U = (sys.executable, "-m", "p2u")
-#: Both print how long it took from BEGIN, of `time.monotonic`, to the first answer.
+#: Programs that answer once, by who uses the model and where it comes from. They print how long it
+#: took from BEGIN, of `time.monotonic`, to the answer.
 START = {
-    "safetensors": """
+    ("NumPy", "safetensors"): """
 import sys, time
 from pathlib import Path
 from safetensors.numpy import load_file
@@ -59,7 +60,7 @@ folder = Path(sys.argv[2])
 config, tokenizer = [(folder / aside).read_text() for aside in {aside}]
 model = {name}(load_file(folder / {weights!r}), config, tokenizer)
 """,
-    "cache": """
+    ("NumPy", "cache"): """
 import sys, time
 import p2u
 replica = p2u.open(sys.argv[2])
@@ -68,11 +69,36 @@ with replica.pinned() as state:
     config, tokenizer = [bytes(replica.files[aside]).decode() for aside in {aside}]
     model = {name}(replica.tensors, config, tokenizer)
 """,
+    ("PyTorch", "safetensors"): """
+import sys, time
+from transformers import AutoModel, AutoTokenizer
+model = AutoModel.from_pretrained(sys.argv[2])
+tokenizer = AutoTokenizer.from_pretrained(sys.argv[2])
+""",
+    ("PyTorch", "cache"): """
+import sys, time
+import p2u
+from transformers import AutoModel, AutoTokenizer
+model, tokenizer = p2u.torch.from_pretrained(sys.argv[2], AutoModel, AutoTokenizer)
+""",
 }
-ANSWER = """
+ANSWER = {
+    "NumPy": """
 answer = model.embed(["How do I get my money back?"])
+""",
+    "PyTorch": """
+answer = model(**tokenizer("How do I get my money back?", return_tensors="pt"))
+""",
+}
+PRINT = """
 print(time.monotonic() - float(sys.argv[1]), {state})
 """
+STATE = {
+    ("NumPy", "safetensors"): "'exact'",
+    ("NumPy", "cache"): "state",
+    ("PyTorch", "safetensors"): "'exact'",
+    ("PyTorch", "cache"): "model.p2u.state",
+}
 
 
 class Study:
@@ -163,10 +189,10 @@ class Study:
             "P2U_HOME": str(self.root.parent / "cache"),
             "P2U_CACHE_SIZE": "32GB",  # the laboratory turns it off
         }
-        states = {"safetensors": "'exact'", "cache": "state"}
 
-        def run(how: str, source: str) -> float:
-            code = START[how].format(**words) + ANSWER.format(state=states[how])
+        def run(user: str, how: str, source: str) -> float:
+            code = START[user, how].format(**words) + ANSWER[user]
+            code += PRINT.format(state=STATE[user, how])
             begin = str(time.monotonic())
             out = subprocess.run(
                 [sys.executable, "-c", code, begin, source],
@@ -180,14 +206,15 @@ class Study:
             url = f"{server.url}/package"
             fill = f"import p2u\nwith p2u.open({url!r}) as r: r.wait()"
             subprocess.run([sys.executable, "-c", fill], check=True, env=environment)
-            times = turns(
-                self.args.runs,
-                {
-                    "safetensors": lambda: run("safetensors", str(self.model)),
-                    "cache": lambda: run("cache", url),
-                },
-            )
-        yield self.row("second start", times["cache"], times["safetensors"])
+            for user in ANSWER:
+                times = turns(
+                    self.args.runs,
+                    {
+                        "safetensors": lambda: run(user, "safetensors", str(self.model)),  # noqa: B023
+                        "cache": lambda: run(user, "cache", url),  # noqa: B023
+                    },
+                )
+                yield self.row(f"second start, {user}", times["cache"], times["safetensors"])
 
     def clients(self) -> Iterator[Row]:
         """Many processes at once: the slowest, compared with the median."""
