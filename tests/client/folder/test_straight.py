@@ -112,6 +112,22 @@ def test_a_fast_line_goes_straight(made, tmp_path, served):
     assert marks[-1] == (last, (("exact", last),))
 
 
+@pytest.mark.parametrize("busy", [0.5, 1.0])
+def test_where_the_processor_is_the_limit_no_state_is_made_in_vain(
+    made, tmp_path, served, monkeypatch, busy
+):
+    """A line that looks slow because the processor is, before anything is decoded."""
+    url, _ = served
+    monkeypatch.setattr("p2u.client.folder.straight.SOON", 0.0)
+    monkeypatch.setattr("p2u.client.folder.straight.WRITE_RATE", 1e30)
+    monkeypatch.setattr("p2u.client.routes.line.MEASURED", ((1 << 10, 1.0),))
+    monkeypatch.setattr("p2u.client.routes.line.time.process_time", lambda: busy * time.monotonic())
+    seen: list[str] = []
+    pull_with(url, tmp_path / "dst", on_state=seen.append)
+    assert seen == (["exact"] if busy == 1.0 else list(STATES))
+    assert tree(tmp_path / "dst") == tree(made.model)
+
+
 def test_a_slow_line_makes_each_state(made, tmp_path, served):
     url, app = served
     total = made.manifest.states[-1].bytes
