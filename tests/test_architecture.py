@@ -52,7 +52,20 @@ SIDES = ("client", "packing")
 CTYPES = {"codec", "disk"}
 
 #: Libraries that only the file of one adapter may import.
-ADAPTERS = {"torch", "onnx", "onnxruntime", "flwr", "ray", "boto3", "botocore", "tensorflow", "jax"}
+ADAPTERS = {
+    *(
+        "torch",
+        "vllm",
+        "onnx",
+        "onnxruntime",
+        "flwr",
+        "ray",
+        "boto3",
+        "botocore",
+        "tensorflow",
+        "jax",
+    )
+}
 #: Libraries that ``import p2u`` must not load.
 HEAVY = ADAPTERS | {
     *("numpy", "ml_dtypes", "zstandard", "urllib3", "httpx", "obstore", "typer", "click", "rich"),

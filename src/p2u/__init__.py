@@ -27,7 +27,7 @@ from p2u.errors import (
 )
 
 if TYPE_CHECKING:
-    from p2u.adapters import onnx, sync, torch
+    from p2u.adapters import onnx, sync, torch, vllm
     from p2u.client.folder.clean import clean
     from p2u.client.folder.pull import pull
     from p2u.client.folder.verify import verify
@@ -77,6 +77,7 @@ __all__ = [
     "torch",
     "torrent",
     "verify",
+    "vllm",
     "watch",
 ]
 
@@ -102,6 +103,7 @@ __getattr__, __dir__ = lazy_names(
         "torch": ("p2u.adapters.torch", None),
         "torrent": ("p2u.replication.torrent", "torrent"),
         "verify": ("p2u.client.folder.verify", "verify"),
+        "vllm": ("p2u.adapters.vllm", None),
         "watch": ("p2u.client.folder.watch", "watch"),
     },
 )

@@ -38,6 +38,7 @@ except p2u.P2UError as error:
         ("from p2u.torch import sensitivity", "torch", "torch"),
         ("p2u.sync.Publisher('package')", "torch", "torch"),
         ("p2u.sync.Subscriber('package')", "torch", "torch"),
+        ("p2u.vllm.TrainerInfo('package')", "vllm", "vllm"),
         ("p2u.onnx.session('url')", "onnxruntime", "onnx"),
         ("import p2u.serve", "werkzeug", "serve"),
         ("p2u.pack('model', 'package', engine='ray')", "ray", "ray"),

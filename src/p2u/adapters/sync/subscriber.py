@@ -56,6 +56,8 @@ class Subscriber(OneProcess):
         jobs: Threads; see `p2u.TransferOptions`.
         limit_rate: Most bytes per second; see `p2u.TransferOptions`.
         retry: When to try again; see `p2u.TransferOptions`.
+        cache: Several subscribers on this machine follow one package on another machine: fetch each
+            version once; see `p2u.TransferOptions`.
 
     Raises:
         UsageError: An argument is wrong. Nothing is read yet.
@@ -72,10 +74,11 @@ class Subscriber(OneProcess):
         jobs: int | None = None,
         limit_rate: float | str | None = None,
         retry: Retry | None = None,
+        cache: bool | str | os.PathLike[str] = False,
     ) -> None:
         if in_place and directory is None:
             raise UsageError("in_place needs a directory")
-        options = TransferOptions(jobs=jobs, limit_rate=limit_rate, retry=retry)
+        options = TransferOptions(jobs=jobs, limit_rate=limit_rate, retry=retry, cache=cache)
         self._copy: _Memory | _Folder
         if directory is None:
             self._copy = _Memory(source, options)

@@ -31,8 +31,8 @@ class LiveTransfer:
         self._status = parts.status
         self._connection = parts.connection
         self._listeners = parts.listeners
-        #: Whether `staged` has given the first version.
-        self._given = False
+        #: Whether the caller has committed a version.
+        self._taken = False
         self._follows = parts.plan.follow is not None
         self._first_route = FirstRoute(parts, self.applier)
         self._follower = Follower(parts, self.applier)
@@ -65,7 +65,7 @@ class LiveTransfer:
         return self._follower.unknown
 
     def staged(self, timings: Timings) -> StagedVersion | None:
-        """What `ask` has led to, or the state in memory if nobody has it yet; None: no news.
+        """What `ask` has led to, else what the memory has; None once a version was committed.
 
         Args:
             timings: To be completed.
@@ -74,11 +74,10 @@ class LiveTransfer:
         timings.decode, timings.check = times.decode, times.check
         found = self._follower.staged
         assert here is not None
-        given, self._given = self._given, True
         if found is not None:
             step, target = found
             return StagedVersion(self, self.applier.files, here, target, step, timings)
-        if given:
+        if self._taken:
             return None
         return StagedVersion(self, self.applier.files, None, here, None, timings)
 
@@ -87,9 +86,14 @@ class LiveTransfer:
         found = self._follower.staged
         return found is not None and found[0] is step
 
+    def take(self) -> None:
+        """The caller has taken the first version, which is in memory."""
+        self._taken = True
+
     def commit(self, *, keep: bool) -> float:
         """See `Follower.commit`; returns the seconds of the pause."""
         self._follower.commit(keep=keep)
+        self._taken = True
         return self._listeners.commits[-1].pause
 
     def rollback(self) -> None:

@@ -261,8 +261,8 @@ class Replica(OneProcess):
             timeout: Most seconds to wait.
 
         Returns:
-            The version; None if the replica has it already. The first call after the replica was
-            opened gives the state that it has, if there is nothing newer.
+            The version; None if the replica has it already. Until a first version was committed,
+            the state in memory is given where there is nothing newer.
 
         Raises:
             UsageError: The package has no such version, or the plan does not hold versions.

@@ -138,6 +138,15 @@ class StagedVersion:
         """Names of the tensors that the version changes, in forward order."""
         return tuple(name for name in self._named if name in self._changed)
 
+    def tensor(self, name: str) -> Tensor:
+        """A tensor, for `bytes_of`."""
+        return self._named[name]
+
+    @property
+    def memory(self) -> ModelMemory:
+        """The model's: it has the values before, until the commit."""
+        return self._memory
+
     @property
     def first(self) -> ReleaseLayout:
         """See `ModelMemory.first`."""
@@ -261,6 +270,8 @@ class StagedVersion:
             raise UsageError(f"{self.target.id} was committed already")
         if self._step is not None:
             self.timings.commit = self._transfer.commit(keep=keep)
+        else:
+            self._transfer.take()
         self._committed = True
 
     def rollback(self) -> None:

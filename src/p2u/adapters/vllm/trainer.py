@@ -1,0 +1,141 @@
+"""vLLM's weight transfer backend ``p2u``, on the side of the trainer."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any, ClassVar
+
+from p2u.adapters.sync.publisher import Published, Publisher
+from p2u.adapters.vllm.composing import lazy_class
+from p2u.errors import UsageError
+
+if TYPE_CHECKING:
+    import torch
+
+
+@dataclass(slots=True)
+class TrainerInfo:
+    """The argument of ``WeightTransferTrainerFactory.trainer_init``.
+
+    Attributes:
+        package: The package's folder, or its URL in a store that can be written.
+        source: Path or URL under which vLLM's workers read it; by default ``package``.
+        rank: Of this trainer process; rank 0 publishes.
+        timeout: Most seconds for which workers wait for a version.
+        options: Of `p2u.sync.Publisher`.
+    """
+
+    backend: ClassVar[str] = "p2u"
+
+    package: str
+    source: str | None = None
+    rank: int = 0
+    timeout: float = 60.0
+    options: dict[str, Any] = field(default_factory=dict)
+
+
+class TrainerMethods:
+    """Our part of the trainer's engine; the other one is vLLM's ``TrainerWeightTransferEngine``.
+
+    The client may have more than vLLM asks for, as `HttpClient` does: ``collective_rpc``, so that
+    workers fetch a version while they answer; ``pause`` and ``resume``, around its use;
+    ``reset_prefix_cache``, since vLLM keeps what the weights before have computed.
+    """
+
+    # Of vLLM's part.
+    client: Any
+    source: Any
+    is_sender: bool
+
+    publisher: Publisher | None = None
+
+    @classmethod
+    def trainer_init(cls, init_info: TrainerInfo, *, client: Any, source: Any = None) -> Any:
+        """Open the package, and name it to the workers.
+
+        Raises:
+            UsageError: There is no source of weights.
+            The errors of `Publisher`, and of the client.
+        """
+        if source is None:
+            raise UsageError(
+                "the backend p2u needs a WeightSource", hint="source=ModuleSource(model)"
+            )
+        made: Any = cls(client=client, source=source, is_sender=init_info.rank == 0)  # type: ignore[call-arg]
+        if made.is_sender:
+            made.publisher = Publisher(init_info.package, **init_info.options)
+            client.init_weight_transfer_engine(
+                {"source": init_info.source or init_info.package, "timeout": init_info.timeout}
+            )
+        return made
+
+    def send_weights(self, step: int | None = None) -> Published | None:
+        """Publish the weights, and bring them into use; on every rank of the trainer.
+
+        Args:
+            step: The trainer's; by default one more than the last.
+
+        Returns:
+            The version; None on ranks that do not publish.
+
+        Raises:
+            P2UError: It could not be published.
+            The errors of the client: a worker could not use it, and stays at its version.
+        """
+        weights = dict(_pairs(self.source))  # a collective: on every rank
+        if self.publisher is None:
+            return None
+        self.publisher.publish(weights, step)
+        del weights
+        self.publisher.flush()
+        found = self.publisher.published[-1]
+        if hasattr(self.client, "collective_rpc"):
+            self.client.collective_rpc("p2u_fetch", args=(found.version,))
+        with _paused(self.client):
+            self.client.start_weight_update()
+            self.client.update_weights({"version": found.version})
+            self.client.finish_weight_update(found.version)
+            if hasattr(self.client, "reset_prefix_cache"):
+                # It was computed by the weights before.
+                self.client.reset_prefix_cache()
+        return found
+
+    def shutdown(self) -> None:
+        """Publish what waits, and close the package."""
+        publisher, self.publisher = self.publisher, None
+        if publisher is not None:
+            publisher.close()
+
+
+@contextlib.contextmanager
+def _paused(client: Any) -> Iterator[None]:
+    """Let the engine answer nothing within the block, if the client can."""
+    if not hasattr(client, "pause"):
+        yield
+        return
+    client.pause()
+    try:
+        yield
+    finally:
+        client.resume()
+
+
+def _pairs(source: Any) -> Iterator[tuple[str, torch.Tensor]]:
+    """Names and whole tensors of a ``WeightSource``, of vLLM 0.32 or of 0.33."""
+    found: Iterator[tuple[str, torch.Tensor]] = (
+        source.iter_full() if hasattr(source, "iter_full") else iter(source)
+    )
+    return found
+
+
+def _base() -> type:
+    from vllm.distributed.weight_transfer import TrainerWeightTransferEngine
+
+    found: type = TrainerWeightTransferEngine
+    return found
+
+
+#: ``TrainerEngine``, for vLLM's registry.
+__getattr__ = lazy_class("TrainerEngine", TrainerMethods, _base)
