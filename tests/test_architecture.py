@@ -53,18 +53,8 @@ CTYPES = {"codec", "disk"}
 
 #: Libraries that only the file of one adapter may import.
 ADAPTERS = {
-    *(
-        "torch",
-        "vllm",
-        "onnx",
-        "onnxruntime",
-        "flwr",
-        "ray",
-        "boto3",
-        "botocore",
-        "tensorflow",
-        "jax",
-    )
+    *("torch", "vllm", "onnx", "onnxruntime", "flwr", "ray"),
+    *("boto3", "botocore", "tensorflow", "jax"),
 }
 #: Libraries that ``import p2u`` must not load.
 HEAVY = ADAPTERS | {

@@ -23,7 +23,7 @@ PROMPTS = ("the cat sat on the mat and", "a trainer publishes weights", "one two
 OPTIONS = {"max_model_len": 384, "enforce_eager": True, "seed": 0}
 
 
-def make_model(folder: Path, *, tied: bool = False, dtype: str = "bfloat16") -> dict[str, Any]:
+def make_model(folder: Path, *, tied: bool = False) -> dict[str, Any]:
     """Write a Llama of two layers with random weights and a tokenizer; returns its tensors."""
     import torch
     from transformers import LlamaConfig, LlamaForCausalLM
@@ -35,7 +35,7 @@ def make_model(folder: Path, *, tied: bool = False, dtype: str = "bfloat16") -> 
         num_key_value_heads=1, head_dim=64, vocab_size=words, tie_word_embeddings=tied,
         max_position_embeddings=512, bos_token_id=0, eos_token_id=1, initializer_range=0.1,
     )  # fmt: skip
-    model = LlamaForCausalLM(config).to(getattr(torch, dtype))
+    model = LlamaForCausalLM(config).to(torch.bfloat16)
     model.save_pretrained(folder)
     state = model.state_dict()
     return {n: t.clone() for n, t in state.items() if not (tied and n == "lm_head.weight")}

@@ -30,6 +30,9 @@ from p2u.adapters.sync.publisher import Publisher
 from p2u.adapters.vllm.plugin import register
 from p2u.adapters.vllm.trainer import TrainerInfo
 
+#: Engines take long to start, on busy machines several minutes.
+pytestmark = pytest.mark.timeout(900)
+
 EXTENSION = "p2u.adapters.vllm.worker.WorkerExtension"
 
 
@@ -177,11 +180,29 @@ def test_versions_that_cannot_be_used_touch_nothing(run: Run) -> None:
     assert [kit.answers(run.llm)] == kit.fresh_answers(folder)
 
 
-def test_a_cold_start_from_a_package_and_a_tied_head(tmp_path: Path, run: Run) -> None:
-    """float32: vLLM packs it on every CPU. The directory has no weights."""
+def always_packs(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Let layers compute with a copy of their weight, as on CPUs for which vLLM packs it."""
+    from vllm.model_executor.layers import utils
+
+    dispatch = utils.dispatch_cpu_unquantized_gemm
+
+    def packing(layer: torch.nn.Module, remove_weight: bool) -> None:
+        copy = layer.weight.detach().clone()
+        dispatch(layer, remove_weight)
+        inner = layer.cpu_linear
+        layer.cpu_linear = lambda x, _, bias: inner(x, copy, bias)
+
+    monkeypatch.setattr(utils, "dispatch_cpu_unquantized_gemm", packing)
+
+
+def test_a_cold_start_from_a_package_and_a_tied_head(
+    tmp_path: Path, run: Run, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The directory has no weights; the head's packed copy is renewed."""
+    always_packs(monkeypatch)
     run.trainer.shutdown()
     kit.end(run.llm)
-    tensors = kit.make_model(tmp_path / "model", tied=True, dtype="float32")
+    tensors = kit.make_model(tmp_path / "model", tied=True)
     package = tmp_path / "policy.p2u"
     with Publisher(package, when_busy="wait") as publisher:
         publisher.publish(tensors, 1)
