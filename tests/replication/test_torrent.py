@@ -11,7 +11,7 @@ import pytest
 from nginx import Nginx, free_port
 from packing_kit import content, model, moved, snapshot, weights
 from servers import find_program, missing
-from swarm import Client, Tracker
+from swarm import Client, Tracker, check_library
 from waiting import until
 
 import p2u
@@ -26,6 +26,7 @@ def source(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture
 def package(source: Path, tmp_path: Path) -> Path:
+    check_library()
     path = tmp_path / "served" / "model of ours.p2u"
     path.parent.mkdir()
     p2u.publish(source, path, blob_size=100_000)

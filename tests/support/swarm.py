@@ -17,6 +17,12 @@ except ModuleNotFoundError:
     libtorrent = None
 
 
+def check_library() -> None:
+    """Skip, or fail where all is to be installed."""
+    if libtorrent is None:
+        missing("libtorrent", "pip install libtorrent")
+
+
 class Tracker(LoopbackServers):
     """Tells each client of all others.
 
@@ -59,8 +65,6 @@ class Client:
     def __init__(
         self, torrent: Path, folder: Path, *, in_order: bool = False, limit: int = 0
     ) -> None:
-        if libtorrent is None:
-            missing("libtorrent", "pip install libtorrent")
         kinds = libtorrent.alert.category_t
         found_by = ("enable_dht", "enable_lsd", "enable_upnp", "enable_natpmp")
         self.session = libtorrent.session(

@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 from nginx import Nginx, find_nginx
+from servers import missing
 
 from p2u.serve import make_server
 from p2u.stores import open_store
@@ -26,7 +27,7 @@ def place(request: pytest.FixtureRequest, tmp_path: Path):
             yield folder, server.url
     else:
         if find_nginx() is None:
-            pytest.skip("nginx is not installed (Debian: apt-get install nginx-light)")
+            missing("nginx", "Debian: apt-get install nginx-light")
         with Nginx(folder) as server:
             yield folder, server.url
 
