@@ -85,7 +85,7 @@ def test_a_web_server_alone(package: Path, source: Path, tmp_path: Path) -> None
 
 @pytest.mark.parametrize("v1", [False, True])
 def test_the_base_comes_first(v1: bool, package: Path, tmp_path: Path) -> None:
-    """In order, or by priorities: it is usable long before the rest is here."""
+    """In order, or by a choice of files: it is usable long before the rest is here."""
     made = p2u.torrent(package, v1=v1)
     with (
         Client(Path(made.path), package.parent) as seed,
@@ -97,7 +97,7 @@ def test_the_base_comes_first(v1: bool, package: Path, tmp_path: Path) -> None:
             assert made.base_end < 0.35 * made.bytes
             wanted = set(range((made.base_end - 1) // made.piece + 1))
         else:
-            wanted = client.prefer(made.base)
+            wanted = client.select(made.base)
         client.connect(seed)
         came: list[int] = []
 
@@ -108,6 +108,7 @@ def test_the_base_comes_first(v1: bool, package: Path, tmp_path: Path) -> None:
         until(base_is_here)
     last = max(map(came.index, wanted))
     assert last < 0.6 * made.bytes / made.piece
+    assert v1 or set(came) == wanted
     p2u.pull(tmp_path / "got" / package.name, tmp_path / "base", until="base")
     p2u.pull(package, tmp_path / "expected", until="base")
     assert content(tmp_path / "base") == content(tmp_path / "expected")

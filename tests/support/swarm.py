@@ -92,12 +92,13 @@ class Client:
         """Fetch from another one."""
         self.handle.connect_peer(("127.0.0.1", other.session.listen_port()))
 
-    def prefer(self, files: tuple[int, ...]) -> set[int]:
-        """Fetch these files first, which are numbered from 1 on; returns their pieces."""
+    def select(self, files: tuple[int, ...]) -> set[int]:
+        """Fetch only these files, which are numbered from 1 on; returns their pieces."""
         first: set[int] = set()
         info = self.handle.torrent_file()
+        count = info.layout().num_files()
+        self.handle.prioritize_files([4 if n + 1 in files else 0 for n in range(count)])
         for number in files:
-            self.handle.file_priority(number - 1, 7)
             begin = info.map_file(number - 1, 0, 1).piece
             size = info.layout().file_size(number - 1)
             first.update(range(begin, begin + (size - 1) // info.piece_length() + 1))

@@ -1,7 +1,7 @@
 """A torrent of a package, by the library libtorrent: hybrid (BEP 52), with web seeds (BEP 19).
 
 BEP 52 puts the files of a hybrid torrent into the order of their names; a client fetches those of
-the base first if they have the highest priority. In a torrent of version 1 they come first.
+the base first if they are chosen first. In a torrent of version 1 they come first.
 """
 
 from __future__ import annotations
