@@ -112,7 +112,7 @@ impl Task for Chunk<'_, '_, '_, '_> {
                     return Ok(());
                 }
                 let rows = &rows;
-                by_format!(dtype, F => isa.enter(Refine::<F>(r, rows, e, segs, PhantomData)))
+                by_format!(dtype, F => refine::<F, _>(isa, r, rows, e, segs))
             }
             KIND_DELTA => delta::decode(isa, dtype, r, n, segs, self.sources),
             KIND_ADOPT => adopt::decode(isa, dtype, r, n, segs, self.sources),
@@ -122,24 +122,18 @@ impl Task for Chunk<'_, '_, '_, '_> {
 }
 
 /// A refinement of one format: the base's exponents are those of a full chunk.
-struct Refine<'a, 'p, 'm, F>(
-    &'a mut Reader<'p>,
-    &'a Rows,
-    Option<Vec<i16>>,
-    &'a mut [Target<'m>],
-    PhantomData<F>,
-);
-
-impl<F: Format> Task for Refine<'_, '_, '_, F> {
-    type Out = Result<(), Error>;
-    #[inline(always)]
-    fn run<I: Isa>(self, isa: I) -> Self::Out {
-        let Refine(r, rows, e, segs, _) = self;
-        let head = Head::read(r, e.is_some()).at(Place::Header)?;
-        let e = match e {
-            Some(e) => e,
-            None => refine::read_steps::<F>(r, &head, rows, segs)?,
-        };
-        refine::decode::<F, _>(isa, r, head, rows, e, segs)
-    }
+#[inline(always)]
+fn refine<F: Format, I: Isa>(
+    isa: I,
+    r: &mut Reader,
+    rows: &Rows,
+    e: Option<Vec<i16>>,
+    segs: &mut [Target],
+) -> Result<(), Error> {
+    let head = Head::read(r, e.is_some()).at(Place::Header)?;
+    let e = match e {
+        Some(e) => e,
+        None => refine::read_steps::<F>(r, &head, rows, segs)?,
+    };
+    refine::straight::decode::<F, _>(isa, r, head, rows, e, segs)
 }

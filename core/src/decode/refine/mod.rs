@@ -2,7 +2,6 @@
 
 use super::base::check_exponents;
 use super::ints::read_ints;
-use super::patches::read_patches;
 use crate::entropy::rans::Stream;
 use crate::error::{Located, Place};
 use crate::format::float::Format;
@@ -90,26 +89,6 @@ pub fn read_steps<F: Format>(
     Ok(e)
 }
 
-/// Decodes what follows the head; `e` are the base's exponents.
-#[inline(always)]
-pub fn decode<F: Format, I: Isa>(
-    isa: I,
-    r: &mut Reader,
-    head: Head,
-    rows: &Rows,
-    e: Vec<i16>,
-    segs: &mut [Target],
-) -> Result<(), Error> {
-    let n = rows.elements();
-    let mut parts = Parts::read::<F, _>(isa, r, head, e, n)?;
-    let mut block = Block::new();
-    while block.next(rows, F::BYTES) {
-        parts.block::<F, _>(isa, &mut block, segs)?;
-    }
-    parts.end()?;
-    read_patches(r, F::BYTES, n, segs).at(Place::Patches)
-}
-
 impl<'a> Parts<'a> {
     #[inline(always)]
     fn read<F: Format, I: Isa>(
@@ -146,8 +125,9 @@ impl<'a> Parts<'a> {
         })
     }
 
+    /// From the base's bins, if these are at hand, to cells.
     #[inline(always)]
-    fn block<F: Format, I: Isa>(
+    fn bins<F: Format, I: Isa>(
         &mut self,
         isa: I,
         b: &mut Block,
@@ -162,7 +142,7 @@ impl<'a> Parts<'a> {
         if self.head.from == 0 {
             self.halve::<F, _>(isa, b, segs).at(Place::Positions)?;
         }
-        self.beyond::<F, _>(isa, b, segs)
+        Ok(())
     }
 
     /// What comes behind the positions.

@@ -1,4 +1,4 @@
-//! A base and what refines it in one go: all levels of a block while it is in cache.
+//! Refinements, and a base before them, in one go: all levels of a block while it is in cache.
 
 use super::block::Block;
 use super::Parts;
@@ -17,53 +17,121 @@ use crate::kernels::{Isa, Task};
 use crate::Error;
 use core::marker::PhantomData;
 
-/// Payloads of a base and of refinements, in order, of one format.
+/// A base, if there is one, and refinements of one format.
+struct Chain<'a, 'r, 'm, F> {
+    start: Option<Start<'a>>,
+    levels: Vec<Level<'a>>,
+    rows: &'r Rows,
+    segs: &'r mut [Target<'m>],
+    format: PhantomData<F>,
+}
+
+/// The payloads of a base and of refinements, in order.
 ///
 /// It fails wherever one chunk after the other would fail, and also where a refinement has another step
 /// than the base, which is no valid package's, but which chunk by chunk has a result.
-pub struct Straight<'a, 'm, F>(
-    pub &'a [&'a [u8]],
-    pub &'a mut [Target<'m>],
+pub struct Straight<'a, 'r, 'm, F>(
+    pub &'r [&'a [u8]],
+    pub &'r mut [Target<'m>],
     pub PhantomData<F>,
 );
 
-impl<F: Format> Task for Straight<'_, '_, F> {
+impl<F: Format> Task for Straight<'_, '_, '_, F> {
     type Out = Result<(), Error>;
     #[inline(always)]
     fn run<I: Isa>(self, isa: I) -> Self::Out {
-        let Straight(payloads, segs, _) = self;
-        let rows = Rows::new(segs, F::BYTES)?;
-        let (mut start, mut levels) = (None, Vec::with_capacity(payloads.len()));
-        for payload in payloads {
-            match &start {
-                None => start = Some(Start::read::<F>(payload, &rows, segs)?),
-                Some(Start { base, .. }) => {
-                    levels.push(Level::read::<F, I>(isa, payload, &rows, &base.e)?);
+        let Straight(payloads, segs, format) = self;
+        let rows = &Rows::new(segs, F::BYTES)?;
+        let (first, later) = payloads.split_first().ok_or(Error::Argument)?;
+        let start = Start::read::<F>(first, rows, segs)?;
+        let mut levels = Vec::with_capacity(later.len());
+        for payload in later {
+            let r = &mut open::<F>(payload, KIND_REFINE, rows)?;
+            let head = Head::read(r, false).at(Place::Header)?;
+            let differences = read_ints(r, rows.count()).at(Place::Exponents)?;
+            let e = start.base.e.clone();
+            levels.push(Level::read::<F, _>(isa, r, head, rows, e, differences)?);
+        }
+        let start = Some(start);
+        let rest = isa.enter(Chain::<F> {
+            start,
+            levels,
+            rows,
+            segs,
+            format,
+        })?;
+        rest.iter().try_for_each(|r| r.end().at(Place::End))
+    }
+}
+
+/// Decodes one refinement behind its head; `e` are the base's exponents.
+#[inline(always)]
+pub fn decode<F: Format, I: Isa>(
+    isa: I,
+    r: &mut Reader,
+    head: Head,
+    rows: &Rows,
+    e: Vec<i16>,
+    segs: &mut [Target],
+) -> Result<(), Error> {
+    let level = Level::read::<F, _>(isa, r, head, rows, e, Vec::new())?;
+    let rest = isa.enter(Chain::<F> {
+        start: None,
+        levels: vec![level],
+        rows,
+        segs,
+        format: PhantomData,
+    })?;
+    rest.into_iter().for_each(|rest| *r = rest);
+    Ok(())
+}
+
+impl<'a, F: Format> Task for Chain<'a, '_, '_, F> {
+    /// What is left of each payload.
+    type Out = Result<Vec<Reader<'a>>, Error>;
+    #[inline(always)]
+    fn run<I: Isa>(self, isa: I) -> Self::Out {
+        let Chain {
+            mut start,
+            mut levels,
+            rows,
+            segs,
+            ..
+        } = self;
+        let plain = start.is_some() && levels.first().map_or(false, Level::is_plain);
+        let mut block = Block::new();
+        while block.next(rows, F::BYTES) {
+            let b = &mut block;
+            if let Some(start) = &mut start {
+                start.block(isa, b, rows)?;
+                if !plain {
+                    start.values::<F, _>(isa, b, segs);
                 }
             }
-        }
-        let mut start = start.ok_or(Error::Argument)?;
-        let mut block = Block::new();
-        while block.next(&rows, F::BYTES) {
-            let b = &mut block;
-            start.block(isa, b, &rows)?;
-            let plain = levels.first().map_or(false, Level::is_plain);
-            let (first, others) = levels.split_at_mut(usize::from(plain));
-            match first {
-                [first] => first.cells::<F, _>(isa, b, &rows, &start, segs)?,
-                _ => start.values::<F, _>(isa, b, segs),
-            }
-            for level in others {
-                level.block::<F, _>(isa, b, &rows, segs)?;
+            for (i, level) in levels.iter_mut().enumerate() {
+                match &start {
+                    Some(start) if plain && i == 0 => {
+                        level.cells::<F, _>(isa, b, rows, start, segs)?;
+                    }
+                    _ => {
+                        level.check_steps::<F>(b, rows, segs)?;
+                        level.parts.bins::<F, _>(isa, b, segs)?;
+                    }
+                }
+                level.parts.beyond::<F, _>(isa, b, segs)?;
+                level.patch::<F>(b, segs)?;
             }
         }
-        start.base.finish()?;
-        start.patches.rest().end().at(Place::End)?;
+        let mut rest = Vec::with_capacity(levels.len() + 1);
+        if let Some(start) = start {
+            start.base.finish()?;
+            rest.push(start.patches.rest());
+        }
         for level in levels {
             level.parts.end()?;
-            level.patches.rest().end().at(Place::End)?;
+            rest.push(level.patches.rest());
         }
-        Ok(())
+        Ok(rest)
     }
 }
 
@@ -157,12 +225,24 @@ fn each_patch<F: Format>(
     }
 }
 
+/// The parts of a refinement behind its exponents.
+struct Opening<'r, 'a, F>(&'r mut Reader<'a>, Head, Vec<i16>, usize, PhantomData<F>);
+
+impl<'a, F: Format> Task for Opening<'_, 'a, F> {
+    type Out = Result<Parts<'a>, Error>;
+    #[inline(always)]
+    fn run<I: Isa>(self, isa: I) -> Self::Out {
+        let Opening(r, head, e, n, _) = self;
+        Parts::read::<F, _>(isa, r, head, e, n)
+    }
+}
+
 /// A refinement, and where its rows are with the guesses of their steps.
 struct Level<'a> {
     parts: Parts<'a>,
     patches: Patches<'a>,
     patched: Vec<(usize, &'a [u8])>,
-    /// By how much the steps differ from the guesses.
+    /// By how much the steps differ from the guesses; empty if they are not checked.
     differences: Vec<i16>,
     /// Of the row at hand: elements seen, and what they suggest.
     seen: usize,
@@ -170,20 +250,21 @@ struct Level<'a> {
 }
 
 impl<'a> Level<'a> {
+    /// Behind the head and, where they are to be checked, the differences of its steps.
     #[inline(always)]
     fn read<F: Format, I: Isa>(
         isa: I,
-        payload: &'a [u8],
+        r: &mut Reader<'a>,
+        head: Head,
         rows: &Rows,
-        e: &[i16],
+        e: Vec<i16>,
+        differences: Vec<i16>,
     ) -> Result<Self, Error> {
-        let r = &mut open::<F>(payload, KIND_REFINE, rows)?;
-        let head = Head::read(r, false).at(Place::Header)?;
-        let differences = read_ints(r, rows.count()).at(Place::Exponents)?;
-        let parts = Parts::read::<F, _>(isa, r, head, e.to_vec(), rows.elements())?;
+        let n = rows.elements();
+        let parts = isa.enter(Opening::<F>(r, head, e, n, PhantomData))?;
         Ok(Level {
             parts,
-            patches: Patches::open(r.rest(), F::BYTES, rows.elements()).at(Place::Patches)?,
+            patches: Patches::open(r.rest(), F::BYTES, n).at(Place::Patches)?,
             patched: Vec::new(),
             differences,
             seen: 0,
@@ -207,6 +288,9 @@ impl<'a> Level<'a> {
         segs: &[Target],
     ) -> Result<(), Error> {
         let from = self.parts.head.from;
+        if self.differences.is_empty() {
+            return Ok(());
+        }
         for p in &b.pieces {
             let more = look(from).saturating_sub(self.seen).min(p.to - p.from);
             if let Some(unit) = lowest_unit::<F>(&p.bytes(segs)[..more * F::BYTES]) {
@@ -224,21 +308,7 @@ impl<'a> Level<'a> {
         Ok(())
     }
 
-    /// One block, from its state before.
-    #[inline(always)]
-    fn block<F: Format, I: Isa>(
-        &mut self,
-        isa: I,
-        b: &mut Block,
-        rows: &Rows,
-        segs: &mut [Target],
-    ) -> Result<(), Error> {
-        self.check_steps::<F>(b, rows, segs)?;
-        self.parts.block::<F, _>(isa, b, segs)?;
-        self.patch::<F>(b, segs)
-    }
-
-    /// One block of a plain first level, from the base's symbols.
+    /// Cells of one block of a plain first level, from the base's symbols.
     #[inline(always)]
     fn cells<F: Format, I: Isa>(
         &mut self,
@@ -278,8 +348,7 @@ impl<'a> Level<'a> {
             let row = Halving::new::<F>(&parts.head, i32::from(parts.e[p.row]));
             halve::<F>(mem, &b.positions[i..=i], &row);
         });
-        self.parts.beyond::<F, _>(isa, b, segs)?;
-        self.patch::<F>(b, segs)
+        Ok(())
     }
 
     #[inline(always)]
