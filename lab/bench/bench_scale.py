@@ -191,7 +191,7 @@ def estimate(rate: float) -> None:
         ("bytes of the model (bf16)", lambda n: f"{n / 1e9:,.0f} GB"),
         ("worker-hours", lambda n: f"{n / rate / 3.6e9:,.2f}"),
         ("minutes with 16 workers", lambda n: f"{n / rate / 16 / 6e7:,.1f}"),
-        ("minutes with 256 workers", lambda n: f"{n / rate / 256 / 6e7:,.1f}"),
+        ("minutes with 48 workers", lambda n: f"{n / rate / 48 / 6e7:,.1f}"),
         ("dollars for processors", lambda n: f"{n / rate / 3.6e9 * CORE_HOUR:,.2f}"),
         ("chunks", lambda n: f"{n / (2 << 20):,.0f}"),
         ("memory of the driver", lambda n: f"{0.15 + n / (2 << 20) * 1260 / 1e9:,.2f} GB"),

@@ -184,3 +184,13 @@ def test_workers_may_be_in_another_folder(
     monkeypatch.chdir(tmp_path)
     expected = hashlib.sha256((models[0] / "config.json").read_bytes()).hexdigest()
     assert pickle.loads(sent).start().run(0) == expected
+
+
+def test_a_store_whose_objects_appear_with_the_manifest(
+    models: list[Path], tmp_path: Path, place: Callable[[str], str]
+) -> None:
+    """Blobs wait in a folder, because another process's puts would never be seen."""
+    url = place("hf")
+    p2u.publish(models[0], url, engine="apart", name="m")
+    p2u.publish(models[0], tmp_path / "local", name="m")
+    assert objects(url) == tree(tmp_path / "local")

@@ -9,9 +9,10 @@ from __future__ import annotations
 
 import pickle
 from collections import deque
-from collections.abc import Generator, Iterable, Iterator, Sequence
+from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
 from concurrent.futures import Future
 from dataclasses import dataclass, replace
+from functools import lru_cache
 from typing import Any
 
 from p2u.adapters.extras import check_library
@@ -99,7 +100,7 @@ class RayEngine(Engine):
 
         self._cluster.start()
         held = ray.put(work)
-        task = ray.remote(run_unit).options(
+        task = _remote(run_unit).options(
             num_cpus=work.threads, num_returns=1 + work.streams, max_retries=RETRIES
         )
         most = max(1, UNITS_EACH * self.workers // work.threads)
@@ -124,8 +125,6 @@ class RayEngine(Engine):
 
     def write(self, place: Place, key: str, payloads: Sequence[Payload]) -> None:
         """Have a blob written."""
-        import ray
-
         parts: list[tuple[int, int, int]] = []
         held: list[Any] = []
         numbers: dict[Any, int] = {}
@@ -140,7 +139,7 @@ class RayEngine(Engine):
                 held.append(payload.held)
             parts.append((numbers[payload.held], payload.start, payload.size))
         self._cluster.start()
-        task = ray.remote(write_blob).options(max_retries=RETRIES)
+        task = _remote(write_blob).options(max_retries=RETRIES)
         ref = task.remote(pickle.dumps(place), key, parts, *held)
         self._writing.append(_WrittenBlob(key, ref, ref.future()))
         while len(self._writing) > BLOBS_EACH * self.workers:
@@ -229,6 +228,14 @@ class _RayBlob(BlobStream):
     def close(self) -> None:
         """See `BlobStream.close`."""
         self._payloads = []
+
+
+@lru_cache
+def _remote(function: Callable[..., Any]) -> Any:
+    """A function as Ray calls it; made once, because Ray sends each one to all workers."""
+    import ray
+
+    return ray.remote(function)
 
 
 def _units(work: Work[T, Any], items: Iterable[T]) -> Iterator[tuple[T, ...]]:
