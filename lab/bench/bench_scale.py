@@ -135,30 +135,26 @@ class Memory:
         self.resident[pid] = max(self.resident.get(pid, 0), size("VmHWM"))
 
 
-def measure(model: Path, package: Path, how: str, limit: int) -> float:
-    """Pack, and print what it took; returns the seconds without the start of Ray."""
+def measure(model: Path, package: Path, how: str, limit: int) -> None:
+    """Pack, and print what it took without the start of Ray."""
     threads = how.partition(":")[2]
     options: dict[str, Any] = (
         {"jobs": int(threads)} if threads else {"engine": "ray", "workers": int(how)}
     )
-    marks: dict[str, list[float]] = {}
+    if not threads:
+        import ray
 
-    def note(progress: Any) -> None:
-        marks.setdefault(progress.phase, []).append(time.perf_counter())
-
+        ray.init(num_cpus=int(how), include_dashboard=False, log_to_driver=False)
     called = time.perf_counter()
     with Memory(limit) as memory:
-        p2u.pack(model, package, name="model", progress=note, **options)
-    phases = {phase: times[-1] - times[0] for phase, times in marks.items()}
-    seconds = phases["encode"] + phases["verify"]
+        p2u.pack(model, package, name="model", **options)
+        seconds = time.perf_counter() - called
+    if not threads:
+        ray.shutdown()
     size = sum(file.stat().st_size for file in model.iterdir())
-    print(
-        f"{how}: {time.perf_counter() - called:.1f} s in all, encode {phases['encode']:.1f} s, "
-        f"verify {phases['verify']:.1f} s, {size / seconds / 1e6:.1f} MB/s"
-    )
+    print(f"{how}: {seconds:.1f} s, {size / seconds / 1e6:.1f} MB/s")
     for pid, own in memory.anonymous.items():
         print(f"  worker: {own >> 20} MiB of its own, {memory.resident[pid] >> 20} MiB resident")
-    return seconds
 
 
 def digest(package: Path) -> str:
