@@ -56,13 +56,15 @@ class TrainerMethods:
         """Open the package, and name it to the workers.
 
         Raises:
-            UsageError: There is no source of weights.
+            UsageError: There is no source of weights, or rank 0 does not get all of them.
             The errors of `Publisher`, and of the client.
         """
         if source is None:
             raise UsageError(
                 "the backend p2u needs a WeightSource", hint="source=ModuleSource(model)"
             )
+        if init_info.rank == 0:
+            _check_whole(source)
         made: Any = cls(client=client, source=source, is_sender=init_info.rank == 0)  # type: ignore[call-arg]
         if made.is_sender:
             made.publisher = Publisher(init_info.package, **init_info.options)
@@ -120,6 +122,18 @@ def _paused(client: Any) -> Iterator[None]:
         yield
     finally:
         client.resume()
+
+
+def _check_whole(source: Any) -> None:
+    """Raise UsageError if rank 0 owns a part of the parameters only; vLLM 0.33 knows that."""
+    if not hasattr(source, "owned_names"):
+        return
+    missing = sorted({found.name for found in source.metadata} - set(source.owned_names(0)))
+    if missing:
+        raise UsageError(
+            f"rank 0 of the trainer does not own {', '.join(missing[:8])}, and it publishes all",
+            hint="Give it a source whose rank 0 owns every parameter",
+        )
 
 
 def _pairs(source: Any) -> Iterator[tuple[str, torch.Tensor]]:
