@@ -191,7 +191,7 @@ impl<'a> Start<'a> {
 }
 
 /// The patches of a block.
-#[inline(always)]
+#[inline(never)]
 fn take_patches<'a>(
     patches: &mut Patches<'a>,
     b: &Block,
@@ -280,7 +280,7 @@ impl<'a> Level<'a> {
 
     /// Checks that the rows have the base's steps, given a block's previous state, of which only the
     /// elements that a guess looks at are read.
-    #[inline(always)]
+    #[inline(never)]
     fn check_steps<F: Format>(
         &mut self,
         b: &Block,
@@ -357,7 +357,7 @@ impl<'a> Level<'a> {
     }
 
     /// Puts the block's patches in.
-    #[inline(always)]
+    #[inline(never)]
     fn patch<F: Format>(&mut self, b: &Block, segs: &mut [Target]) -> Result<(), Error> {
         take_patches(&mut self.patches, b, &mut self.patched)?;
         each_patch::<F>(&b.pieces, &self.patched, segs, |_, _, mem, bits| {
