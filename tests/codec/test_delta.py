@@ -21,6 +21,7 @@ from p2u.errors import FormatError, UsageError
 TWINS = [isa for isa in (core.SCALAR, core.AVX2, core.AVX512, core.NEON) if core.isa(isa) == isa]
 ROOM_IN, ROOM_OUT, ROOM_FROM = Guarded(1 << 20), Guarded(1 << 20), Guarded(1 << 20)
 
+DELTA, GAPS = 4, 7
 CHANGES = ["same", "few", "steps", "dense", "others", "a run"]
 
 
@@ -149,7 +150,10 @@ def test_the_oracle_reads_and_repeats_what_the_core_writes(pair: Pair) -> None:
     assert pair.oracle(payload, log) == pair.new()
     replay = oracle.Replay(log)
     dtype, sources = pair.sample.dtype, pair.sources()
-    again = oracle.encode_delta(dtype, pair.segments(), sources, pair.source, replay)
+    if payload[0] == GAPS:
+        again = oracle.encode_gaps(dtype, pair.segments(), sources, replay)
+    else:
+        again = oracle.encode_delta(dtype, pair.segments(), sources, pair.source, replay)
     assert again == payload
     assert replay.used_up()
 
@@ -162,6 +166,29 @@ def test_the_core_reads_what_the_oracle_writes(pair: Pair, seed: int) -> None:
     assert pair.oracle(payload) == pair.new()
     for isa in TWINS:
         assert pair.apply(payload, isa) == pair.new()
+
+
+@given(samples, st.sampled_from(CHANGES), st.integers(0, 2**32 - 1))
+def test_the_core_reads_any_gaps(sample: Sample, change: str, seed: int) -> None:
+    pair = Pair(sample, sample.dtype, change)
+    payload = oracle.encode_gaps(
+        sample.dtype, pair.segments(), pair.sources(), oracle.Choices(seed)
+    )
+    assert pair.oracle(payload) == pair.new()
+    for isa in TWINS:
+        assert pair.apply(payload, isa) == pair.new()
+
+
+def test_few_changes_are_gaps_and_many_are_not() -> None:
+    kinds = {}
+    for part in (0.001, 0.02, 0.07, 0.2):
+        rng = np.random.default_rng(3)
+        old = bits_of("BF16", rng.normal(0, 0.05, 1 << 18))
+        new = old + (rng.random(1 << 18) < part)
+        f = FORMATS["BF16"]
+        segment = core.Segment(f.store(new), 1 << 18, 512)
+        kinds[part] = core.encode_delta("BF16", [segment], [f.store(old)])[0]
+    assert kinds == {0.001: GAPS, 0.02: GAPS, 0.07: GAPS, 0.2: DELTA}
 
 
 @pytest.mark.parametrize("source", sorted(FORMATS))
@@ -242,7 +269,7 @@ def test_trailing_zeros_cost_nothing() -> None:
     n = 1 << 16
     rng = np.random.default_rng(3)
     old = bits_of("BF16", rng.normal(0, 0.05, n))
-    new = old + rng.integers(-1, 2, n) * (rng.random(n) < 0.1)
+    new = old + rng.integers(-1, 2, n) * (rng.random(n) < 0.3)
     narrow, wide = FORMATS["BF16"], FORMATS["F32"]
     small = core.encode_delta(
         "BF16", [core.Segment(narrow.store(new), n, 512)], [narrow.store(old)]

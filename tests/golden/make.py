@@ -12,7 +12,7 @@ never made again; until then they are made anew with each change of the format:
   base of its own;
 - ``sha256.json``: digests of the files of each state of both packages;
 - ``levels.json``: float chunks with base codes that are not the nearest, at every kind of level;
-- ``changes.json``: chunks of the kinds 4 to 6, and the bytes that they begin at.
+- ``changes.json``: chunks of the kinds 4 to 7, and the bytes that they begin at.
 """
 
 from __future__ import annotations
@@ -213,6 +213,22 @@ def deltas(rng: np.random.Generator) -> list[dict[str, object]]:
     return out
 
 
+def gaps(rng: np.random.Generator) -> list[dict[str, object]]:
+    """Kind 7: few changes, small ones and some that travel whole."""
+    out = []
+    for dtype, kind in DTYPES.items():
+        old = floats(dtype, odd_weights(rng, 3000))
+        bits = np.frombuffer(old, f"u{kind.itemsize}").copy()
+        at = rng.choice(3000, 60, replace=False)
+        bits[at] += rng.integers(-9, 10, 60).astype(bits.dtype)
+        bits[at[:1]] ^= 0x1234
+        new = bits.tobytes()
+        payload = core.encode_delta(dtype, [core.Segment(new, 3000, 9)], [old])
+        assert payload[0] == 7
+        out.append(change(dtype, kind.itemsize, new, old, payload))
+    return out
+
+
 def opaque(rng: np.random.Generator) -> list[dict[str, object]]:
     """Kind 5: each way to code a plane."""
     out = []
@@ -256,7 +272,7 @@ def change_chunks() -> list[dict[str, object]]:
     """Chunks between versions, of every kind."""
     rng = np.random.default_rng(20261121)
     with np.errstate(all="ignore"):
-        return deltas(rng) + opaque(rng) + adopted(rng)
+        return deltas(rng) + opaque(rng) + adopted(rng) + gaps(rng)
 
 
 def main() -> None:

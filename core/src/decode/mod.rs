@@ -5,8 +5,8 @@ use crate::error::{Located, Place};
 use crate::format::flat::Prior;
 use crate::format::float::Format;
 use crate::format::header::{
-    by_format, Dtype, KIND_ADOPT, KIND_BASE, KIND_DELTA, KIND_FULL, KIND_OPAQUE, KIND_OPAQUE_DELTA,
-    KIND_REFINE,
+    by_format, Dtype, KIND_ADOPT, KIND_BASE, KIND_DELTA, KIND_FULL, KIND_GAPS, KIND_OPAQUE,
+    KIND_OPAQUE_DELTA, KIND_REFINE,
 };
 use crate::format::refine::Head;
 use crate::format::rows::{Rows, Target};
@@ -19,6 +19,7 @@ pub mod adopt;
 pub mod base;
 pub mod delta;
 pub mod fields;
+pub mod gaps;
 pub mod ints;
 pub mod opaque;
 pub mod opaque_delta;
@@ -115,6 +116,7 @@ impl Task for Chunk<'_, '_, '_, '_> {
                 by_format!(dtype, F => refine::<F, _>(isa, r, rows, e, segs))
             }
             KIND_DELTA => delta::decode(isa, dtype, r, n, segs, self.sources),
+            KIND_GAPS => gaps::decode(isa, dtype, r, n, segs, self.sources),
             KIND_ADOPT => adopt::decode(isa, dtype, r, n, segs, self.sources),
             _ => Err(Error::Malformed).at(Place::Header),
         }

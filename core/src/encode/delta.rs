@@ -2,13 +2,14 @@
 
 use crate::decode::delta::{Head, MAX_BLOCK, MAX_FIELD, MIN_BLOCK};
 use crate::decode::opaque::{CODED, CONSTANT, STORED};
+use crate::encode::gaps;
 use crate::encode::stream::{encode, encode_with};
 use crate::encode::symbols::Symbols;
 use crate::encode::{write_patches, SAMPLE};
 use crate::entropy::encoder::{log2_q8, Slack};
 use crate::entropy::table::MAX_CTX;
 use crate::format::convert::Conversion;
-use crate::format::flat::{check_sources, gather, Cursor, Prior};
+use crate::format::flat::{bytes, check_sources, gather, Cursor, Prior};
 use crate::format::float::Format;
 use crate::format::header::{with_float, Dtype, KIND_DELTA};
 use crate::format::rows::{Rows, Segment, BLOCK};
@@ -91,6 +92,9 @@ impl Delta<'_> {
         check_sources(self.segs, self.priors, self.source.bytes(), false)
             .map_err(|_| Error::Argument)?;
         let n = rows.elements();
+        if let Some(out) = gaps::encode::<F, _>(isa, self, rows, n) {
+            return Ok(out);
+        }
         let look = self.look::<F, _>(isa, n);
         let (block, bitmap) = choose_blocks(&look, n);
         let mut head = Head {
@@ -132,7 +136,7 @@ impl Delta<'_> {
     }
 
     /// Elements of a run, new and predicted.
-    fn load<I: Isa>(
+    pub fn load<I: Isa>(
         &self,
         isa: I,
         run: &Range<usize>,
@@ -156,6 +160,28 @@ impl Delta<'_> {
             &mut at[1],
             old,
         );
+    }
+
+    /// The same of one dtype, where they are if that is in one place.
+    #[inline(always)]
+    pub fn bytes<'b, I: Isa>(
+        &'b self,
+        isa: I,
+        run: &Range<usize>,
+        at: &mut [Cursor; 2],
+        new: &'b mut [u8],
+        old: &'b mut [u8],
+    ) -> (&'b [u8], &'b [u8]) {
+        let item = self.dtype.bytes();
+        if let Some(p) = at[0].whole(self.segs, run) {
+            at[1] = at[0];
+            let range = bytes(&p.inner, item);
+            let prior = self.priors[p.seg].unwrap_or(&[]);
+            return (&self.segs[p.seg].mem[range.clone()], &prior[range]);
+        }
+        let size = run.len() * item;
+        self.load(isa, run, at, &mut new[..size], &mut old[..size]);
+        (&new[..size], &old[..size])
     }
 
     #[inline(always)]
@@ -309,7 +335,7 @@ fn halved(map: &[u8]) -> Vec<u8> {
 }
 
 /// Exponent of context 0: the largest exponents, but for outliers, have contexts of their own.
-fn lowest(exponents: &[u32; 256]) -> u8 {
+pub fn lowest(exponents: &[u32; 256]) -> u8 {
     let sum: u32 = exponents.iter().sum();
     let (mut above, mut top) = (0, 255);
     while top > 0 && above + exponents[top] <= sum / 1024 {

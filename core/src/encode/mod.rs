@@ -5,6 +5,7 @@
 
 pub mod adopt;
 pub mod delta;
+pub mod gaps;
 pub mod ints;
 pub mod opaque;
 pub mod opaque_delta;

@@ -54,6 +54,20 @@ impl Cursor {
     }
 }
 
+impl Cursor {
+    /// The part of `run` if all of it is in one segment; the cursor stays if not. Runs come in order.
+    #[inline(always)]
+    pub fn whole<M>(&mut self, segs: &[Segment<M>], run: &Range<usize>) -> Option<Part> {
+        let mut at = *self;
+        let part = at.part(segs, run, 0)?;
+        if part.outer.len() < run.len() {
+            return None;
+        }
+        *self = at;
+        Some(part)
+    }
+}
+
 /// Bytes of elements.
 #[inline(always)]
 pub fn bytes(elems: &Range<usize>, item: usize) -> Range<usize> {

@@ -14,6 +14,8 @@ pub const KIND_DELTA: u8 = 4;
 pub const KIND_OPAQUE_DELTA: u8 = 5;
 /// Floats from what somebody quantised them to.
 pub const KIND_ADOPT: u8 = 6;
+/// Differences to another version, where few elements differ.
+pub const KIND_GAPS: u8 = 7;
 
 /// Contexts of a base stream: quarter octave of the row's scale, times four, plus column class.
 pub const CLASSES: usize = 16;

@@ -11,7 +11,8 @@ use crate::Error;
 use scalar::adopt::CLASSES;
 use scalar::cells::{self, Deep, Fraction, Halving, Narrowing};
 use scalar::fields::REACH;
-use scalar::{adopt, base, bits, delta, fields, rans, Scalar};
+use scalar::gaps::{GROUP, GROUPS, SPAN};
+use scalar::{adopt, base, bits, delta, fields, gaps, rans, Scalar};
 #[cfg(feature = "encode")]
 use {
     crate::entropy::encoder::{EncodeTables, Words},
@@ -128,6 +129,36 @@ pub trait Isa: Copy {
     #[inline(always)]
     fn delta_combine<F: Format>(self, mem: &mut [u8], sym: &[u8], z: Option<&[u32]>, tz: u32) {
         delta::combine::<F>(mem, sym, z, tz);
+    }
+    /// [`gaps::class_mask`].
+    #[inline(always)]
+    fn class_mask(self, ctx: &[u8; GROUP], class: u8) -> u64 {
+        gaps::class_mask(ctx, class)
+    }
+    /// [`gaps::class_count`].
+    #[inline(always)]
+    fn class_count(self, ctx: &[u8; SPAN], class: u8) -> u32 {
+        gaps::class_count(ctx, class)
+    }
+    /// [`gaps::map_contexts`].
+    #[inline(always)]
+    fn map_contexts(self, map: &[u8; MAX_CTX], ctx: &mut [u8]) {
+        gaps::map_contexts(map, ctx);
+    }
+    /// [`gaps::ended`].
+    #[inline(always)]
+    fn ended(self, ends: &[i16; GROUPS], element: i16) -> usize {
+        gaps::ended(ends, element)
+    }
+    /// [`gaps::differing`].
+    #[cfg(feature = "encode")]
+    #[inline(always)]
+    fn differing<F: Format>(self, new: &[u8], old: &[u8], out: &mut [u64]) {
+        if F::BYTES == 4 {
+            gaps::differing::<4>(new, old, out);
+        } else {
+            gaps::differing::<2>(new, old, out);
+        }
     }
     /// [`adopt::contexts`].
     #[inline(always)]

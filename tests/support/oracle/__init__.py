@@ -13,6 +13,7 @@ from oracle.decode import decode_chunk
 from oracle.delta import encode_delta, encode_opaque_delta
 from oracle.encode import encode, encode_opaque, encode_refinement
 from oracle.floats import FORMATS, Format
+from oracle.gaps import encode_gaps
 from oracle.refine import Head
 from oracle.wire import Malformed
 
@@ -27,6 +28,7 @@ __all__ = [
     "encode",
     "encode_adopt",
     "encode_delta",
+    "encode_gaps",
     "encode_opaque",
     "encode_opaque_delta",
     "encode_refinement",

@@ -11,6 +11,7 @@ import numpy as np
 from oracle.adopt import Head as AdoptHead
 from oracle.delta import Head as DeltaHead
 from oracle.floats import Flags, Format, Ints
+from oracle.gaps import Head as GapsHead
 from oracle.rans import TOTAL, Log, Table
 from oracle.refine import COARSE, EXACT, MOST, MOST_FINER, MOST_FIRST, SHIFTED, SPARSE, Head
 
@@ -67,6 +68,9 @@ class Replay:
 
     def adopt(self, f: Format) -> Any:
         return self._next("adopt")
+
+    def gaps(self, f: Format, changed: Any) -> Any:
+        return self._next("gaps")
 
 
 class Choices:
@@ -148,6 +152,11 @@ class Choices:
         tz = self._pick(0, 0, self._between(0, f.mant))
         widths = [self._pick(0, usual, self._between(0, 24)) for _ in range(16)]
         return AdoptHead(tz, self._between(0, 32), widths, self._some(0, 15, 64))
+
+    def gaps(self, f: Format, changed: Any) -> GapsHead:
+        """Parameters of gaps."""
+        low = self._pick(self._between(0, 255), self._between(100, 125))
+        return GapsHead(low, self._some(0, 15, 16), self._some(0, 20, 16))
 
     def plane_of(self, plane: Any, old: Any) -> int:
         """Mode of a plane of which the parent is known."""

@@ -1,4 +1,4 @@
-"""Chunk payload and previous bytes to next bytes (SPEC.md 6.3 to 6.13)."""
+"""Chunk payload and previous bytes to next bytes (SPEC.md 6.3 to 6.14)."""
 
 from __future__ import annotations
 
@@ -10,13 +10,14 @@ import numpy as np
 from oracle.adopt import read_adopt
 from oracle.delta import read_delta, read_opaque
 from oracle.floats import FORMATS, Format, Ints
+from oracle.gaps import read_gaps
 from oracle.levels import Rows, bin_bits
 from oracle.patches import read_patches
 from oracle.rans import Log, check_range, read_ints, read_stream
 from oracle.refine import read_refinement
 from oracle.wire import Malformed, Source
 
-OPAQUE, BASE, REFINE, FULL, DELTA, OPAQUE_DELTA, ADOPT = range(7)
+OPAQUE, BASE, REFINE, FULL, DELTA, OPAQUE_DELTA, ADOPT, GAPS = range(8)
 
 
 def decode_chunk(
@@ -69,6 +70,9 @@ def decode_chunk(
         own = b"".join(bytes(s.mem) for s in segments) if sources is None else None
         prior = own if sources is None else b"".join(sources)
         bits = read_delta(source, f, prior or b"", own, len(rows.row), log)
+    elif kind == GAPS:
+        parts = [bytes(s.mem) for s in segments] if sources is None else sources
+        bits = read_gaps(source, f, b"".join(parts), len(rows.row), log)
     elif kind == ADOPT:
         if sources is None:
             raise Malformed("nothing to adopt")

@@ -3,6 +3,7 @@
 use super::scalar::adopt::CLASSES;
 use super::scalar::cells::{Deep, Fraction, Halving, Narrowing};
 use super::scalar::fields::{self, REACH};
+use super::scalar::gaps::{GROUP, GROUPS, SPAN};
 use super::{Isa, Task};
 use crate::entropy::rans::Stream;
 use crate::entropy::table::MAX_CTX;
@@ -25,6 +26,7 @@ mod bits;
 mod cells;
 mod delta;
 mod floats;
+mod gaps;
 mod pdep;
 #[cfg(feature = "encode")]
 mod quantise;
@@ -280,6 +282,35 @@ impl Isa for Avx2 {
     fn delta_combine<F: Format>(self, mem: &mut [u8], sym: &[u8], z: Option<&[u32]>, tz: u32) {
         // SAFETY: `self` is the proof.
         unsafe { delta::combine::<F>(mem, sym, z, tz) }
+    }
+    #[inline(always)]
+    fn class_mask(self, ctx: &[u8; GROUP], class: u8) -> u64 {
+        // SAFETY: `self` is the proof.
+        unsafe { gaps::class_mask(ctx, class) }
+    }
+    #[inline(always)]
+    fn class_count(self, ctx: &[u8; SPAN], class: u8) -> u32 {
+        // SAFETY: `self` is the proof.
+        unsafe { gaps::class_count(ctx, class) }
+    }
+    #[inline(always)]
+    fn map_contexts(self, map: &[u8; MAX_CTX], ctx: &mut [u8]) {
+        // SAFETY: `self` is the proof.
+        unsafe { gaps::map_contexts(map, ctx) }
+    }
+    #[inline(always)]
+    fn ended(self, ends: &[i16; GROUPS], element: i16) -> usize {
+        // SAFETY: `self` is the proof.
+        unsafe { gaps::ended(ends, element) }
+    }
+    #[cfg(feature = "encode")]
+    #[inline(always)]
+    fn differing<F: Format>(self, new: &[u8], old: &[u8], out: &mut [u64]) {
+        if F::BYTES == 4 {
+            return super::scalar::gaps::differing::<4>(new, old, out);
+        }
+        // SAFETY: `self` is the proof.
+        unsafe { gaps::differing16(new, old, out) }
     }
     #[inline(always)]
     fn adopt_contexts(self, map: &[u8; CLASSES], ctx: &mut [u8]) {

@@ -51,6 +51,15 @@ pub fn combine<F: Format>(mem: &mut [u8], sym: &[u8], z: Option<&[u32]>, tz: u32
 }
 
 #[cfg(feature = "encode")]
+/// Zigzag code of the difference of two elements' ordered integers.
+#[inline(always)]
+pub fn zigzag<F: Format>(new: u32, old: u32) -> u32 {
+    let up = 32 - 8 * F::BYTES as u32;
+    let d = (flip(new << up) >> up).wrapping_sub(flip(old << up) >> up) << up >> up;
+    ((d << 1) ^ (d >> 31)) as u32
+}
+
+#[cfg(feature = "encode")]
 /// Zigzag codes of the differences of ordered integers without their low `tz` bits.
 #[inline(never)]
 pub fn zigzags<F: Format>(new: &[u8], old: &[u8], tz: u32, z: &mut [u32]) {

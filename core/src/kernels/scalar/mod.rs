@@ -9,6 +9,7 @@ pub mod bits;
 pub mod cells;
 pub mod delta;
 pub mod fields;
+pub mod gaps;
 pub mod rans;
 #[cfg(feature = "encode")]
 pub mod squares;
