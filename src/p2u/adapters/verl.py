@@ -198,7 +198,8 @@ def register() -> None:
     check_library("verl", "torch", "p2u.adapters.verl")
     from verl.checkpoint_engine.base import CheckpointEngine, CheckpointEngineRegistry
 
-    made = type("P2UCheckpointEngine", (CheckpointMethods, CheckpointEngine), {"__module__": __name__})
+    own = {"__module__": __name__}
+    made = type("P2UCheckpointEngine", (CheckpointMethods, CheckpointEngine), own)
     CheckpointEngineRegistry.register("p2u")(made)
 
 
