@@ -189,7 +189,7 @@ impl Share {
 
     /// What the places of its changes cost, about, in 1/256 bit.
     fn cost(&self) -> i64 {
-        let ratio = (self.elements.max(self.changed) << 8) / self.changed.max(1);
+        let ratio = (self.elements.max(self.changed).max(1) << 8) / self.changed.max(1);
         let bits = log2_q8(ratio.min(u64::from(u32::MAX)) as u32) - 8 * 256;
         self.changed as i64 * i64::from(bits)
     }
