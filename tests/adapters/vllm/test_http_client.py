@@ -68,7 +68,7 @@ def test_a_sync_over_http(tmp_path: Path) -> None:
 
 def test_the_block_of_the_document_runs(tmp_path: Path, monkeypatch) -> None:
     text = (documents.ROOT / "docs" / "rl.md").read_text()
-    (block,) = (b for b in documents.python_blocks(text) if "vllm" in b)
+    (block,) = (b for b in documents.python_blocks(text) if "p2u.vllm" in b)
     monkeypatch.chdir(tmp_path)
     calls: list[tuple[str, Any]] = []
     model = torch.nn.Linear(4, 3)
