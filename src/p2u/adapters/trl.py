@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 from urllib.error import URLError
 from urllib.request import Request, urlopen
 
+from p2u.adapters.sync.into_use import load_version, publish_at_once
 from p2u.adapters.sync.publisher import Published, Publisher
 from p2u.errors import UsageError
 
@@ -88,37 +89,10 @@ class WeightTransfer:
             raise UsageError("init_weight_transfer() was not called")
         # Copies: TRL's memory may be used again for the next tensor.
         weights = {name: tensor.detach().to("cpu", copy=True) for name, tensor in iterator}
-        self._publisher.publish(weights)
-        del weights
-        self._publisher.flush()
-        self.published = self._publisher.published[-1]
+        self.published = publish_at_once(self._publisher, weights)
         _log.info("published %s: %s bytes", self.published.version, self.published.bytes)
         if self._client is not None:
-            self._load(self.published.version)
-
-    def _load(self, version: str) -> None:
-        try:  # while it answers
-            self._post("collective_rpc", {"method": "p2u_fetch", "args": [version]})
-        except URLError as error:  # without our worker extension it fetches within the pause
-            _log.debug("the server does not fetch ahead: %s", error)
-        self._client.pause(timeout=self._timeout)
-        try:
-            self._client.start_weight_update(timeout=self._timeout)
-            self._client.update_weights({"version": version}, timeout=self._timeout)
-            self._client.finish_weight_update(timeout=self._timeout)
-            # It was computed by the weights before; neither TRL nor vLLM forgets it.
-            self._post("reset_prefix_cache?reset_running_requests=true")
-        finally:
-            self._client.resume(timeout=self._timeout)
-
-    def _post(self, route: str, body: dict[str, Any] | None = None) -> None:
-        """A route of vLLM that TRL's client does not have."""
-        data = b"" if body is None else json.dumps(body).encode()
-        request = Request(
-            f"{self._client.server_url}/{route}", data, {"Content-Type": "application/json"}
-        )
-        with urlopen(request, timeout=self._timeout) as response:
-            response.read()
+            load_version(_TrlServer(self._client, self._timeout), self.published.version)
 
     def resume(self) -> None:
         """Does nothing: see `pause`."""
@@ -128,3 +102,43 @@ class WeightTransfer:
         publisher, self._publisher = self._publisher, None
         if publisher is not None:
             publisher.close()
+
+
+class _TrlServer:
+    """TRL's client of a server as `load_version` calls it, with the routes that TRL lacks."""
+
+    def __init__(self, client: Any, timeout: float) -> None:
+        self._client = client
+        self._timeout = timeout
+
+    def collective_rpc(self, method: str, args: tuple[str, ...]) -> None:
+        try:
+            self._post("collective_rpc", {"method": method, "args": list(args)})
+        except URLError as error:  # without our worker extension it fetches within the pause
+            _log.debug("the server does not fetch ahead: %s", error)
+
+    def pause(self) -> None:
+        self._client.pause(timeout=self._timeout)
+
+    def start_weight_update(self) -> None:
+        self._client.start_weight_update(timeout=self._timeout)
+
+    def update_weights(self, update_info: dict[str, str]) -> None:
+        self._client.update_weights(update_info, timeout=self._timeout)
+
+    def finish_weight_update(self, version: str) -> None:
+        self._client.finish_weight_update(timeout=self._timeout)  # TRL's names no version
+
+    def reset_prefix_cache(self) -> None:
+        self._post("reset_prefix_cache?reset_running_requests=true")
+
+    def resume(self) -> None:
+        self._client.resume(timeout=self._timeout)
+
+    def _post(self, route: str, body: dict[str, Any] | None = None) -> None:
+        data = b"" if body is None else json.dumps(body).encode()
+        request = Request(
+            f"{self._client.server_url}/{route}", data, {"Content-Type": "application/json"}
+        )
+        with urlopen(request, timeout=self._timeout) as response:
+            response.read()

@@ -7,12 +7,12 @@ configuration. Written for verl 0.9.
 from __future__ import annotations
 
 import asyncio
-import os
 import time
 from collections.abc import AsyncIterator, Iterable
 from typing import TYPE_CHECKING, Any
 
 from p2u.adapters.extras import check_library
+from p2u.adapters.sync.into_use import publish_at_once
 from p2u.adapters.sync.publisher import Publisher
 from p2u.adapters.sync.subscriber import Subscriber
 from p2u.adapters.torch.tensors import view
@@ -23,9 +23,6 @@ if TYPE_CHECKING:
     import torch
 
     from p2u.client.live.staged_version import StagedVersion
-
-#: Seconds between two looks for the version that is being published.
-_LOOK = 0.05
 
 
 class CheckpointMethods:
@@ -129,11 +126,9 @@ class CheckpointMethods:
         if self._publisher is None:
             return {}
         taken = time.monotonic()
-        publisher = self._publisher
-        await asyncio.to_thread(publisher.publish, tensors, global_steps)
-        await asyncio.to_thread(publisher.flush)
+        found = await asyncio.to_thread(publish_at_once, self._publisher, tensors, global_steps)
         return {
-            "p2u/bytes": float(publisher.published[-1].bytes),
+            "p2u/bytes": float(found.bytes),
             "p2u/copy_seconds": taken - begin,
             "p2u/publish_seconds": time.monotonic() - taken,
         }
@@ -179,13 +174,10 @@ class CheckpointMethods:
         """The version that is on its way; None if it is here already."""
         subscriber = self._open()
         end = time.monotonic() + self._timeout
-        while (version := subscriber.latest()) == self._before:
-            if time.monotonic() > end:
-                raise TimeoutError(
-                    f"{os.fspath(self._source)}: no version after {self._before or 'nothing'} in "
-                    f"{self._timeout} s; see the trainer's log"
-                )
-            time.sleep(_LOOK)
+        try:
+            version = subscriber.wait_after(self._before, self._timeout)
+        except TimeoutError as error:
+            raise TimeoutError(f"{error}; see the trainer's log") from None
         return subscriber.fetch(version, timeout=max(0.0, end - time.monotonic()))
 
 

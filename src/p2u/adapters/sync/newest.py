@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import time
+from collections.abc import Callable
 
 from p2u.client.transfer.options import TransferOptions
 from p2u.client.transfer.package_reader import PackageReader
@@ -33,8 +34,7 @@ class NewestVersion:
         Raises:
             P2UError: It cannot be read.
         """
-        manifest = self._poll()
-        return None if manifest is None else manifest.releases[-1].version
+        return _newest_of(self._poll())
 
     def wait(self, version: str, timeout: float | None) -> None:
         """Return when the package has a version.
@@ -47,21 +47,52 @@ class NewestVersion:
             UsageError: It does not have it by then.
             P2UError: It cannot be read.
         """
+
+        def is_there(manifest: Manifest | None) -> bool:
+            states = () if manifest is None else manifest.states
+            return any(version in (state.version, state.id) for state in states)
+
+        if not self._until(is_there, timeout):
+            raise UsageError(
+                f"the package has no version {version!r}",
+                file=os.fspath(self._source),
+                hint="Wait for its publication: timeout=",
+            )
+
+    def wait_after(self, version: str | None, timeout: float) -> str:
+        """Return the name of the newest version when it is another one than this.
+
+        Args:
+            version: The newest one so far; None: there was no package.
+            timeout: Most seconds.
+
+        Raises:
+            TimeoutError: None was published by then.
+            P2UError: It cannot be read.
+        """
+        found = version
+
+        def is_newer(manifest: Manifest | None) -> bool:
+            nonlocal found
+            found = _newest_of(manifest)
+            return found != version
+
+        if not self._until(is_newer, timeout) or found is None:
+            raise TimeoutError(
+                f"{os.fspath(self._source)}: no version after {version or 'nothing'} in {timeout} s"
+            )
+        return found
+
+    def _until(self, test: Callable[[Manifest | None], bool], timeout: float | None) -> bool:
+        """Poll until a manifest passes a test; returns whether one did by then."""
         end = None if timeout is None else time.monotonic() + timeout
         pause = _FIRST_LOOK
-        while True:
-            manifest = self._poll()
-            states = () if manifest is None else manifest.states
-            if any(version in (state.version, state.id) for state in states):
-                return
+        while not test(self._poll()):
             if end is None or time.monotonic() + pause > end:
-                raise UsageError(
-                    f"the package has no version {version!r}",
-                    file=os.fspath(self._source),
-                    hint="Wait for its publication: timeout=",
-                )
+                return False
             time.sleep(pause)
             pause = min(2 * pause, _LAST_LOOK)
+        return True
 
     def _poll(self) -> Manifest | None:
         try:
@@ -85,3 +116,8 @@ class NewestVersion:
         package, self._package, self._mark = self._package, None, ""
         if package is not None:
             package.close()
+
+
+def _newest_of(manifest: Manifest | None) -> str | None:
+    """Name of the newest version of a package, if there is one."""
+    return None if manifest is None else manifest.releases[-1].version

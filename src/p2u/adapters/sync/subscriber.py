@@ -169,6 +169,19 @@ class Subscriber(OneProcess):
         """
         return self._newest.version()
 
+    def wait_after(self, version: str | None, timeout: float) -> str:
+        """Return the name of the newest version when it is another one than this.
+
+        Args:
+            version: What `latest` said.
+            timeout: Most seconds.
+
+        Raises:
+            TimeoutError: None was published by then.
+            P2UError: The package cannot be read.
+        """
+        return self._newest.wait_after(version, timeout)
+
     def fetch(
         self, version: str | None = None, *, timeout: float | None = None
     ) -> StagedVersion | None:

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-import contextlib
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, ClassVar
 
+from p2u.adapters.sync.into_use import load_version, publish_at_once
 from p2u.adapters.sync.publisher import Published, Publisher
 from p2u.adapters.vllm.composing import lazy_class
 from p2u.errors import UsageError
@@ -39,9 +39,7 @@ class TrainerInfo:
 class TrainerMethods:
     """Our part of the trainer's engine; the other one is vLLM's ``TrainerWeightTransferEngine``.
 
-    The client may have more than vLLM asks for, as `HttpClient` does: ``collective_rpc``, so that
-    workers fetch a version while they answer; ``pause`` and ``resume``, around its use;
-    ``reset_prefix_cache``, since vLLM keeps what the weights before have computed.
+    `load_version` says what the client may have beyond what vLLM asks for; `HttpClient` has it all.
     """
 
     # Of vLLM's part.
@@ -89,19 +87,8 @@ class TrainerMethods:
         weights = dict(_pairs(self.source))  # a collective: on every rank
         if self.publisher is None:
             return None
-        self.publisher.publish(weights, step)
-        del weights
-        self.publisher.flush()
-        found = self.publisher.published[-1]
-        if hasattr(self.client, "collective_rpc"):
-            self.client.collective_rpc("p2u_fetch", args=(found.version,))
-        with _paused(self.client):
-            self.client.start_weight_update()
-            self.client.update_weights({"version": found.version})
-            self.client.finish_weight_update(found.version)
-            if hasattr(self.client, "reset_prefix_cache"):
-                # It was computed by the weights before.
-                self.client.reset_prefix_cache()
+        found = publish_at_once(self.publisher, weights, step)
+        load_version(self.client, found.version)
         return found
 
     def shutdown(self) -> None:
@@ -109,19 +96,6 @@ class TrainerMethods:
         publisher, self.publisher = self.publisher, None
         if publisher is not None:
             publisher.close()
-
-
-@contextlib.contextmanager
-def _paused(client: Any) -> Iterator[None]:
-    """Let the engine answer nothing within the block, if the client can."""
-    if not hasattr(client, "pause"):
-        yield
-        return
-    client.pause()
-    try:
-        yield
-    finally:
-        client.resume()
 
 
 def _check_whole(source: Any) -> None:
