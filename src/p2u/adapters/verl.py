@@ -151,9 +151,8 @@ class CheckpointMethods:
         if staged is None:
             return
         have, self._have = self._have, None
-        if staged.source is None or have != staged.source.digest:
-            have = None
-        for name, tensor in staged.select(have, layer_of):
+        known = have if staged.begins_at(have) else None
+        for name, tensor in staged.select(known, layer_of):
             yield name, view(staged, tensor)
         staged.commit()
         self._have = staged.digest

@@ -127,8 +127,7 @@ class EngineMethods:
         staged, source = self._staged, self._chosen()
         if staged is None:
             return  # the model has it
-        source_digest = None if staged.source is None else staged.source.digest
-        known = source.loaded is not None and source.loaded == source_digest
+        known = staged.begins_at(source.loaded)
         chosen = staged.select(source.loaded if known else None, layer_of)
         middle = time.monotonic()
         try:

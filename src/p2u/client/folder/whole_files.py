@@ -20,10 +20,9 @@ def keep_files(package: PackageReader, state: State, folder: Path) -> None:
     """Keep the files of a folder that holds a state, if that takes no room."""
     if package.cached is None:
         return
-    release = package.manifest.release(state)
-    number = release.number(state)
-    for file in release.files:
-        package.cached.cache.objects.link(file.digest(number), folder / file.path)
+    files = package.manifest.release(state).files
+    for file, digest in zip(files, _digests(package, state), strict=True):
+        package.cached.cache.objects.link(digest, folder / file.path)
 
 
 def find_files(package: PackageReader, state: State) -> FoundState | None:
@@ -31,8 +30,7 @@ def find_files(package: PackageReader, state: State) -> FoundState | None:
     if package.cached is None:
         return None
     objects = package.cached.cache.objects
-    release = package.manifest.release(state)
-    digests = [file.digest(release.number(state)) for file in release.files]
+    digests = _digests(package, state)
     if not all(map(objects.has, digests)):
         return None
     return FoundState(state, tuple(map(objects.path, digests)), own=False)
@@ -53,11 +51,17 @@ def copy_found(package: PackageReader, work: WorkFolder, found: FoundState) -> b
         if package.cached is None:
             raise
         objects = package.cached.cache.objects
-        release = package.manifest.release(found.state)
-        digests = [file.digest(release.number(found.state)) for file in release.files]
+        digests = _digests(package, found.state)
         if found.paths != tuple(map(objects.path, digests)):
             raise
         for digest in digests:
             objects.remove(digest)
         return False
     return True
+
+
+def _digests(package: PackageReader, state: State) -> list[str]:
+    """The SHA-256 in hex of each file of a state."""
+    release = package.manifest.release(state)
+    number = release.number(state)
+    return [file.digest(number) for file in release.files]

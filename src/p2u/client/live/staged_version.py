@@ -300,10 +300,13 @@ class StagedVersion:
                 hint="Use what fetch() returned last",
             )
 
+    def begins_at(self, have: str | None) -> bool:
+        """Whether the version begins at the state of this digest; never at an unknown one, None."""
+        return self.source is not None and have == self.source.digest
+
     def _check_source(self, have: str) -> None:
-        begins = None if self.source is None else self.source.digest
-        if have != begins:
-            at = "nothing" if self.source is None else f"{self.source.id} ({begins})"
+        if not self.begins_at(have):
+            at = "nothing" if self.source is None else f"{self.source.id} ({self.source.digest})"
             raise ConflictError(
                 f"the weights are those of the state {have}, and the update to {self.target.id} "
                 f"begins at {at}",
